@@ -1,0 +1,81 @@
+//! [`Guest`]: everything the engine asks of a virtual machine monitor.
+//!
+//! The engine moves RAM itself, through the [`RamBlock`]s; CPU and device state are opaque
+//! [`Section`]s to it, and so is the [`Configuration`] that both sides compare.
+
+use crate::bitmap::PageBitmap;
+use crate::memory::RamBlock;
+use crate::ram::{BlockId, PageRun};
+
+/// An error of the virtual machine monitor, carried through the engine to whoever reports it.
+pub type GuestError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The machine as `(key, value)` pairs, for example `("vcpus", "2")`, in a fixed order.
+pub type Configuration = Vec<(String, String)>;
+
+/// One CPU's or device's saved state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// The kind of device, for example `vcpu` or `serial`.
+    pub name: String,
+    /// Which of several alike, from 0.
+    pub instance: u32,
+    /// The version of the layout of `bytes`; each device counts its own.
+    pub version: u32,
+    /// The state itself.
+    pub bytes: Vec<u8>,
+}
+
+/// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
+/// of them may be made while vCPUs run, unless the method says otherwise.
+pub trait Guest: Send + Sync {
+    /// Guest RAM, in an order that is the same on source and destination. Constant for life.
+    fn ram(&self) -> &[RamBlock];
+
+    /// What the destination must match.
+    fn configuration(&self) -> Configuration;
+
+    /// Destination: whether a guest of this configuration can run here. The error names each
+    /// difference that matters; it is shown on both sides.
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError>;
+
+    /// Source: begins to log writes to guest RAM. May report every page as dirty at first.
+    fn start_dirty_log(&self) -> Result<(), GuestError>;
+
+    /// Source: sets in `dirty` each page of `block` that was written (by vCPUs or by the monitor
+    /// itself) since logging began or since [`Guest::clear_dirty`] last covered it, whichever is later.
+    /// Where the host can re-arm by range the log keeps those pages until `clear_dirty`; where it cannot, it forgets
+    /// them here, so the caller owns what it was told.
+    fn sync_dirty(&self, block: BlockId, dirty: &PageBitmap) -> Result<(), GuestError>;
+
+    /// Source: re-arms the log for those pages of `run` that are set in `dirty`, just before they are read and sent.
+    /// `run` starts at a multiple of 64 pages and ends at one or at the block's end.
+    fn clear_dirty(&self, run: PageRun, dirty: &PageBitmap) -> Result<(), GuestError>;
+
+    /// Source: ends logging.
+    fn stop_dirty_log(&self) -> Result<(), GuestError>;
+
+    /// Source: stops every vCPU and device thread; returns whether the guest was running.
+    fn pause(&self) -> Result<bool, GuestError>;
+
+    /// Source: undoes [`Guest::pause`]; `running` is what it returned.
+    fn resume(&self, running: bool) -> Result<(), GuestError>;
+
+    /// Source: the state of CPUs and devices. Called while paused. May write guest RAM.
+    fn save(&self) -> Result<Vec<Section>, GuestError>;
+
+    /// Destination: loads what [`Guest::save`] gave. May touch guest RAM, which may fault.
+    fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
+
+    /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused.
+    fn run(&self, running: bool) -> Result<(), GuestError>;
+
+    /// Source: the destination has everything; this guest never runs here again by itself.
+    fn handed_over(&self);
+
+    /// Destination: which vCPU the thread `tid` runs, for per-vCPU blocktime.
+    fn vcpu_of_thread(&self, tid: i32) -> Option<usize>;
+
+    /// How many vCPUs there are.
+    fn vcpus(&self) -> usize;
+}

@@ -1,0 +1,144 @@
+//! What a migration tells about itself: plain values, taken at one moment.
+
+use std::time::Duration;
+
+/// A migration's status by the names QEMU's users know. Derived from the state machines, never stored beside them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// No migration yet.
+    None,
+    /// Connecting and comparing configurations.
+    Setup,
+    /// Asked to cancel, not yet done.
+    Cancelling,
+    /// Cancelled: the guest is on the source.
+    Cancelled,
+    /// Precopy passes.
+    Active,
+    /// The destination runs, pages follow.
+    PostcopyActive,
+    /// The destination runs (or may run), the link is broken.
+    PostcopyPaused,
+    /// Joining again, before the handshake.
+    PostcopyRecoverSetup,
+    /// Joining again, exchanging bitmaps.
+    PostcopyRecover,
+    /// Source paused, last state on its way.
+    Device,
+    /// The guest is on the destination, whole.
+    Completed,
+    /// The migration failed; the guest is on the source.
+    Failed,
+}
+
+impl Status {
+    /// The name in `query-migrate` and `info migrate`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Setup => "setup",
+            Self::Cancelling => "cancelling",
+            Self::Cancelled => "cancelled",
+            Self::Active => "active",
+            Self::PostcopyActive => "postcopy-active",
+            Self::PostcopyPaused => "postcopy-paused",
+            Self::PostcopyRecoverSetup => "postcopy-recover-setup",
+            Self::PostcopyRecover => "postcopy-recover",
+            Self::Device => "device",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether nothing more will happen by itself, or ever.
+    pub const fn is_ended(self) -> bool {
+        matches!(
+            self,
+            Self::None | Self::Cancelled | Self::Completed | Self::Failed
+        )
+    }
+}
+
+/// Pages and bytes of one migration, by QEMU's field names. Sizes in bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RamReport {
+    /// Bytes sent for RAM, headers included.
+    pub transferred: u64,
+    /// Bytes of RAM still to be sent.
+    pub remaining: u64,
+    /// Bytes of guest RAM.
+    pub total: u64,
+    /// Pages sent as zero.
+    pub duplicate: u64,
+    /// Pages sent whole.
+    pub normal: u64,
+    /// Pages that the guest dirties, per second.
+    pub dirty_pages_rate: u64,
+    /// Throughput over the last measured interval, in megabits per second.
+    pub mbps: f64,
+    /// How often the dirty log was read.
+    pub dirty_sync_count: u64,
+    /// Pages that the destination asked for.
+    pub postcopy_requests: u64,
+    /// Pages sent per second, over the last measured interval.
+    pub pages_per_second: u64,
+    /// Bytes sent while the guest ran on the source.
+    pub precopy_bytes: u64,
+    /// Bytes sent while it ran nowhere.
+    pub downtime_bytes: u64,
+    /// Bytes sent while it ran on the destination.
+    pub postcopy_bytes: u64,
+}
+
+/// Demand-page latency as the destination sees it: from reading the fault to the page being in place.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LatencyReport {
+    /// Demand pages measured.
+    pub count: u64,
+    /// Mean.
+    pub mean: Duration,
+    /// Median.
+    pub p50: Duration,
+    /// 99th percentile.
+    pub p99: Duration,
+    /// The slowest.
+    pub max: Duration,
+    /// Counts by power of two: entry `n` counts latencies in `[2^n, 2^(n+1))` microseconds, entry 0 also those below 1.
+    pub distribution: Vec<u64>,
+}
+
+/// One traced step of the switchover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What was done, for example `pause` or `load`.
+    pub name: &'static str,
+    /// When it ended, counted from the moment the switchover began.
+    pub at: Duration,
+}
+
+/// Everything there is to say about one migration, at one moment.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// How it stands.
+    pub status: Status,
+    /// From the start to now or to the end.
+    pub total_time: Duration,
+    /// From the start to the first page.
+    pub setup_time: Duration,
+    /// How long vCPUs stood still, once known.
+    pub downtime: Option<Duration>,
+    /// How long they would stand still if the switch came now (precopy).
+    pub expected_downtime: Option<Duration>,
+    /// Why it failed or paused, one sentence.
+    pub error: Option<String>,
+    /// Pages and bytes.
+    pub ram: RamReport,
+    /// Destination: demand-page latency.
+    pub demand: Option<LatencyReport>,
+    /// Destination: time in which every vCPU was blocked on a page.
+    pub blocktime: Option<Duration>,
+    /// Destination: time each vCPU was blocked on a page.
+    pub vcpu_blocktime: Vec<Duration>,
+    /// The switchover, step by step.
+    pub steps: Vec<Step>,
+}
