@@ -5,3 +5,4 @@ pub mod guest;
 pub mod memory;
 pub mod ram;
 pub mod stats;
+pub mod wire;

@@ -1,0 +1,447 @@
+//! Messages to bytes and back. A length is judged before anything is allocated for it.
+
+use super::fragment::MAX_WORDS;
+use super::message::BlockDescription;
+use super::{Forward, Fragment, MAX_RUN_PAGES, Reply, Request, tag};
+use crate::guest::Section;
+use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes that are no message.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A message of this direction has no such number.
+    #[error("message number {0} is unknown here")]
+    Unknown(u16),
+    /// The flags field is not zero.
+    #[error("message '{name}' has unknown flags {flags:#x}", name = tag::name(*.tag))]
+    Flags {
+        /// The message.
+        tag: u16,
+        /// Its flags.
+        flags: u16,
+    },
+    /// A message is longer than its kind may be.
+    #[error("message '{name}' claims {length} bytes, more than the {most} allowed", name = tag::name(*.tag))]
+    TooLong {
+        /// The message.
+        tag: u16,
+        /// The claimed length in bytes.
+        length: u32,
+        /// The longest allowed.
+        most: u32,
+    },
+    /// A message ends in the middle of a field.
+    #[error("message '{name}' ends in the middle of a field", name = tag::name(*.0))]
+    Short(u16),
+    /// Bytes are left after the last field.
+    #[error("message '{name}' has {rest} bytes too many", name = tag::name(*.tag))]
+    Rest {
+        /// The message.
+        tag: u16,
+        /// How many.
+        rest: usize,
+    },
+    /// A field has a value that it cannot have.
+    #[error("message '{name}' has an impossible {field}", name = tag::name(*.tag))]
+    Field {
+        /// The message.
+        tag: u16,
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// What stands before every message: its number, flags (zero in version 1) and the length of what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The message's number.
+    pub tag: u16,
+    /// Bytes after the header, page contents included.
+    pub length: u32,
+}
+
+impl Header {
+    /// Length of the encoding in bytes.
+    pub const LEN: usize = 8;
+
+    /// The value. An unknown number or an impossible length is refused here, before the body is read.
+    pub fn decode(bytes: [u8; Self::LEN]) -> Result<Self, DecodeError> {
+        let [t0, t1, f0, f1, l0, l1, l2, l3] = bytes;
+        let tag = u16::from_le_bytes([t0, t1]);
+        let flags = u16::from_le_bytes([f0, f1]);
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let most = longest(tag).ok_or(DecodeError::Unknown(tag))?;
+        if flags != 0 {
+            return Err(DecodeError::Flags { tag, flags });
+        }
+        if length > most {
+            return Err(DecodeError::TooLong { tag, length, most });
+        }
+        Ok(Self { tag, length })
+    }
+
+    /// How many bytes of the message are fields, to be read before decoding; the rest are page contents.
+    pub fn fields(self) -> usize {
+        if self.tag == tag::PAGES { RUN_LEN.min(self.length as usize) } else { self.length as usize }
+    }
+}
+
+/// Bytes of an encoded run.
+const RUN_LEN: usize = 16;
+/// The most runs in one message.
+const MAX_RUNS: u32 = 4096;
+
+/// The longest body of each message.
+fn longest(tag: u16) -> Option<u32> {
+    const KIB: u32 = 1024;
+    Some(match tag {
+        tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,
+        tag::PASS_BEGIN | tag::PASS_END => 4,
+        tag::PAGES => RUN_LEN as u32 + MAX_RUN_PAGES * PAGE_SIZE as u32,
+        tag::ZEROS | tag::REQUEST => MAX_RUNS * RUN_LEN as u32,
+        tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
+        tag::STATE => 64 * KIB * KIB,
+        tag::HAND_OVER => 1,
+        tag::CANCEL | tag::NOT_STARTED => 4 * KIB,
+        tag::ARM | tag::COMPLETE | tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
+        tag::ALL_RECEIVED | tag::RECEIVED_END => 0,
+        _ => return None,
+    })
+}
+
+impl Forward {
+    /// The message's number.
+    pub fn tag(&self) -> u16 {
+        match self {
+            Self::Configuration(_) => tag::CONFIGURATION,
+            Self::Ram { .. } => tag::RAM,
+            Self::Description(_) => tag::DESCRIPTION,
+            Self::PassBegin(_) => tag::PASS_BEGIN,
+            Self::PassEnd(_) => tag::PASS_END,
+            Self::Pages(_) => tag::PAGES,
+            Self::Zeros(_) => tag::ZEROS,
+            Self::Discard(_) => tag::DISCARD,
+            Self::Arm => tag::ARM,
+            Self::State(_) => tag::STATE,
+            Self::HandOver { .. } => tag::HAND_OVER,
+            Self::Complete => tag::COMPLETE,
+            Self::Cancel(_) => tag::CANCEL,
+        }
+    }
+
+    /// Appends header and fields to `out`. For [`Forward::Pages`] the caller sends the contents after it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Writer::begin(out, self.tag());
+        match self {
+            Self::Configuration(pairs) => {
+                body.u32(pairs.len() as u32);
+                for (key, value) in pairs {
+                    body.text(key);
+                    body.text(value);
+                }
+            }
+            Self::Ram { page_size, blocks } => {
+                body.u32(*page_size);
+                body.u32(blocks.len() as u32);
+                for block in blocks {
+                    body.text(&block.name);
+                    body.u64(block.guest_address);
+                    body.u64(block.pages);
+                }
+            }
+            Self::Description(text) | Self::Cancel(text) => body.bytes(text.as_bytes()),
+            Self::PassBegin(pass) | Self::PassEnd(pass) => body.u32(*pass),
+            Self::Pages(run) => {
+                body.run(*run);
+                body.contents(run.bytes());
+            }
+            Self::Zeros(runs) => runs.iter().for_each(|run| body.run(*run)),
+            Self::Discard(fragment) => body.fragment(fragment),
+            Self::State(sections) => {
+                body.u32(sections.len() as u32);
+                for section in sections {
+                    body.text(&section.name);
+                    body.u32(section.instance);
+                    body.u32(section.version);
+                    body.u32(section.bytes.len() as u32);
+                    body.bytes(&section.bytes);
+                }
+            }
+            Self::HandOver { running } => body.bytes(&[u8::from(*running)]),
+            Self::Arm | Self::Complete => {}
+        }
+        body.end();
+    }
+}
+
+impl Reply {
+    /// The message's number.
+    pub fn tag(&self) -> u16 {
+        match self {
+            Self::Accepted => tag::ACCEPTED,
+            Self::Armed => tag::ARMED,
+            Self::Ready => tag::READY,
+            Self::Running => tag::RUNNING,
+            Self::NotStarted(_) => tag::NOT_STARTED,
+            Self::AllReceived => tag::ALL_RECEIVED,
+            Self::Received(_) => tag::RECEIVED,
+            Self::ReceivedEnd => tag::RECEIVED_END,
+        }
+    }
+
+    /// Appends the message to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Writer::begin(out, self.tag());
+        match self {
+            Self::NotStarted(text) => body.bytes(&text.as_bytes()[..text.len().min(4096)]),
+            Self::Received(fragment) => body.fragment(fragment),
+            _ => {}
+        }
+        body.end();
+    }
+}
+
+impl Request {
+    /// Appends the message to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Writer::begin(out, tag::REQUEST);
+        self.0.iter().for_each(|run| body.run(*run));
+        body.end();
+    }
+}
+
+/// A message from the source on the control channel; `fields` are [`Header::fields`] bytes.
+pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
+    let mut body = Reader { tag: header.tag, rest: fields };
+    let message = match header.tag {
+        tag::CONFIGURATION => Forward::Configuration(body.list(8, |body| Ok((body.text()?, body.text()?)))?),
+        tag::RAM => {
+            let page_size = body.u32()?;
+            let blocks = body.list(20, |body| {
+                Ok(BlockDescription { name: body.text()?, guest_address: body.u64()?, pages: body.u64()? })
+            })?;
+            Forward::Ram { page_size, blocks }
+        }
+        tag::DESCRIPTION => Forward::Description(body.text_to_end()?),
+        tag::CANCEL => Forward::Cancel(body.text_to_end()?),
+        tag::PASS_BEGIN => Forward::PassBegin(body.u32()?),
+        tag::PASS_END => Forward::PassEnd(body.u32()?),
+        tag::PAGES => Forward::Pages(body.pages(header)?),
+        tag::ZEROS => Forward::Zeros(body.runs(u32::MAX)?),
+        tag::DISCARD => Forward::Discard(body.fragment()?),
+        tag::ARM => Forward::Arm,
+        tag::STATE => Forward::State(body.list(16, |body| {
+            let (name, instance, version) = (body.text()?, body.u32()?, body.u32()?);
+            let length = body.u32()? as usize;
+            Ok(Section { name, instance, version, bytes: body.take(length)?.to_vec() })
+        })?),
+        tag::HAND_OVER => match body.take(1)? {
+            [0] => Forward::HandOver { running: false },
+            [1] => Forward::HandOver { running: true },
+            _ => return Err(DecodeError::Field { tag: header.tag, field: "run state" }),
+        },
+        tag::COMPLETE => Forward::Complete,
+        other => return Err(DecodeError::Unknown(other)),
+    };
+    body.end()?;
+    Ok(message)
+}
+
+/// A message from the source on the demand channel: pages or zeros only.
+pub fn decode_demand(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
+    match header.tag {
+        tag::PAGES | tag::ZEROS => decode_forward(header, fields),
+        other => Err(DecodeError::Unknown(other)),
+    }
+}
+
+/// A message from the destination on the control channel.
+pub fn decode_reply(header: Header, fields: &[u8]) -> Result<Reply, DecodeError> {
+    let mut body = Reader { tag: header.tag, rest: fields };
+    let message = match header.tag {
+        tag::ACCEPTED => Reply::Accepted,
+        tag::ARMED => Reply::Armed,
+        tag::READY => Reply::Ready,
+        tag::RUNNING => Reply::Running,
+        tag::NOT_STARTED => Reply::NotStarted(body.text_to_end()?),
+        tag::ALL_RECEIVED => Reply::AllReceived,
+        tag::RECEIVED => Reply::Received(body.fragment()?),
+        tag::RECEIVED_END => Reply::ReceivedEnd,
+        other => return Err(DecodeError::Unknown(other)),
+    };
+    body.end()?;
+    Ok(message)
+}
+
+impl Request {
+    /// A message from the destination on the demand channel.
+    pub fn decode(header: Header, fields: &[u8]) -> Result<Self, DecodeError> {
+        if header.tag != tag::REQUEST {
+            return Err(DecodeError::Unknown(header.tag));
+        }
+        let mut body = Reader { tag: header.tag, rest: fields };
+        let runs = body.runs(MAX_RUN_PAGES)?;
+        body.end()?;
+        Ok(Self(runs))
+    }
+}
+
+/// Appends one message to a buffer; its length is filled in at the end.
+struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    contents: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn begin(out: &'a mut Vec<u8>, tag: u16) -> Self {
+        let start = out.len();
+        out.extend(tag.to_le_bytes());
+        out.extend([0; 6]);
+        Self { out, start, contents: 0 }
+    }
+
+    fn end(self) {
+        let length = (self.out.len() - self.start - Header::LEN + self.contents) as u32;
+        self.out[self.start + 4..self.start + 8].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Announces page contents that follow the message.
+    fn contents(&mut self, bytes: usize) {
+        self.contents = bytes;
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.bytes(&value.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.u32(text.len() as u32);
+        self.bytes(text.as_bytes());
+    }
+
+    fn run(&mut self, run: PageRun) {
+        self.u32(u32::from(run.block.0));
+        self.u32(run.count);
+        self.u64(run.start.0);
+    }
+
+    fn fragment(&mut self, fragment: &Fragment) {
+        self.u32(u32::from(fragment.block.0));
+        self.u32(fragment.words.len() as u32);
+        self.u64(fragment.first_word);
+        fragment.words.iter().for_each(|word| self.u64(*word));
+    }
+}
+
+/// Takes fields off the front of one message's body.
+struct Reader<'a> {
+    tag: u16,
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(DecodeError::Short(self.tag))?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (taken, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Short(self.tag))?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn field(&self, field: &'static str) -> DecodeError {
+        DecodeError::Field { tag: self.tag, field }
+    }
+
+    fn text(&mut self) -> Result<String, DecodeError> {
+        let length = self.u32()? as usize;
+        let bytes = self.take(length)?;
+        String::from_utf8(bytes.to_vec()).map_err(|_| self.field("text"))
+    }
+
+    fn text_to_end(&mut self) -> Result<String, DecodeError> {
+        let bytes = self.take(self.rest.len())?;
+        // A sentence meant for a person: show what can be shown.
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// A counted list whose entries take at least `least` bytes each, so that a lying count allocates nothing.
+    fn list<T>(
+        &mut self,
+        least: usize,
+        mut entry: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count = self.u32()? as usize;
+        if count > self.rest.len() / least {
+            return Err(self.field("count"));
+        }
+        (0..count).map(|_| entry(self)).collect()
+    }
+
+    fn block(&mut self) -> Result<BlockId, DecodeError> {
+        u16::try_from(self.u32()?).map(BlockId).map_err(|_| self.field("block number"))
+    }
+
+    fn run(&mut self, most: u32) -> Result<PageRun, DecodeError> {
+        let block = self.block()?;
+        let count = self.u32()?;
+        let start = PageIndex(self.u64()?);
+        if count == 0 || count > most || start.0.checked_add(u64::from(count)).is_none() {
+            return Err(self.field("page count"));
+        }
+        Ok(PageRun { block, start, count })
+    }
+
+    fn pages(&mut self, header: Header) -> Result<PageRun, DecodeError> {
+        let run = self.run(MAX_RUN_PAGES)?;
+        if header.length as usize != RUN_LEN + run.bytes() {
+            return Err(self.field("length"));
+        }
+        Ok(run)
+    }
+
+    fn runs(&mut self, most: u32) -> Result<Vec<PageRun>, DecodeError> {
+        if self.rest.is_empty() || !self.rest.len().is_multiple_of(RUN_LEN) {
+            return Err(self.field("length"));
+        }
+        (0..self.rest.len() / RUN_LEN).map(|_| self.run(most)).collect()
+    }
+
+    fn fragment(&mut self) -> Result<Fragment, DecodeError> {
+        let block = self.block()?;
+        let count = self.u32()? as usize;
+        let first_word = self.u64()?;
+        if count == 0 || count > MAX_WORDS || count * 8 != self.rest.len() {
+            return Err(self.field("word count"));
+        }
+        let words = (0..count).map(|_| self.u64()).collect::<Result<_, _>>()?;
+        Ok(Fragment { block, first_word, words })
+    }
+
+    fn end(self) -> Result<(), DecodeError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Rest { tag: self.tag, rest: self.rest.len() }) }
+    }
+}
