@@ -4,6 +4,8 @@
 //! made: every access is a volatile read, a raw copy, or a system call on the address.
 
 use std::fmt;
+use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
@@ -89,6 +91,122 @@ impl RamBlock {
     }
 }
 
+/// A piece of memory for a system call to read or write: an address that stays valid for `'a`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawSlice<'a> {
+    address: usize,
+    len: usize,
+    _valid: PhantomData<&'a ()>,
+}
+
+impl<'a> RawSlice<'a> {
+    /// Bytes to be read by a system call.
+    pub fn of(bytes: &'a [u8]) -> Self {
+        Self { address: bytes.as_ptr() as usize, len: bytes.len(), _valid: PhantomData }
+    }
+
+    pub fn address(self) -> usize {
+        self.address
+    }
+
+    pub fn len(self) -> usize {
+        self.len
+    }
+
+    /// Without its first `count` bytes.
+    pub fn skip(self, count: usize) -> Self {
+        let count = count.min(self.len);
+        Self { address: self.address + count, len: self.len - count, ..self }
+    }
+}
+
+impl RamBlock {
+    /// The run as something that a system call reads or fills. The run must lie inside the block.
+    pub(crate) fn raw(&self, run: PageRun) -> RawSlice<'_> {
+        assert!(self.holds(run), "{run} outside RAM block {}", self.name);
+        RawSlice { address: self.address(run.start), len: run.bytes(), _valid: PhantomData }
+    }
+
+    /// Whether every byte of the page is zero at the moment of looking. The guest may write meanwhile: then the dirty log
+    /// tells of it, because logging is armed before the page is looked at.
+    pub fn is_zero(&self, page: PageIndex) -> bool {
+        let words = self.address(page) as *const [u64; 8];
+        assert!(page.0 < self.pages);
+        (0..PAGE_SIZE / 64).all(|line| {
+            // SAFETY: the page is mapped (contract of `new`), aligned, and `line` stays inside it; volatile because the
+            // guest may write it at the same time.
+            let line = unsafe { words.add(line).read_volatile() };
+            line.iter().fold(0, |all, word| all | word) == 0
+        })
+    }
+
+    /// Writes `bytes` at `offset` bytes into the page. What is written must stay inside the block.
+    pub fn write(&self, page: PageIndex, offset: usize, bytes: &[u8]) {
+        let room = (self.pages - page.0) as usize * PAGE_SIZE;
+        assert!(offset + bytes.len() <= room, "write past the end of RAM block {}", self.name);
+        let target = (self.address(page) + offset) as *mut u8;
+        // SAFETY: the range is mapped writable (contract of `new`) and was checked to lie inside the block; `bytes` is
+        // not guest RAM, since no reference to guest RAM exists.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// Copies the page out.
+    pub fn read(&self, page: PageIndex, bytes: &mut [u8; PAGE_SIZE]) {
+        assert!(page.0 < self.pages);
+        let source = self.address(page) as *const u8;
+        // SAFETY: the page is mapped (contract of `new`) and `bytes` is not guest RAM.
+        unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), PAGE_SIZE) }
+    }
+
+    /// Gives the run's memory back to the host: it reads as zero from here on, or faults where userfaultfd watches it.
+    pub fn discard(&self, run: PageRun) -> io::Result<()> {
+        let advice = match self.backing {
+            Backing::Anonymous => libc::MADV_DONTNEED,
+            Backing::Shared => libc::MADV_REMOVE,
+        };
+        self.advise(run, advice)
+    }
+
+    fn advise(&self, run: PageRun, advice: libc::c_int) -> io::Result<()> {
+        let raw = self.raw(run);
+        // SAFETY: the range lies inside the block's mapping, to which no Rust reference exists (contract of `new`).
+        match unsafe { libc::madvise(raw.address as *mut _, raw.len, advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Private anonymous memory with a [`RamBlock`] over it, for the example, the tests and the benches.
+pub struct AnonymousRam {
+    host: usize,
+    bytes: usize,
+}
+
+impl AnonymousRam {
+    /// `pages` pages that read as zero.
+    pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
+        let bytes = pages as usize * PAGE_SIZE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let host = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        if host == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let owner = Arc::new(Self { host: host as usize, bytes });
+        // SAFETY: the mapping above is page-aligned, `bytes` long, private anonymous, and lives as long as `owner`.
+        Ok(unsafe { RamBlock::new(name, 0, host.cast(), pages, Backing::Anonymous, owner) })
+    }
+}
+
+impl Drop for AnonymousRam {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `block`; every `RamBlock` over it is gone, for they own this value.
+        unsafe { libc::munmap(self.host as *mut _, self.bytes) };
+    }
+}
+
 impl fmt::Debug for RamBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RamBlock")
@@ -97,5 +215,39 @@ impl fmt::Debug for RamBlock {
             .field("pages", &self.pages)
             .field("backing", &self.backing)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ram::BlockId;
+
+    #[test]
+    fn zero_pages_are_seen_to_the_last_byte() {
+        let ram = AnonymousRam::block("ram", 2).unwrap();
+        assert!(ram.is_zero(PageIndex(1)));
+        for at in [0, 1, 63, 64, 2000, 4095] {
+            ram.write(PageIndex(1), at, &[1]);
+            assert!(!ram.is_zero(PageIndex(1)), "byte {at}");
+            ram.write(PageIndex(1), at, &[0]);
+        }
+        assert!(ram.is_zero(PageIndex(0)) && ram.is_zero(PageIndex(1)));
+    }
+
+    #[test]
+    fn discarded_pages_read_as_zero() {
+        let ram = AnonymousRam::block("ram", 3).unwrap();
+        for page in 0..3 {
+            ram.write(PageIndex(page), 5, &[9; 4]);
+        }
+        ram.discard(PageRun::single(BlockId(0), PageIndex(1))).unwrap();
+        assert_eq!([0, 1, 2].map(|page| ram.is_zero(PageIndex(page))), [false, true, false]);
+    }
+
+    #[test]
+    #[should_panic(expected = "past the end")]
+    fn nothing_is_written_outside_the_block() {
+        AnonymousRam::block("ram", 1).unwrap().write(PageIndex(0), 4090, &[0; 10]);
     }
 }

@@ -40,6 +40,15 @@ impl PageRun {
         self.count as usize * PAGE_SIZE
     }
 
+    /// The run in pieces of at most `most` pages, in order.
+    pub fn pieces(self, most: u32) -> impl Iterator<Item = Self> {
+        (0..self.count).step_by(most as usize).map(move |at| Self {
+            block: self.block,
+            start: PageIndex(self.start.0 + u64::from(at)),
+            count: most.min(self.count - at),
+        })
+    }
+
     /// The pages of the run, in order.
     pub fn pages(self) -> impl Iterator<Item = PageIndex> {
         (self.start.0..self.end().0).map(PageIndex)

@@ -1,0 +1,149 @@
+//! Where a channel comes from: connecting to and listening on TCP and unix sockets.
+
+use std::io;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::{Channel, ChannelError, Wake};
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens channels to one destination: the source asks it for each channel of a migration.
+pub trait Connector: Send + Sync {
+    /// A new channel.
+    fn connect(&self) -> io::Result<Channel>;
+}
+
+/// Gives the channels that a source opens.
+pub trait Acceptor: Send {
+    /// Waits for the next channel, or for `wake`.
+    fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError>;
+}
+
+/// `tcp:HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpAddress {
+    /// A name or an address.
+    pub host: String,
+    /// The port; 0 when listening lets the system choose.
+    pub port: u16,
+}
+
+impl Connector for TcpAddress {
+    fn connect(&self) -> io::Result<Channel> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in (self.host.as_str(), self.port).to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+                Ok(stream) => return Channel::new(stream.into()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixAddress(pub PathBuf);
+
+impl Connector for UnixAddress {
+    fn connect(&self) -> io::Result<Channel> {
+        Channel::new(UnixStream::connect(&self.0)?.into())
+    }
+}
+
+/// A listening socket. A unix socket's file is removed with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Socket,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Listens on TCP.
+    pub fn tcp(address: &TcpAddress) -> io::Result<Self> {
+        let listener = TcpListener::bind((address.host.as_str(), address.port))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { socket: Socket::Tcp(listener) })
+    }
+
+    /// Listens on a unix socket. A socket file that nobody listens on any more is replaced.
+    pub fn unix(address: &UnixAddress) -> io::Result<Self> {
+        let path = &address.0;
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        listener.set_nonblocking(true)?;
+        Ok(Self { socket: Socket::Unix(listener, path.clone()) })
+    }
+
+    /// The TCP port listened on.
+    pub fn port(&self) -> Option<u16> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    fn try_accept(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
+            Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| stream.into()),
+        }
+    }
+}
+
+/// Whether a socket file exists that nobody answers on.
+fn is_stale(path: &PathBuf) -> bool {
+    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl Acceptor for Listener {
+    fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
+        loop {
+            match self.try_accept() {
+                Ok(socket) => return Channel::new(socket).map_err(ChannelError::Io),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The peer gave up between connecting and being accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(ChannelError::Io(error)),
+            }
+            let socket = match &self.socket {
+                Socket::Tcp(listener) => listener.as_fd(),
+                Socket::Unix(listener, _) => listener.as_fd(),
+            };
+            let mut fds = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(ChannelError::Io(error.into())),
+            }
+            if fds[1].revents().is_some_and(|events| !events.is_empty()) {
+                wake.clear();
+                return Err(ChannelError::Interrupted);
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Socket::Unix(_, path) = &self.socket {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

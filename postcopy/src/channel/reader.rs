@@ -1,0 +1,195 @@
+//! [`MessageReader`]: messages off a channel, with few system calls and no allocation that the peer can inflate.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Channel, ChannelError, Wake};
+use crate::memory::RamBlock;
+use crate::ram::{PAGE_SIZE, PageRun};
+use crate::wire::{Header, tag};
+
+/// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
+/// which takes many of them in one system call.
+const DIRECT: usize = 64 * 1024;
+/// A body grows by at most so many bytes before they have arrived.
+const GROWTH: usize = 64 * 1024;
+
+/// Reads one channel. Wake-ups are noticed while it waits.
+pub struct MessageReader {
+    channel: Arc<Channel>,
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// The message whose end has not been reached.
+    inside: Option<&'static str>,
+}
+
+impl MessageReader {
+    /// With a buffer of `capacity` bytes.
+    pub fn new(channel: Arc<Channel>, capacity: usize) -> Self {
+        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None }
+    }
+
+    /// The channel read from.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// Whether a read would find bytes without a system call.
+    pub fn has_buffered(&self) -> bool {
+        self.start < self.end
+    }
+
+    /// The next message's header. [`ChannelError::Interrupted`] only between messages.
+    pub fn header(&mut self, wake: &Wake) -> Result<Header, ChannelError> {
+        self.inside = None;
+        self.fill(1, Some(wake))?;
+        self.finish_header()
+    }
+
+    /// The next message's header if a message has begun to arrive; `None` if not.
+    pub fn try_header(&mut self) -> Result<Option<Header>, ChannelError> {
+        self.inside = None;
+        if !self.has_buffered() && !self.receive()? {
+            return Ok(None);
+        }
+        self.finish_header().map(Some)
+    }
+
+    fn finish_header(&mut self) -> Result<Header, ChannelError> {
+        self.inside = Some("header");
+        self.fill(Header::LEN, None)?;
+        let mut bytes = [0; Header::LEN];
+        bytes.copy_from_slice(&self.buffer[self.start..self.start + Header::LEN]);
+        let header = Header::decode(bytes)?;
+        self.start += Header::LEN;
+        self.inside = Some(tag::name(header.tag));
+        Ok(header)
+    }
+
+    /// The fields of the message whose header was read.
+    pub fn fields(&mut self, header: Header) -> Result<Vec<u8>, ChannelError> {
+        let mut fields = Vec::new();
+        let mut rest = header.fields();
+        while rest > 0 {
+            let piece = rest.min(GROWTH).min(self.buffer.len());
+            self.fill(piece, None)?;
+            fields.extend_from_slice(&self.buffer[self.start..self.start + piece]);
+            self.start += piece;
+            rest -= piece;
+        }
+        Ok(fields)
+    }
+
+    /// The fields of a message that is short enough for the buffer, in place.
+    pub fn fields_in_place(&mut self, header: Header) -> Result<&[u8], ChannelError> {
+        let length = header.fields();
+        self.fill(length, None)?;
+        self.start += length;
+        Ok(&self.buffer[self.start - length..self.start])
+    }
+
+    /// The next `count` bytes of page contents, in place. `count` is at most the buffer's capacity.
+    pub fn contents(&mut self, count: usize) -> Result<&[u8], ChannelError> {
+        self.fill(count, None)?;
+        self.start += count;
+        Ok(&self.buffer[self.start - count..self.start])
+    }
+
+    /// Page contents, written into guest RAM.
+    pub fn contents_into(&mut self, block: &RamBlock, run: PageRun) -> Result<(), ChannelError> {
+        let mut done = 0;
+        while done < run.bytes() {
+            let rest = run.bytes() - done;
+            if self.has_buffered() || rest < DIRECT {
+                self.fill(1, None)?;
+                let count = rest.min(self.end - self.start);
+                block.write(run.start, done, &self.buffer[self.start..self.start + count]);
+                self.start += count;
+                done += count;
+            } else {
+                done += self.receive_direct(block, run, done)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_direct(&mut self, block: &RamBlock, run: PageRun, done: usize) -> Result<usize, ChannelError> {
+        loop {
+            match self.channel.receive_raw(block.raw(run).skip(done)) {
+                Ok(0) => return Err(ChannelError::Closed(self.inside)),
+                Ok(count) => return Ok(count),
+                Err(error) => self.wait_after(error, None)?,
+            }
+        }
+    }
+
+    /// Throws away page contents.
+    pub fn skip_contents(&mut self, count: usize) -> Result<(), ChannelError> {
+        let mut rest = count;
+        while rest > 0 {
+            self.fill(1, None)?;
+            let piece = rest.min(self.end - self.start);
+            self.start += piece;
+            rest -= piece;
+        }
+        Ok(())
+    }
+
+    /// Makes at least `count` bytes stand in the buffer from `start` on.
+    fn fill(&mut self, count: usize, wake: Option<&Wake>) -> Result<(), ChannelError> {
+        debug_assert!(count <= self.buffer.len());
+        while self.end - self.start < count {
+            if self.start + count > self.buffer.len() || self.start == self.end {
+                self.buffer.copy_within(self.start..self.end, 0);
+                self.end -= self.start;
+                self.start = 0;
+            }
+            match self.channel.receive(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(ChannelError::Closed(self.inside)),
+                Ok(got) => self.end += got,
+                Err(error) => self.wait_after(error, wake)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what is there, without waiting; whether something came.
+    fn receive(&mut self) -> Result<bool, ChannelError> {
+        self.start = 0;
+        self.end = 0;
+        match self.channel.receive(&mut self.buffer) {
+            Ok(0) => Err(ChannelError::Closed(self.inside)),
+            Ok(got) => {
+                self.end = got;
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After a receive that gave nothing: waits, or tells the error. Inside a message only the channel counts: whoever wants to
+    /// end that wait shuts the channel down.
+    fn wait_after(&self, error: io::Error, wake: Option<&Wake>) -> Result<(), ChannelError> {
+        match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            io::ErrorKind::WouldBlock => match wake {
+                Some(wake) => {
+                    if self.channel.wait(false, wake, None)?.woken {
+                        wake.clear();
+                        return Err(ChannelError::Interrupted);
+                    }
+                    Ok(())
+                }
+                None => self.channel.wait_readable().map_err(ChannelError::from),
+            },
+            _ => Err(match ChannelError::from(error) {
+                ChannelError::Closed(_) => ChannelError::Closed(self.inside),
+                other => other,
+            }),
+        }
+    }
+}
+
+const _: () = assert!(DIRECT.is_multiple_of(PAGE_SIZE));

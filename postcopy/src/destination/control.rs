@@ -1,0 +1,96 @@
+//! Starting, steering and watching an incoming migration from other threads.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::driver::Driver;
+use super::place::Place;
+use super::tracker::Tracker;
+use crate::channel::{Acceptor, Wake};
+use crate::guest::Guest;
+use crate::progress::{Observer, Progress};
+use crate::stats::Report;
+
+/// What the migration's threads and the handle share.
+pub(super) struct Shared {
+    pub wake: Arc<Wake>,
+    pub abandoned: AtomicBool,
+    pub break_link: AtomicBool,
+    pub rejoin: Mutex<Option<Box<dyn Acceptor>>>,
+    pub tracker: Arc<Tracker>,
+    pub progress: Arc<Progress>,
+    /// There once userfaultfd was opened.
+    pub place: Mutex<Option<Arc<Place>>>,
+}
+
+/// An incoming migration. Dropping it does not end the migration.
+pub struct DestinationHandle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Waits for a guest like `guest` to arrive by `acceptor`. Returns at once; failures come by the report and the observer.
+pub fn start(
+    guest: Arc<dyn Guest>,
+    acceptor: Box<dyn Acceptor>,
+    observer: Arc<dyn Observer>,
+) -> io::Result<DestinationHandle> {
+    let tracker = Arc::new(Tracker::new(guest.ram()));
+    let shared = Arc::new(Shared {
+        wake: Arc::new(Wake::new()?),
+        abandoned: AtomicBool::new(false),
+        break_link: AtomicBool::new(false),
+        rejoin: Mutex::default(),
+        progress: Arc::new(Progress::new(tracker.received().pages())),
+        tracker,
+        place: Mutex::default(),
+    });
+    let driver = Driver::new(guest, shared.clone(), observer);
+    let thread = std::thread::Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
+    Ok(DestinationHandle { shared, thread: Some(thread) })
+}
+
+impl DestinationHandle {
+    /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.
+    pub fn break_link(&self) {
+        self.shared.break_link.store(true, Ordering::Release);
+        self.shared.wake.ring();
+    }
+
+    /// Listens anew for the source of a paused migration.
+    pub fn rejoin(&self, acceptor: Box<dyn Acceptor>) {
+        *self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
+        self.shared.wake.ring();
+    }
+
+    /// How it stands, with demand-page latency and blocktime.
+    pub fn report(&self) -> Report {
+        let shared = &self.shared;
+        let mut report = shared.progress.report(shared.tracker.missing());
+        let place = shared.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(place) = place {
+            let (blocktime, vcpus) = place.latency.blocktime();
+            (report.blocktime, report.vcpu_blocktime) = (Some(blocktime), vcpus);
+            report.demand = Some(place.latency.report()).filter(|latency| latency.count > 0);
+        }
+        report
+    }
+
+    /// Waits until the migration's thread ends.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.shared.progress.fail("the incoming migration's thread died".into());
+        }
+    }
+
+    /// The process ends: gives up the link and the threads.
+    pub fn abandon(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.shared.wake.ring();
+        self.join();
+    }
+}

@@ -1,0 +1,448 @@
+//! The incoming migration's thread: takes the control channel's messages and carries out what [`Destination`] decides.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+
+use super::control::Shared;
+use super::faults::{FaultLine, FaultLoop};
+use super::latency::Latency;
+use super::place::Place;
+use super::state::{Destination, Effect};
+use crate::channel::{Acceptor, Channel, ChannelError, MessageReader};
+use crate::error::{MigrationError, sentence};
+use crate::greeting;
+use crate::guest::{Guest, GuestError, Section};
+use crate::progress::{Observer, Phase};
+use crate::ram::{PAGE_SIZE, PageRun};
+use crate::stats::Status;
+use crate::uffd::{Uffd, UffdError};
+use crate::wire::{Answer, ChannelKind, Features, Fragment, Hello, Reply, Token, decode_forward, fragments};
+
+/// The control channel's read buffer.
+const READ_BUFFER: usize = 1024 * 1024;
+/// Placed at most so many pages at a time: between two pieces a demanded page gets its turn at the memory map's lock.
+const PIECE: u32 = 64;
+
+/// The fault loop's thread and what it shares with this one.
+struct Faults {
+    place: Arc<Place>,
+    line: Arc<FaultLine>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        self.line.stop.store(true, Ordering::Release);
+        self.line.wake.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One connection to the source.
+struct Link {
+    reader: MessageReader,
+    demand: Arc<Channel>,
+    token: Token,
+}
+
+impl Link {
+    fn close(&self) {
+        self.reader.channel().shutdown();
+        self.demand.shutdown();
+    }
+}
+
+/// Owns the guest's side of the migration.
+pub(super) struct Driver {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
+}
+
+impl Driver {
+    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
+        Self { guest, shared, observer }
+    }
+
+    /// The whole migration.
+    pub fn run(self, acceptor: Box<dyn Acceptor>) {
+        let mut destination = Destination::new(self.shared.tracker.clone());
+        let mut faults = self.open_faults();
+        match self.accept_link(&*acceptor, None, faults.is_ok()) {
+            Ok(link) => {
+                // Nobody else is let in from here on.
+                drop(acceptor);
+                self.drive(&mut destination, link, &mut faults);
+            }
+            Err(error) => {
+                destination.fail(error);
+            }
+        }
+        if let (Some(error), Status::Failed) = (destination.error(), destination.status()) {
+            let text = sentence(error);
+            log::error!("the incoming migration failed: {text}");
+            self.shared.progress.fail(text);
+        }
+        self.tell(&destination);
+    }
+
+    fn tell(&self, destination: &Destination) {
+        let status = destination.status();
+        if self.shared.progress.enter(status) {
+            log::info!("incoming migration: {}", status.name());
+            self.observer.status(status);
+        }
+    }
+
+    /// Opens userfaultfd and starts the fault loop, long before it is needed: in the blackout nothing is left to set up.
+    fn open_faults(&self) -> Result<Faults, UffdError> {
+        let uffd =
+            Uffd::open().inspect_err(|error| log::warn!("postcopy is not possible here: {}", sentence(error)))?;
+        let tracker = self.shared.tracker.clone();
+        let place = Arc::new(Place { uffd, tracker, latency: Latency::new(self.guest.vcpus()) });
+        let line = Arc::new(FaultLine::new(self.shared.wake.clone()).map_err(UffdError::Read)?);
+        let fault_loop = FaultLoop {
+            guest: self.guest.clone(),
+            place: place.clone(),
+            line: line.clone(),
+            progress: self.shared.progress.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("faults".into())
+            .spawn(move || fault_loop.run())
+            .map_err(UffdError::Read)?;
+        *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
+        Ok(Faults { place, line, thread: Some(thread) })
+    }
+
+    /// Waits for the source's two channels. Strangers are turned away and do not disturb.
+    fn accept_link(
+        &self,
+        acceptor: &dyn Acceptor,
+        rejoin: Option<Token>,
+        postcopy: bool,
+    ) -> Result<Link, MigrationError> {
+        let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
+        let features = if postcopy { Features::POSTCOPY } else { Features::default() };
+        loop {
+            let channel = acceptor.accept(&self.shared.wake).map_err(lost)?;
+            let hello = match greeting::hello(&channel, &self.shared.wake) {
+                Ok(hello) => hello,
+                Err(ChannelError::Interrupted) => return Err(lost(ChannelError::Interrupted)),
+                Err(error) => {
+                    self.turn_away(&channel, &sentence(&error));
+                    continue;
+                }
+            };
+            if control.as_ref().is_some_and(Channel::is_closed) {
+                // A source that died between its two channels must not keep the next one out.
+                (control, token) = (None, rejoin);
+            }
+            if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some()) {
+                self.turn_away(&channel, why);
+                continue;
+            }
+            let version = hello.choose().map_err(|error| lost(error.into()))?;
+            let welcome = Answer::Welcome { version, features };
+            greeting::answer(&channel, &welcome, &self.shared.wake).map_err(lost)?;
+            token = Some(hello.token);
+            match hello.kind {
+                ChannelKind::Control => control = Some(channel),
+                ChannelKind::Demand => {
+                    let Some(control) = control.take() else { continue };
+                    let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
+                    return Ok(Link { reader, demand: Arc::new(channel), token: hello.token });
+                }
+            }
+        }
+    }
+
+    fn turn_away(&self, channel: &Channel, why: &str) {
+        log::warn!("a connection was turned away: {why}");
+        // A stranger that does not listen is no concern of ours.
+        let _ = greeting::answer(channel, &Answer::Refused(why.to_owned()), &self.shared.wake);
+    }
+
+    fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
+        if let Ok(faults) = faults.as_ref() {
+            faults.line.join_channel(link.demand.clone());
+        }
+        loop {
+            self.tell(destination);
+            let Err(error) = self.step(destination, &mut link, faults) else {
+                if destination.status() == Status::Completed {
+                    break;
+                }
+                continue;
+            };
+            if !destination.owns_guest() {
+                let last_word = Reply::NotStarted(sentence(&error));
+                // The source may be gone; then it knows that nothing runs here from its own side.
+                let _ = self.reply(&link, &last_word);
+                link.reader.channel().finish();
+            }
+            destination.fail(error);
+            if destination.status() != Status::PostcopyPaused {
+                break;
+            }
+            match self.await_rejoin(destination, link, faults) {
+                Some(new) => link = new,
+                None => return,
+            }
+        }
+        if destination.status() == Status::Completed {
+            self.finish(faults);
+        }
+        link.reader.channel().finish();
+        link.demand.finish();
+    }
+
+    /// Every page is here: touches of missing pages are the host's business again.
+    fn finish(&self, faults: &Result<Faults, UffdError>) {
+        let Ok(faults) = faults else { return };
+        for block in self.guest.ram() {
+            if let Err(error) = faults.place.uffd.unregister(block) {
+                log::debug!("{}", sentence(&error));
+            }
+        }
+        faults.line.stop.store(true, Ordering::Release);
+        faults.line.wake.ring();
+    }
+
+    fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
+        let mut bytes = Vec::new();
+        reply.encode(&mut bytes);
+        let give_up = || self.shared.abandoned.load(Ordering::Acquire);
+        link.reader.channel().send(&bytes, &self.shared.wake, &give_up).map_err(lost)
+    }
+
+    /// One message, or one wake-up.
+    fn step(
+        &self,
+        destination: &mut Destination,
+        link: &mut Link,
+        faults: &mut Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
+        let header = match link.reader.header(&self.shared.wake) {
+            Ok(header) => header,
+            Err(ChannelError::Interrupted) => return self.woken(destination, link, faults),
+            Err(error) => return Err(lost(error)),
+        };
+        let fields = link.reader.fields(header).map_err(lost)?;
+        let message = decode_forward(header, &fields).map_err(|error| lost(error.into()))?;
+        let effect = destination.message(message, self.guest.ram())?;
+        self.carry_out(effect, destination, link, faults)
+    }
+
+    fn woken(
+        &self,
+        destination: &mut Destination,
+        link: &Link,
+        faults: &Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
+        let shared = &self.shared;
+        if shared.abandoned.load(Ordering::Acquire) || shared.break_link.swap(false, Ordering::AcqRel) {
+            return Err(MigrationError::PausedByUser);
+        }
+        if destination.all_received() {
+            return self.reply(link, &Reply::AllReceived);
+        }
+        match faults.as_ref().ok().and_then(|faults| faults.line.take_lost()) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn carry_out(
+        &self,
+        effect: Effect,
+        destination: &mut Destination,
+        link: &mut Link,
+        faults: &mut Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
+        match effect {
+            Effect::None | Effect::AwaitPages => {}
+            Effect::Pass(pass) => self.observer.pass(u64::from(pass)),
+            Effect::Check(configuration) => {
+                self.guest.check_configuration(&configuration).map_err(failed_to("take this guest"))?;
+                destination.checked();
+            }
+            Effect::Accept => self.reply(link, &Reply::Accepted)?,
+            Effect::Write(run) => self.write(link, run)?,
+            Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| self.write_zeros(run))?,
+            Effect::Place(run) => self.place(link, run, armed(faults)?)?,
+            Effect::PlaceZeros(runs) => {
+                let place = &armed(faults)?.place;
+                for run in runs {
+                    place.zeros(&*self.guest, run)?;
+                    self.shared.progress.moved(Phase::Postcopy, 16, 0, u64::from(run.count));
+                }
+            }
+            Effect::Discard(fragment) => self.discard(&fragment)?,
+            Effect::Arm => {
+                let place = &armed(faults)?.place;
+                self.guest.ram().iter().try_for_each(|block| place.uffd.register(block))?;
+                self.reply(link, &Reply::Armed)?;
+            }
+            Effect::Load(sections) => self.load(&sections, destination, link)?,
+            Effect::Run { running } => {
+                self.guest.run(running).map_err(failed_to("run"))?;
+                self.shared.progress.step("run");
+                self.shared.progress.running();
+                self.reply(link, &Reply::Running)?;
+            }
+            Effect::Finish => self.reply(link, &Reply::AllReceived)?,
+        }
+        Ok(())
+    }
+
+    fn load(&self, sections: &[Section], destination: &mut Destination, link: &Link) -> Result<(), MigrationError> {
+        self.shared.progress.stopping();
+        self.guest.load(sections).map_err(failed_to("load its state"))?;
+        destination.loaded();
+        self.shared.progress.step("load");
+        self.reply(link, &Reply::Ready)
+    }
+
+    /// Precopied contents. Nothing watches RAM yet and nothing runs: a plain write.
+    fn write(&self, link: &mut Link, run: PageRun) -> Result<(), MigrationError> {
+        link.reader.contents_into(&self.guest.ram()[usize::from(run.block.0)], run).map_err(lost)?;
+        self.shared.tracker.placed(run);
+        self.shared.progress.moved(Phase::Precopy, run.bytes() as u64, u64::from(run.count), 0);
+        self.shared.progress.sample();
+        Ok(())
+    }
+
+    /// Precopied zeros. Fresh memory is zero already: only what was written by an earlier pass is given back.
+    fn write_zeros(&self, run: PageRun) -> Result<(), MigrationError> {
+        let block = &self.guest.ram()[usize::from(run.block.0)];
+        if let Some(received) = self.shared.tracker.received().block(run.block) {
+            let mut from = run.start;
+            while let Some(old) = received.next_run(run.block, from, run.count).filter(|old| old.start < run.end()) {
+                let count = (old.end().0.min(run.end().0) - old.start.0) as u32;
+                block.discard(PageRun { count, ..old })?;
+                from = old.end();
+            }
+        }
+        self.shared.tracker.placed(run);
+        self.shared.progress.moved(Phase::Precopy, 16, 0, u64::from(run.count));
+        Ok(())
+    }
+
+    fn place(&self, link: &mut Link, run: PageRun, faults: &Faults) -> Result<(), MigrationError> {
+        for part in run.pieces(PIECE) {
+            let contents = link.reader.contents(part.bytes()).map_err(lost)?;
+            faults.place.contents(&*self.guest, part, contents)?;
+            self.shared.progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
+        }
+        self.shared.progress.sample();
+        Ok(())
+    }
+
+    fn discard(&self, fragment: &Fragment) -> Result<(), MigrationError> {
+        let block = &self.guest.ram()[usize::from(fragment.block.0)];
+        let mut failed = None;
+        self.shared.tracker.stale(fragment, |run| {
+            if let Err(error) = block.discard(run) {
+                failed = Some(error);
+            }
+        });
+        failed.map_or(Ok(()), |error| Err(MigrationError::Resource(error)))
+    }
+
+    /// The link is gone and the guest is this side's: it goes on with what is here until there is a new link.
+    /// `None`: the process gives up.
+    fn await_rejoin(
+        &self,
+        destination: &mut Destination,
+        link: Link,
+        faults: &mut Result<Faults, UffdError>,
+    ) -> Option<Link> {
+        link.close();
+        let text = destination.error().map(|error| sentence(error)).unwrap_or_default();
+        log::error!("the migration is paused, the guest goes on with the pages that are here: {text}");
+        self.shared.progress.fail(text);
+        loop {
+            self.tell(destination);
+            if self.shared.abandoned.load(Ordering::Acquire) {
+                return None;
+            }
+            let acceptor = self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(acceptor) = acceptor {
+                match self.rejoin(&*acceptor, destination, link.token, faults) {
+                    Ok(link) => return Some(link),
+                    Err(error) => {
+                        let text = sentence(&error);
+                        log::error!("the migration stays paused: {text}");
+                        self.shared.progress.fail(text);
+                        destination.fail(error);
+                        continue;
+                    }
+                }
+            }
+            self.shared.wake.wait();
+            self.shared.break_link.store(false, Ordering::Release);
+        }
+    }
+
+    fn rejoin(
+        &self,
+        acceptor: &dyn Acceptor,
+        destination: &mut Destination,
+        token: Token,
+        faults: &Result<Faults, UffdError>,
+    ) -> Result<Link, MigrationError> {
+        let link = self.accept_link(acceptor, Some(token), true)?;
+        destination.rejoin();
+        self.tell(destination);
+        for fragment in fragments(self.shared.tracker.received()) {
+            self.reply(&link, &Reply::Received(fragment))?;
+        }
+        self.reply(&link, &Reply::ReceivedEnd)?;
+        destination.rejoined();
+        self.shared.progress.clear_error();
+        if let Ok(faults) = faults {
+            // What the old channel still had to say is no news.
+            let _ = faults.line.take_lost();
+            faults.line.join_channel(link.demand.clone());
+        }
+        Ok(link)
+    }
+}
+
+/// The fault loop, which a postcopy cannot do without: a source that asks for it was told whether there is one.
+fn armed(faults: &Result<Faults, UffdError>) -> Result<&Faults, MigrationError> {
+    faults.as_ref().map_err(|_| MigrationError::NoPostcopy)
+}
+
+/// Whether the channel belongs to the migration that is awaited.
+fn fits(hello: &Hello, has_control: bool, token: Option<Token>, rejoin: bool) -> Result<(), &'static str> {
+    if hello.recover != rejoin {
+        return Err(if rejoin {
+            "a paused migration is awaited here, not a new one"
+        } else {
+            "no paused migration is here"
+        });
+    }
+    if token.is_some_and(|token| token != hello.token) {
+        return Err("it belongs to another migration");
+    }
+    match (hello.kind, has_control) {
+        (ChannelKind::Control, false) | (ChannelKind::Demand, true) => Ok(()),
+        (ChannelKind::Control, true) => Err("there is a control channel already"),
+        (ChannelKind::Demand, false) => Err("the control channel must come first"),
+    }
+}
+
+fn lost(source: ChannelError) -> MigrationError {
+    MigrationError::Link { peer: "source", source }
+}
+
+fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
+    move |source| MigrationError::Guest { doing, source }
+}
+
+const _: () = assert!(PIECE as usize * PAGE_SIZE <= READ_BUFFER);

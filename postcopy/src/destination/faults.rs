@@ -1,0 +1,258 @@
+//! The fault loop: the only thread on the destination that a demanded page passes through.
+//!
+//! A touch arrives on the userfaultfd, goes out as a request on the demand channel, comes back on the same channel and is
+//! placed, all here. Requests are pipelined: none waits for the answer to another.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use userfaultfd::EventBuffer;
+
+use super::place::Place;
+use super::tracker::Touch;
+use crate::channel::{Channel, ChannelError, MessageReader, Wake};
+use crate::error::MigrationError;
+use crate::guest::Guest;
+use crate::progress::{Phase, Progress};
+use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use crate::uffd::Fault;
+use crate::wire::{Forward, Header, Request, decode_demand};
+
+/// Faults read in one go.
+const EVENTS: usize = 64;
+/// The demand channel's read buffer: some answers at once.
+const READ_BUFFER: usize = 256 * 1024;
+/// Placed at most so many pages at a time: what a wake-up may wait for.
+const PIECE: u32 = 64;
+
+/// What a run of zeros costs on the wire, without its share of a header.
+const ZERO_BYTES: u64 = 16;
+
+/// What the fault loop and the control thread tell each other.
+pub(super) struct FaultLine {
+    /// Rung by the control thread.
+    pub wake: Wake,
+    /// A new demand channel, after a reconnect.
+    pub channel: Mutex<Option<Arc<Channel>>>,
+    /// The loop is to end.
+    pub stop: AtomicBool,
+    /// Why the demand channel is gone, if it is.
+    pub lost: Mutex<Option<MigrationError>>,
+    /// Rung by the loop: the channel was lost, or the last page came.
+    pub control: Arc<Wake>,
+}
+
+impl FaultLine {
+    pub fn new(control: Arc<Wake>) -> std::io::Result<Self> {
+        Ok(Self {
+            wake: Wake::new()?,
+            channel: Mutex::default(),
+            stop: AtomicBool::new(false),
+            lost: Mutex::default(),
+            control,
+        })
+    }
+
+    pub fn join_channel(&self, channel: Arc<Channel>) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        self.wake.ring();
+    }
+
+    pub fn take_lost(&self) -> Option<MigrationError> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn lose(&self, error: MigrationError) {
+        *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.control.ring();
+    }
+}
+
+/// The loop's own.
+pub(super) struct FaultLoop {
+    pub guest: Arc<dyn Guest>,
+    pub place: Arc<Place>,
+    pub line: Arc<FaultLine>,
+    pub progress: Arc<Progress>,
+}
+
+/// What a poll found.
+struct Found {
+    faults: bool,
+    answers: bool,
+    woken: bool,
+}
+
+impl FaultLoop {
+    /// Until told to stop. Losing the channel is no end: faults are still noted, to be asked for once there is a new one.
+    pub fn run(self) {
+        let mut reader: Option<MessageReader> = None;
+        let mut events = EventBuffer::new(EVENTS);
+        let mut faults = Vec::with_capacity(EVENTS);
+        while !self.line.stop.load(Ordering::Acquire) {
+            let found = match self.wait(reader.as_ref()) {
+                Ok(found) => found,
+                Err(error) => return self.line.lose(error.into()),
+            };
+            if found.woken {
+                self.line.wake.clear();
+                if let Some(channel) = self.line.channel.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                    reader = self.join(channel);
+                }
+            }
+            if found.faults
+                && let Err(error) = self.take_faults(&mut events, &mut faults, reader.as_ref())
+            {
+                self.give_up(&mut reader, error);
+            }
+            if found.answers
+                && let Some(open) = reader.as_mut()
+                && let Err(error) = self.take_answers(open)
+            {
+                self.give_up(&mut reader, error);
+            }
+        }
+    }
+
+    fn give_up(&self, reader: &mut Option<MessageReader>, error: MigrationError) {
+        if let Some(open) = reader.take() {
+            open.channel().shutdown();
+        }
+        self.line.lose(error);
+    }
+
+    fn wait(&self, reader: Option<&MessageReader>) -> std::io::Result<Found> {
+        let uffd = self.place.uffd.as_fd();
+        let mut fds = [
+            PollFd::new(self.line.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(uffd, PollFlags::POLLIN),
+            PollFd::new(reader.map_or(uffd, |reader| reader.channel().as_fd()), PollFlags::POLLIN),
+        ];
+        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let any = |at: usize| fds[at].revents().is_some_and(|events| !events.is_empty());
+        Ok(Found { woken: any(0), faults: any(1), answers: reader.is_some() && any(2) })
+    }
+
+    /// A (new) demand channel: whatever was asked for and has not come is asked for again.
+    fn join(&self, channel: Arc<Channel>) -> Option<MessageReader> {
+        let reader = MessageReader::new(channel, READ_BUFFER);
+        match self.request(self.place.tracker.ask_again(), &reader) {
+            Ok(()) => Some(reader),
+            Err(error) => {
+                self.line.lose(error);
+                None
+            }
+        }
+    }
+
+    fn take_faults(
+        &self,
+        events: &mut EventBuffer,
+        faults: &mut Vec<Fault>,
+        reader: Option<&MessageReader>,
+    ) -> Result<(), MigrationError> {
+        faults.clear();
+        self.place.uffd.read(events, faults)?;
+        let now = Instant::now();
+        let mut wanted = Vec::new();
+        for fault in faults.iter() {
+            let Some((block, page)) = self.locate(fault.address) else {
+                log::warn!("a page fault at {:#x} is outside guest RAM", fault.address);
+                continue;
+            };
+            match self.place.tracker.touched(block, page) {
+                Touch::Zero => {
+                    self.place.zeros(&*self.guest, PageRun::single(block, page))?;
+                    continue;
+                }
+                Touch::Ask => wanted.push(PageRun::single(block, page)),
+                Touch::Asked => {}
+            }
+            self.note(block, page, fault.thread, now)?;
+        }
+        match reader {
+            Some(reader) => self.request(wanted, reader),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins to measure. A page that came between the fault and this note was measured by nobody: it is closed at once.
+    fn note(&self, block: BlockId, page: PageIndex, thread: i32, now: Instant) -> Result<(), MigrationError> {
+        self.place.latency.waits(block, page, self.guest.vcpu_of_thread(thread), now);
+        if self.place.tracker.has(block, page) {
+            self.place.latency.placed(PageRun::single(block, page), Instant::now());
+            self.place.uffd.wake(&self.guest.ram()[usize::from(block.0)], page)?;
+        }
+        Ok(())
+    }
+
+    fn locate(&self, address: usize) -> Option<(BlockId, PageIndex)> {
+        self.guest
+            .ram()
+            .iter()
+            .enumerate()
+            .find_map(|(index, block)| Some((BlockId(index as u16), block.page_of(address)?)))
+    }
+
+    fn request(&self, wanted: Vec<PageRun>, reader: &MessageReader) -> Result<(), MigrationError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.progress.requested(wanted.len() as u64);
+        for some in wanted.chunks(EVENTS) {
+            let mut bytes = Vec::with_capacity(Header::LEN + 16 * some.len());
+            Request(some.to_vec()).encode(&mut bytes);
+            reader.channel().send(&bytes, &self.line.wake, &|| self.line.stop.load(Ordering::Acquire)).map_err(lost)?;
+        }
+        Ok(())
+    }
+
+    fn take_answers(&self, reader: &mut MessageReader) -> Result<(), MigrationError> {
+        while let Some(header) = reader.try_header().map_err(lost)? {
+            let fields = reader.fields_in_place(header).map_err(lost)?;
+            match decode_demand(header, fields).map_err(|error| lost(error.into()))? {
+                Forward::Pages(run) => self.take_page(reader, run)?,
+                Forward::Zeros(runs) => {
+                    for run in runs {
+                        let last = self.place.zeros(&*self.guest, self.known(run)?)?;
+                        self.count(last, ZERO_BYTES, 0, u64::from(run.count));
+                    }
+                }
+                other => return Err(MigrationError::OutOfOrder(crate::wire::tag::name(other.tag()))),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_page(&self, reader: &mut MessageReader, run: PageRun) -> Result<(), MigrationError> {
+        for part in self.known(run)?.pieces(PIECE) {
+            let contents = reader.contents(part.bytes()).map_err(lost)?;
+            let last = self.place.contents(&*self.guest, part, contents)?;
+            self.count(last, part.bytes() as u64, u64::from(part.count), 0);
+        }
+        Ok(())
+    }
+
+    fn known(&self, run: PageRun) -> Result<PageRun, MigrationError> {
+        if self.place.tracker.holds(run) { Ok(run) } else { Err(MigrationError::NoSuchPages(run.to_string())) }
+    }
+
+    fn count(&self, last: bool, bytes: u64, normal: u64, zero: u64) {
+        self.progress.moved(Phase::Postcopy, bytes, normal, zero);
+        if last {
+            self.line.control.ring();
+        }
+    }
+}
+
+fn lost(source: ChannelError) -> MigrationError {
+    MigrationError::Link { peer: "source", source }
+}
+
+const _: () = assert!(PIECE as usize * PAGE_SIZE <= READ_BUFFER);

@@ -1,0 +1,16 @@
+//! The destination of a migration: the guest arrives.
+//!
+//! [`state`] decides, [`driver`] does: it owns the control channel, precopied and background pages and the guest.
+//! [`faults`] serves touched pages on a channel and a thread of its own. [`tracker`] is what both know of each page.
+
+mod control;
+mod driver;
+mod faults;
+mod latency;
+mod place;
+mod state;
+mod tracker;
+
+pub use control::{DestinationHandle, start};
+pub use state::{Destination, Effect};
+pub use tracker::{Touch, Tracker};

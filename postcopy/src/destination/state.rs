@@ -1,0 +1,278 @@
+//! The destination's state machine: what each message means. No I/O, no clock, no thread.
+//!
+//! ```text
+//!  Configuration -> Ram -> Precopy --arm--> Armed --state--> Loading -> Loaded --hand over--> Running --complete--> Finishing
+//!                             \----------state (every page here)--^                              |                     |
+//!                                                                                          LinkLost <-> (rejoin)   Completed
+//! ```
+
+use std::sync::Arc;
+
+use super::tracker::Tracker;
+use crate::error::MigrationError;
+use crate::guest::{Configuration, Section};
+use crate::memory::RamBlock;
+use crate::ram::{PAGE_SIZE, PageRun};
+use crate::stats::Status;
+use crate::wire::{BlockDescription, Forward, Fragment};
+
+/// What the driver is to do about a message.
+#[derive(Debug, PartialEq)]
+pub enum Effect {
+    /// Nothing.
+    None,
+    /// Compare with the guest, then call [`Destination::checked`].
+    Check(Configuration),
+    /// RAM fits: say so.
+    Accept,
+    /// A pass begins: it can be told to the user.
+    Pass(u32),
+    /// Write the contents that follow into RAM.
+    Write(PageRun),
+    /// Make the runs zero.
+    WriteZeros(Vec<PageRun>),
+    /// Place the contents that follow by userfaultfd.
+    Place(PageRun),
+    /// Place zeros by userfaultfd.
+    PlaceZeros(Vec<PageRun>),
+    /// Drop these pages.
+    Discard(Fragment),
+    /// Watch RAM, then say so.
+    Arm,
+    /// Load the state, then call [`Destination::loaded`].
+    Load(Vec<Section>),
+    /// Start the guest and say so.
+    Run {
+        /// Start its vCPUs, too.
+        running: bool,
+    },
+    /// Every page is here: say so and end.
+    Finish,
+    /// Pages are still on the demand channel: ask [`Destination::all_received`] when they came.
+    AwaitPages,
+}
+
+#[derive(Debug)]
+enum State {
+    Configuration,
+    Ram,
+    Precopy,
+    Armed,
+    Loading { armed: bool },
+    Loaded { armed: bool },
+    Running { armed: bool },
+    Finishing,
+    LinkLost { armed: bool, error: MigrationError },
+    Rejoining { armed: bool },
+    Completed,
+    Failed(MigrationError),
+}
+
+/// The destination's state machine.
+#[derive(Debug)]
+pub struct Destination {
+    state: State,
+    tracker: Arc<Tracker>,
+}
+
+impl Destination {
+    /// Nothing has come yet.
+    pub fn new(tracker: Arc<Tracker>) -> Self {
+        Self { state: State::Configuration, tracker }
+    }
+
+    /// The status that users see.
+    pub fn status(&self) -> Status {
+        match &self.state {
+            State::Configuration | State::Ram => Status::Setup,
+            State::Precopy | State::Armed => Status::Active,
+            State::Loading { .. } | State::Loaded { .. } => Status::Device,
+            State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
+            State::Running { armed: false } => Status::Device,
+            State::LinkLost { .. } => Status::PostcopyPaused,
+            State::Rejoining { .. } => Status::PostcopyRecover,
+            State::Completed => Status::Completed,
+            State::Failed(_) => Status::Failed,
+        }
+    }
+
+    /// Whether the guest is this side's: then nothing may be given up when the link breaks.
+    pub fn owns_guest(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Configuration
+                | State::Ram
+                | State::Precopy
+                | State::Armed
+                | State::Loading { .. }
+                | State::Loaded { .. }
+                | State::Failed(_)
+        )
+    }
+
+    /// What a message means here.
+    pub fn message(&mut self, message: Forward, ram: &[RamBlock]) -> Result<Effect, MigrationError> {
+        let effect = match (&self.state, message) {
+            (State::Configuration, Forward::Configuration(configuration)) => Effect::Check(configuration),
+            (State::Ram, Forward::Ram { page_size, blocks }) => {
+                compare_ram(page_size, &blocks, ram)?;
+                self.state = State::Precopy;
+                Effect::Accept
+            }
+            (State::Precopy, Forward::PassBegin(pass)) => Effect::Pass(pass),
+            (State::Precopy, Forward::PassEnd(_)) => Effect::None,
+            (State::Precopy, Forward::Pages(run)) => Effect::Write(self.known(run)?),
+            (State::Precopy, Forward::Zeros(runs)) => Effect::WriteZeros(self.all_known(runs)?),
+            (State::Precopy, Forward::Discard(fragment)) => {
+                if !fragment.fits(self.tracker.received()) {
+                    return Err(MigrationError::NoSuchPages(format!("stale pages in block {}", fragment.block.0)));
+                }
+                Effect::Discard(fragment)
+            }
+            (State::Precopy, Forward::Arm) => {
+                self.state = State::Armed;
+                Effect::Arm
+            }
+            (State::Precopy, Forward::State(sections)) => match self.tracker.missing() {
+                0 => self.load(false, sections),
+                missing => return Err(MigrationError::PagesMissing(missing)),
+            },
+            (State::Armed, Forward::State(sections)) => self.load(true, sections),
+            (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Pages(run)) => {
+                Effect::Place(self.known(run)?)
+            }
+            (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Zeros(runs)) => {
+                Effect::PlaceZeros(self.all_known(runs)?)
+            }
+            (State::Loaded { armed }, Forward::HandOver { running }) => {
+                self.state = State::Running { armed: *armed };
+                Effect::Run { running }
+            }
+            (State::Running { .. }, Forward::Complete) => {
+                self.state = State::Finishing;
+                if self.all_received() { Effect::Finish } else { Effect::AwaitPages }
+            }
+            (State::Configuration | State::Ram | State::Precopy, Forward::Description(_)) => Effect::None,
+            (_, Forward::Cancel(why)) if !self.owns_guest() => return Err(MigrationError::Cancelled(why)),
+            (_, message) => return Err(MigrationError::OutOfOrder(crate::wire::tag::name(message.tag()))),
+        };
+        Ok(effect)
+    }
+
+    fn load(&mut self, armed: bool, sections: Vec<Section>) -> Effect {
+        self.state = State::Loading { armed };
+        Effect::Load(sections)
+    }
+
+    /// The configuration fits.
+    pub fn checked(&mut self) {
+        if matches!(self.state, State::Configuration) {
+            self.state = State::Ram;
+        }
+    }
+
+    /// The state is loaded.
+    pub fn loaded(&mut self) {
+        if let State::Loading { armed } = self.state {
+            self.state = State::Loaded { armed };
+        }
+    }
+
+    /// Whether the source said that it sent everything, and everything is here. True once.
+    pub fn all_received(&mut self) -> bool {
+        let all = matches!(self.state, State::Finishing) && self.tracker.missing() == 0;
+        if all {
+            self.state = State::Completed;
+        }
+        all
+    }
+
+    /// Something broke. Before the hand-over that is the end here (the source has the guest); after it, what is here is
+    /// kept and the rest awaited. Returns whether the guest is still this side's.
+    pub fn fail(&mut self, error: MigrationError) -> bool {
+        if self.owns_guest() && self.tracker.missing() == 0 {
+            // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
+            self.state = State::Completed;
+            return true;
+        }
+        let armed = match &self.state {
+            State::Running { armed } | State::Rejoining { armed } => *armed,
+            State::Finishing => true,
+            State::LinkLost { .. } | State::Completed => return true,
+            State::Failed(_) => return false,
+            _ => {
+                self.state = State::Failed(error);
+                return false;
+            }
+        };
+        self.state = State::LinkLost { armed, error };
+        true
+    }
+
+    /// Why it failed or lost its link, if it did.
+    pub fn error(&self) -> Option<&MigrationError> {
+        match &self.state {
+            State::LinkLost { error, .. } | State::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// The error of a destination that failed.
+    pub fn into_error(self) -> Option<MigrationError> {
+        match self.state {
+            State::LinkLost { error, .. } | State::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// A new link to the same source stands. False if none was lost.
+    pub fn rejoin(&mut self) -> bool {
+        match self.state {
+            State::LinkLost { armed, .. } => {
+                self.state = State::Rejoining { armed };
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The source was told what is here.
+    pub fn rejoined(&mut self) {
+        if let State::Rejoining { armed } = self.state {
+            self.state = State::Running { armed };
+        }
+    }
+
+    fn known(&self, run: PageRun) -> Result<PageRun, MigrationError> {
+        if self.tracker.holds(run) { Ok(run) } else { Err(MigrationError::NoSuchPages(run.to_string())) }
+    }
+
+    fn all_known(&self, runs: Vec<PageRun>) -> Result<Vec<PageRun>, MigrationError> {
+        runs.iter().try_for_each(|run| self.known(*run).map(drop))?;
+        Ok(runs)
+    }
+}
+
+fn compare_ram(page_size: u32, theirs: &[BlockDescription], ours: &[RamBlock]) -> Result<(), MigrationError> {
+    let differs = |what: String| Err(MigrationError::RamDiffers(what));
+    if page_size as usize != PAGE_SIZE {
+        return differs(format!("pages of {page_size} bytes on the source, {PAGE_SIZE} here"));
+    }
+    if theirs.len() != ours.len() {
+        return differs(format!("{} blocks on the source, {} here", theirs.len(), ours.len()));
+    }
+    for (their, our) in theirs.iter().zip(ours) {
+        if their.name != our.name() || their.pages != our.pages() || their.guest_address != our.guest_address() {
+            return differs(format!(
+                "block {} with {} pages at {:#x} on the source, block {} with {} pages at {:#x} here",
+                their.name,
+                their.pages,
+                their.guest_address,
+                our.name(),
+                our.pages(),
+                our.guest_address(),
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Why a migration failed, paused or was refused: each text is a sentence for the user.
+
+use crate::channel::ChannelError;
+use crate::guest::GuestError;
+use crate::uffd::UffdError;
+
+/// What ended or paused a migration.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// No connection.
+    #[error("cannot connect to the destination")]
+    Connect(#[source] std::io::Error),
+    /// The link broke, or something that is no message came over it.
+    #[error("the link to the {peer} failed")]
+    Link {
+        /// `source` or `destination`.
+        peer: &'static str,
+        /// How.
+        #[source]
+        source: ChannelError,
+    },
+    /// The virtual machine itself failed.
+    #[error("the virtual machine failed to {doing}")]
+    Guest {
+        /// What it was to do.
+        doing: &'static str,
+        /// Why it could not.
+        #[source]
+        source: GuestError,
+    },
+    /// The destination will not take the guest.
+    #[error("the destination did not start the guest: {0}")]
+    NotStarted(String),
+    /// The destination cannot do postcopy.
+    #[error("the destination cannot do postcopy: userfaultfd is not available to it")]
+    NoPostcopy,
+    /// A message that has no place here.
+    #[error("the peer sent '{0}' where the protocol does not allow it")]
+    OutOfOrder(&'static str),
+    /// The source says it keeps the guest.
+    #[error("the guest stays on the source: {0}")]
+    Cancelled(String),
+    /// Something in a message does not fit this guest.
+    #[error("the peer named {0}, which this guest does not have")]
+    NoSuchPages(String),
+    /// A request that is too large.
+    #[error("the peer asked for {0}")]
+    Refused(String),
+    /// Pages that neither side holds to be the other's.
+    #[error("{0} pages were never sent although the source counts them as sent")]
+    PagesMissing(u64),
+    /// The RAM of both sides differs.
+    #[error("RAM differs: {0}")]
+    RamDiffers(String),
+    /// userfaultfd.
+    #[error(transparent)]
+    Uffd(#[from] UffdError),
+    /// A thread of the engine could not be started or died.
+    #[error("the migration's {0} thread died")]
+    ThreadDied(&'static str),
+    /// The system refused something small: an eventfd, a thread.
+    #[error("the host refused a resource to the migration")]
+    Resource(#[from] std::io::Error),
+    /// The user broke the link.
+    #[error("the migration was paused by the user")]
+    PausedByUser,
+}
+
+/// An error with everything that caused it, in one sentence.
+pub fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Transparent wrappers say the same twice.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

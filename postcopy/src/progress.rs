@@ -1,0 +1,220 @@
+//! The live figures of one migration: written by the engine's threads, read by whoever asks for a [`Report`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::ram::PAGE_SIZE;
+use crate::stats::{RamReport, Report, Status, Step};
+
+/// Hears of changes as they happen, on the engine's threads: must return soon and must not call back.
+pub trait Observer: Send + Sync {
+    /// The status changed.
+    fn status(&self, status: Status);
+    /// A precopy pass begins, counted from 1.
+    fn pass(&self, pass: u64);
+}
+
+/// How often throughput is measured.
+const SAMPLE: Duration = Duration::from_millis(100);
+
+/// Where bytes are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The guest runs on the source.
+    Precopy,
+    /// It runs nowhere.
+    Downtime,
+    /// It runs on the destination.
+    Postcopy,
+}
+
+#[derive(Debug)]
+struct Marks {
+    status: Status,
+    setup: Option<Duration>,
+    ended: Option<Duration>,
+    stopped: Option<Duration>,
+    downtime: Option<Duration>,
+    expected_downtime: Option<Duration>,
+    dirty_rate: u64,
+    syncs: u64,
+    error: Option<String>,
+    steps: Vec<Step>,
+    sampled: (Duration, u64, u64),
+    rates: (f64, u64),
+}
+
+/// The live figures.
+#[derive(Debug)]
+pub struct Progress {
+    begun: Instant,
+    total: u64,
+    bytes: [AtomicU64; 3],
+    normal: AtomicU64,
+    zero: AtomicU64,
+    requests: AtomicU64,
+    marks: Mutex<Marks>,
+}
+
+impl Progress {
+    /// Of a migration that begins now, of `pages` pages.
+    pub fn new(pages: u64) -> Self {
+        Self {
+            begun: Instant::now(),
+            total: pages * PAGE_SIZE as u64,
+            bytes: [const { AtomicU64::new(0) }; 3],
+            normal: AtomicU64::new(0),
+            zero: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            marks: Mutex::new(Marks {
+                status: Status::Setup,
+                setup: None,
+                ended: None,
+                stopped: None,
+                downtime: None,
+                expected_downtime: None,
+                dirty_rate: 0,
+                syncs: 0,
+                error: None,
+                steps: Vec::new(),
+                sampled: (Duration::ZERO, 0, 0),
+                rates: (0.0, 0),
+            }),
+        }
+    }
+
+    /// Time since the begin.
+    pub fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the status over; returns whether it is another than before.
+    pub fn enter(&self, status: Status) -> bool {
+        let now = self.now();
+        let mut marks = self.marks();
+        if marks.status == status {
+            return false;
+        }
+        marks.status = status;
+        if status != Status::Setup && marks.setup.is_none() {
+            marks.setup = Some(now);
+        }
+        if status.is_ended() {
+            marks.ended = Some(now);
+            let seconds = now.as_secs_f64().max(1e-6);
+            let pages = self.normal.load(Ordering::Relaxed) + self.zero.load(Ordering::Relaxed);
+            marks.rates = (self.transferred() as f64 * 8.0 / seconds / 1e6, (pages as f64 / seconds) as u64);
+        }
+        true
+    }
+
+    /// Why it failed or paused.
+    pub fn fail(&self, error: String) {
+        self.marks().error = Some(error);
+    }
+
+    /// It goes on after all.
+    pub fn clear_error(&self) {
+        self.marks().error = None;
+    }
+
+    /// RAM was sent (or received): `bytes` on the wire for so many pages.
+    pub fn moved(&self, phase: Phase, bytes: u64, normal: u64, zero: u64) {
+        self.bytes[phase as usize].fetch_add(bytes, Ordering::Relaxed);
+        self.normal.fetch_add(normal, Ordering::Relaxed);
+        self.zero.fetch_add(zero, Ordering::Relaxed);
+    }
+
+    /// Pages were asked for.
+    pub fn requested(&self, pages: u64) {
+        self.requests.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    fn transferred(&self) -> u64 {
+        self.bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Measures the throughput if it is time to.
+    pub fn sample(&self) {
+        let now = self.now();
+        let mut marks = self.marks();
+        let (then, bytes, pages) = marks.sampled;
+        let elapsed = now.saturating_sub(then);
+        if elapsed < SAMPLE {
+            return;
+        }
+        let bytes_now = self.transferred();
+        let pages_now = self.normal.load(Ordering::Relaxed) + self.zero.load(Ordering::Relaxed);
+        let seconds = elapsed.as_secs_f64();
+        marks.rates = ((bytes_now - bytes) as f64 * 8.0 / seconds / 1e6, ((pages_now - pages) as f64 / seconds) as u64);
+        marks.sampled = (now, bytes_now, pages_now);
+    }
+
+    /// The passes' estimates.
+    pub fn estimated(&self, syncs: u64, dirty_rate: u64, expected_downtime: Option<Duration>) {
+        let mut marks = self.marks();
+        (marks.syncs, marks.dirty_rate, marks.expected_downtime) = (syncs, dirty_rate, expected_downtime);
+    }
+
+    /// The vCPUs are about to be stopped: the switchover begins.
+    pub fn stopping(&self) {
+        let now = self.now();
+        let mut marks = self.marks();
+        marks.stopped = Some(now);
+        marks.steps.clear();
+    }
+
+    /// A step of the switchover ended.
+    pub fn step(&self, name: &'static str) {
+        let now = self.now();
+        let mut marks = self.marks();
+        let at = now.saturating_sub(*marks.stopped.get_or_insert(now));
+        marks.steps.push(Step { name, at });
+    }
+
+    /// The vCPUs run again, here or there.
+    pub fn running(&self) {
+        let now = self.now();
+        let mut marks = self.marks();
+        marks.downtime = marks.stopped.map(|then| now.saturating_sub(then));
+    }
+
+    /// Everything, as it stands; `remaining` pages are still to come.
+    pub fn report(&self, remaining: u64) -> Report {
+        let now = self.now();
+        let bytes = |phase: Phase| self.bytes[phase as usize].load(Ordering::Relaxed);
+        let marks = self.marks();
+        Report {
+            status: marks.status,
+            total_time: marks.ended.unwrap_or(now),
+            setup_time: marks.setup.unwrap_or(now),
+            downtime: marks.downtime,
+            expected_downtime: marks.expected_downtime,
+            error: marks.error.clone(),
+            ram: RamReport {
+                transferred: self.transferred(),
+                remaining: remaining * PAGE_SIZE as u64,
+                total: self.total,
+                duplicate: self.zero.load(Ordering::Relaxed),
+                normal: self.normal.load(Ordering::Relaxed),
+                dirty_pages_rate: marks.dirty_rate,
+                mbps: marks.rates.0,
+                dirty_sync_count: marks.syncs,
+                postcopy_requests: self.requests.load(Ordering::Relaxed),
+                pages_per_second: marks.rates.1,
+                precopy_bytes: bytes(Phase::Precopy),
+                downtime_bytes: bytes(Phase::Downtime),
+                postcopy_bytes: bytes(Phase::Postcopy),
+            },
+            demand: None,
+            blocktime: None,
+            vcpu_blocktime: Vec::new(),
+            steps: marks.steps.clone(),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Starting, steering and watching a migration from other threads.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use super::convergence::Limits;
+use super::driver::Driver;
+use crate::bitmap::RamBitmap;
+use crate::channel::{ChannelError, Connector, Wake};
+use crate::guest::Guest;
+use crate::progress::{Observer, Progress};
+use crate::stats::{Report, Status};
+
+/// The guest has been handed over: it is no longer the source's to keep.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the guest was handed over to the destination already: the migration can no longer be cancelled")]
+pub struct TooLate;
+
+/// Who was first: the user who cancels or the driver that hands over.
+const OPEN: u8 = 0;
+const CANCELLED: u8 = 1;
+const HANDED_OVER: u8 = 2;
+
+/// What the migration's threads and the handle share.
+pub(super) struct Shared {
+    pub wake: Wake,
+    door: AtomicU8,
+    pub start_postcopy: AtomicBool,
+    pub break_link: AtomicBool,
+    pub abandoned: AtomicBool,
+    pub demand_lost: Mutex<Option<ChannelError>>,
+    rejoin: Mutex<Option<Arc<dyn Connector>>>,
+    limits: Mutex<Limits>,
+    pub pending: Arc<RamBitmap>,
+    pub progress: Arc<Progress>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A poisoned lock guards plain values here: they are as good as before.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub fn limits(&self) -> Limits {
+        *lock(&self.limits)
+    }
+
+    /// Closes the door behind the guest; false if the user cancelled before.
+    pub fn close_door(&self) -> bool {
+        self.door.compare_exchange(OPEN, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire) != Err(CANCELLED)
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.door.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// Whether a thread that waits for the network should stop waiting.
+    pub fn interrupted(&self) -> bool {
+        self.cancelled() || self.abandoned.load(Ordering::Acquire) || self.break_link.load(Ordering::Acquire)
+    }
+
+    pub fn take_rejoin(&self) -> Option<Arc<dyn Connector>> {
+        lock(&self.rejoin).take()
+    }
+
+    pub fn lose_demand(&self, error: ChannelError) {
+        *lock(&self.demand_lost) = Some(error);
+        self.wake.ring();
+    }
+}
+
+/// A migration under way. Dropping it does not end the migration.
+pub struct SourceHandle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Begins to migrate `guest` to where `connector` leads. Returns at once; failures come by the report and the observer.
+pub fn start(
+    guest: Arc<dyn Guest>,
+    connector: Arc<dyn Connector>,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+) -> io::Result<SourceHandle> {
+    let pending = Arc::new(RamBitmap::new(guest.ram()));
+    let shared = Arc::new(Shared {
+        wake: Wake::new()?,
+        door: AtomicU8::new(OPEN),
+        start_postcopy: AtomicBool::new(false),
+        break_link: AtomicBool::new(false),
+        abandoned: AtomicBool::new(false),
+        demand_lost: Mutex::new(None),
+        rejoin: Mutex::new(None),
+        limits: Mutex::new(limits),
+        progress: Arc::new(Progress::new(pending.pages())),
+        pending,
+    });
+    let driver = Driver::new(guest, shared.clone(), observer);
+    let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;
+    Ok(SourceHandle { shared, thread: Some(thread) })
+}
+
+impl SourceHandle {
+    /// The guest stays here, if it is not too late.
+    pub fn cancel(&self) -> Result<(), TooLate> {
+        match self.shared.door.compare_exchange(OPEN, CANCELLED, Ordering::AcqRel, Ordering::Acquire) {
+            Err(HANDED_OVER) => Err(TooLate),
+            _ => {
+                if !self.report().status.is_ended() {
+                    self.shared.progress.enter(Status::Cancelling);
+                }
+                self.shared.wake.ring();
+                Ok(())
+            }
+        }
+    }
+
+    /// Switches to postcopy as soon as possible.
+    pub fn start_postcopy(&self) {
+        self.shared.start_postcopy.store(true, Ordering::Release);
+        self.shared.wake.ring();
+    }
+
+    /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.
+    pub fn break_link(&self) {
+        self.shared.break_link.store(true, Ordering::Release);
+        self.shared.wake.ring();
+    }
+
+    /// Joins a paused migration again over a new connection.
+    pub fn rejoin(&self, connector: Arc<dyn Connector>) {
+        *lock(&self.shared.rejoin) = Some(connector);
+        self.shared.wake.ring();
+    }
+
+    /// New limits, from now on.
+    pub fn set_limits(&self, limits: Limits) {
+        *lock(&self.shared.limits) = limits;
+        self.shared.wake.ring();
+    }
+
+    /// How it stands.
+    pub fn report(&self) -> Report {
+        self.shared.progress.report(self.shared.pending.count())
+    }
+
+    /// Waits until the migration's thread ends.
+    pub fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.shared.progress.fail("the migration's thread died".into());
+            self.shared.progress.enter(Status::Failed);
+        }
+    }
+
+    /// The process ends: gives up the link and the threads. What this means for the guest is as for a broken link.
+    pub fn abandon(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.shared.wake.ring();
+        self.join();
+    }
+}

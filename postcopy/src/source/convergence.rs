@@ -1,0 +1,147 @@
+//! After each precopy pass: another one, or the switch? Measurements in, a verdict out.
+
+use std::time::Duration;
+
+/// What the user allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The longest time the vCPUs may stand still at the end of a precopy.
+    pub downtime: Duration,
+    /// Bytes per second in precopy; 0: no limit.
+    pub bandwidth: u64,
+    /// Bytes per second for background pages in postcopy; 0: no limit.
+    pub postcopy_bandwidth: u64,
+    /// Bytes per second to count on during the switchover; 0: what was measured.
+    pub switchover_bandwidth: u64,
+    /// Switch to postcopy after so many passes; `None`: when told.
+    pub postcopy_after: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            downtime: Duration::from_millis(300),
+            bandwidth: 0,
+            postcopy_bandwidth: 0,
+            switchover_bandwidth: 0,
+            postcopy_after: None,
+        }
+    }
+}
+
+/// One pass that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct PassFigures {
+    /// Its number, from 1.
+    pub number: u32,
+    /// Bytes of RAM that it was to send: what had been dirty at its begin.
+    pub begin: u64,
+    /// Bytes that it put on the wire.
+    pub sent: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Bytes of RAM dirtied meanwhile: what another pass would send.
+    pub remaining: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Another pass.
+    Continue,
+    /// Pause the guest and send the rest.
+    Switchover,
+    /// Let the destination run and send the rest afterwards.
+    Postcopy,
+}
+
+/// How long the vCPUs would stand still to send `remaining` bytes.
+pub fn expected_downtime(remaining: u64, bandwidth: u64) -> Duration {
+    match bandwidth {
+        0 if remaining == 0 => Duration::ZERO,
+        0 => Duration::MAX,
+        rate => Duration::from_nanos((u128::from(remaining) * 1_000_000_000 / u128::from(rate)) as u64),
+    }
+}
+
+/// Bytes per second to reckon the switchover with.
+pub fn bandwidth(pass: &PassFigures, limits: &Limits) -> u64 {
+    if limits.switchover_bandwidth > 0 {
+        return limits.switchover_bandwidth;
+    }
+    // A pass that sent almost nothing measures the wake-ups, not the link.
+    let nanos = pass.elapsed.as_nanos().max(1);
+    (u128::from(pass.sent) * 1_000_000_000 / nanos) as u64
+}
+
+/// The verdict.
+///
+/// Being within the downtime limit is permission to switch, not a reason: while passes still shrink what remains by a half, another short
+/// one costs little total time and makes the blackout shorter by as much. So the switch comes once it
+/// is allowed *and* either passes stopped paying or there is next to nothing left.
+pub fn decide(pass: &PassFigures, limits: &Limits) -> Verdict {
+    if limits.postcopy_after.is_some_and(|passes| pass.number >= passes) {
+        return Verdict::Postcopy;
+    }
+    let expected = expected_downtime(pass.remaining, bandwidth(pass, limits));
+    let negligible = expected <= (limits.downtime / 100).min(Duration::from_millis(1));
+    let shrinking = pass.remaining * 2 <= pass.begin;
+    if pass.remaining == 0 || negligible || (expected <= limits.downtime && !shrinking) {
+        Verdict::Switchover
+    } else {
+        Verdict::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A link of 1 GiB/s.
+    fn pass(number: u32, begin: u64, remaining: u64) -> PassFigures {
+        let elapsed = Duration::from_nanos(begin * 1_000_000_000 / (1024 * MIB));
+        PassFigures { number, begin, sent: begin, elapsed, remaining }
+    }
+
+    #[test]
+    fn a_clean_guest_switches_at_once() {
+        assert_eq!(decide(&pass(1, 1024 * MIB, 0), &Limits::default()), Verdict::Switchover);
+    }
+
+    #[test]
+    fn passes_go_on_while_they_pay_even_within_the_limit() {
+        let limits = Limits::default();
+        assert_eq!(decide(&pass(1, 1024 * MIB, 200 * MIB), &limits), Verdict::Continue);
+        assert_eq!(decide(&pass(2, 200 * MIB, 120 * MIB), &limits), Verdict::Switchover);
+        assert_eq!(decide(&pass(2, 2 * MIB, MIB / 2), &limits), Verdict::Switchover);
+    }
+
+    #[test]
+    fn over_the_limit_it_never_switches_by_itself() {
+        assert_eq!(decide(&pass(50, 1024 * MIB, 1000 * MIB), &Limits::default()), Verdict::Continue);
+        let patient = Limits { downtime: Duration::from_secs(2), ..Limits::default() };
+        assert_eq!(decide(&pass(2, 1024 * MIB, 1000 * MIB), &patient), Verdict::Switchover);
+    }
+
+    #[test]
+    fn a_given_switchover_bandwidth_is_believed() {
+        let limits = Limits { switchover_bandwidth: 100 * MIB, ..Limits::default() };
+        assert_eq!(decide(&pass(2, 200 * MIB, 120 * MIB), &limits), Verdict::Continue);
+    }
+
+    #[test]
+    fn postcopy_comes_after_the_passes_asked_for_however_little_is_left() {
+        let limits = Limits { postcopy_after: Some(2), ..Limits::default() };
+        assert_eq!(decide(&pass(1, 1024 * MIB, 1000 * MIB), &limits), Verdict::Continue);
+        assert_eq!(decide(&pass(2, 1024 * MIB, 1000 * MIB), &limits), Verdict::Postcopy);
+        assert_eq!(decide(&pass(2, 1024 * MIB, 0), &limits), Verdict::Postcopy);
+    }
+
+    #[test]
+    fn no_measured_bandwidth_is_no_permission() {
+        assert_eq!(expected_downtime(1, 0), Duration::MAX);
+        assert_eq!(expected_downtime(0, 0), Duration::ZERO);
+    }
+}

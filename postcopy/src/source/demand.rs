@@ -1,0 +1,136 @@
+//! Answers page requests: the only thread on the source that a demanded page passes through.
+
+use std::sync::Arc;
+
+use super::control::Shared;
+use super::scheduler::Hint;
+use crate::bitmap::RamBitmap;
+use crate::channel::{Batch, Channel, ChannelError, MessageReader, Wake};
+use crate::error::MigrationError;
+use crate::guest::Guest;
+use crate::memory::RamBlock;
+use crate::progress::Phase;
+use crate::ram::PageRun;
+use crate::wire::{Forward, Request};
+
+/// What to send for a request: each pending page of it, claimed; a page that is not pending any more is on its way already.
+///
+/// Shared by the thread below and the tests without threads.
+pub fn claim(pending: &RamBitmap, request: &Request, mut give: impl FnMut(PageRun)) -> Result<(), MigrationError> {
+    let asked: u64 = request.0.iter().map(|run| u64::from(run.count)).sum();
+    if asked > MOST_PAGES {
+        return Err(MigrationError::Refused(format!("{asked} pages in one request, more than {MOST_PAGES}")));
+    }
+    for run in &request.0 {
+        if !pending.holds(*run) {
+            return Err(MigrationError::NoSuchPages(run.to_string()));
+        }
+        let Some(bitmap) = pending.block(run.block) else { continue };
+        for page in run.pages().filter(|page| bitmap.claim(*page)) {
+            give(PageRun::single(run.block, page));
+        }
+    }
+    Ok(())
+}
+
+/// Serves one demand channel until it ends.
+pub(super) struct DemandServer {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    hint: Arc<Hint>,
+    reader: MessageReader,
+    wake: Wake,
+    batch: Batch,
+}
+
+/// What one request may ask for: a peer that asks for more makes us hold 16 MiB worth of answers.
+const MOST_PAGES: u64 = 4096;
+
+/// Requests are small: 256 of them at once.
+const READ_BUFFER: usize = 64 * 1024;
+
+impl DemandServer {
+    pub fn new(
+        guest: Arc<dyn Guest>,
+        shared: Arc<Shared>,
+        hint: Arc<Hint>,
+        channel: Arc<Channel>,
+    ) -> std::io::Result<Self> {
+        let reader = MessageReader::new(channel, READ_BUFFER);
+        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, batch: Batch::default() })
+    }
+
+    /// Until the channel ends; the driver is told how.
+    pub fn run(mut self) {
+        let error = loop {
+            match self.serve_one() {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        self.shared.lose_demand(error);
+    }
+
+    fn serve_one(&mut self) -> Result<(), ChannelError> {
+        let header = self.reader.header(&self.wake)?;
+        let fields = self.reader.fields_in_place(header)?;
+        let request = Request::decode(header, fields)?;
+        self.answer(&request)
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<(), ChannelError> {
+        let ram: &[RamBlock] = self.guest.ram();
+        let (batch, mut normal, mut zero) = (&mut self.batch, 0, 0);
+        let claimed = claim(&self.shared.pending, request, |run| {
+            if ram[usize::from(run.block.0)].is_zero(run.start) {
+                zero += 1;
+                batch.push(&Forward::Zeros(vec![run]));
+            } else {
+                normal += 1;
+                batch.push(&Forward::Pages(run));
+            }
+        });
+        if let Err(error) = claimed {
+            return Err(ChannelError::Refused(error.to_string()));
+        }
+        if let Some(last) = request.0.last() {
+            self.hint.demanded(*last);
+        }
+        self.shared.progress.requested(request.0.iter().map(|run| u64::from(run.count)).sum());
+        if !self.batch.is_empty() {
+            let bytes = self.batch.send(ram, self.reader.channel(), &self.wake, &|| false)?;
+            self.shared.progress.moved(Phase::Postcopy, bytes as u64, normal, zero);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ram::{BlockId, PageIndex};
+
+    fn request(start: u64, count: u32) -> Request {
+        Request(vec![PageRun { block: BlockId(0), start: PageIndex(start), count }])
+    }
+
+    #[test]
+    fn a_page_is_given_once_and_only_while_it_is_pending() {
+        let pending = RamBitmap::with_pages([10]);
+        pending.set_run(PageRun { block: BlockId(0), start: PageIndex(2), count: 3 });
+        let mut given = Vec::new();
+        claim(&pending, &request(0, 4), |run| given.push(run.start.0)).unwrap();
+        claim(&pending, &request(3, 2), |run| given.push(run.start.0)).unwrap();
+        assert_eq!(given, [2, 3, 4]);
+    }
+
+    #[test]
+    fn pages_outside_ram_are_refused_by_name() {
+        let pending = RamBitmap::with_pages([10]);
+        for bad in [request(10, 1), request(9, 2), request(u64::MAX - 1, 1)] {
+            assert!(matches!(claim(&pending, &bad, |_| ()), Err(MigrationError::NoSuchPages(_))), "{bad:?}");
+        }
+        let elsewhere = Request(vec![PageRun::single(BlockId(1), PageIndex(0))]);
+        assert!(claim(&pending, &elsewhere, |_| ()).is_err());
+    }
+}

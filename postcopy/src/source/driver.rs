@@ -1,0 +1,394 @@
+//! The migration's thread on the source: carries out what [`Source`] decides.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::control::Shared;
+use super::demand::DemandServer;
+use super::outgoing::{Outgoing, Sent};
+use super::scheduler::Hint;
+use super::state::{Action, Outcome, Source};
+use crate::channel::{Channel, ChannelError, Connector, MessageReader};
+use crate::error::{MigrationError, sentence};
+use crate::greeting;
+use crate::guest::{Guest, GuestError};
+use crate::progress::{Observer, Phase};
+use crate::ram::PAGE_SIZE;
+use crate::stats::Status;
+use crate::wire::{BlockDescription, ChannelKind, Features, Forward, Reply, Token, decode_reply, tag};
+
+/// Replies are small; only received bitmaps after a reconnect fill it.
+const REPLY_BUFFER: usize = 64 * 1024;
+
+/// One connection to the destination: both channels and the thread that serves the second.
+struct Link {
+    channel: Arc<Channel>,
+    reader: MessageReader,
+    demand: Arc<Channel>,
+    server: Option<DemandServer>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Link {
+    /// Ends both channels and waits for the thread.
+    fn close(&mut self) {
+        self.channel.shutdown();
+        self.demand.shutdown();
+        if let Some(thread) = self.serving.take() {
+            // It ends at the end of its channel; if it panicked, the panic was printed and the link is closed all the same.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Owns the guest's side of the migration.
+pub(super) struct Driver {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
+    hint: Arc<Hint>,
+    outgoing: Outgoing,
+    seen_pass: u32,
+}
+
+impl Driver {
+    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
+        Self { guest, shared, observer, hint: Arc::default(), outgoing: Outgoing::default(), seen_pass: 0 }
+    }
+
+    /// The whole migration.
+    pub fn run(mut self, connector: Arc<dyn Connector>) {
+        let outcome = match self.connect(&*connector, None) {
+            Ok((token, features, link)) => self.drive(token, features, link),
+            Err(_) if self.shared.cancelled() => Outcome::Cancelled,
+            Err(error) => Outcome::Failed(error),
+        };
+        let status = match &outcome {
+            Outcome::Completed => Status::Completed,
+            Outcome::Cancelled => Status::Cancelled,
+            Outcome::Failed(error) => {
+                let text = sentence(error);
+                log::error!("the migration failed, the guest stays here: {text}");
+                self.shared.progress.fail(text);
+                Status::Failed
+            }
+        };
+        self.enter(status);
+    }
+
+    fn enter(&self, status: Status) {
+        if self.shared.progress.enter(status) {
+            log::info!("migration: {}", status.name());
+            self.observer.status(status);
+        }
+    }
+
+    fn connect(
+        &self,
+        connector: &dyn Connector,
+        rejoin: Option<Token>,
+    ) -> Result<(Token, Features, Link), MigrationError> {
+        let recover = rejoin.is_some();
+        let token = rejoin.map_or_else(greeting::draw_token, Ok)?;
+        let wake = &self.shared.wake;
+        let (control, features) = greeting::open(connector, ChannelKind::Control, recover, token, wake)?;
+        let (demand, _) = greeting::open(connector, ChannelKind::Demand, recover, token, wake)?;
+        let (channel, demand) = (Arc::new(control), Arc::new(demand));
+        let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
+        let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
+        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None }))
+    }
+
+    fn introduction(&self) -> Vec<Forward> {
+        let blocks = self
+            .guest
+            .ram()
+            .iter()
+            .map(|block| BlockDescription {
+                name: block.name().to_owned(),
+                guest_address: block.guest_address(),
+                pages: block.pages(),
+            })
+            .collect();
+        vec![
+            Forward::Configuration(self.guest.configuration()),
+            Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
+            Forward::Description(tag::description()),
+        ]
+    }
+
+    fn drive(&mut self, token: Token, features: Features, mut link: Link) -> Outcome {
+        let shared = self.shared.clone();
+        let mut source =
+            Source::new(self.introduction(), features, shared.limits(), shared.pending.clone(), self.hint.clone());
+        loop {
+            let action = source.next(shared.progress.now());
+            self.tell(&source);
+            if action == Action::End {
+                // The last word (a cancel, most often) still has to go; a link that is broken does not need it.
+                if let Err(error) = self.send(&mut source, &link) {
+                    log::debug!("after the end: {}", sentence(&error));
+                }
+                link.channel.finish();
+                break;
+            }
+            if let Err(error) = self.carry_out(action, &mut source, &mut link) {
+                self.failed(error, &mut source, &link);
+            }
+            if source.status() == Status::PostcopyPaused {
+                match self.await_rejoin(&mut source, token, link) {
+                    Some(new) => link = new,
+                    None => return Outcome::Failed(MigrationError::PausedByUser),
+                }
+            }
+        }
+        link.close();
+        source.into_outcome().unwrap_or(Outcome::Failed(MigrationError::ThreadDied("source")))
+    }
+
+    /// Status, pass and estimates for whoever looks.
+    fn tell(&mut self, source: &Source) {
+        let figures = source.figures();
+        if figures.passes != self.seen_pass {
+            self.seen_pass = figures.passes;
+            self.observer.pass(u64::from(figures.passes));
+        }
+        let status = source.status();
+        // A cancel that was accepted shows as such until it is done.
+        let cancelling = self.shared.cancelled() && status != Status::PostcopyActive;
+        if !status.is_ended() && !cancelling {
+            self.enter(status);
+        }
+    }
+
+    /// An error between two actions. A broken stream may have a last word of the destination in it, which says more.
+    fn failed(&mut self, error: MigrationError, source: &mut Source, link: &Link) {
+        self.outgoing.clear();
+        if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
+            return source.cancel();
+        }
+        let error = match (&error, self.last_word(link)) {
+            (MigrationError::Link { .. }, Some(Reply::NotStarted(why))) => MigrationError::NotStarted(why),
+            _ => error,
+        };
+        if source.status().is_ended() {
+            log::debug!("after the end: {}", sentence(&error));
+        }
+        source.fail(error);
+    }
+
+    fn last_word(&self, link: &Link) -> Option<Reply> {
+        let mut reader = MessageReader::new(link.channel.clone(), REPLY_BUFFER);
+        while let Ok(Some(header)) = reader.try_header() {
+            let fields = reader.fields(header).ok()?;
+            if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, &fields) {
+                return Some(reply);
+            }
+        }
+        None
+    }
+
+    fn carry_out(&mut self, action: Action, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+        let guest = self.guest.clone();
+        let progress = self.shared.progress.clone();
+        match action {
+            Action::Send(message) => self.outgoing.push(&message),
+            Action::SendRun(run) => {
+                self.outgoing.push_run(guest.ram(), run);
+                if self.outgoing.is_due() {
+                    self.send(source, link)?;
+                    self.look_up(source, link)?;
+                }
+            }
+            Action::StartLog => guest.start_dirty_log().map_err(failed_to("log its writes"))?,
+            Action::StopLog => {
+                if let Err(error) = guest.stop_dirty_log() {
+                    log::warn!("the guest's writes are still logged, which slows it down: {error}");
+                }
+            }
+            Action::Sync => self.sync(source)?,
+            Action::ClearLog(run) => {
+                if let Some(dirty) = self.shared.pending.block(run.block) {
+                    guest.clear_dirty(run, dirty).map_err(failed_to("log its writes anew"))?;
+                }
+            }
+            Action::ServeDemand => self.serve_demand(link)?,
+            Action::Pause => {
+                progress.stopping();
+                let running = guest.pause().map_err(failed_to("pause"))?;
+                progress.step("pause");
+                source.paused(running);
+            }
+            Action::Save => {
+                let sections = guest.save().map_err(failed_to("save its state"))?;
+                progress.step("save");
+                source.saved(sections);
+            }
+            Action::Resume(door) => {
+                if let Err(error) = guest.resume(door.running()) {
+                    log::error!("the guest could not be resumed: {error}");
+                }
+                progress.running();
+            }
+            Action::HandOver => source.try_hand_over(self.shared.close_door()),
+            Action::HandedOver => guest.handed_over(),
+            Action::Wait(until) => self.wait(until, source, link)?,
+            Action::End => {}
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, source: &mut Source) -> Result<(), MigrationError> {
+        for (block, dirty) in self.shared.pending.blocks() {
+            self.guest.sync_dirty(block, dirty).map_err(failed_to("tell what it wrote"))?;
+        }
+        if source.status() == Status::Device {
+            self.shared.progress.step("sync");
+        }
+        source.synced(self.shared.progress.now());
+        let figures = source.figures();
+        self.shared.progress.estimated(figures.syncs, figures.dirty_rate, figures.expected_downtime);
+        Ok(())
+    }
+
+    fn serve_demand(&mut self, link: &mut Link) -> Result<(), MigrationError> {
+        if let Some(server) = link.server.take() {
+            let thread = std::thread::Builder::new().name("mig-demand".into()).spawn(move || server.run())?;
+            link.serving = Some(thread);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
+        let shared = &self.shared;
+        let interrupted = || shared.interrupted();
+        let sent = self
+            .outgoing
+            .send(self.guest.ram(), &link.channel, &shared.wake, &interrupted)
+            .map_err(|error| MigrationError::Link { peer: "destination", source: error })?;
+        if sent == Sent::default() {
+            return Ok(());
+        }
+        let phase = match source.status() {
+            Status::Device => Phase::Downtime,
+            Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => Phase::Postcopy,
+            _ => Phase::Precopy,
+        };
+        shared.progress.moved(phase, sent.bytes as u64, sent.normal, sent.zero);
+        shared.progress.sample();
+        source.sent(sent.bytes, shared.progress.now());
+        Ok(())
+    }
+
+    /// Puts everything on its way, then waits for a reply, a command or the moment.
+    fn wait(&mut self, until: Option<Duration>, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+        let sending_state = source.status() == Status::Device && !self.outgoing.is_empty();
+        self.send(source, link)?;
+        if sending_state {
+            self.shared.progress.step("send");
+        }
+        // A command may have come while nobody was waiting for one.
+        if self.look_up(source, link)? {
+            return Ok(());
+        }
+        let timeout = until.map(|then| then.saturating_sub(self.shared.progress.now()));
+        let waited = link.channel.wait(false, &self.shared.wake, timeout)?;
+        if waited.woken {
+            self.shared.wake.clear();
+        }
+        self.look_up(source, link)?;
+        Ok(())
+    }
+
+    /// Commands and replies that are there; whether there were any.
+    fn look_up(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+        let shared = self.shared.clone();
+        if shared.cancelled() && !source.status().is_ended() {
+            self.outgoing.clear();
+            source.cancel();
+            return Ok(true);
+        }
+        if shared.abandoned.load(Ordering::Acquire) || shared.break_link.swap(false, Ordering::AcqRel) {
+            return Err(MigrationError::PausedByUser);
+        }
+        if shared.start_postcopy.swap(false, Ordering::AcqRel) {
+            source.start_postcopy()?;
+        }
+        source.set_limits(shared.limits());
+        let lost = shared.demand_lost.lock().ok().and_then(|mut lost| lost.take());
+        if let Some(error) = lost
+            && !source.awaits_last_word()
+        {
+            return Err(MigrationError::Link { peer: "destination", source: error });
+        }
+        let header = link.reader.try_header().map_err(lost_link)?;
+        let Some(header) = header else { return Ok(false) };
+        let fields = link.reader.fields(header).map_err(lost_link)?;
+        let reply = decode_reply(header, &fields).map_err(|error| lost_link(error.into()))?;
+        self.note(&reply);
+        source.reply(reply, shared.progress.now());
+        Ok(true)
+    }
+
+    fn note(&self, reply: &Reply) {
+        match reply {
+            Reply::Ready => self.shared.progress.step("ready"),
+            Reply::Running => {
+                self.shared.progress.step("running");
+                self.shared.progress.running();
+            }
+            _ => {}
+        }
+    }
+
+    /// The link is gone after the hand-over: keeps everything and waits for a new one. `None`: the process gives up.
+    fn await_rejoin(&mut self, source: &mut Source, token: Token, mut link: Link) -> Option<Link> {
+        link.close();
+        self.outgoing.renew();
+        let text = source.lost_because().map(|error| sentence(error)).unwrap_or_default();
+        log::error!("the migration is paused, the guest's pages are kept: {text}");
+        self.shared.progress.fail(text);
+        loop {
+            // The link's own end is no news.
+            let _ = self.shared.demand_lost.lock().map(|mut lost| lost.take());
+            self.tell(source);
+            if self.shared.abandoned.load(Ordering::Acquire) {
+                return None;
+            }
+            if let Some(connector) = self.shared.take_rejoin() {
+                self.enter(Status::PostcopyRecoverSetup);
+                match self.connect(&*connector, Some(token)) {
+                    Ok((_, _, link)) => {
+                        source.rejoin();
+                        self.shared.progress.clear_error();
+                        return Some(link);
+                    }
+                    Err(error) => {
+                        let text = sentence(&error);
+                        log::error!("the migration stays paused: {text}");
+                        self.shared.progress.fail(text);
+                        self.enter(Status::PostcopyPaused);
+                    }
+                }
+            }
+            self.shared.wake.wait();
+            self.shared.break_link.store(false, Ordering::Release);
+        }
+    }
+}
+
+fn lost_link(source: ChannelError) -> MigrationError {
+    MigrationError::Link { peer: "destination", source }
+}
+
+fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
+    move |source| MigrationError::Guest { doing, source }
+}

@@ -1,0 +1,20 @@
+//! The source of a migration: the guest leaves.
+//!
+//! [`state`] decides, [`driver`] does: it owns the control channel and the guest. [`demand`] answers page requests
+//! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
+
+mod control;
+mod convergence;
+mod demand;
+mod door;
+mod driver;
+mod outgoing;
+mod pace;
+mod scheduler;
+mod state;
+
+pub use control::{SourceHandle, TooLate, start};
+pub use convergence::Limits;
+pub use door::{HandedOver, Resumable};
+pub use scheduler::Hint;
+pub use state::{Action, Figures, Outcome, Source};

@@ -1,0 +1,645 @@
+//! The source's state machine: what to do next, and what every answer means. No I/O, no clock, no thread.
+//!
+//! ```text
+//!  Describing --accepted--> Precopy --decide/pass--> Precopy
+//!      |                      |  \--switch--> Dropping (hybrid) --+
+//!      | at once              |                                   |
+//!      +--> Arming --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
+//!                                                                        (one-way door)  |
+//!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
+//!
+//!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
+//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Pushing
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::convergence::{Limits, PassFigures, Verdict, bandwidth, decide, expected_downtime};
+use super::door::{HandedOver, Resumable};
+use super::pace::Pace;
+use super::scheduler::{Hint, Scheduler};
+use crate::bitmap::RamBitmap;
+use crate::error::MigrationError;
+use crate::guest::Section;
+use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use crate::stats::Status;
+use crate::wire::{Features, Forward, MAX_RUN_PAGES, Reply, fragments};
+
+/// The log is re-armed for so many pages at a time: a call (and a TLB flush) each 16 MiB.
+const CLEAR_PAGES: u64 = 4096;
+/// Background runs in postcopy: short, so that a change of direction and a limit take effect soon.
+const PUSH_PAGES: u32 = 64;
+/// Before the vCPUs stop, stale pages are dropped in rounds while they run, until a round finds few.
+const DROP_ROUNDS: u32 = 3;
+/// So few newly stale pages are left to the pause.
+const FEW_PAGES: u64 = 2048;
+
+/// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send a message without page contents.
+    Send(Forward),
+    /// Send a run's contents as they are now (zero pages as zeros), then call [`Source::sent`].
+    SendRun(PageRun),
+    /// Begin logging writes.
+    StartLog,
+    /// End logging writes.
+    StopLog,
+    /// Read the log into the pending pages, then call [`Source::synced`].
+    Sync,
+    /// Re-arm the log for the pending pages of this run.
+    ClearLog(PageRun),
+    /// Answer page requests from now on.
+    ServeDemand,
+    /// Stop the vCPUs, then call [`Source::paused`].
+    Pause,
+    /// Take CPU and device state, then call [`Source::saved`].
+    Save,
+    /// Resume the guest: it stays here.
+    Resume(Resumable),
+    /// Call [`Source::try_hand_over`]; then everything said so far must be on its way.
+    HandOver,
+    /// The destination has everything: tell the guest.
+    HandedOver,
+    /// Put everything on its way and wait for a reply, a command, or this moment.
+    Wait(Option<Duration>),
+    /// It is over.
+    End,
+}
+
+/// How a migration ends on the source.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The destination has every page.
+    Completed,
+    /// The guest stays here.
+    Failed(MigrationError),
+    /// The guest stays here because the user wanted it to.
+    Cancelled,
+}
+
+/// Which way the guest is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Every page first.
+    Precopy,
+    /// Pending pages afterwards.
+    Postcopy,
+}
+
+/// A precopy pass under way.
+#[derive(Debug)]
+struct Pass {
+    number: u32,
+    begin_pages: u64,
+    begun: Duration,
+    sent: u64,
+    at: (BlockId, PageIndex),
+    /// Where the stretch ends whose log has been re-armed.
+    cleared_to: PageIndex,
+}
+
+#[derive(Debug)]
+enum State {
+    Describing,
+    Arming,
+    Precopy(Pass),
+    EndOfPass(Pass),
+    Dropping {
+        round: u32,
+    },
+    Pausing(Way),
+    Saving(Way, Resumable),
+    FinalSync(Way, Resumable),
+    AwaitReady(Way, Resumable),
+    AwaitRunning(Way, HandedOver),
+    Pushing(Scheduler, HandedOver),
+    AwaitAllReceived(HandedOver),
+    LinkLost(HandedOver, MigrationError),
+    Rejoining(HandedOver),
+    Ended(Outcome),
+    /// Only while a step replaces the state.
+    Stepping,
+}
+
+/// What the source tells about itself; see [`crate::stats::RamReport`] for the units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Passes begun.
+    pub passes: u32,
+    /// Times the log was read.
+    pub syncs: u64,
+    /// Pages dirtied per second during the last pass.
+    pub dirty_rate: u64,
+    /// Time the switch would take now.
+    pub expected_downtime: Option<Duration>,
+}
+
+/// The source's state machine.
+#[derive(Debug)]
+pub struct Source {
+    state: State,
+    queue: VecDeque<Action>,
+    pending: Arc<RamBitmap>,
+    hint: Arc<Hint>,
+    limits: Limits,
+    pace: Pace,
+    logging: bool,
+    armed: bool,
+    figures: Figures,
+    destination: Features,
+    postcopy_wanted: bool,
+}
+
+impl Source {
+    /// For a destination with these features. `introduction` is what describes the guest. `pending` and `hint` are shared
+    /// with the thread that answers page requests.
+    pub fn new(
+        introduction: Vec<Forward>,
+        destination: Features,
+        limits: Limits,
+        pending: Arc<RamBitmap>,
+        hint: Arc<Hint>,
+    ) -> Self {
+        let mut queue: VecDeque<_> = introduction.into_iter().map(Action::Send).collect();
+        queue.push_back(Action::Wait(None));
+        pending.set_all();
+        Self {
+            state: State::Describing,
+            queue,
+            pending,
+            hint,
+            limits,
+            pace: Pace::default(),
+            logging: false,
+            armed: false,
+            figures: Figures::default(),
+            destination,
+            postcopy_wanted: false,
+        }
+    }
+
+    /// The user's limits from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Counts and estimates.
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// The status that users see.
+    pub fn status(&self) -> Status {
+        match &self.state {
+            State::Describing | State::Arming => Status::Setup,
+            State::Precopy(_) | State::EndOfPass(_) | State::Dropping { .. } => Status::Active,
+            State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
+            State::AwaitReady(..) => Status::Device,
+            State::AwaitRunning(Way::Precopy, _) => Status::Device,
+            State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
+            State::Pushing(..) | State::AwaitAllReceived(_) => Status::PostcopyActive,
+            State::LinkLost(..) => Status::PostcopyPaused,
+            State::Rejoining(_) => Status::PostcopyRecover,
+            State::Ended(Outcome::Completed) => Status::Completed,
+            State::Ended(Outcome::Failed(_)) => Status::Failed,
+            State::Ended(Outcome::Cancelled) => Status::Cancelled,
+            State::Stepping => unreachable!("a step always leaves a state behind"),
+        }
+    }
+
+    /// Why the link was lost, while it is.
+    pub fn lost_because(&self) -> Option<&MigrationError> {
+        match &self.state {
+            State::LinkLost(_, error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Whether everything was sent and only the destination's word is awaited: it may close the demand channel before that arrives.
+    pub fn awaits_last_word(&self) -> bool {
+        matches!(self.state, State::AwaitAllReceived(_) | State::Ended(_))
+    }
+
+    /// The outcome, once [`Action::End`] was given.
+    pub fn into_outcome(self) -> Option<Outcome> {
+        match self.state {
+            State::Ended(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// What to do next at time `now` (counted from any fixed moment).
+    pub fn next(&mut self, now: Duration) -> Action {
+        if let Some(action) = self.queue.pop_front() {
+            return action;
+        }
+        match &mut self.state {
+            State::Precopy(_) => self.next_of_pass(now),
+            State::Pushing(..) => self.next_background(now),
+            State::Ended(_) => Action::End,
+            _ => Action::Wait(None),
+        }
+    }
+
+    fn take(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Stepping)
+    }
+
+    fn then(&mut self, actions: impl IntoIterator<Item = Action>) {
+        self.queue.extend(actions);
+    }
+
+    // ---- precopy
+
+    fn begin_pass(&mut self, number: u32, begun: Duration) {
+        self.figures.passes = number;
+        self.then([Action::Send(Forward::PassBegin(number))]);
+        self.state = State::Precopy(Pass {
+            number,
+            begin_pages: self.pending.count(),
+            begun,
+            sent: 0,
+            at: (BlockId(0), PageIndex(0)),
+            cleared_to: PageIndex(0),
+        });
+    }
+
+    fn next_of_pass(&mut self, now: Duration) -> Action {
+        if self.postcopy_wanted {
+            return self.switch(Way::Postcopy);
+        }
+        if let Some(then) = self.pace.wait_until(self.limits.bandwidth, now) {
+            return Action::Wait(Some(then));
+        }
+        let State::Precopy(mut pass) = self.take() else { unreachable!("called in a pass") };
+        loop {
+            let (block, from) = pass.at;
+            let Some(bitmap) = self.pending.block(block) else {
+                let number = pass.number;
+                self.state = State::EndOfPass(pass);
+                self.then([Action::Sync]);
+                return Action::Send(Forward::PassEnd(number));
+            };
+            let Some(next) = bitmap.next_set(from) else {
+                pass.at = (BlockId(block.0 + 1), PageIndex(0));
+                pass.cleared_to = PageIndex(0);
+                continue;
+            };
+            if next >= pass.cleared_to {
+                // Re-arm the log before the pages are read: a write in between is then seen again by the next sync.
+                let start = next.0 / CLEAR_PAGES * CLEAR_PAGES;
+                let end = (start + CLEAR_PAGES).min(bitmap.pages());
+                pass.cleared_to = PageIndex(end);
+                pass.at = (block, next);
+                self.state = State::Precopy(pass);
+                return Action::ClearLog(PageRun { block, start: PageIndex(start), count: (end - start) as u32 });
+            }
+            let most = (pass.cleared_to.0 - next.0).min(u64::from(MAX_RUN_PAGES)) as u32;
+            let Some(run) = bitmap.claim_run(block, next, most) else { continue };
+            pass.at = (block, run.end());
+            self.state = State::Precopy(pass);
+            return Action::SendRun(run);
+        }
+    }
+
+    /// A run (or its zeros) was put on the wire: `bytes` of it, headers included.
+    pub fn sent(&mut self, bytes: usize, now: Duration) {
+        match &mut self.state {
+            State::Precopy(pass) => {
+                pass.sent += bytes as u64;
+                self.pace.sent(bytes, self.limits.bandwidth, now);
+            }
+            State::Pushing(..) => self.pace.sent(bytes, self.limits.postcopy_bandwidth, now),
+            _ => {}
+        }
+    }
+
+    /// The log was read into the pending pages.
+    pub fn synced(&mut self, now: Duration) {
+        self.figures.syncs += 1;
+        match self.take() {
+            State::EndOfPass(pass) => self.end_pass(pass, now),
+            State::Dropping { round } => self.drop_stale(round),
+            State::FinalSync(way, door) => self.send_last(way, door),
+            other => self.state = other,
+        }
+    }
+
+    fn end_pass(&mut self, pass: Pass, now: Duration) {
+        let page = PAGE_SIZE as u64;
+        let remaining = self.pending.count();
+        let figures = PassFigures {
+            number: pass.number,
+            begin: pass.begin_pages * page,
+            sent: pass.sent,
+            elapsed: now.saturating_sub(pass.begun),
+            remaining: remaining * page,
+        };
+        let expected = expected_downtime(figures.remaining, bandwidth(&figures, &self.limits));
+        self.figures.expected_downtime = Some(expected);
+        self.figures.dirty_rate = (u128::from(remaining) * 1_000_000_000 / figures.elapsed.as_nanos().max(1)) as u64;
+        let verdict = if self.postcopy_wanted { Verdict::Postcopy } else { decide(&figures, &self.limits) };
+        log::info!(
+            "pass {}: {} KiB sent in {:?}, {} KiB dirtied meanwhile, expected downtime {expected:?}: {verdict:?}",
+            pass.number,
+            pass.sent / 1024,
+            figures.elapsed,
+            figures.remaining / 1024,
+        );
+        match verdict {
+            Verdict::Continue => self.begin_pass(pass.number + 1, now),
+            Verdict::Switchover => {
+                self.switch_now(Way::Precopy);
+            }
+            Verdict::Postcopy => {
+                self.switch_now(Way::Postcopy);
+            }
+        }
+    }
+
+    // ---- the switch
+
+    fn switch(&mut self, way: Way) -> Action {
+        self.switch_now(way);
+        self.queue.pop_front().unwrap_or(Action::Wait(None))
+    }
+
+    fn switch_now(&mut self, way: Way) {
+        if way == Way::Postcopy && self.logging {
+            self.state = State::Dropping { round: 1 };
+            self.then([Action::Sync]);
+        } else {
+            self.state = State::Pausing(way);
+            self.then([Action::Pause]);
+        }
+    }
+
+    /// Hybrid, the guest still runs: what is stale already is dropped now, so that the pause has little left to drop.
+    fn drop_stale(&mut self, round: u32) {
+        let stale = self.pending.count();
+        let told = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
+        self.queue.extend(told);
+        // From the second round on only what the last one did not know is new work to the destination.
+        if round < DROP_ROUNDS && stale > FEW_PAGES {
+            self.then([Action::Sync]);
+            self.state = State::Dropping { round: round + 1 };
+        } else {
+            self.then([Action::Pause]);
+            self.state = State::Pausing(Way::Postcopy);
+        }
+    }
+
+    /// The vCPUs stand still; `running`: they ran before.
+    pub fn paused(&mut self, running: bool) {
+        let door = Resumable::paused(running);
+        match self.take() {
+            State::Pausing(way) => {
+                self.state = State::Saving(way, door);
+                self.then([Action::Save]);
+            }
+            other => {
+                self.state = other;
+                self.then([Action::Resume(door)]);
+            }
+        }
+    }
+
+    /// The state was taken. Taking it may have written to guest RAM, so the log is read after it.
+    pub fn saved(&mut self, sections: Vec<Section>) {
+        let State::Saving(way, door) = self.take() else { unreachable!("saved is the answer to Save") };
+        self.state = State::FinalSync(way, door);
+        if self.logging {
+            self.then([Action::Sync, Action::Send(Forward::State(sections))]);
+        } else {
+            // Nothing was sent yet: everything is pending as it is.
+            self.then([Action::Send(Forward::State(sections))]);
+            let State::FinalSync(way, door) = self.take() else { unreachable!("set above") };
+            self.send_last(way, door);
+        }
+    }
+
+    fn send_last(&mut self, way: Way, door: Resumable) {
+        let mut last = VecDeque::new();
+        match way {
+            Way::Precopy => {
+                for (block, bitmap) in self.pending.blocks() {
+                    while let Some(run) = bitmap.claim_run(block, PageIndex(0), MAX_RUN_PAGES) {
+                        last.push_back(Action::SendRun(run));
+                    }
+                }
+            }
+            Way::Postcopy => {
+                if !self.armed {
+                    let stale = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
+                    last.extend(stale);
+                    last.push_back(Action::Send(Forward::Arm));
+                    self.armed = true;
+                }
+                last.push_back(Action::ServeDemand);
+            }
+        }
+        last.append(&mut self.queue);
+        self.queue = last;
+        self.then([Action::Wait(None)]);
+        self.state = State::AwaitReady(way, door);
+    }
+
+    /// The last moment. `allowed` is whether nobody cancelled before; the driver's answer to [`Action::HandOver`].
+    pub fn try_hand_over(&mut self, allowed: bool) {
+        match self.take() {
+            State::AwaitReady(way, door) if allowed => {
+                let mut last = VecDeque::from([Action::Send(Forward::HandOver { running: door.running() })]);
+                if way == Way::Precopy {
+                    last.push_back(Action::Send(Forward::Complete));
+                }
+                last.push_back(Action::Wait(None));
+                self.queue = last;
+                self.state = State::AwaitRunning(way, door.hand_over());
+            }
+            other => {
+                self.state = other;
+                self.cancel();
+            }
+        }
+    }
+
+    // ---- postcopy
+
+    fn next_background(&mut self, now: Duration) -> Action {
+        if let Some(then) = self.pace.wait_until(self.limits.postcopy_bandwidth, now) {
+            return Action::Wait(Some(then));
+        }
+        let State::Pushing(mut scheduler, door) = self.take() else { unreachable!("called while pushing") };
+        match scheduler.next(&self.pending, &self.hint, PUSH_PAGES) {
+            Some(run) => {
+                self.state = State::Pushing(scheduler, door);
+                Action::SendRun(run)
+            }
+            None => {
+                self.state = State::AwaitAllReceived(door);
+                self.then([Action::Wait(None)]);
+                Action::Send(Forward::Complete)
+            }
+        }
+    }
+
+    // ---- what comes from outside
+
+    /// A reply of the destination.
+    pub fn reply(&mut self, reply: Reply, now: Duration) {
+        match (self.take(), reply) {
+            (State::Describing, Reply::Accepted) => self.accepted(now),
+            (State::Arming, Reply::Armed) => {
+                self.state = State::Pausing(Way::Postcopy);
+                self.armed = true;
+                self.then([Action::Pause]);
+            }
+            (State::AwaitReady(way, door), Reply::Armed) => self.state = State::AwaitReady(way, door),
+            (State::AwaitReady(way, door), Reply::Ready) => {
+                self.state = State::AwaitReady(way, door);
+                self.then([Action::HandOver]);
+            }
+            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => self.state = State::AwaitAllReceived(door),
+            (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
+                self.stop_logging();
+                self.state = State::Pushing(Scheduler::new(), door);
+            }
+            (State::AwaitAllReceived(_), Reply::AllReceived) => {
+                self.stop_logging();
+                self.then([Action::HandedOver]);
+                self.state = State::Ended(Outcome::Completed);
+            }
+            (State::AwaitRunning(_, door), Reply::NotStarted(why)) => {
+                self.stays(Some(door.not_started()), Outcome::Failed(MigrationError::NotStarted(why)));
+            }
+            (State::Rejoining(door), Reply::Received(fragment)) => {
+                self.state = State::Rejoining(door);
+                match self.pending.block(fragment.block) {
+                    Some(bitmap) if fragment.fits(&self.pending) => {
+                        fragment.iter().for_each(|(word, bits)| {
+                            bitmap.clear_word(word, bits);
+                        });
+                    }
+                    _ => self.fail(MigrationError::NoSuchPages(format!("pages of block {}", fragment.block.0))),
+                }
+            }
+            (State::Rejoining(door), Reply::ReceivedEnd) => {
+                self.then([Action::ServeDemand]);
+                self.state = State::Pushing(Scheduler::new(), door);
+            }
+            (state, Reply::NotStarted(why)) => {
+                self.state = state;
+                self.fail(MigrationError::NotStarted(why));
+            }
+            (state, reply) => {
+                let said = crate::wire::tag::name(reply.tag());
+                self.state = state;
+                self.fail(MigrationError::OutOfOrder(said));
+            }
+        }
+    }
+
+    fn accepted(&mut self, now: Duration) {
+        if self.limits.postcopy_after.is_some() && !self.destination.contains(Features::POSTCOPY) {
+            self.state = State::Describing;
+            return self.fail(MigrationError::NoPostcopy);
+        }
+        if self.limits.postcopy_after == Some(0) || self.postcopy_wanted {
+            // No page was sent: nothing to log, nothing to drop, and arming costs nothing before the pause.
+            self.state = State::Arming;
+            self.then([Action::Send(Forward::Arm), Action::Wait(None)]);
+        } else {
+            self.logging = true;
+            self.then([Action::StartLog]);
+            self.begin_pass(1, now);
+        }
+    }
+
+    /// `migrate_start_postcopy`.
+    pub fn start_postcopy(&mut self) -> Result<(), MigrationError> {
+        if !self.destination.contains(Features::POSTCOPY) {
+            return Err(MigrationError::NoPostcopy);
+        }
+        self.postcopy_wanted = true;
+        Ok(())
+    }
+
+    /// `migrate_cancel`: no effect once the guest was handed over.
+    pub fn cancel(&mut self) {
+        let door = match self.take() {
+            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(_)) => {
+                self.state = state;
+                return;
+            }
+            state @ (State::LinkLost(..) | State::Rejoining(_) | State::Ended(_)) => {
+                self.state = state;
+                return;
+            }
+            _ => None,
+        };
+        self.queue.clear();
+        self.then([Action::Send(Forward::Cancel("the migration was cancelled on the source".into()))]);
+        self.stays(door, Outcome::Cancelled);
+    }
+
+    /// The link, the guest or the destination failed. Before the door the guest stays here; after it, everything is kept
+    /// for a recovery.
+    pub fn fail(&mut self, error: MigrationError) {
+        let door = match self.take() {
+            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            State::AwaitRunning(_, door) | State::Pushing(_, door) => return self.lose_link(door, error),
+            State::AwaitAllReceived(door) | State::Rejoining(door) => return self.lose_link(door, error),
+            state @ (State::LinkLost(..) | State::Ended(_)) => {
+                self.state = state;
+                return;
+            }
+            _ => None,
+        };
+        self.queue.clear();
+        if let MigrationError::Guest { .. } | MigrationError::NoPostcopy | MigrationError::OutOfOrder(_) = &error {
+            // The destination waits: tell it why nothing comes.
+            self.then([Action::Send(Forward::Cancel(format!("the source gave up: {error}")))]);
+        }
+        self.stays(door, Outcome::Failed(error));
+    }
+
+    fn lose_link(&mut self, door: HandedOver, error: MigrationError) {
+        self.queue.clear();
+        self.stop_logging();
+        self.state = State::LinkLost(door, error);
+    }
+
+    /// A new link to the same destination stands; it tells next what it has.
+    pub fn rejoin(&mut self) -> bool {
+        match self.take() {
+            State::LinkLost(door, _) => {
+                self.queue.clear();
+                self.pending.set_all();
+                self.state = State::Rejoining(door);
+                true
+            }
+            state => {
+                self.state = state;
+                false
+            }
+        }
+    }
+
+    fn stop_logging(&mut self) {
+        if std::mem::take(&mut self.logging) {
+            self.then([Action::StopLog]);
+        }
+    }
+
+    fn stays(&mut self, door: Option<Resumable>, outcome: Outcome) {
+        if let Some(door) = door {
+            self.then([Action::Resume(door)]);
+        }
+        self.stop_logging();
+        self.state = State::Ended(outcome);
+    }
+}

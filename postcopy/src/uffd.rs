@@ -1,0 +1,225 @@
+//! userfaultfd: the only file that speaks its interface.
+//!
+//! Guest RAM is registered for missing pages. A touch of a missing page stops the toucher (a vCPU in
+//! KVM_RUN, a device thread) and becomes a [`Fault`]; placing the page wakes it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, IoctlFlags, UffdBuilder};
+
+use crate::memory::RamBlock;
+use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
+
+/// Why missing pages cannot be watched or filled.
+#[derive(Debug, thiserror::Error)]
+pub enum UffdError {
+    /// The kernel or its configuration does not allow it to this process.
+    #[error(
+        "userfaultfd is not available: run as root, give this user access to /dev/userfaultfd (Linux 6.1 and later), \
+         or set vm.unprivileged_userfaultfd=1"
+    )]
+    Unavailable(#[source] io::Error),
+    /// A RAM block cannot be watched.
+    #[error("RAM block {block} cannot be watched for missing pages")]
+    Register {
+        /// The block's name.
+        block: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A page cannot be placed: most often the host is out of memory.
+    #[error("pages of RAM block {block} cannot be placed (is the host out of memory?)")]
+    Place {
+        /// The block's name.
+        block: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The descriptor cannot be read.
+    #[error("page faults cannot be read")]
+    Read(#[source] io::Error),
+}
+
+/// A touch of a missing page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The touched host address.
+    pub address: usize,
+    /// The thread that touched it.
+    pub thread: i32,
+}
+
+/// A userfaultfd. Its descriptor is non-blocking: wait with `poll`.
+#[derive(Debug)]
+pub struct Uffd {
+    fd: userfaultfd::Uffd,
+}
+
+nix::ioctl_readwrite!(
+    /// The handshake that every userfaultfd needs before anything else.
+    uffdio_api, 0xAA, 0x3F, UffdioApi
+);
+
+/// `struct uffdio_api` of linux/userfaultfd.h.
+#[repr(C)]
+pub struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+const _: () = assert!(size_of::<UffdioApi>() == 24);
+
+/// `UFFD_API` of linux/userfaultfd.h.
+const UFFD_API: u64 = 0xAA;
+
+impl Uffd {
+    /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call. Faults that the kernel itself takes
+    /// (KVM does) are included, which is what needs privilege.
+    pub fn open() -> Result<Self, UffdError> {
+        let device = UffdBuilder::new()
+            .close_on_exec(true)
+            .non_blocking(true)
+            .user_mode_only(false)
+            .require_features(FeatureFlags::THREAD_ID)
+            .create();
+        match device {
+            Ok(fd) => Ok(Self { fd }),
+            Err(Error::OpenDevUserfaultfd(denied)) => {
+                Self::by_system_call().map_err(|_| UffdError::Unavailable(denied))
+            }
+            Err(error) => Err(UffdError::Unavailable(io_error(error))),
+        }
+    }
+
+    /// The device exists but is denied: the system call may still be allowed.
+    fn by_system_call() -> io::Result<Self> {
+        // SAFETY: the call takes flags only and returns a new descriptor or -1.
+        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let mut api = UffdioApi { api: UFFD_API, features: FeatureFlags::THREAD_ID.bits(), ioctls: 0 };
+        // SAFETY: `api` is a `struct uffdio_api`, valid for the call.
+        unsafe { uffdio_api(std::os::fd::AsRawFd::as_raw_fd(&fd), &mut api) }?;
+        // SAFETY: the descriptor is a userfaultfd after its handshake; ownership passes on.
+        Ok(Self { fd: unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) } })
+    }
+
+    /// Watches the whole block for missing pages. Pages that are populated already never fault.
+    pub fn register(&self, block: &RamBlock) -> Result<(), UffdError> {
+        let raise = |source| UffdError::Register { block: block.name().to_owned(), source };
+        let ioctls = self
+            .fd
+            .register(block.address(PageIndex(0)) as *mut _, block.pages() as usize * PAGE_SIZE)
+            .map_err(|error| raise(io_error(error)))?;
+        if ioctls.contains(IoctlFlags::COPY | IoctlFlags::WAKE | IoctlFlags::ZEROPAGE) {
+            Ok(())
+        } else {
+            Err(raise(io::Error::new(io::ErrorKind::Unsupported, "its kind of memory cannot be filled page by page")))
+        }
+    }
+
+    /// Watches no more; whoever still waits touches again and finds what is there.
+    pub fn unregister(&self, block: &RamBlock) -> Result<(), UffdError> {
+        let start = block.address(PageIndex(0)) as *mut _;
+        self.fd
+            .unregister(start, block.pages() as usize * PAGE_SIZE)
+            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: io_error(error) })
+    }
+
+    /// The faults that wait to be read, appended to `faults`; none if there are none.
+    pub fn read(&self, buffer: &mut EventBuffer, faults: &mut Vec<Fault>) -> Result<(), UffdError> {
+        for event in self.fd.read_events(buffer).map_err(|error| UffdError::Read(io_error(error)))? {
+            match event.map_err(|error| UffdError::Read(io_error(error)))? {
+                Event::Pagefault { addr, thread_id, .. } => {
+                    faults.push(Fault { address: addr as usize, thread: thread_id.as_raw() });
+                }
+                // The others must be asked for, and are not.
+                other => log::warn!("unexpected userfaultfd event {other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the run with `contents` and wakes who waits for it. Pages that are there already keep what they hold.
+    pub fn copy(&self, block: &RamBlock, run: PageRun, contents: &[u8]) -> Result<(), UffdError> {
+        assert_eq!(contents.len(), run.bytes());
+        let target = block.raw(run);
+        let mut done = 0;
+        while done < contents.len() {
+            let rest = &contents[done..];
+            // SAFETY: `rest` is readable for its length; the target range was checked to lie inside the block and is
+            // registered. The kernel fills only pages that are missing, which nobody can hold a reference to.
+            let copied =
+                unsafe { self.fd.copy(rest.as_ptr().cast(), (target.address() + done) as *mut _, rest.len(), true) };
+            done += match copied {
+                Ok(count) => count,
+                // Interrupted after some pages (or before the first: then the count is a negative error number).
+                Err(Error::PartiallyCopied(count)) => (count as isize).max(0) as usize,
+                Err(error) => self.step_over_present(block, run, done, error)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Fills the run with zeros and wakes who waits for it. Pages that are there already keep what they hold.
+    pub fn zero(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
+        let target = block.raw(run);
+        // SAFETY: the range was checked to lie inside the block and is registered; only missing pages are filled.
+        let whole = unsafe { self.fd.zeropage(target.address() as *mut _, target.len(), true) };
+        if whole.is_ok_and(|count| count == target.len()) {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < target.len() {
+            // SAFETY: as above, one page of it.
+            let one = unsafe { self.fd.zeropage((target.address() + done) as *mut _, PAGE_SIZE, true) };
+            done += match one {
+                Ok(count) => count,
+                Err(Error::ZeropageFailed(errno)) if errno as i32 == libc::EAGAIN => 0,
+                Err(error) => self.step_over_present(block, run, done, error)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// A page that is there already (EEXIST) is woken and stepped over; anything else is an error.
+    fn step_over_present(&self, block: &RamBlock, run: PageRun, done: usize, error: Error) -> Result<usize, UffdError> {
+        let error = io_error(error);
+        if error.raw_os_error() != Some(libc::EEXIST) {
+            return Err(UffdError::Place { block: block.name().to_owned(), source: error });
+        }
+        self.wake(block, PageIndex(run.start.0 + (done / PAGE_SIZE) as u64))?;
+        Ok(PAGE_SIZE)
+    }
+
+    /// Wakes who waits for the page: placing fails on a page that is there, and then wakes nobody.
+    pub fn wake(&self, block: &RamBlock, page: PageIndex) -> Result<(), UffdError> {
+        self.fd
+            .wake(block.address(page) as *mut _, PAGE_SIZE)
+            .map_err(|error| UffdError::Place { block: block.name().to_owned(), source: io_error(error) })
+    }
+}
+
+impl AsFd for Uffd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the descriptor is open as long as `self.fd` lives.
+        unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) }
+    }
+}
+
+fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::CopyFailed(errno) | Error::ZeropageFailed(errno) => io::Error::from_raw_os_error(errno as i32),
+        Error::SystemError(errno) => io::Error::from_raw_os_error(errno as i32),
+        Error::OpenDevUserfaultfd(error) => error,
+        other => io::Error::other(other),
+    }
+}
