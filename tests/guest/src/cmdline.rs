@@ -31,12 +31,12 @@ pub struct Options {
     pub cpus: Option<u32>,
     /// `tsc_khz=K`: do not measure it.
     pub tsc_khz: Option<u64>,
-    /// `beat_us=N`: the time between two heartbeats.
+    /// `beat_us=N`: the time between two signs of life.
     pub beat_us: u64,
     /// `seed=N`: of the pages' contents and of the random orders.
     pub seed: u64,
-    /// `tx=string|byte`: whether the serial port is fed by `rep outsb` or byte by byte (some monitors drop the former).
-    pub string_output: bool,
+    /// `beat_bytes=N`: how many bytes of a heartbeat line go out at a time; `None` for what the monitor's speed allows.
+    pub beat_bytes: Option<u64>,
     /// `plant=PAGE`: give this page a wrong generation at its front after the fill, to see the checker fail.
     pub plant: Option<u64>,
     /// `plant_word=PAGE`: damage this page's middle, where only a full verification looks.
@@ -55,7 +55,7 @@ impl Default for Options {
             tsc_khz: None,
             beat_us: 1000,
             seed: 1,
-            string_output: true,
+            beat_bytes: None,
             plant: None,
             plant_word: None,
         }
@@ -94,7 +94,7 @@ impl Options {
             "tsc_khz" => self.tsc_khz = Some(within(value, 1000, 100_000_000)?),
             "beat_us" => self.beat_us = within(value, 10, 10_000_000)?,
             "seed" => self.seed = number(value)?,
-            "tx" => self.string_output = string_output(value)?,
+            "beat_bytes" => self.beat_bytes = Some(within(value, 1, 14)?),
             "plant" => self.plant = Some(number(value)?),
             "plant_word" => self.plant_word = Some(number(value)?),
             _ => return None,
@@ -116,14 +116,6 @@ fn order(value: &str) -> Option<Order> {
         "seq" => Some(Order::Sequential),
         "rand" => Some(Order::Random),
         "hot" => Some(Order::Hot),
-        _ => None,
-    }
-}
-
-fn string_output(value: &str) -> Option<bool> {
-    match value {
-        "string" => Some(true),
-        "byte" => Some(false),
         _ => None,
     }
 }

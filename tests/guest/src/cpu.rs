@@ -27,14 +27,6 @@ pub fn write_port(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack)) };
 }
 
-/// Writes bytes to a port, all with one instruction: one exit to the monitor instead of many.
-#[inline(always)]
-pub fn write_port_string(port: u16, bytes: &[u8]) {
-    unsafe {
-        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _, options(nostack));
-    }
-}
-
 /// Stops this CPU for good, in ring 0 with interrupts off, where it costs the host nothing.
 pub fn park() -> ! {
     unsafe { asm!("int 32", options(noreturn)) }

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! B whimbrel-guest 1 cpus=N pages=P tsc_khz=K [modules=N module_bytes=B]    the visits begin
-//! H VVVVVVVV EE      every millisecond: visits so far (hex, low 32 bits), errors so far (hex, at most ff)
+//! H VVVVVVVV EE      heartbeat: visits so far (hex, low 32 bits), errors so far (hex, at most ff)
 //! E vcpu=C page=P want=GENERATION front=G back=G index=I [word=W]           the first 16 integrity errors
 //! S {json}           the answer to `s`: counters, and a histogram of the visits' latencies in nanoseconds
 //! V pages=P errors=N the answer to `v`: every byte of every page was looked at; N of them were wrong
@@ -18,8 +18,9 @@
 //! ```
 //!
 //! Input, one byte each: `s`tatistics, `r`eset the histogram, `v`erify, `p`ause and `c`ontinue the visits, `q`uit
-//! (exit code 0, or 1 if there were errors). The command line's words are in `cmdline.rs`. A damaged page is made
-//! whole after it has been reported, so one error counts once.
+//! (exit code 0, or 1 if there were errors). A sign of life goes out every millisecond: a whole heartbeat where the
+//! monitor is quick, a byte of one where it is not (`report.rs`). The command line's words are in `cmdline.rs`. A
+//! damaged page is made whole after it has been reported, so one error counts once.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -96,7 +97,6 @@ fn boot_processor(start_info: u64) -> ! {
     let handover = Handover::read(start_info, lowest, paging::HIGHEST).unwrap_or_else(|why| give_up(why));
     let line = handover.line().unwrap_or_else(|why| give_up(why));
     let options = Options::parse(line).unwrap_or_else(|why| give_up(why));
-    serial::use_string_output(options.string_output);
 
     let plan = shared::publish(make_plan(&handover, &options).unwrap_or_else(|why| give_up(why)));
     let mut worker = Worker::new(plan, 0);
@@ -134,6 +134,7 @@ fn make_plan(handover: &Handover, options: &Options) -> Result<Plan, &'static st
     if pages < cpus as u64 || pages > u64::from(u32::MAX) {
         return Err("ws= must give every vCPU a page, and be less than 16 TiB");
     }
+    let beat_ticks = tsc_khz * options.beat_us / 1000;
     Ok(Plan {
         cpus,
         pages,
@@ -148,7 +149,8 @@ fn make_plan(handover: &Handover, options: &Options) -> Result<Plan, &'static st
             0 => 0,
             rate => (tsc_khz * 1000 * cpus as u64 / rate).max(1),
         },
-        beat_ticks: tsc_khz * options.beat_us / 1000,
+        beat_ticks,
+        beat_bytes: options.beat_bytes.unwrap_or_else(|| report::affordable_bytes(beat_ticks)) as usize,
     })
 }
 

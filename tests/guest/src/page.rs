@@ -151,7 +151,8 @@ impl Pattern {
 /// The generation that last wrote filler word `k` of a page at `generation`.
 #[inline(always)]
 fn written_at(k: u32, generation: u32) -> u32 {
-    let age = (generation % FILLERS + FILLERS - k) % FILLERS;
+    let last = generation % FILLERS;
+    let age = if last >= k { last - k } else { last + FILLERS - k };
     if generation > age { generation - age } else { FIRST_GENERATION }
 }
 

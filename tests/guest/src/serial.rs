@@ -1,8 +1,8 @@
-//! The 16550 at 0x3f8, polled. Every access is an exit to the monitor, so it is touched as rarely as can be: one
-//! reading of the line status answers for output and input, and then up to 16 bytes fill the FIFO.
+//! The 16550 at 0x3f8, polled. Every access is an exit to the monitor (60 us on some hosts), so it is touched as rarely
+//! as can be: one reading of the line status answers for output and input, and then up to 16 bytes fill the FIFO. They
+//! go one by one: KVM makes one exit of each byte of a `rep outsb` too, and some monitors drop what is longer.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::cpu;
 
@@ -18,8 +18,6 @@ const TRANSMITTER_EMPTY: u8 = 1 << 5;
 
 /// Bytes that the transmitter takes when it is empty.
 pub const FIFO: usize = 16;
-
-static STRING_OUTPUT: AtomicBool = AtomicBool::new(true);
 
 /// What the line status says.
 pub struct Status {
@@ -37,11 +35,6 @@ pub fn init() {
     cpu::write_port(MODEM_CONTROL, 3);
 }
 
-/// Whether to send by `rep outsb` (the default) or byte by byte.
-pub fn use_string_output(yes: bool) {
-    STRING_OUTPUT.store(yes, Relaxed);
-}
-
 /// Asks once.
 pub fn status() -> Status {
     let status = cpu::read_port(LINE_STATUS);
@@ -53,11 +46,8 @@ pub fn receive() -> u8 {
     cpu::read_port(DATA)
 }
 
-/// Sends at most [`FIFO`] bytes to a transmitter known to be empty.
+/// Sends bytes, at most [`FIFO`] since the transmitter was last known to be empty.
 pub fn send(bytes: &[u8]) {
-    if STRING_OUTPUT.load(Relaxed) {
-        return cpu::write_port_string(DATA, bytes);
-    }
     for &byte in bytes {
         cpu::write_port(DATA, byte);
     }

@@ -36,8 +36,10 @@ pub struct Plan {
     pub tsc_khz: u64,
     /// TSC ticks between two visits of one vCPU; 0 for none.
     pub visit_ticks: u64,
-    /// TSC ticks between two heartbeats.
+    /// TSC ticks between two signs of life.
     pub beat_ticks: u64,
+    /// Bytes of a heartbeat line that are a sign of life.
+    pub beat_bytes: usize,
 }
 
 impl Plan {
