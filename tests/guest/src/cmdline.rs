@@ -39,7 +39,7 @@ pub struct Options {
     pub beat_bytes: Option<u64>,
     /// `plant=PAGE`: give this page a wrong generation at its front after the fill, to see the checker fail.
     pub plant: Option<u64>,
-    /// `plant_word=PAGE`: damage this page's middle, where only a full verification looks.
+    /// `plant_word=PAGE`: damage this page's middle, where only a full verification looks; use with `write=0`.
     pub plant_word: Option<u64>,
 }
 

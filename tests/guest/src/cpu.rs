@@ -27,9 +27,13 @@ pub fn write_port(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack)) };
 }
 
+unsafe extern "C" {
+    fn park_cpu() -> !;
+}
+
 /// Stops this CPU for good, in ring 0 with interrupts off, where it costs the host nothing.
 pub fn park() -> ! {
-    unsafe { asm!("int 32", options(noreturn)) }
+    unsafe { park_cpu() }
 }
 
 /// Ends the monitor with this code, and this CPU even if the monitor has no such port.

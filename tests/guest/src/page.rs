@@ -46,6 +46,12 @@ pub fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A number below `limit` (at most 2^32), by the upper half of a random one.
+#[inline(always)]
+pub fn below(limit: u64, random: u64) -> u64 {
+    ((random >> 32) * limit) >> 32
+}
+
 /// What makes the pages of one run of the guest; a page of another seed is foreign.
 #[derive(Clone, Copy, Debug)]
 pub struct Pattern {
@@ -74,7 +80,7 @@ impl Pattern {
 
     /// The generation with which a page starts: [`ZERO_PAGE`] or [`FIRST_GENERATION`].
     pub fn first_generation(&self, index: u64) -> u32 {
-        let zero = (mix(self.seed ^ index) >> 32) * 100 >> 32 < u64::from(self.zero_percent);
+        let zero = below(100, mix(self.seed ^ index)) < u64::from(self.zero_percent);
         if zero { ZERO_PAGE } else { FIRST_GENERATION }
     }
 

@@ -49,7 +49,7 @@ impl Plan {
     /// `index` is below `pages`, and no other reference to this page lives: it is of this vCPU's share, or the others
     /// are held.
     #[inline(always)]
-    pub unsafe fn page(&self, index: u64) -> &mut Page {
+    pub unsafe fn page(&self, index: u64) -> &'static mut Page {
         unsafe { &mut *(self.ram.address(index) as *mut Page) }
     }
 
@@ -58,7 +58,7 @@ impl Plan {
     /// # Safety
     /// As for [`Plan::page`].
     #[inline(always)]
-    pub unsafe fn generation(&self, index: u64) -> &mut u32 {
+    pub unsafe fn generation(&self, index: u64) -> &'static mut u32 {
         unsafe { &mut *(self.generations as *mut u32).add(index as usize) }
     }
 }

@@ -46,7 +46,7 @@ pub fn start(expected: Option<u32>, tsc_khz: u64) -> Result<usize, &'static str>
 }
 
 fn arrived() -> u32 {
-    unsafe { &*(&raw const cpus_arrived) }.load(Acquire).min(MAX_CPUS as u32)
+    unsafe { &cpus_arrived }.load(Acquire).min(MAX_CPUS as u32)
 }
 
 fn place_trampoline() {

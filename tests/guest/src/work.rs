@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::cmdline::Order;
 use crate::cpu::timestamp;
 use crate::hist;
-use crate::page::{ZERO_PAGE, mix};
+use crate::page::{ZERO_PAGE, below, mix};
 use crate::report::Reporter;
 use crate::shared::{CONTROL, COUNTERS, Counters, Finding, HOLD, Plan, count, note};
 
@@ -135,12 +135,12 @@ impl Worker {
                 self.cursor = if page + 1 < self.pages { page + 1 } else { 0 };
                 page
             }
-            Order::Random => (random >> 32) * self.pages >> 32,
+            Order::Random => below(self.pages, random),
             Order::Hot => {
-                let cold = (random >> 16 & 0xffff) * 10 >> 16 == 0 && self.pages > self.hot_pages;
+                let cold = ((random >> 16) & 0xffff) * 10 < 0x10000 && self.pages > self.hot_pages;
                 let (from, among) =
                     if cold { (self.hot_pages, self.pages - self.hot_pages) } else { (0, self.hot_pages) };
-                from + ((random >> 32) * among >> 32)
+                from + below(among, random)
             }
         }
     }
