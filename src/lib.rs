@@ -1,5 +1,10 @@
 //! Whimbrel: a KVM virtual machine monitor built around postcopy-first live migration.
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod machine;
 pub mod migration;
+pub mod monitor;
+pub mod run;
+pub mod size;
