@@ -126,7 +126,7 @@ pub struct RunArgs {
     ///
     /// Without it a migration is precopy until someone says 'migrate_start_postcopy'. The migration parameter
     /// 'x-postcopy-after' changes it later.
-    #[arg(long, value_name = "N", help_heading = "Migration")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Migration")]
     postcopy_after: Option<u32>,
 }
 

@@ -125,8 +125,8 @@ fn write_blocktime(out: &mut String, report: &Report) -> std::fmt::Result {
 fn bucket_edge(n: usize) -> String {
     let us = 1u64.checked_shl(n as u32).unwrap_or(u64::MAX);
     match us {
-        ..1_000 => format!("{us} us"),
-        ..1_000_000 => format!("{} ms", us / 1_000),
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{} ms", us / 1_000),
         _ => format!("{} sec", us / 1_000_000),
     }
 }

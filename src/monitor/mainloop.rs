@@ -71,6 +71,8 @@ impl Ending {
 pub struct MainLoop {
     poll: Poll,
     notices: Receiver<Notice>,
+    /// Held here too: with the last of them its wake-ups go, also those not yet seen.
+    _waker: Arc<Waker>,
     signals: UnixStream,
     listeners: BTreeMap<Token, (Listener, MonitorFace)>,
     clients: BTreeMap<Token, Client>,
@@ -90,6 +92,7 @@ impl MainLoop {
             signals: signal_stream(&poll)?,
             poll,
             notices,
+            _waker: Arc::clone(&waker),
             listeners: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_token: FIRST_FREE,
