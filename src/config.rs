@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::migration::uri::Uri;
+
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -15,6 +17,66 @@ pub struct MachineConfig {
     pub serial: CharDevice,
     /// `--name`.
     pub name: Option<String>,
+    /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on the source.
+    pub paused: bool,
+}
+
+/// Everything that `whimbrel run` needs: the machine and what stands around it.
+#[derive(Clone, Debug)]
+pub struct RunConfig {
+    /// The machine itself.
+    pub machine: MachineConfig,
+    /// Its monitors, in the order in which they were given.
+    pub monitors: Vec<MonitorConfig>,
+    /// Whether a guest is to arrive.
+    pub incoming: Option<Incoming>,
+    /// `--postcopy-after`: the first value of the parameter `x-postcopy-after`.
+    pub postcopy_after: Option<u32>,
+}
+
+/// How a guest is to arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// Listens at this address at once.
+    At(Uri),
+    /// Waits for `migrate_incoming`.
+    Deferred,
+}
+
+/// One `--monitor` or `--qmp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorConfig {
+    /// Which language is spoken there.
+    pub face: MonitorFace,
+    /// Where.
+    pub endpoint: MonitorEndpoint,
+}
+
+/// A monitor's language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MonitorFace {
+    /// Lines for people (`--monitor`).
+    Hmp,
+    /// JSON for programs (`--qmp`).
+    Qmp,
+}
+
+/// Where a monitor is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MonitorEndpoint {
+    /// This process's standard input and output.
+    Stdio,
+    /// Connects to a unix socket, once, at the start.
+    UnixClient(PathBuf),
+    /// Listens at a unix socket.
+    UnixServer(PathBuf),
+    /// Listens at a tcp port; 0 asks the system for one.
+    TcpServer {
+        /// Name or address, without brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
 }
 
 /// What to boot.

@@ -1,4 +1,5 @@
 //! Whimbrel: a KVM virtual machine monitor built around postcopy-first live migration.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod boot;
 pub mod chardev;

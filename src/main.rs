@@ -1,1 +1,47 @@
-fn main() {}
+//! The program: parse, build, run, exit code.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use clap::Parser;
+use whimbrel::cli::{Cli, Command};
+use whimbrel::{client, run};
+
+/// What clap exits with when the command line is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info"))
+        .format_timestamp_millis()
+        .init();
+    match cli.command {
+        Command::Run(args) => match args.validate() {
+            Ok(config) => exit(run::run(&config)),
+            Err(error) => fail(&error, USAGE),
+        },
+        Command::Migrate(args) => match args.validate() {
+            Ok(plan) => exit(client::migrate(&plan).map(|()| 0)),
+            Err(error) => fail(&error, USAGE),
+        },
+    }
+}
+
+fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// One line on standard error: the error and what caused it.
+fn fail(error: &dyn Error, code: u8) -> ExitCode {
+    let mut line = format!("whimbrel: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    eprintln!("{line}");
+    code.into()
+}

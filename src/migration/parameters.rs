@@ -17,6 +17,41 @@ impl Default for Capabilities {
     fn default() -> Self {
         Self { postcopy_ram: true, events: false, postcopy_blocktime: true }
     }
+
+    /// Finds a capability: `None` for a name that QEMU does not know either.
+    pub fn find(name: &str) -> Option<Result<Self, SettingError>> {
+        if let Some(found) = Self::ALL.into_iter().find(|it| it.name() == name) {
+            return Some(Ok(found));
+        }
+        let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
+        Some(Err(SettingError::CapabilityUnsupported(known)))
+    }
+}
+
+impl Capabilities {
+    /// Whether `capability` is on.
+    pub const fn get(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::PostcopyRam => self.postcopy_ram,
+            Capability::ReturnPath | Capability::PostcopyPreempt => true,
+            Capability::Events => self.events,
+            Capability::PostcopyBlocktime => self.postcopy_blocktime,
+        }
+    }
+
+    /// Switches `capability`.
+    pub fn set(&mut self, capability: Capability, on: bool) -> Result<(), SettingError> {
+        match capability {
+            Capability::PostcopyRam => self.postcopy_ram = on,
+            Capability::Events => self.events = on,
+            Capability::PostcopyBlocktime => self.postcopy_blocktime = on,
+            Capability::ReturnPath | Capability::PostcopyPreempt if on => {}
+            Capability::ReturnPath | Capability::PostcopyPreempt => {
+                return Err(SettingError::AlwaysOn(capability.name()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a migration runs.
@@ -30,6 +65,8 @@ pub struct Parameters {
     pub avail_switchover_bandwidth: u64,
     /// `downtime-limit`.
     pub downtime_limit: Duration,
+    /// `x-postcopy-after`: after how many precopy passes a migration turns to postcopy by itself (0: at once); `None`: never.
+    pub postcopy_after: Option<u32>,
 }
 
 impl Default for Parameters {
@@ -39,6 +76,195 @@ impl Default for Parameters {
             max_postcopy_bandwidth: 0,
             avail_switchover_bandwidth: 0,
             downtime_limit: Duration::from_millis(300),
+            postcopy_after: None,
         }
+    }
+}
+
+/// A parameter that this program has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// See [`Parameters::max_bandwidth`].
+    MaxBandwidth,
+    /// See [`Parameters::max_postcopy_bandwidth`].
+    MaxPostcopyBandwidth,
+    /// See [`Parameters::avail_switchover_bandwidth`].
+    AvailSwitchoverBandwidth,
+    /// See [`Parameters::downtime_limit`]; counted in milliseconds.
+    DowntimeLimit,
+    /// See [`Parameters::postcopy_after`]; -1 is never.
+    PostcopyAfter,
+}
+
+impl Parameter {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 5] = [
+        Self::MaxBandwidth,
+        Self::MaxPostcopyBandwidth,
+        Self::AvailSwitchoverBandwidth,
+        Self::DowntimeLimit,
+        Self::PostcopyAfter,
+    ];
+
+    /// QEMU's parameters that are not built here.
+    pub const UNSUPPORTED: [&'static str; 24] = [
+        "announce-initial",
+        "announce-max",
+        "announce-rounds",
+        "announce-step",
+        "throttle-trigger-threshold",
+        "cpu-throttle-initial",
+        "cpu-throttle-increment",
+        "cpu-throttle-tailslow",
+        "max-cpu-throttle",
+        "tls-creds",
+        "tls-hostname",
+        "tls-authz",
+        "multifd-channels",
+        "multifd-compression",
+        "multifd-zlib-level",
+        "multifd-zstd-level",
+        "xbzrle-cache-size",
+        "x-checkpoint-delay",
+        "block-bitmap-mapping",
+        "x-vcpu-dirty-limit-period",
+        "vcpu-dirty-limit",
+        "zero-page-detection",
+        "mode",
+        "direct-io",
+    ];
+
+    /// QEMU's name; `x-` for what is ours alone.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MaxBandwidth => "max-bandwidth",
+            Self::MaxPostcopyBandwidth => "max-postcopy-bandwidth",
+            Self::AvailSwitchoverBandwidth => "avail-switchover-bandwidth",
+            Self::DowntimeLimit => "downtime-limit",
+            Self::PostcopyAfter => "x-postcopy-after",
+        }
+    }
+
+    /// What it counts, as `info migrate_parameters` shows it.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
+            Self::DowntimeLimit => "ms",
+            Self::PostcopyAfter => "passes",
+        }
+    }
+
+    /// Whether it is a bandwidth, which people write with a suffix.
+    pub const fn is_bandwidth(self) -> bool {
+        matches!(self, Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth)
+    }
+
+    /// Finds a parameter: `None` for a name that QEMU does not know either.
+    pub fn find(name: &str) -> Option<Result<Self, SettingError>> {
+        if let Some(found) = Self::ALL.into_iter().find(|it| it.name() == name) {
+            return Some(Ok(found));
+        }
+        let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
+        Some(Err(SettingError::ParameterUnsupported(known)))
+    }
+
+    /// What values it takes, for messages.
+    const fn expected(self) -> &'static str {
+        match self {
+            Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => {
+                "an integer of at least 0, in bytes/second"
+            }
+            Self::DowntimeLimit => "an integer in the range of 0 to 2000000 ms",
+            Self::PostcopyAfter => "an integer from 0 to 4294967295, or -1 for never",
+        }
+    }
+}
+
+/// QEMU's limit for `downtime-limit`: 2000 seconds.
+const MAX_DOWNTIME_LIMIT_MS: u64 = 2_000_000;
+
+impl Parameters {
+    /// The value in the parameter's own unit.
+    pub fn get(&self, parameter: Parameter) -> i64 {
+        let saturate = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        match parameter {
+            Parameter::MaxBandwidth => saturate(self.max_bandwidth),
+            Parameter::MaxPostcopyBandwidth => saturate(self.max_postcopy_bandwidth),
+            Parameter::AvailSwitchoverBandwidth => saturate(self.avail_switchover_bandwidth),
+            Parameter::DowntimeLimit => i64::try_from(self.downtime_limit.as_millis()).unwrap_or(i64::MAX),
+            Parameter::PostcopyAfter => self.postcopy_after.map_or(-1, i64::from),
+        }
+    }
+
+    /// Sets a value given in the parameter's own unit.
+    pub fn set(&mut self, parameter: Parameter, value: i64) -> Result<(), SettingError> {
+        let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
+        let unsigned = || u64::try_from(value).map_err(|_| refuse());
+        match parameter {
+            Parameter::MaxBandwidth => self.max_bandwidth = unsigned()?,
+            Parameter::MaxPostcopyBandwidth => self.max_postcopy_bandwidth = unsigned()?,
+            Parameter::AvailSwitchoverBandwidth => self.avail_switchover_bandwidth = unsigned()?,
+            Parameter::DowntimeLimit => {
+                let ms = unsigned()?;
+                if ms > MAX_DOWNTIME_LIMIT_MS {
+                    return Err(refuse());
+                }
+                self.downtime_limit = Duration::from_millis(ms);
+            }
+            Parameter::PostcopyAfter if value == -1 => self.postcopy_after = None,
+            Parameter::PostcopyAfter => {
+                self.postcopy_after = Some(u32::try_from(value).map_err(|_| refuse())?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_reads_back_what_was_set() {
+        for parameter in Parameter::ALL {
+            let mut all = Parameters::default();
+            all.set(parameter, 7).unwrap();
+            assert_eq!(all.get(parameter), 7, "{}", parameter.name());
+            for other in Parameter::ALL.into_iter().filter(|it| *it != parameter) {
+                assert_eq!(all.get(other), Parameters::default().get(other));
+            }
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_change_nothing() {
+        let mut all = Parameters::default();
+        for (parameter, value) in [
+            (Parameter::MaxBandwidth, -1),
+            (Parameter::DowntimeLimit, 2_000_001),
+            (Parameter::PostcopyAfter, -2),
+            (Parameter::PostcopyAfter, 1 << 32),
+        ] {
+            assert!(all.set(parameter, value).is_err());
+        }
+        assert_eq!(all, Parameters::default());
+        all.set(Parameter::PostcopyAfter, -1).unwrap();
+        assert_eq!(all.postcopy_after, None);
+    }
+
+    #[test]
+    fn what_is_always_on_cannot_be_switched_off() {
+        let mut all = Capabilities::default();
+        all.set(Capability::ReturnPath, true).unwrap();
+        assert_eq!(all.set(Capability::PostcopyPreempt, false), Err(SettingError::AlwaysOn("postcopy-preempt")));
+    }
+
+    #[test]
+    fn names_are_known_supported_or_neither() {
+        assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
+        assert!(matches!(Capability::find("multifd"), Some(Err(_))));
+        assert_eq!(Capability::find("warp"), None);
+        assert!(matches!(Parameter::find("announce-max"), Some(Err(_))));
+        assert_eq!(Parameter::find("warp"), None);
     }
 }

@@ -1,0 +1,43 @@
+//! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
+
+mod migrate;
+mod parse;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+pub use migrate::MigrateArgs;
+pub use run::{CliError, RunArgs};
+
+/// A KVM virtual machine monitor built around postcopy-first live migration.
+#[derive(Debug, Parser)]
+#[command(
+    name = "whimbrel",
+    version,
+    about,
+    long_about = "Whimbrel runs a virtual machine on KVM and moves it, running, to another host: by precopy (memory \
+                  first, then the CPUs), by postcopy (the CPUs first; memory follows, touched pages before all \
+                  others), or by both in turn.",
+    after_long_help = "ENVIRONMENT:\n  RUST_LOG   what is logged to standard error: error, warn, info (default), debug, trace; \
+                       for one part only, such as whimbrel::monitor=debug\n\n\
+                       EXIT STATUS:\n  0 when all went well; the guest's own code when it used the exit port; 1 on failure; \
+                       2 when the command line is wrong.\n\n\
+                       'whimbrel COMMAND --help' has the details and examples of each command."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a virtual machine, or wait for one to arrive
+    Run(Box<RunArgs>),
+    /// Move a running virtual machine to another host
+    Migrate(MigrateArgs),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! `whimbrel run`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::parse;
+use crate::config::{
+    BootConfig, CharDevice, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig, MonitorEndpoint, MonitorFace,
+    RunConfig,
+};
+use crate::migration::uri::{Uri, UriError};
+
+/// Arguments that do not go together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CliError {
+    /// Nothing to run.
+    #[error("there is nothing to run; give --kernel FILE, or --incoming URI to wait for a guest")]
+    NoKernel,
+    /// Two readers of one standard input.
+    #[error(
+        "standard input and output are given to both {0} and {1}; give one of them another place, such as unix:PATH,server"
+    )]
+    StdioTwice(&'static str, &'static str),
+    /// Two listeners at one place.
+    #[error("the socket '{0}' is given twice; give each its own path")]
+    SocketTwice(String),
+}
+
+const RUN_EXAMPLES: &str = "\
+EXAMPLES:
+  Boot a kernel with a serial console on this terminal:
+    whimbrel run --kernel vmlinux --memory 1G --cpus 2 --append 'console=ttyS0'
+
+  Boot the built-in test guest, with a monitor on this terminal and QMP for programs:
+    whimbrel run --kernel builtin:test --serial null --monitor stdio --qmp unix:/run/vm.qmp,server
+
+  Wait on another host for that guest (same machine options), then move it there:
+    whimbrel run --memory 512M --incoming tcp:0.0.0.0:4444
+    (whimbrel) migrate tcp:otherhost:4444
+
+PLACES:
+  stdio              this terminal; only one of serial and monitors can have it
+  null | none        nowhere (serial) | no monitor
+  pty                a new pseudo-terminal, named in the log (serial)
+  file:PATH          a file or FIFO, output only (serial)
+  unix:PATH          connects to a unix socket
+  unix:PATH,server   listens there (mode 0600), does not wait, removes it at the end
+  tcp:HOST:PORT,server
+                     listens there (monitors); port 0 takes a free one, named in the log.
+                     A monitor has no password: stay on the loopback address.";
+
+/// Arguments of `whimbrel run`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Runs a virtual machine until the guest ends it, a monitor says 'quit', or SIGINT, SIGTERM or SIGHUP \
+                  arrives. With --incoming it waits for a guest that another Whimbrel sends; start it with the same \
+                  machine options: a difference that matters is refused before anything moves.\n\n\
+                  After the guest has left for another host the process stays, in state 'postmigrate', until 'quit'. \
+                  A failed incoming migration ends it with status 1.",
+    after_long_help = RUN_EXAMPLES
+)]
+pub struct RunArgs {
+    /// An ELF kernel with a PVH note, or builtin:test for the test guest
+    ///
+    /// Not needed with --incoming; allowed there, with --initrd and --cmdline, so that one command line can serve
+    /// both sides, but not loaded: the guest brings its memory along.
+    #[arg(long, value_name = "FILE|builtin:test", value_parser = parse::kernel, help_heading = "Boot")]
+    kernel: Option<Kernel>,
+
+    /// A file handed to the kernel as its first module
+    #[arg(long, value_name = "FILE", help_heading = "Boot")]
+    initrd: Option<PathBuf>,
+
+    /// The kernel's command line
+    #[arg(
+        long,
+        visible_alias = "append",
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        help_heading = "Boot"
+    )]
+    cmdline: String,
+
+    /// Guest RAM: a multiple of 2 MiB, suffix K, M, G or T, a bare number in MiB
+    ///
+    /// 'shared=on' backs it by a memfd that other processes can map; the default, private memory, arrives faster in
+    /// a migration.
+    #[arg(long, value_name = "SIZE[,shared=on]", value_parser = parse::memory, default_value = "512M", help_heading = "Machine")]
+    memory: MemoryConfig,
+
+    /// Number of virtual CPUs, 1 to 16
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16), default_value_t = 1, help_heading = "Machine")]
+    cpus: u8,
+
+    /// A name for this virtual machine, shown by 'info name'
+    #[arg(long, value_name = "NAME", help_heading = "Machine")]
+    name: Option<String>,
+
+    /// Do not start the guest: 'cont' does
+    ///
+    /// With --incoming, the guest that arrives stays paused.
+    #[arg(long, help_heading = "Machine")]
+    paused: bool,
+
+    /// Where the serial port goes [default: stdio, or null when a monitor has stdio]
+    #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
+    serial: Option<CharDevice>,
+
+    /// A monitor for people; may be given several times
+    // `Option` inside: `none` is a value that means no monitor.
+    #[arg(long = "monitor", value_name = "PLACE", value_parser = monitor_value, help_heading = "Connections")]
+    monitors: Vec<MonitorValue>,
+
+    /// A monitor for programs (QMP: JSON); may be given several times
+    #[arg(long = "qmp", value_name = "PLACE", value_parser = monitor_value, help_heading = "Connections")]
+    qmp: Vec<MonitorValue>,
+
+    /// Wait for a guest at tcp:HOST:PORT or unix:PATH; 'defer': until 'migrate_incoming'
+    #[arg(long, value_name = "URI|defer", value_parser = incoming, help_heading = "Migration")]
+    incoming: Option<Incoming>,
+
+    /// Turn each migration out of here to postcopy after at most N precopy passes (0: at once)
+    ///
+    /// Without it a migration is precopy until someone says 'migrate_start_postcopy'. The migration parameter
+    /// 'x-postcopy-after' changes it later.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Migration")]
+    postcopy_after: Option<u32>,
+}
+
+/// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an optional argument.
+#[derive(Clone, Debug)]
+struct MonitorValue(Option<MonitorEndpoint>);
+
+fn monitor_value(text: &str) -> Result<MonitorValue, parse::ValueError> {
+    parse::monitor(text).map(MonitorValue)
+}
+
+fn incoming(text: &str) -> Result<Incoming, UriError> {
+    match text {
+        "defer" => Ok(Incoming::Deferred),
+        _ => text.parse::<Uri>().map(Incoming::At),
+    }
+}
+
+impl RunArgs {
+    /// Checks what clap cannot: the arguments against each other.
+    pub fn validate(self) -> Result<RunConfig, CliError> {
+        let endpoints = |values: Vec<MonitorValue>, face| {
+            values.into_iter().filter_map(|value| value.0).map(move |endpoint| MonitorConfig { face, endpoint })
+        };
+        let monitors: Vec<_> =
+            endpoints(self.monitors, MonitorFace::Hmp).chain(endpoints(self.qmp, MonitorFace::Qmp)).collect();
+        let monitor_has_stdio = monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
+        let serial = self.serial.unwrap_or(match monitor_has_stdio {
+            true => CharDevice::Null,
+            false => CharDevice::Stdio,
+        });
+        check_stdio(&serial, &monitors)?;
+        check_sockets(&serial, &monitors)?;
+
+        let boot = match (self.kernel, &self.incoming) {
+            (_, Some(_)) => None,
+            (None, None) => return Err(CliError::NoKernel),
+            (Some(kernel), None) => Some(BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline }),
+        };
+        Ok(RunConfig {
+            machine: MachineConfig {
+                boot,
+                memory: self.memory,
+                vcpus: self.cpus,
+                serial,
+                name: self.name,
+                paused: self.paused,
+            },
+            monitors,
+            incoming: self.incoming,
+            postcopy_after: self.postcopy_after,
+        })
+    }
+}
+
+fn check_stdio(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let serial = (*serial == CharDevice::Stdio).then_some("--serial");
+    let monitors = monitors.iter().filter(|it| it.endpoint == MonitorEndpoint::Stdio).map(|it| match it.face {
+        MonitorFace::Hmp => "--monitor",
+        MonitorFace::Qmp => "--qmp",
+    });
+    let mut owners = serial.into_iter().chain(monitors);
+    match (owners.next(), owners.next()) {
+        (Some(first), Some(second)) => Err(CliError::StdioTwice(first, second)),
+        _ => Ok(()),
+    }
+}
+
+fn check_sockets(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let serial = match serial {
+        CharDevice::Unix { path, server: true } => Some(path),
+        _ => None,
+    };
+    let monitors = monitors.iter().filter_map(|it| match &it.endpoint {
+        MonitorEndpoint::UnixServer(path) => Some(path),
+        _ => None,
+    });
+    let mut seen = Vec::new();
+    for path in serial.into_iter().chain(monitors) {
+        if seen.contains(&path) {
+            return Err(CliError::SocketTwice(path.display().to_string()));
+        }
+        seen.push(path);
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+use std::path::PathBuf;
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+use crate::config::{CharDevice, Incoming, Kernel, MemoryConfig, MonitorEndpoint, MonitorFace, RunConfig};
+
+fn run(arguments: &str) -> Result<RunConfig, String> {
+    let words = ["whimbrel", "run"].into_iter().chain(arguments.split_whitespace());
+    match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+        Command::Run(args) => args.validate().map_err(|error| error.to_string()),
+        Command::Migrate(_) => Err("another command".to_owned()),
+    }
+}
+
+fn migrate(arguments: &str) -> Result<crate::client::Plan, String> {
+    let words = ["whimbrel", "migrate"].into_iter().chain(arguments.split_whitespace());
+    match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+        Command::Migrate(args) => args.validate().map_err(|error| error.to_string()),
+        Command::Run(_) => Err("another command".to_owned()),
+    }
+}
+
+#[test]
+fn clap_agrees_with_itself() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_least_that_runs() {
+    let config = run("--kernel builtin:test").unwrap();
+    assert_eq!(config.machine.memory, MemoryConfig { size: 512 << 20, shared: false });
+    assert_eq!(config.machine.vcpus, 1);
+    assert_eq!(config.machine.serial, CharDevice::Stdio);
+    assert_eq!(config.machine.boot.unwrap().kernel, Kernel::BuiltinTest);
+    assert!(config.monitors.is_empty() && config.incoming.is_none() && !config.machine.paused);
+}
+
+#[test]
+fn everything_at_once() {
+    let config = run("--kernel k --initrd i --append a=1 --memory 1G,shared=on --cpus 4 --serial unix:/s,server \
+         --monitor stdio --monitor unix:/m --qmp unix:/q,server=on,wait=off --qmp tcp:127.0.0.1:0,server \
+         --postcopy-after 0 --paused --name n")
+    .unwrap();
+    let boot = config.machine.boot.unwrap();
+    assert_eq!(boot.kernel, Kernel::File(PathBuf::from("k")));
+    assert_eq!((boot.initrd, boot.cmdline.as_str()), (Some("i".into()), "a=1"));
+    assert!(config.machine.memory.shared && config.machine.paused);
+    assert_eq!(config.postcopy_after, Some(0));
+    let places: Vec<_> = config.monitors.into_iter().map(|it| (it.face, it.endpoint)).collect();
+    assert_eq!(
+        places,
+        [
+            (MonitorFace::Hmp, MonitorEndpoint::Stdio),
+            (MonitorFace::Hmp, MonitorEndpoint::UnixClient("/m".into())),
+            (MonitorFace::Qmp, MonitorEndpoint::UnixServer("/q".into())),
+            (MonitorFace::Qmp, MonitorEndpoint::TcpServer { host: "127.0.0.1".to_owned(), port: 0 }),
+        ]
+    );
+}
+
+#[test]
+fn a_monitor_on_stdio_takes_it_from_the_serial_port() {
+    let config = run("--kernel k --monitor stdio").unwrap();
+    assert_eq!(config.machine.serial, CharDevice::Null);
+    let error = run("--kernel k --monitor stdio --serial stdio").unwrap_err();
+    assert!(error.contains("--serial") && error.contains("--monitor"), "{error}");
+    let error = run("--kernel k --monitor stdio --qmp stdio").unwrap_err();
+    assert!(error.contains("--monitor") && error.contains("--qmp"), "{error}");
+}
+
+#[test]
+fn a_destination_needs_no_kernel_and_loads_none() {
+    let config = run("--incoming tcp:0.0.0.0:4444 --paused").unwrap();
+    assert!(matches!(config.incoming, Some(Incoming::At(_))) && config.machine.paused);
+    let config = run("--kernel k --append x --incoming defer").unwrap();
+    assert_eq!(config.incoming, Some(Incoming::Deferred));
+    assert!(config.machine.boot.is_none());
+    assert!(run("").unwrap_err().contains("--kernel FILE"));
+}
+
+#[test]
+fn bad_values_are_named_with_what_would_be_right() {
+    for (arguments, says) in [
+        ("--memory 1", "at least 16 MiB"),
+        ("--memory 17M", "multiple of 2 MiB"),
+        ("--memory lots", "'lots' is not a size"),
+        ("--memory 1G,huge=on", "'huge=on' is not an option"),
+        ("--cpus 17", "1..=16"),
+        ("--cpus 0", "1..=16"),
+        ("--serial tty", "stdio, null, pty"),
+        ("--serial file:", "lacks a path"),
+        ("--qmp tcp:localhost:1", "tcp:HOST:PORT,server"),
+        ("--qmp unix:/q,sever", "'sever' is not an option"),
+        ("--monitor unix:,server", "lacks a path"),
+        ("--incoming exec:cat", "'exec:' is not supported"),
+        ("--incoming nowhere", "not a migration address"),
+        ("--kernel builtin:linux", "builtin:test"),
+        ("--postcopy-after -1", "--postcopy-after"),
+        ("--qmp unix:/q,server --monitor unix:/q,server", "given twice"),
+    ] {
+        let arguments = match arguments.contains("--kernel") {
+            true => arguments.to_owned(),
+            false => format!("--kernel k {arguments}"),
+        };
+        let error = run(&arguments).unwrap_err();
+        assert!(error.contains(says), "{arguments}: {error}");
+    }
+}
+
+#[test]
+fn migrate_modes() {
+    use crate::client::Mode;
+    let mode = |text: &str| migrate(&format!("--qmp /q --to tcp:h:1 {text}")).map(|it| it.mode);
+    assert_eq!(mode(""), Ok(None));
+    assert_eq!(mode("--mode postcopy"), Ok(Some(Mode::Postcopy)));
+    assert_eq!(mode("--mode hybrid"), Ok(Some(Mode::Hybrid { passes: 1 })));
+    assert_eq!(mode("--mode hybrid --passes 3"), Ok(Some(Mode::Hybrid { passes: 3 })));
+    assert!(mode("--passes 3").unwrap_err().contains("--mode hybrid"));
+    let plan = migrate("--qmp /q --to unix:/d --bandwidth 10 --downtime-limit 50").unwrap();
+    assert_eq!(plan.bandwidth, Some(10 << 20));
+    assert_eq!(plan.downtime_limit, Some(std::time::Duration::from_millis(50)));
+}

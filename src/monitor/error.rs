@@ -1,0 +1,83 @@
+//! Why a command was not carried out, in QEMU's words and classes where QEMU has some.
+
+use crate::machine::MachineError;
+use crate::migration::MigrationError;
+use crate::migration::parameters::SettingError;
+use crate::migration::uri::UriError;
+use crate::size::SizeError;
+
+/// A command that failed. The text is what the user sees, in either face.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The machine refused.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The migration refused.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// A capability or parameter cannot be set so.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// Not a migration address.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// Not a size.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// No such command.
+    #[error("The command {0} has not been found")]
+    NotFound(String),
+    /// A QMP command before negotiation.
+    #[error("Expecting capabilities negotiation with 'qmp_capabilities'")]
+    NotNegotiated,
+    /// A second negotiation.
+    #[error("Capabilities negotiation is already complete, command ignored")]
+    NegotiatedTwice,
+    /// A QMP capability that this monitor did not offer.
+    #[error("Capability {0} not available")]
+    NotOffered(String),
+    /// An argument is missing.
+    #[error("Parameter '{0}' is missing")]
+    Missing(String),
+    /// An argument that the command does not have.
+    #[error("Parameter '{0}' is unexpected")]
+    Unexpected(String),
+    /// An argument of QEMU's that is not built here.
+    #[error("Parameter '{0}' is not supported")]
+    Unsupported(&'static str),
+    /// An argument of the wrong type.
+    #[error("Invalid parameter type for '{name}', expected: {expected}")]
+    WrongType {
+        /// The argument.
+        name: String,
+        /// The type's name in JSON's words.
+        expected: &'static str,
+    },
+    /// A word that is not in the set.
+    #[error("Parameter '{name}' does not accept value '{value}'")]
+    NotAccepted {
+        /// The argument.
+        name: &'static str,
+        /// What was given.
+        value: String,
+    },
+    /// The same in an HMP command.
+    #[error("invalid parameter value: {0}")]
+    InvalidValue(String),
+    /// Not JSON.
+    #[error("JSON parse error, {0}")]
+    Json(String),
+    /// JSON, but not a QMP command.
+    #[error("QMP input {0}")]
+    NotACommand(String),
+}
+
+impl CommandError {
+    /// QMP's `class`.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) | Self::NotNegotiated | Self::NegotiatedTwice => "CommandNotFound",
+            _ => "GenericError",
+        }
+    }
+}

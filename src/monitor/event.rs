@@ -1,0 +1,124 @@
+//! What happens by itself: from the machine and the migration to the main loop, and on to QMP's clients.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::Sender;
+use mio::Waker;
+use serde_json::{Value, json};
+
+use crate::machine::{MachineEvent, ShutdownCause};
+use crate::migration::MigrationEvent;
+
+/// Something for the main loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// From the machine.
+    Machine(MachineEvent),
+    /// From the migration.
+    Migration(MigrationEvent),
+    /// `quit`.
+    Quit,
+}
+
+/// Where any thread tells the main loop something. Never blocks.
+#[derive(Clone)]
+pub struct EventSink {
+    sender: Sender<Notice>,
+    waker: Arc<Waker>,
+}
+
+impl EventSink {
+    pub(super) fn new(sender: Sender<Notice>, waker: Arc<Waker>) -> Self {
+        Self { sender, waker }
+    }
+
+    /// For [`crate::machine::Machine::build`].
+    pub fn machine(&self) -> Arc<dyn Fn(MachineEvent) + Send + Sync> {
+        let sink = self.clone();
+        Arc::new(move |event| sink.tell(Notice::Machine(event)))
+    }
+
+    /// For [`crate::migration::Migration::new`].
+    pub fn migration(&self) -> Arc<dyn Fn(MigrationEvent) + Send + Sync> {
+        let sink = self.clone();
+        Arc::new(move |event| sink.tell(Notice::Migration(event)))
+    }
+
+    /// A monitor said `quit`.
+    pub(super) fn quit(&self) {
+        self.tell(Notice::Quit);
+    }
+
+    fn tell(&self, notice: Notice) {
+        // A closed channel means that the main loop has ended: there is nobody left to tell.
+        if self.sender.send(notice).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("cannot wake the monitor: {error}");
+        }
+    }
+}
+
+/// A QMP event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// QEMU's name.
+    pub name: &'static str,
+    /// Its `data`, if it has any.
+    pub data: Option<Value>,
+    /// When it happened.
+    pub at: SystemTime,
+}
+
+impl Event {
+    fn new(name: &'static str, data: Option<Value>) -> Self {
+        Self { name, data, at: SystemTime::now() }
+    }
+
+    /// The machine's events.
+    pub fn of_machine(event: MachineEvent) -> Self {
+        match event {
+            MachineEvent::Stop => Self::new("STOP", None),
+            MachineEvent::Resume => Self::new("RESUME", None),
+            MachineEvent::Reset { guest } => {
+                let reason = match guest {
+                    true => "guest-reset",
+                    false => "host-qmp-system-reset",
+                };
+                Self::new("RESET", Some(json!({"guest": guest, "reason": reason})))
+            }
+            MachineEvent::Shutdown(cause) => match cause {
+                ShutdownCause::GuestShutdown | ShutdownCause::GuestExit(_) => Self::shutdown(true, "guest-shutdown"),
+                ShutdownCause::GuestPanic => Self::shutdown(true, "guest-panic"),
+                ShutdownCause::HostQuit => Self::shutdown(false, "host-qmp-quit"),
+            },
+        }
+    }
+
+    /// The migration's events.
+    pub fn of_migration(event: &MigrationEvent) -> Self {
+        match event {
+            MigrationEvent::Status(status) => Self::new("MIGRATION", Some(json!({"status": status.name()}))),
+            MigrationEvent::Pass(pass) => Self::new("MIGRATION_PASS", Some(json!({"pass": pass}))),
+        }
+    }
+
+    /// SHUTDOWN.
+    pub fn shutdown(guest: bool, reason: &'static str) -> Self {
+        Self::new("SHUTDOWN", Some(json!({"guest": guest, "reason": reason})))
+    }
+
+    /// As QMP writes it.
+    pub fn to_json(&self) -> Value {
+        let at = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut value = json!({
+            "timestamp": {"seconds": at.as_secs(), "microseconds": at.subsec_micros()},
+            "event": self.name,
+        });
+        if let (Some(data), Some(fields)) = (&self.data, value.as_object_mut()) {
+            fields.insert("data".to_owned(), data.clone());
+        }
+        value
+    }
+}

@@ -1,0 +1,62 @@
+//! Carries a request out: the one place where commands act, whichever face they came by.
+
+use super::error::CommandError;
+use super::hmp;
+use super::request::{Reply, Request};
+use super::vm::Vm;
+
+/// Executes `request` on `vm`. Returns at once.
+pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
+    match request {
+        Request::Migrate { uri, resume, .. } => {
+            match resume {
+                true => vm.migrate_resume(&uri)?,
+                false => vm.migrate(&uri)?,
+            }
+            Ok(Reply::Done)
+        }
+        Request::MigrateIncoming(uri) => Ok(Reply::Listening(vm.incoming(&uri)?)),
+        Request::MigrateRecover(uri) => Ok(Reply::Listening(vm.recover(&uri)?)),
+        Request::MigrateCancel => done(vm.migrate_cancel()),
+        Request::MigrateStartPostcopy => done(vm.start_postcopy()),
+        Request::MigratePause => done(vm.migrate_pause()),
+        Request::SetCapabilities(changes) => {
+            let mut all = vm.capabilities();
+            for (capability, on) in changes {
+                all.set(capability, on)?;
+            }
+            done(vm.set_capabilities(all))
+        }
+        Request::SetParameters(changes) => {
+            let mut all = vm.parameters();
+            for (parameter, value) in changes {
+                all.set(parameter, value)?;
+            }
+            done(vm.set_parameters(all))
+        }
+        Request::QueryMigrate { all } => {
+            Ok(Reply::Migration { report: vm.report().map(Box::new), listening: vm.listening(), all })
+        }
+        Request::QueryCapabilities => Ok(Reply::Capabilities(vm.capabilities())),
+        Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
+        Request::QueryStatus => Ok(Reply::Status(vm.run_state())),
+        Request::QueryCpus => Ok(Reply::Cpus(vm.vcpus())),
+        Request::QueryVersion => Ok(Reply::Version),
+        Request::QueryName => Ok(Reply::Name(vm.name())),
+        Request::QueryKvm => Ok(Reply::Kvm),
+        Request::QueryCommands => Ok(Reply::Commands),
+        Request::Stop => done(vm.stop()),
+        Request::Cont => done(vm.cont()),
+        Request::SystemReset => done(vm.reset()),
+        Request::Quit => {
+            vm.quit();
+            Ok(Reply::Done)
+        }
+        Request::Help(topic) => Ok(Reply::Help(topic)),
+        Request::HumanMonitorCommand(line) => Ok(Reply::Text(hmp::run_detached(&line, vm))),
+    }
+}
+
+fn done<E: Into<CommandError>>(result: Result<(), E>) -> Result<Reply, CommandError> {
+    result.map(|()| Reply::Done).map_err(Into::into)
+}

@@ -1,0 +1,178 @@
+//! A virtual machine for the monitor's tests: remembers what it was told, answers what it is set to.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status, Step};
+
+use super::vm::Vm;
+use crate::machine::{MachineError, RunState, VcpuInfo};
+use crate::migration::parameters::{Capabilities, Parameters};
+use crate::migration::uri::Uri;
+use crate::migration::{MigrationError, Side};
+
+/// See the module.
+pub struct FakeVm {
+    /// What it was told, in order.
+    pub calls: RefCell<Vec<String>>,
+    /// Its report.
+    pub report: RefCell<Option<(Side, Report)>>,
+    /// Its capabilities.
+    pub capabilities: Cell<Capabilities>,
+    /// Its parameters.
+    pub parameters: Cell<Parameters>,
+    /// What every migration command is refused with.
+    pub refusal: RefCell<Option<String>>,
+}
+
+impl FakeVm {
+    /// A running machine that never migrated.
+    pub fn new() -> Self {
+        Self {
+            calls: RefCell::new(Vec::new()),
+            report: RefCell::new(None),
+            capabilities: Cell::new(Capabilities::default()),
+            parameters: Cell::new(Parameters::default()),
+            refusal: RefCell::new(None),
+        }
+    }
+
+    /// What it was told since the last time, joined by `; `.
+    pub fn told(&self) -> String {
+        self.calls.take().join("; ")
+    }
+
+    /// Sets a report of which only the status is of interest.
+    pub fn set_status(&self, side: Side, status: Status, error: Option<&str>) {
+        let mut report = report(status);
+        report.error = error.map(str::to_owned);
+        self.report.replace(Some((side, report)));
+    }
+
+    fn call(&self, what: impl Into<String>) {
+        self.calls.borrow_mut().push(what.into());
+    }
+
+    fn migration(&self, what: impl Into<String>) -> Result<(), MigrationError> {
+        match &*self.refusal.borrow() {
+            Some(text) => Err(MigrationError::Refused(text.clone())),
+            None => {
+                self.call(what);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A report with a different value in every field.
+pub fn report(status: Status) -> Report {
+    Report {
+        status,
+        total_time: Duration::from_millis(1283),
+        setup_time: Duration::from_micros(4900),
+        downtime: Some(Duration::from_millis(9)),
+        expected_downtime: Some(Duration::from_millis(310)),
+        error: None,
+        ram: RamReport {
+            transferred: 1_342_177_280,
+            remaining: 65_536,
+            total: 1_610_612_736,
+            duplicate: 11,
+            normal: 262_144,
+            dirty_pages_rate: 500,
+            mbps: 8123.456,
+            dirty_sync_count: 3,
+            postcopy_requests: 77,
+            pages_per_second: 250_000,
+            precopy_bytes: 1_073_741_824,
+            downtime_bytes: 12_345,
+            postcopy_bytes: 268_435_456,
+        },
+        demand: Some(LatencyReport {
+            count: 77,
+            mean: Duration::from_nanos(142_500),
+            p50: Duration::from_micros(120),
+            p99: Duration::from_micros(1313),
+            max: Duration::from_micros(7700),
+            distribution: vec![0, 1, 2, 3, 4, 5, 60, 1, 0, 0, 1],
+        }),
+        blocktime: Some(Duration::from_millis(12)),
+        vcpu_blocktime: vec![Duration::from_millis(14), Duration::from_millis(15)],
+        steps: vec![
+            Step { name: "pause", at: Duration::from_micros(800) },
+            Step { name: "load", at: Duration::from_micros(4100) },
+        ],
+    }
+}
+
+impl Vm for FakeVm {
+    fn name(&self) -> Option<String> {
+        Some("guest".to_owned())
+    }
+    fn run_state(&self) -> RunState {
+        RunState::Running
+    }
+    fn vcpus(&self) -> Vec<VcpuInfo> {
+        let vcpu = |index| VcpuInfo { index, thread_id: 100 + index as i32 };
+        vec![vcpu(0), vcpu(1)]
+    }
+    fn stop(&self) -> Result<(), MachineError> {
+        self.call("stop");
+        Ok(())
+    }
+    fn cont(&self) -> Result<(), MachineError> {
+        Err(MachineError::Refused("the guest is elsewhere".to_owned()))
+    }
+    fn reset(&self) -> Result<(), MachineError> {
+        self.call("reset");
+        Ok(())
+    }
+    fn quit(&self) {
+        self.call("quit");
+    }
+    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError> {
+        self.migration(format!("migrate {uri}"))
+    }
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError> {
+        self.migration(format!("resume {uri}"))
+    }
+    fn migrate_cancel(&self) -> Result<(), MigrationError> {
+        self.migration("cancel")
+    }
+    fn start_postcopy(&self) -> Result<(), MigrationError> {
+        self.migration("start-postcopy")
+    }
+    fn migrate_pause(&self) -> Result<(), MigrationError> {
+        self.migration("pause")
+    }
+    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+        self.migration(format!("incoming {uri}"))?;
+        Ok(uri.clone())
+    }
+    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+        self.migration(format!("recover {uri}"))?;
+        Ok(uri.clone())
+    }
+    fn listening(&self) -> Option<Uri> {
+        None
+    }
+    fn report(&self) -> Option<(Side, Report)> {
+        self.report.borrow().clone()
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities.get()
+    }
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
+        self.migration("set-capabilities")?;
+        self.capabilities.set(new);
+        Ok(())
+    }
+    fn parameters(&self) -> Parameters {
+        self.parameters.get()
+    }
+    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
+        self.migration("set-parameters")?;
+        self.parameters.set(new);
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Replies as text.
+
+use crate::machine::RunState;
+use crate::migration::parameters::{Capability, Parameter};
+use crate::monitor::info_migrate::info_migrate;
+use crate::monitor::request::Reply;
+use crate::monitor::table::{self, Command, Face};
+
+/// Renders a reply: empty, or whole lines.
+pub fn render(reply: &Reply) -> String {
+    match reply {
+        Reply::Done | Reply::Commands => String::new(),
+        Reply::Listening(uri) => format!("Listening at {uri}\n"),
+        Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
+        Reply::Capabilities(all) => {
+            Capability::ALL.into_iter().map(|it| format!("{}: {}\n", it.name(), on_off(all.get(it)))).collect()
+        }
+        Reply::Parameters(all) => {
+            Parameter::ALL.into_iter().map(|it| format!("{}: {} {}\n", it.name(), all.get(it), it.unit())).collect()
+        }
+        Reply::Status(state) => status(*state),
+        Reply::Cpus(cpus) => cpus
+            .iter()
+            .map(|cpu| {
+                // As in QEMU, the mark is on the CPU that the monitor's commands would be about.
+                let mark = if cpu.index == 0 { '*' } else { ' ' };
+                format!("{mark} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
+            })
+            .collect(),
+        Reply::Version => format!("{}\n", env!("CARGO_PKG_VERSION")),
+        Reply::Name(name) => name.as_ref().map_or_else(String::new, |it| format!("{it}\n")),
+        Reply::Kvm => "kvm support: enabled\n".to_owned(),
+        Reply::Help(topic) => help(topic.as_deref()),
+        Reply::Text(text) => text.clone(),
+    }
+}
+
+const fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+fn status(state: RunState) -> String {
+    match state {
+        RunState::Running => "VM status: running\n".to_owned(),
+        RunState::Paused => "VM status: paused\n".to_owned(),
+        other => format!("VM status: paused ({})\n", other.name()),
+    }
+}
+
+/// All commands, those of `info`, or one.
+fn help(topic: Option<&str>) -> String {
+    let faces = || table::commands().filter_map(|it| Some((it, it.hmp.as_ref()?)));
+    let is_info = |face: &Face| face.name.starts_with("info ");
+    match topic {
+        None => {
+            let mut text: String = faces().filter(|it| !is_info(it.1)).map(line).collect();
+            text.push_str("info [subcommand] -- show something; 'info' alone lists what\n");
+            text
+        }
+        Some("info") => faces().filter(|it| is_info(it.1)).map(line).collect(),
+        Some(name) => match table::find_hmp(name) {
+            Some((command, face)) => line((command, face)),
+            None => format!("unknown command: '{name}'\n"),
+        },
+    }
+}
+
+fn line((command, face): (&Command, &Face)) -> String {
+    format!("{} -- {}\n", face.usage(), command.help)
+}

@@ -1,0 +1,122 @@
+//! An HMP client: prompts, lines, and waiting for a migration without holding anybody up.
+
+use super::run;
+use crate::monitor::event::Event;
+use crate::monitor::info_migrate::progress_line;
+use crate::monitor::session::{Flow, Session};
+use crate::monitor::vm::Vm;
+use whimbrel_postcopy::stats::Status;
+
+const PROMPT: &str = "(whimbrel) ";
+/// The longest line taken, in bytes.
+const MAX_LINE: usize = 64 << 10;
+
+/// Where an HMP conversation stands.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// At the prompt.
+    Prompt,
+    /// `migrate` without `-d`: the prompt comes back when the migration has ended.
+    Waiting,
+}
+
+/// An HMP client.
+#[derive(Debug)]
+pub struct HmpSession {
+    /// What came after the last line that was executed.
+    pending: Vec<u8>,
+    state: State,
+}
+
+impl HmpSession {
+    /// A new conversation.
+    pub fn new() -> Self {
+        Self { pending: Vec::new(), state: State::Prompt }
+    }
+
+    /// Executes the complete lines in `pending`, until one of them has to wait.
+    fn run_lines(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        let mut done = 0;
+        while self.state == State::Prompt
+            && let Some(length) = self.pending[done..].iter().position(|byte| *byte == b'\n')
+        {
+            let line = String::from_utf8_lossy(&self.pending[done..done + length]).into_owned();
+            done += length + 1;
+            let answer = run(&line, vm);
+            out.extend_from_slice(answer.text.as_bytes());
+            match answer.waits {
+                true => self.state = State::Waiting,
+                false => out.extend_from_slice(PROMPT.as_bytes()),
+            }
+        }
+        self.pending.drain(..done);
+        if self.state == State::Prompt && self.pending.len() > MAX_LINE {
+            out.extend_from_slice(b"Error: the line is longer than 64 KiB\n");
+            return Flow::Close;
+        }
+        Flow::Continue
+    }
+
+    /// Gives the prompt back once the migration has ended or paused.
+    fn look(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        if self.state == State::Prompt {
+            return Flow::Continue;
+        }
+        let report = vm.report();
+        let status = report.as_ref().map_or(Status::None, |it| it.1.status);
+        if !status.is_ended() && status != Status::PostcopyPaused {
+            return Flow::Continue;
+        }
+        let error = report.and_then(|it| it.1.error);
+        let text = match error {
+            Some(error) => format!("Error: migration {}: {error}\n", status.name()),
+            None => format!("migration {}\n", status.name()),
+        };
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(PROMPT.as_bytes());
+        self.state = State::Prompt;
+        self.run_lines(vm, out)
+    }
+}
+
+impl Default for HmpSession {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Session for HmpSession {
+    fn greet(&mut self, out: &mut Vec<u8>) {
+        let version = env!("CARGO_PKG_VERSION");
+        let text = format!("Whimbrel {version} monitor - type 'help' for more information\n{PROMPT}");
+        out.extend_from_slice(text.as_bytes());
+    }
+
+    fn receive(&mut self, input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        self.pending.extend_from_slice(input);
+        self.run_lines(vm, out)
+    }
+
+    fn wants_input(&self) -> bool {
+        self.state == State::Prompt
+    }
+
+    fn notify(&mut self, _event: &Event, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        self.look(vm, out)
+    }
+
+    fn wants_ticks(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    fn tick(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        // Looks too, so that a lost event cannot hold the prompt back for ever.
+        let flow = self.look(vm, out);
+        if self.state == State::Waiting
+            && let Some((_, report)) = vm.report()
+        {
+            out.extend_from_slice(progress_line(&report).as_bytes());
+        }
+        flow
+    }
+}

@@ -1,0 +1,183 @@
+use whimbrel_postcopy::stats::Status;
+
+use super::*;
+use crate::migration::MigrationEvent;
+use crate::migration::Side;
+use crate::monitor::event::Event;
+use crate::monitor::fake::FakeVm;
+use crate::monitor::session::{Flow, Session};
+
+/// One line's answer.
+fn say(vm: &FakeVm, line: &str) -> String {
+    run(line, vm).text
+}
+
+fn receive(session: &mut HmpSession, vm: &FakeVm, input: &str) -> (Flow, String) {
+    let mut out = Vec::new();
+    let flow = session.receive(input.as_bytes(), vm, &mut out);
+    (flow, String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn commands_reach_the_machine() {
+    let vm = FakeVm::new();
+    for (line, told) in [
+        ("migrate -d tcp:host:1", "migrate tcp:host:1"),
+        ("migrate -dr \"unix:/a b\"", "resume unix:/a b"),
+        ("migrate_incoming unix:/x", "incoming unix:/x"),
+        ("migrate_recover unix:/x", "recover unix:/x"),
+        ("migrate_cancel", "cancel"),
+        ("migrate_start_postcopy", "start-postcopy"),
+        ("migrate_pause", "pause"),
+        ("  stop  ", "stop"),
+        ("system_reset", "reset"),
+        ("q", "quit"),
+        ("", ""),
+    ] {
+        say(&vm, line);
+        assert_eq!(vm.told(), told, "{line}");
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    let vm = FakeVm::new();
+    for (line, answer) in [
+        ("x y", "unknown command: 'x'\n"),
+        ("info x", "unknown command: 'info x'\n"),
+        ("cont", "Error: the guest is elsewhere\n"),
+        ("migrate -x tcp:h:1", "migrate: unsupported option -x\nTry \"help migrate\" for more information\n"),
+        ("migrate", "migrate: 'uri' is missing\nTry \"help migrate\" for more information\n"),
+        ("stop now", "stop: extraneous characters at the end of line\nTry \"help stop\" for more information\n"),
+        (
+            "migrate -d fd:7",
+            "Error: migration address 'fd:7': 'fd:' is not supported; use tcp:HOST:PORT or unix:PATH\n",
+        ),
+        ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
+        ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
+        ("migrate_set_capability multifd on", "Error: capability multifd is not supported\n"),
+        (
+            "migrate_set_capability return-path off",
+            "Error: capability return-path is always on here and cannot be switched off\n",
+        ),
+        (
+            "migrate_set_capability events yes",
+            "migrate_set_capability: 'state' expects 'on' or 'off'\nTry \"help migrate_set_capability\" for more information\n",
+        ),
+        ("migrate_set_parameter announce-max 1", "Error: parameter announce-max is not supported\n"),
+        ("migrate_set_parameter warp 1", "Error: invalid parameter value: warp\n"),
+    ] {
+        assert_eq!(say(&vm, line), answer, "{line}");
+        assert_eq!(vm.told(), "", "{line}");
+    }
+}
+
+#[test]
+fn parameters_in_the_units_people_use() {
+    let vm = FakeVm::new();
+    for line in [
+        "migrate_set_parameter max-bandwidth 100",
+        "migrate_set_parameter max-postcopy-bandwidth 1.5G",
+        "migrate_set_parameter downtime-limit 50",
+        "migrate_set_parameter x-postcopy-after 2",
+    ] {
+        assert_eq!(say(&vm, line), "");
+    }
+    assert_eq!(
+        say(&vm, "info migrate_parameters"),
+        "max-bandwidth: 104857600 bytes/second\n\
+         max-postcopy-bandwidth: 1610612736 bytes/second\n\
+         avail-switchover-bandwidth: 0 bytes/second\n\
+         downtime-limit: 50 ms\n\
+         x-postcopy-after: 2 passes\n"
+    );
+    assert_eq!(say(&vm, "migrate_set_parameter x-postcopy-after -1"), "");
+    assert_eq!(vm.parameters.get().postcopy_after, None);
+}
+
+#[test]
+fn capabilities_switch() {
+    let vm = FakeVm::new();
+    say(&vm, "migrate_set_capability postcopy-blocktime off");
+    say(&vm, "migrate_set_capability events on");
+    assert_eq!(
+        say(&vm, "info migrate_capabilities"),
+        "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n"
+    );
+}
+
+#[test]
+fn small_answers() {
+    let vm = FakeVm::new();
+    assert_eq!(say(&vm, "info status"), "VM status: running\n");
+    assert_eq!(say(&vm, "info cpus"), "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n");
+    assert_eq!(say(&vm, "info name"), "guest\n");
+    assert_eq!(say(&vm, "info migrate"), "Status: \t\tnone\n");
+}
+
+#[test]
+fn help_knows_every_command() {
+    let vm = FakeVm::new();
+    let (all, info) = (say(&vm, "help"), say(&vm, "info"));
+    for face in crate::monitor::table::commands().filter_map(|it| it.hmp.as_ref()) {
+        let line = format!("{} -- ", face.usage());
+        assert!(all.contains(&line) || info.contains(&line), "{line}");
+        assert!(say(&vm, &format!("help {}", face.name)).starts_with(&line));
+    }
+    assert_eq!(say(&vm, "help x"), "unknown command: 'x'\n");
+}
+
+#[test]
+fn lines_may_come_in_pieces() {
+    let vm = FakeVm::new();
+    let mut session = HmpSession::new();
+    assert_eq!(receive(&mut session, &vm, "sto").1, "");
+    assert_eq!(receive(&mut session, &vm, "p\r\nsystem_reset\ninfo na").1, "(whimbrel) (whimbrel) ");
+    assert_eq!(vm.told(), "stop; reset");
+    assert_eq!(receive(&mut session, &vm, "me\n").1, "guest\n(whimbrel) ");
+}
+
+#[test]
+fn an_endless_line_ends_the_conversation() {
+    let vm = FakeVm::new();
+    let mut session = HmpSession::new();
+    let (flow, text) = receive(&mut session, &vm, &"x".repeat((64 << 10) + 1));
+    assert_eq!(flow, Flow::Close);
+    assert!(text.contains("longer than 64 KiB"));
+}
+
+#[test]
+fn without_d_the_prompt_waits_for_the_end() {
+    let vm = FakeVm::new();
+    let mut session = HmpSession::new();
+    vm.set_status(Side::Source, Status::Active, None);
+    let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\nstop\n");
+    assert_eq!(text, "");
+    assert!(!session.wants_input() && session.wants_ticks());
+    assert_eq!(vm.told(), "migrate tcp:h:1", "what was typed ahead waits too");
+
+    let mut out = Vec::new();
+    let _ = session.tick(&vm, &mut out);
+    let text = String::from_utf8(std::mem::take(&mut out)).unwrap();
+    assert!(text.starts_with("active: 1.3 s, 64 KiB of 1.5 GiB left"), "{text}");
+
+    vm.set_status(Side::Source, Status::Failed, Some("the destination died"));
+    let event = Event::of_migration(&MigrationEvent::Status(Status::Failed));
+    let _ = session.notify(&event, &vm, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "Error: migration failed: the destination died\n(whimbrel) (whimbrel) "
+    );
+    assert_eq!(vm.told(), "stop");
+    assert!(session.wants_input() && !session.wants_ticks());
+}
+
+#[test]
+fn a_refused_migration_does_not_wait() {
+    let vm = FakeVm::new();
+    vm.refusal.replace(Some("one is running".to_owned()));
+    let mut session = HmpSession::new();
+    let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\n");
+    assert_eq!(text, "Error: one is running\n(whimbrel) ");
+    assert!(session.wants_input());
+}

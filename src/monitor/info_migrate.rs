@@ -1,0 +1,159 @@
+//! `info migrate`, in the rows of QEMU 10, with rows of our own for what QEMU does not measure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use whimbrel_postcopy::ram::PAGE_SIZE;
+use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status};
+
+use crate::migration::Side;
+use crate::migration::uri::Uri;
+use crate::size::format_size;
+
+/// The whole text; `all` adds the rows that fill a screen.
+pub fn info_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>, all: bool) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_report(&mut text, report.map(|it| &it.1), listening, all);
+    text
+}
+
+fn write_report(out: &mut String, report: Option<&Report>, listening: Option<&Uri>, all: bool) -> std::fmt::Result {
+    let status = report.map_or(Status::None, |it| it.status);
+    write!(out, "Status: \t\t{}", status.name())?;
+    match report.and_then(|it| it.error.as_ref()) {
+        Some(error) => writeln!(out, " ({error})")?,
+        None => writeln!(out)?,
+    }
+    if let Some(uri) = listening {
+        writeln!(out, "Sockets: \t\t{uri}")?;
+    }
+    let Some(report) = report else {
+        return Ok(());
+    };
+    write_times(out, report)?;
+    write_ram(out, &report.ram)?;
+    if let Some(demand) = &report.demand {
+        write_demand(out, demand)?;
+    }
+    if all {
+        write_blocktime(out, report)?;
+        write_steps(out, report)?;
+    }
+    Ok(())
+}
+
+fn write_times(out: &mut String, report: &Report) -> std::fmt::Result {
+    let ms = |time: Duration| time.as_millis();
+    write!(out, "Time (ms): \t\ttotal={}, setup={}", ms(report.total_time), ms(report.setup_time))?;
+    if let Some(time) = report.expected_downtime {
+        write!(out, ", exp_down={}", ms(time))?;
+    }
+    if let Some(time) = report.downtime {
+        write!(out, ", down={}", ms(time))?;
+    }
+    writeln!(out)
+}
+
+fn write_ram(out: &mut String, ram: &RamReport) -> std::fmt::Result {
+    let page = format_size(PAGE_SIZE as u64);
+    writeln!(out, "RAM info:")?;
+    writeln!(out, "  Throughput (Mbps): \t{:.2}", ram.mbps)?;
+    writeln!(out, "  Sizes: \t\tpagesize={page}, total={}", format_size(ram.total))?;
+    writeln!(
+        out,
+        "  Transfers: \t\ttransferred={}, remain={}",
+        format_size(ram.transferred),
+        format_size(ram.remaining)
+    )?;
+    writeln!(
+        out,
+        "    Channels: \t\tprecopy={}, multifd=0 B, postcopy={}",
+        format_size(ram.precopy_bytes),
+        format_size(ram.postcopy_bytes)
+    )?;
+    writeln!(out, "    Page Types: \tnormal={}, zero={}", ram.normal, ram.duplicate)?;
+    write!(out, "  Page Rates (pps): \ttransfer={}", ram.pages_per_second)?;
+    if ram.dirty_pages_rate > 0 {
+        write!(out, ", dirty={}", ram.dirty_pages_rate)?;
+    }
+    write!(out, "\n  Others: \t\tdirty_syncs={}", ram.dirty_sync_count)?;
+    if ram.postcopy_requests > 0 {
+        write!(out, ", postcopy_req={}", ram.postcopy_requests)?;
+    }
+    if ram.downtime_bytes > 0 {
+        write!(out, ", downtime_bytes={}", ram.downtime_bytes)?;
+    }
+    writeln!(out)
+}
+
+fn write_demand(out: &mut String, demand: &LatencyReport) -> std::fmt::Result {
+    let us = |time: Duration| time.as_micros();
+    writeln!(out, "Demand pages: \t\tcount={}", demand.count)?;
+    writeln!(
+        out,
+        "  Latency (us): \tmean={}, p50={}, p99={}, max={}",
+        us(demand.mean),
+        us(demand.p50),
+        us(demand.p99),
+        us(demand.max)
+    )
+}
+
+fn write_blocktime(out: &mut String, report: &Report) -> std::fmt::Result {
+    if let Some(time) = report.blocktime {
+        writeln!(out, "Postcopy Blocktime (ms): {}", time.as_millis())?;
+    }
+    if !report.vcpu_blocktime.is_empty() {
+        let times = report.vcpu_blocktime.iter();
+        let times: Vec<String> = times.map(|it| it.as_millis().to_string()).collect();
+        writeln!(out, "Postcopy vCPU Blocktime (ms):")?;
+        writeln!(out, " [{}]", times.join(", "))?;
+    }
+    let Some(demand) = &report.demand else {
+        return Ok(());
+    };
+    writeln!(out, "Postcopy Latency (ns): {}", demand.mean.as_nanos())?;
+    writeln!(out, "Postcopy Latency Distribution:")?;
+    for (n, count) in demand.distribution.iter().enumerate() {
+        writeln!(out, "  [ {:>8} - {:>8} ]: {count:>10}", bucket_edge(n), bucket_edge(n + 1))?;
+    }
+    Ok(())
+}
+
+/// `2^n` microseconds in the largest unit that leaves a whole number before the point.
+fn bucket_edge(n: usize) -> String {
+    let us = 1u64.checked_shl(n as u32).unwrap_or(u64::MAX);
+    match us {
+        0..1_000 => format!("{us} us"),
+        1_000..1_000_000 => format!("{} ms", us / 1_000),
+        _ => format!("{} sec", us / 1_000_000),
+    }
+}
+
+fn write_steps(out: &mut String, report: &Report) -> std::fmt::Result {
+    if !report.steps.is_empty() {
+        writeln!(out, "Switchover (us from its start):")?;
+    }
+    for step in &report.steps {
+        writeln!(out, "  {:<20} {:>10}", step.name, step.at.as_micros())?;
+    }
+    Ok(())
+}
+
+/// One line for who waits for a migration.
+pub fn progress_line(report: &Report) -> String {
+    let ram = &report.ram;
+    format!(
+        "{}: {:.1} s, {} of {} left, {} sent, {:.0} Mbps\n",
+        report.status.name(),
+        report.total_time.as_secs_f64(),
+        format_size(ram.remaining),
+        format_size(ram.total),
+        format_size(ram.transferred),
+        ram.mbps
+    )
+}
+
+#[cfg(test)]
+mod tests;

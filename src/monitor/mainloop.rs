@@ -1,0 +1,336 @@
+//! [`MainLoop`]: the one thread that serves all monitors, hears the machine and the migration, and decides the end.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use whimbrel_postcopy::stats::Status;
+
+use super::client::Client;
+use super::endpoint::{EndpointError, Listener, Wire};
+use super::event::{Event, EventSink, Notice};
+use super::hmp::HmpSession;
+use super::qmp::QmpSession;
+use super::session::Session;
+use super::vm::Vm;
+use crate::config::{MonitorConfig, MonitorEndpoint, MonitorFace};
+use crate::machine::{MachineEvent, ShutdownCause};
+use crate::migration::{MigrationEvent, Side};
+
+const WAKER: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const FIRST_FREE: usize = 2;
+/// Clients served at once; more are turned away.
+const MAX_CLIENTS: usize = 64;
+/// How often a client that waits for a migration sees a line.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why the monitor could not be set up or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// A place from the command line cannot be opened.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The system refused something that always works.
+    #[error("cannot run the monitor's event loop")]
+    Loop(#[from] io::Error),
+}
+
+/// Why the main loop ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest ended it.
+    Guest(ShutdownCause),
+    /// A monitor said `quit`.
+    Quit,
+    /// SIGINT, SIGTERM or SIGHUP.
+    Signal,
+    /// The guest that was to arrive will not.
+    IncomingFailed(String),
+}
+
+impl Ending {
+    /// The process's exit code.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Guest(ShutdownCause::GuestExit(code)) => *code,
+            Self::Guest(ShutdownCause::GuestPanic) | Self::IncomingFailed(_) => 1,
+            Self::Guest(ShutdownCause::GuestShutdown | ShutdownCause::HostQuit) | Self::Quit | Self::Signal => 0,
+        }
+    }
+}
+
+/// The main loop.
+pub struct MainLoop {
+    poll: Poll,
+    notices: Receiver<Notice>,
+    /// Held here too: with the last of them its wake-ups go, also those not yet seen.
+    _waker: Arc<Waker>,
+    signals: UnixStream,
+    listeners: BTreeMap<Token, (Listener, MonitorFace)>,
+    clients: BTreeMap<Token, Client>,
+    next_token: usize,
+    next_tick: Option<Instant>,
+    /// The guest is beyond help, but a client may want to look.
+    panicked: bool,
+}
+
+impl MainLoop {
+    /// Opens all monitors. To be called before the machine's threads are started (see `bind_private` in `endpoint`).
+    pub fn open(monitors: &[MonitorConfig]) -> Result<(Self, EventSink), MonitorError> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, notices) = crossbeam_channel::unbounded();
+        let mut this = Self {
+            signals: signal_stream(&poll)?,
+            poll,
+            notices,
+            _waker: Arc::clone(&waker),
+            listeners: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            next_token: FIRST_FREE,
+            next_tick: None,
+            panicked: false,
+        };
+        for monitor in monitors {
+            this.open_monitor(monitor)?;
+        }
+        Ok((this, EventSink::new(sender, waker)))
+    }
+
+    fn open_monitor(&mut self, monitor: &MonitorConfig) -> Result<(), MonitorError> {
+        let listener = match &monitor.endpoint {
+            MonitorEndpoint::Stdio => return self.add_client(Wire::stdio()?, monitor.face),
+            MonitorEndpoint::UnixClient(path) => {
+                return self.add_client(Wire::connect(path)?, monitor.face);
+            }
+            MonitorEndpoint::UnixServer(path) => Listener::unix(path)?,
+            MonitorEndpoint::TcpServer { host, port } => Listener::tcp(host, *port)?,
+        };
+        let face = match monitor.face {
+            MonitorFace::Hmp => "monitor",
+            MonitorFace::Qmp => "QMP",
+        };
+        log::info!("{face} at {}", listener.address());
+        let token = self.token();
+        let fd = listener.as_fd().as_raw_fd();
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
+        self.listeners.insert(token, (listener, monitor.face));
+        Ok(())
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        Token(self.next_token - 1)
+    }
+
+    fn add_client(&mut self, wire: Wire, face: MonitorFace) -> Result<(), MonitorError> {
+        let session: Box<dyn Session> = match face {
+            MonitorFace::Hmp => Box::new(HmpSession::new()),
+            MonitorFace::Qmp => Box::new(QmpSession::new()),
+        };
+        let client = Client::new(wire, session);
+        let token = self.token();
+        client.register(self.poll.registry(), token)?;
+        self.clients.insert(token, client);
+        Ok(())
+    }
+
+    /// Serves until the end. All clients have been told when this returns.
+    pub fn run(&mut self, vm: &dyn Vm) -> Result<Ending, MonitorError> {
+        let mut events = Events::with_capacity(128);
+        loop {
+            if let Some(ending) = self.hear(vm) {
+                self.say_goodbye(&ending, vm);
+                return Ok(ending);
+            }
+            self.serve(vm);
+            if self.panicked && self.clients.is_empty() {
+                return Ok(Ending::Guest(ShutdownCause::GuestPanic));
+            }
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let mut signalled = false;
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    SIGNALS => signalled |= self.take_signals()?,
+                    token if self.listeners.contains_key(&token) => self.accept(token),
+                    token => {
+                        if let Some(client) = self.clients.get_mut(&token) {
+                            client.wake();
+                        }
+                    }
+                }
+            }
+            if signalled {
+                log::info!("ending because of a signal");
+                self.say_goodbye(&Ending::Signal, vm);
+                return Ok(Ending::Signal);
+            }
+        }
+    }
+
+    /// Hears all that the machine and the migration have to tell.
+    fn hear(&mut self, vm: &dyn Vm) -> Option<Ending> {
+        while let Ok(notice) = self.notices.try_recv() {
+            match notice {
+                Notice::Quit => return Some(Ending::Quit),
+                Notice::Machine(MachineEvent::Shutdown(ShutdownCause::GuestPanic)) => {
+                    log::error!("the guest crashed; its registers are above");
+                    self.tell(&Event::shutdown(true, "guest-panic"), vm);
+                    self.panicked = true;
+                }
+                Notice::Machine(MachineEvent::Shutdown(cause)) => {
+                    return Some(Ending::Guest(cause));
+                }
+                Notice::Machine(event) => self.tell(&Event::of_machine(event), vm),
+                Notice::Migration(event) => {
+                    self.tell_migration(&event, vm);
+                    if let Some(error) = incoming_failure(&event, vm) {
+                        return Some(Ending::IncomingFailed(error));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn tell(&mut self, event: &Event, vm: &dyn Vm) {
+        for client in self.clients.values_mut() {
+            client.notify(event, vm);
+        }
+    }
+
+    /// QMP's clients hear of migrations only when the capability `events` is on; HMP's are waiting for them.
+    fn tell_migration(&mut self, event: &MigrationEvent, vm: &dyn Vm) {
+        let qmp_too = vm.capabilities().events;
+        let event = Event::of_migration(event);
+        for client in self.clients.values_mut() {
+            if qmp_too || client.wants_ticks() {
+                client.notify(&event, vm);
+            }
+        }
+    }
+
+    /// One turn for every client.
+    fn serve(&mut self, vm: &dyn Vm) {
+        let now = Instant::now();
+        let ticked = self.next_tick.is_some_and(|at| at <= now);
+        for client in self.clients.values_mut() {
+            if ticked {
+                client.tick(vm);
+            }
+            client.turn(vm);
+        }
+        let waiting = self.clients.values().any(Client::wants_ticks);
+        self.next_tick = match self.next_tick {
+            _ if !waiting => None,
+            Some(at) if !ticked => Some(at),
+            _ => Some(now + TICK),
+        };
+        let registry = self.poll.registry();
+        self.clients.retain(|_, client| {
+            let done = client.is_done();
+            if done {
+                client.deregister(registry);
+            }
+            !done
+        });
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match self.clients.values().any(Client::is_runnable) {
+            true => Some(Duration::ZERO),
+            false => self.next_tick.map(|at| at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// Takes all clients that wait at a listener: its readiness is reported only once.
+    fn accept(&mut self, token: Token) {
+        loop {
+            let Some((listener, face)) = self.listeners.get(&token) else {
+                return;
+            };
+            let face = *face;
+            match listener.accept() {
+                Ok(None) => return,
+                Ok(Some(_)) if self.clients.len() >= MAX_CLIENTS => {
+                    log::warn!("turning a monitor client away: {MAX_CLIENTS} are connected");
+                }
+                Ok(Some(wire)) => {
+                    if let Err(error) = self.add_client(wire, face) {
+                        log::warn!("cannot serve a new monitor client: {error}");
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    log::warn!("cannot accept a monitor client: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Empties the signal stream; whether there was a signal.
+    fn take_signals(&mut self) -> io::Result<bool> {
+        let mut bytes = [0; 16];
+        match self.signals.read(&mut bytes) {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The last event, and what the wires take of all that is left.
+    fn say_goodbye(&mut self, ending: &Ending, vm: &dyn Vm) {
+        let event = match ending {
+            Ending::Guest(cause) => Event::of_machine(MachineEvent::Shutdown(*cause)),
+            Ending::Quit => Event::shutdown(false, "host-qmp-quit"),
+            Ending::Signal => Event::shutdown(false, "host-signal"),
+            Ending::IncomingFailed(_) => Event::shutdown(false, "host-error"),
+        };
+        self.tell(&event, vm);
+        for client in self.clients.values_mut() {
+            client.flush();
+        }
+    }
+}
+
+/// The sentence to end with when the event says that no guest will arrive.
+fn incoming_failure(event: &MigrationEvent, vm: &dyn Vm) -> Option<String> {
+    if *event != MigrationEvent::Status(Status::Failed) {
+        return None;
+    }
+    match vm.report() {
+        Some((Side::Destination, report)) => {
+            Some(report.error.unwrap_or_else(|| "the source gave no reason".to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// A stream that becomes readable when a signal asks for the end.
+fn signal_stream(poll: &Poll) -> io::Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    }
+    let fd = ours.as_raw_fd();
+    poll.registry().register(&mut SourceFd(&fd), SIGNALS, Interest::READABLE)?;
+    Ok(ours)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! A JSON value to a command's name, arguments and id, with QEMU's words for what is wrong.
+
+use serde_json::{Map, Value};
+
+use crate::monitor::error::CommandError;
+
+/// A QMP command, not yet looked up.
+#[derive(Debug, PartialEq)]
+pub struct RawCommand {
+    /// `execute`.
+    pub name: String,
+    /// `arguments`.
+    pub arguments: Map<String, Value>,
+}
+
+/// Takes a value apart: the id goes into the answer whatever is wrong with the rest.
+pub fn take_apart(bytes: &[u8]) -> (Option<Value>, Result<RawCommand, CommandError>) {
+    let refuse = |what: &str| CommandError::NotACommand(what.to_owned());
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(mut fields)) => {
+            let id = fields.shift_remove("id");
+            (id, command(fields))
+        }
+        Ok(_) => (None, Err(refuse("must be a JSON object"))),
+        Err(error) => (None, Err(CommandError::Json(error.to_string()))),
+    }
+}
+
+fn command(mut fields: Map<String, Value>) -> Result<RawCommand, CommandError> {
+    let refuse = |what: String| Err(CommandError::NotACommand(what));
+    let name = match fields.shift_remove("execute") {
+        Some(Value::String(name)) => Some(name),
+        Some(_) => return refuse("member 'execute' must be a string".to_owned()),
+        None => None,
+    };
+    let arguments = match fields.shift_remove("arguments") {
+        Some(Value::Object(arguments)) => arguments,
+        Some(_) => return refuse("member 'arguments' must be an object".to_owned()),
+        None => Map::new(),
+    };
+    match (fields.keys().next(), name) {
+        (Some(other), _) => refuse(format!("member '{other}' is unexpected")),
+        (None, None) => refuse("lacks member 'execute'".to_owned()),
+        (None, Some(name)) => Ok(RawCommand { name, arguments }),
+    }
+}

@@ -1,0 +1,11 @@
+//! The monitor for programs: JSON objects in, JSON objects out, as QEMU's QMP.
+
+mod command;
+mod render;
+mod session;
+
+pub use render::version;
+pub use session::QmpSession;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Replies as JSON.
+
+use serde_json::{Map, Value, json};
+
+use crate::machine::RunState;
+use crate::migration::parameters::{Capability, Parameter, Parameters};
+use crate::monitor::query_migrate::query_migrate;
+use crate::monitor::request::Reply;
+use crate::monitor::table;
+
+/// What stands after `"return":`.
+pub fn render(reply: &Reply) -> Value {
+    match reply {
+        Reply::Done | Reply::Listening(_) => json!({}),
+        Reply::Migration { report, listening, .. } => query_migrate(report.as_deref(), listening.as_ref()),
+        Reply::Capabilities(all) => {
+            Capability::ALL.into_iter().map(|it| json!({"capability": it.name(), "state": all.get(it)})).collect()
+        }
+        Reply::Parameters(all) => parameters(all),
+        Reply::Status(state) => json!({
+            "status": state.name(),
+            "running": *state == RunState::Running,
+        }),
+        Reply::Cpus(cpus) => cpus
+            .iter()
+            .map(|cpu| {
+                json!({
+                    "cpu-index": cpu.index,
+                    "qom-path": format!("/machine/unattached/device[{}]", cpu.index),
+                    "thread-id": cpu.thread_id,
+                    "target": "x86_64",
+                })
+            })
+            .collect(),
+        Reply::Version => version(),
+        Reply::Name(name) => match name {
+            Some(name) => json!({ "name": name }),
+            None => json!({}),
+        },
+        Reply::Kvm => json!({"enabled": true, "present": true}),
+        Reply::Commands => commands(),
+        // Asked for by HMP only.
+        Reply::Help(_) => json!({}),
+        Reply::Text(text) => Value::String(text.clone()),
+    }
+}
+
+/// This program's version in QEMU's shape, in the greeting too.
+pub fn version() -> Value {
+    let number = |text: &str| text.parse::<u64>().unwrap_or(0);
+    json!({
+        "qemu": {
+            "micro": number(env!("CARGO_PKG_VERSION_PATCH")),
+            "minor": number(env!("CARGO_PKG_VERSION_MINOR")),
+            "major": number(env!("CARGO_PKG_VERSION_MAJOR")),
+        },
+        "package": concat!("whimbrel ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+fn parameters(all: &Parameters) -> Value {
+    let fields: Map<String, Value> =
+        Parameter::ALL.into_iter().map(|it| (it.name().to_owned(), all.get(it).into())).collect();
+    Value::Object(fields)
+}
+
+fn commands() -> Value {
+    table::commands()
+        .filter_map(|command| command.qmp.as_ref())
+        .map(|face| face.name)
+        .chain(["qmp_capabilities"])
+        .map(|name| json!({ "name": name }))
+        .collect()
+}

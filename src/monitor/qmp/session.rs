@@ -1,0 +1,117 @@
+//! A QMP client: greeting, negotiation, commands, events.
+
+use serde_json::{Map, Value, json};
+
+use super::command::{RawCommand, take_apart};
+use super::render::{render, version};
+use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::error::CommandError;
+use crate::monitor::event::Event;
+use crate::monitor::execute::execute;
+use crate::monitor::session::{Flow, Session};
+use crate::monitor::splitter::{Piece, Splitter};
+use crate::monitor::table::find_qmp;
+use crate::monitor::vm::Vm;
+
+const NEGOTIATE: &str = "qmp_capabilities";
+
+/// A QMP client.
+#[derive(Debug)]
+pub struct QmpSession {
+    splitter: Splitter,
+    /// Before `qmp_capabilities` nothing else is executed and no event is sent.
+    negotiated: bool,
+}
+
+impl QmpSession {
+    /// A new conversation.
+    pub const fn new() -> Self {
+        Self { splitter: Splitter::new(), negotiated: false }
+    }
+
+    fn answer(&mut self, bytes: &[u8], vm: &dyn Vm) -> Value {
+        let (id, command) = take_apart(bytes);
+        response(id, command.and_then(|command| self.perform(command, vm)))
+    }
+
+    fn perform(&mut self, command: RawCommand, vm: &dyn Vm) -> Result<Value, CommandError> {
+        if command.name == NEGOTIATE {
+            return self.negotiate(command.arguments);
+        }
+        if !self.negotiated {
+            return Err(CommandError::NotNegotiated);
+        }
+        let face = find_qmp(&command.name).ok_or(CommandError::NotFound(command.name))?;
+        let args = Args::check(face.params, command.arguments)?;
+        let reply = execute((face.build)(&args)?, vm)?;
+        Ok(render(&reply))
+    }
+
+    fn negotiate(&mut self, arguments: Map<String, Value>) -> Result<Value, CommandError> {
+        if self.negotiated {
+            return Err(CommandError::NegotiatedTwice);
+        }
+        let args = Args::check(&[Param::optional("enable", Kind::Array)], arguments)?;
+        // None is offered, so any is one too many.
+        if let Some(wanted) = args.array("enable").first() {
+            let name = wanted.as_str().map_or_else(|| wanted.to_string(), str::to_owned);
+            return Err(CommandError::NotOffered(name));
+        }
+        self.negotiated = true;
+        Ok(json!({}))
+    }
+}
+
+impl Default for QmpSession {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Session for QmpSession {
+    fn greet(&mut self, out: &mut Vec<u8>) {
+        write_line(out, &json!({"QMP": {"version": version(), "capabilities": []}}));
+    }
+
+    fn receive(&mut self, mut input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        while let Some(piece) = self.splitter.next(&mut input) {
+            match piece {
+                Piece::Value(bytes) => write_line(out, &self.answer(&bytes, vm)),
+                Piece::Stray(text) => {
+                    let error = CommandError::Json(format!("stray '{text}'"));
+                    write_line(out, &response(None, Err(error)));
+                }
+                Piece::Excess(what) => {
+                    let error = CommandError::Json(what.to_owned());
+                    write_line(out, &response(None, Err(error)));
+                    return Flow::Close;
+                }
+            }
+        }
+        Flow::Continue
+    }
+
+    fn notify(&mut self, event: &Event, _vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
+        if self.negotiated {
+            write_line(out, &event.to_json());
+        }
+        Flow::Continue
+    }
+}
+
+fn response(id: Option<Value>, result: Result<Value, CommandError>) -> Value {
+    let mut fields = Map::new();
+    if let Some(id) = id {
+        fields.insert("id".to_owned(), id);
+    }
+    match result {
+        Ok(value) => fields.insert("return".to_owned(), value),
+        Err(error) => fields.insert("error".to_owned(), json!({"class": error.class(), "desc": error.to_string()})),
+    };
+    Value::Object(fields)
+}
+
+fn write_line(out: &mut Vec<u8>, value: &Value) {
+    out.extend_from_slice(value.to_string().as_bytes());
+    out.extend_from_slice(b"\r\n");
+}

@@ -1,0 +1,281 @@
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use whimbrel_postcopy::stats::Status;
+
+use super::QmpSession;
+use crate::machine::MachineEvent;
+use crate::migration::MigrationEvent;
+use crate::monitor::event::Event;
+use crate::monitor::fake::FakeVm;
+use crate::monitor::session::{Flow, Session};
+
+fn receive(session: &mut QmpSession, vm: &FakeVm, input: &[u8]) -> (Flow, Vec<Value>) {
+    let mut out = Vec::new();
+    let flow = session.receive(input, vm, &mut out);
+    let text = String::from_utf8(out).unwrap();
+    let lines = text.split_terminator("\r\n");
+    (flow, lines.map(|it| serde_json::from_str(it).unwrap()).collect())
+}
+
+fn ready(vm: &FakeVm) -> QmpSession {
+    let mut session = QmpSession::new();
+    let (_, answers) = receive(&mut session, vm, b"{\"execute\":\"qmp_capabilities\"}");
+    assert_eq!(answers, [json!({"return": {}})]);
+    session
+}
+
+/// The answer to one command.
+fn ask(vm: &FakeVm, command: Value) -> Value {
+    let (_, mut answers) = receive(&mut ready(vm), vm, command.to_string().as_bytes());
+    assert_eq!(answers.len(), 1);
+    answers.remove(0)
+}
+
+fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
+    ask(vm, json!({"execute": name, "arguments": arguments}))
+}
+
+fn error(desc: &str) -> Value {
+    json!({"error": {"class": "GenericError", "desc": desc}})
+}
+
+#[test]
+fn greeting_and_negotiation() {
+    let vm = FakeVm::new();
+    let mut session = QmpSession::new();
+    let mut out = Vec::new();
+    session.greet(&mut out);
+    let greeting: Value = serde_json::from_slice(&out).unwrap();
+    assert!(greeting["QMP"]["version"]["qemu"]["major"].is_u64());
+    assert_eq!(greeting["QMP"]["capabilities"], json!([]));
+
+    let input = br#"{"execute":"stop","id":1}
+        {"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}
+        {"execute":"qmp_capabilities","id":[2]}{"execute":"qmp_capabilities"}"#;
+    let (_, answers) = receive(&mut session, &vm, input);
+    assert_eq!(
+        answers,
+        [
+            json!({"id": 1, "error": {"class": "CommandNotFound",
+                "desc": "Expecting capabilities negotiation with 'qmp_capabilities'"}}),
+            error("Capability oob not available"),
+            json!({"id": [2], "return": {}}),
+            json!({"error": {"class": "CommandNotFound",
+                "desc": "Capabilities negotiation is already complete, command ignored"}}),
+        ]
+    );
+    assert_eq!(vm.told(), "");
+}
+
+#[test]
+fn commands_reach_the_machine() {
+    let vm = FakeVm::new();
+    let uri = json!({"uri": "tcp:h:1"});
+    for (name, arguments, told) in [
+        ("migrate", uri.clone(), "migrate tcp:h:1"),
+        ("migrate", json!({"uri": "tcp:h:1", "resume": true}), "resume tcp:h:1"),
+        ("migrate", json!({"uri": "tcp:h:1", "detach": true}), "migrate tcp:h:1"),
+        ("migrate-incoming", uri.clone(), "incoming tcp:h:1"),
+        ("migrate-recover", uri, "recover tcp:h:1"),
+        ("migrate_cancel", json!({}), "cancel"),
+        ("migrate-start-postcopy", json!({}), "start-postcopy"),
+        ("migrate-pause", json!({}), "pause"),
+        ("stop", json!({}), "stop"),
+        ("system_reset", json!({}), "reset"),
+        ("quit", json!({}), "quit"),
+    ] {
+        assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");
+        assert_eq!(vm.told(), told);
+    }
+}
+
+#[test]
+fn mistakes_in_qemus_words() {
+    let vm = FakeVm::new();
+    for (command, desc) in [
+        (json!([]), "QMP input must be a JSON object"),
+        (json!({}), "QMP input lacks member 'execute'"),
+        (json!({"x": 1}), "QMP input member 'x' is unexpected"),
+        (json!({"exec-oob": "stop"}), "QMP input member 'exec-oob' is unexpected"),
+        (json!({"execute": 1}), "QMP input member 'execute' must be a string"),
+        (json!({"execute": "stop", "arguments": []}), "QMP input member 'arguments' must be an object"),
+        (json!({"execute": "stop", "arguments": {"a": 1}}), "Parameter 'a' is unexpected"),
+        (json!({"execute": "migrate"}), "Parameter 'uri' is missing"),
+        (json!({"execute": "cont"}), "the guest is elsewhere"),
+    ] {
+        assert_eq!(ask(&vm, command), error(desc));
+    }
+    assert_eq!(
+        ask(&vm, json!({"execute": "nope", "id": "a"})),
+        json!({"id": "a", "error": {"class": "CommandNotFound", "desc": "The command nope has not been found"}})
+    );
+    assert_eq!(vm.told(), "");
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let vm = FakeVm::new();
+    let capabilities = |list: Value| json!({ "capabilities": list });
+    for (name, arguments, desc) in [
+        ("migrate", json!({"uri": 1}), "Invalid parameter type for 'uri', expected: string"),
+        ("migrate", json!({"channels": [], "uri": ""}), "Parameter 'channels' is not supported"),
+        (
+            "migrate-set-parameters",
+            json!({"max-bandwidth": "1"}),
+            "Invalid parameter type for 'max-bandwidth', expected: integer",
+        ),
+        ("migrate-set-parameters", json!({"warp": 1}), "Parameter 'warp' is unexpected"),
+        ("migrate-set-parameters", json!({"announce-max": 1}), "Parameter 'announce-max' is not supported"),
+        (
+            "migrate-set-parameters",
+            json!({"downtime-limit": 2_000_001}),
+            "Parameter 'downtime-limit' expects an integer in the range of 0 to 2000000 ms",
+        ),
+        (
+            "migrate-set-capabilities",
+            capabilities(json!(1)),
+            "Invalid parameter type for 'capabilities', expected: array",
+        ),
+        (
+            "migrate-set-capabilities",
+            capabilities(json!([1])),
+            "Invalid parameter type for 'capabilities[0]', expected: object",
+        ),
+        (
+            "migrate-set-capabilities",
+            capabilities(json!([{"capability": "events"}])),
+            "Parameter 'capabilities[0].state' is missing",
+        ),
+        (
+            "migrate-set-capabilities",
+            capabilities(json!([{"capability": "warp", "state": true}])),
+            "Parameter 'capability' does not accept value 'warp'",
+        ),
+        (
+            "migrate-set-capabilities",
+            capabilities(json!([{"capability": "xbzrle", "state": true}])),
+            "capability xbzrle is not supported",
+        ),
+    ] {
+        assert_eq!(run(&vm, name, arguments), error(desc), "{name}");
+    }
+    assert_eq!(vm.told(), "");
+}
+
+#[test]
+fn settings_change_all_or_nothing() {
+    let vm = FakeVm::new();
+    run(&vm, "migrate-set-parameters", json!({"max-bandwidth": 5, "x-postcopy-after": 0}));
+    let answer = run(&vm, "migrate-set-parameters", json!({"max-bandwidth": 6, "downtime-limit": -1}));
+    assert!(answer["error"].is_object());
+    assert_eq!(
+        run(&vm, "query-migrate-parameters", json!({}))["return"],
+        json!({"max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
+               "downtime-limit": 300, "x-postcopy-after": 0})
+    );
+    let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
+    let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));
+    assert!(answer["error"].is_object());
+    assert!(!vm.capabilities.get().events);
+}
+
+#[test]
+fn queries() {
+    let vm = FakeVm::new();
+    let query = |name: &str| run(&vm, name, json!({}))["return"].clone();
+    assert_eq!(query("query-status"), json!({"status": "running", "running": true}));
+    assert_eq!(query("query-name"), json!({"name": "guest"}));
+    assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
+    assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
+    assert_eq!(query("query-migrate"), json!({}));
+    let names = query("query-commands");
+    assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
+    assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));
+    assert_eq!(run(&vm, "human-monitor-command", json!({"command-line": "info name"})), json!({"return": "guest\n"}));
+    let line = json!({"command-line": "migrate tcp:h:1"});
+    let answer = run(&vm, "human-monitor-command", line);
+    assert!(answer["return"].as_str().unwrap().contains("continues detached"));
+}
+
+#[test]
+fn events_come_after_negotiation_only() {
+    let vm = FakeVm::new();
+    let mut out = Vec::new();
+    let event = Event::of_machine(MachineEvent::Reset { guest: true });
+    let _ = QmpSession::new().notify(&event, &vm, &mut out);
+    assert!(out.is_empty());
+    let _ = ready(&vm).notify(&event, &vm, &mut out);
+    let value: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(value["event"], "RESET");
+    assert_eq!(value["data"], json!({"guest": true, "reason": "guest-reset"}));
+    assert!(value["timestamp"]["seconds"].as_u64().unwrap() > 1_700_000_000);
+    assert!(value["timestamp"]["microseconds"].as_u64().unwrap() < 1_000_000);
+
+    let of = |event| Event::of_migration(&event).to_json();
+    assert_eq!(of(MigrationEvent::Status(Status::PostcopyActive))["data"], json!({"status": "postcopy-active"}));
+    assert_eq!(of(MigrationEvent::Pass(2))["data"], json!({"pass": 2}));
+    let stop = Event::of_machine(MachineEvent::Stop).to_json();
+    assert!(stop.get("data").is_none());
+}
+
+#[test]
+fn commands_may_be_cut_at_every_byte() {
+    let input = br#"{"execute":"query-name","id":"}\"{"} {"execute":"stop"}
+        {"execute":"query-status","arguments":{}}"#;
+    let vm = FakeVm::new();
+    let (_, whole) = receive(&mut ready(&vm), &vm, input);
+    assert_eq!(whole.len(), 3);
+    for cut in 0..=input.len() {
+        let mut session = ready(&vm);
+        let (_, mut answers) = receive(&mut session, &vm, &input[..cut]);
+        answers.extend(receive(&mut session, &vm, &input[cut..]).1);
+        assert_eq!(answers, whole, "cut at {cut}");
+    }
+}
+
+#[test]
+fn excess_closes_with_a_word() {
+    let vm = FakeVm::new();
+    for input in ["[".repeat(100), format!("{{\"execute\":\"{}\"}}", "x".repeat(70_000))] {
+        let (flow, answers) = receive(&mut ready(&vm), &vm, input.as_bytes());
+        assert_eq!(flow, Flow::Close);
+        assert_eq!(answers.len(), 1);
+        assert!(answers[0]["error"]["desc"].as_str().unwrap().starts_with("JSON parse error"));
+    }
+}
+
+#[test]
+fn a_forgotten_quote_costs_one_line() {
+    let vm = FakeVm::new();
+    let (_, answers) = receive(&mut ready(&vm), &vm, b"{\"execute: 1}\n{\"execute\":\"query-name\"}");
+    assert!(answers[0]["error"].is_object());
+    assert_eq!(answers[1], json!({"return": {"name": "guest"}}));
+}
+
+proptest! {
+    /// Whatever comes in, what goes out is JSON, and small.
+    #[test]
+    fn hostile_bytes_get_answers_in_json(
+        input in prop::collection::vec(
+            prop_oneof![any::<u8>(), prop::sample::select(br#"{}[]":,\ 1ten"#.to_vec())], 0..400),
+    ) {
+        let vm = FakeVm::new();
+        let mut session = ready(&vm);
+        let (_, answers) = receive(&mut session, &vm, &input);
+        for answer in answers {
+            prop_assert!(answer["error"]["desc"].is_string());
+        }
+    }
+
+    /// A known command with arguments of any shape is executed or refused, never more.
+    #[test]
+    fn hostile_arguments(name in "(migrate|stop|migrate-set-capabilities|migrate-set-parameters|human-monitor-command)",
+                         key in "(uri|capabilities|max-bandwidth|command-line|x)",
+                         value in "(1|-1|1e99|null|true|\"\"|\"help \\\\\\\\\"|\\[\\]|\\[\\{\\}\\]|\\{\"a\":\\[\\]\\})") {
+        let vm = FakeVm::new();
+        let text = format!("{{\"execute\":\"{name}\",\"arguments\":{{\"{key}\":{value}}}}}");
+        let (flow, answers) = receive(&mut ready(&vm), &vm, text.as_bytes());
+        prop_assert_eq!(flow, Flow::Continue);
+        prop_assert_eq!(answers.len(), 1, "{}", text);
+    }
+}

@@ -1,0 +1,113 @@
+//! `query-migrate`: QEMU's fields; what is ours alone begins with `x-`.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use whimbrel_postcopy::ram::PAGE_SIZE;
+use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report};
+
+use crate::migration::Side;
+use crate::migration::uri::Uri;
+
+/// The whole object; empty before the first migration, as in QEMU.
+pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -> Value {
+    let mut fields = Map::new();
+    let mut set = |name: &str, value: Value| {
+        fields.insert(name.to_owned(), value);
+    };
+    if let Some(uri) = listening {
+        set("socket-address", json!([socket_address(uri)]));
+    }
+    let Some((_, report)) = report else {
+        return Value::Object(fields);
+    };
+    set("status", report.status.name().into());
+    set("total-time", ms(report.total_time));
+    set("setup-time", ms(report.setup_time));
+    if let Some(time) = report.downtime {
+        set("downtime", ms(time));
+    }
+    if let Some(time) = report.expected_downtime {
+        set("expected-downtime", ms(time));
+    }
+    if let Some(error) = &report.error {
+        set("error-desc", error.as_str().into());
+    }
+    set("ram", ram(&report.ram));
+    if let Some(time) = report.blocktime {
+        set("postcopy-blocktime", ms(time));
+    }
+    if !report.vcpu_blocktime.is_empty() {
+        let times: Vec<Value> = report.vcpu_blocktime.iter().copied().map(ms).collect();
+        set("postcopy-vcpu-blocktime", times.into());
+    }
+    if let Some(demand) = &report.demand {
+        set("postcopy-latency", ns(demand.mean));
+        set("postcopy-latency-dist", demand.distribution.clone().into());
+        set("x-demand-pages", demand_pages(demand));
+    }
+    if !report.steps.is_empty() {
+        let steps = report.steps.iter();
+        let steps: Vec<Value> =
+            steps.map(|step| json!({"name": step.name, "at-us": integer(step.at.as_micros())})).collect();
+        set("x-switchover-steps", steps.into());
+    }
+    Value::Object(fields)
+}
+
+fn ram(ram: &RamReport) -> Value {
+    json!({
+        "transferred": ram.transferred,
+        "remaining": ram.remaining,
+        "total": ram.total,
+        "duplicate": ram.duplicate,
+        "skipped": 0,
+        "normal": ram.normal,
+        "normal-bytes": ram.normal.saturating_mul(PAGE_SIZE as u64),
+        "dirty-pages-rate": ram.dirty_pages_rate,
+        // JSON has no infinity and no NaN.
+        "mbps": if ram.mbps.is_finite() { ram.mbps } else { 0.0 },
+        "dirty-sync-count": ram.dirty_sync_count,
+        "postcopy-requests": ram.postcopy_requests,
+        "page-size": PAGE_SIZE,
+        "multifd-bytes": 0,
+        "pages-per-second": ram.pages_per_second,
+        "precopy-bytes": ram.precopy_bytes,
+        "downtime-bytes": ram.downtime_bytes,
+        "postcopy-bytes": ram.postcopy_bytes,
+        "dirty-sync-missed-zero-copy": 0,
+    })
+}
+
+fn demand_pages(demand: &LatencyReport) -> Value {
+    json!({
+        "count": demand.count,
+        "mean-ns": ns(demand.mean),
+        "p50-ns": ns(demand.p50),
+        "p99-ns": ns(demand.p99),
+        "max-ns": ns(demand.max),
+    })
+}
+
+/// QEMU's `SocketAddress`: its port is a string.
+fn socket_address(uri: &Uri) -> Value {
+    match uri {
+        Uri::Tcp { host, port } => json!({"type": "inet", "host": host, "port": port.to_string()}),
+        Uri::Unix(path) => json!({"type": "unix", "path": path.to_string_lossy()}),
+    }
+}
+
+fn ms(time: Duration) -> Value {
+    integer(time.as_millis())
+}
+
+fn ns(time: Duration) -> Value {
+    integer(time.as_nanos())
+}
+
+fn integer(value: u128) -> Value {
+    u64::try_from(value).unwrap_or(u64::MAX).into()
+}
+
+#[cfg(test)]
+mod tests;

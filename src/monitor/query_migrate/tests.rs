@@ -1,0 +1,63 @@
+use whimbrel_postcopy::stats::Status;
+
+use super::*;
+use crate::monitor::fake::report;
+
+#[test]
+fn qemus_fields_and_ours() {
+    let mut report = report(Status::PostcopyActive);
+    report.error = Some("why".to_owned());
+    let listening = "tcp:[::1]:4444".parse().unwrap();
+    assert_eq!(
+        query_migrate(Some(&(Side::Destination, report)), Some(&listening)),
+        json!({
+            "socket-address": [{"type": "inet", "host": "::1", "port": "4444"}],
+            "status": "postcopy-active",
+            "total-time": 1283,
+            "setup-time": 4,
+            "downtime": 9,
+            "expected-downtime": 310,
+            "error-desc": "why",
+            "ram": {
+                "transferred": 1_342_177_280u64,
+                "remaining": 65_536,
+                "total": 1_610_612_736u64,
+                "duplicate": 11,
+                "skipped": 0,
+                "normal": 262_144,
+                "normal-bytes": 1_073_741_824u64,
+                "dirty-pages-rate": 500,
+                "mbps": 8123.456,
+                "dirty-sync-count": 3,
+                "postcopy-requests": 77,
+                "page-size": 4096,
+                "multifd-bytes": 0,
+                "pages-per-second": 250_000,
+                "precopy-bytes": 1_073_741_824u64,
+                "downtime-bytes": 12_345,
+                "postcopy-bytes": 268_435_456u64,
+                "dirty-sync-missed-zero-copy": 0,
+            },
+            "postcopy-blocktime": 12,
+            "postcopy-vcpu-blocktime": [14, 15],
+            "postcopy-latency": 142_500,
+            "postcopy-latency-dist": [0, 1, 2, 3, 4, 5, 60, 1, 0, 0, 1],
+            "x-demand-pages": {"count": 77, "mean-ns": 142_500, "p50-ns": 120_000, "p99-ns": 1_313_000, "max-ns": 7_700_000},
+            "x-switchover-steps": [{"name": "pause", "at-us": 800}, {"name": "load", "at-us": 4100}],
+        })
+    );
+}
+
+#[test]
+fn what_is_not_known_is_left_out() {
+    let mut report = report(Status::Active);
+    (report.downtime, report.expected_downtime) = (None, None);
+    (report.demand, report.blocktime) = (None, None);
+    report.vcpu_blocktime.clear();
+    report.steps.clear();
+    report.ram.mbps = f64::NAN;
+    let value = query_migrate(Some(&(Side::Source, report)), None);
+    let names: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["status", "total-time", "setup-time", "ram"]);
+    assert_eq!(value["ram"]["mbps"], 0.0);
+}

@@ -1,0 +1,107 @@
+//! What is asked and what is answered, independent of the language.
+
+use whimbrel_postcopy::stats::Report;
+
+use crate::machine::{RunState, VcpuInfo};
+use crate::migration::Side;
+use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters};
+use crate::migration::uri::Uri;
+
+/// A command, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Starts or resumes a migration.
+    Migrate {
+        /// Where to.
+        uri: Uri,
+        /// Joins a broken postcopy migration again.
+        resume: bool,
+        /// HMP: the prompt comes back when it has ended.
+        wait: bool,
+    },
+    /// Listens for a guest.
+    MigrateIncoming(Uri),
+    /// Takes a migration back.
+    MigrateCancel,
+    /// Switches to postcopy.
+    MigrateStartPostcopy,
+    /// Listens anew for a broken postcopy migration.
+    MigrateRecover(Uri),
+    /// Breaks a postcopy migration's link.
+    MigratePause,
+    /// Switches capabilities: all or none.
+    SetCapabilities(Vec<(Capability, bool)>),
+    /// Sets parameters, each in its own unit: all or none.
+    SetParameters(Vec<(Parameter, i64)>),
+    /// How the migration stands.
+    QueryMigrate {
+        /// HMP: with the rows that fill a screen.
+        all: bool,
+    },
+    /// The migration capabilities.
+    QueryCapabilities,
+    /// The migration parameters.
+    QueryParameters,
+    /// How the machine stands.
+    QueryStatus,
+    /// The vCPUs.
+    QueryCpus,
+    /// This program's version.
+    QueryVersion,
+    /// The machine's name.
+    QueryName,
+    /// Whether KVM is used.
+    QueryKvm,
+    /// QMP's commands.
+    QueryCommands,
+    /// Stops the vCPUs.
+    Stop,
+    /// Starts them.
+    Cont,
+    /// Resets the machine.
+    SystemReset,
+    /// Ends the process.
+    Quit,
+    /// HMP's help on one command, or all.
+    Help(Option<String>),
+    /// An HMP line by way of QMP.
+    HumanMonitorCommand(String),
+}
+
+/// An answer, not yet rendered.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Nothing to say but that it is done.
+    Done,
+    /// Listening for a guest at this address.
+    Listening(Uri),
+    /// To [`Request::QueryMigrate`].
+    Migration {
+        /// The report; `None` before the first migration.
+        report: Option<Box<(Side, Report)>>,
+        /// Where this process waits or waited for a guest.
+        listening: Option<Uri>,
+        /// With all rows.
+        all: bool,
+    },
+    /// To [`Request::QueryCapabilities`].
+    Capabilities(Capabilities),
+    /// To [`Request::QueryParameters`].
+    Parameters(Parameters),
+    /// To [`Request::QueryStatus`].
+    Status(RunState),
+    /// To [`Request::QueryCpus`].
+    Cpus(Vec<VcpuInfo>),
+    /// To [`Request::QueryVersion`].
+    Version,
+    /// To [`Request::QueryName`].
+    Name(Option<String>),
+    /// To [`Request::QueryKvm`]: there is no other accelerator.
+    Kvm,
+    /// To [`Request::QueryCommands`].
+    Commands,
+    /// To [`Request::Help`].
+    Help(Option<String>),
+    /// Text as an HMP client would see it.
+    Text(String),
+}

@@ -1,0 +1,41 @@
+//! [`Session`]: one client's conversation, bytes in and bytes out, without a socket.
+
+use super::event::Event;
+use super::vm::Vm;
+
+/// Whether a conversation goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Flow {
+    /// It does.
+    Continue,
+    /// What is in the output is the last of it.
+    Close,
+}
+
+/// One client's conversation.
+pub trait Session {
+    /// What the client sees first.
+    fn greet(&mut self, out: &mut Vec<u8>);
+
+    /// Takes what the client sent, split anywhere, and answers all that is complete.
+    fn receive(&mut self, input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow;
+
+    /// Whether [`Session::receive`] wants more now. A client that waits for a migration is not read from.
+    fn wants_input(&self) -> bool {
+        true
+    }
+
+    /// Something happened.
+    fn notify(&mut self, event: &Event, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow;
+
+    /// Whether [`Session::tick`] wants to be called.
+    fn wants_ticks(&self) -> bool {
+        false
+    }
+
+    /// About a second has passed.
+    fn tick(&mut self, _vm: &dyn Vm, _out: &mut Vec<u8>) -> Flow {
+        Flow::Continue
+    }
+}

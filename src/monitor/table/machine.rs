@@ -1,0 +1,70 @@
+//! Commands on the machine and on the monitor itself.
+
+use super::{Command, aliased, face};
+use crate::monitor::args::{Kind, Param};
+use crate::monitor::request::Request;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        help: "show the help of all commands or of one",
+        hmp: face("help", &[Param::optional("command", Kind::Line)], |args| {
+            Ok(Request::Help(args.optional_text("command").map(str::to_owned)))
+        }),
+        qmp: None,
+    },
+    Command { help: "list the commands", hmp: None, qmp: face("query-commands", &[], |_| Ok(Request::QueryCommands)) },
+    Command {
+        help: "execute a line of the monitor for people and return its output",
+        hmp: None,
+        qmp: face(
+            "human-monitor-command",
+            &[Param::required("command-line", Kind::Text), Param::optional("cpu-index", Kind::Unsupported)],
+            |args| Ok(Request::HumanMonitorCommand(args.text("command-line")?.to_owned())),
+        ),
+    },
+    Command {
+        help: "stop the virtual CPUs",
+        hmp: aliased("stop", "s", |_| Ok(Request::Stop)),
+        qmp: face("stop", &[], |_| Ok(Request::Stop)),
+    },
+    Command {
+        help: "start the virtual CPUs again",
+        hmp: aliased("cont", "c", |_| Ok(Request::Cont)),
+        qmp: face("cont", &[], |_| Ok(Request::Cont)),
+    },
+    Command {
+        help: "reset the machine",
+        hmp: face("system_reset", &[], |_| Ok(Request::SystemReset)),
+        qmp: face("system_reset", &[], |_| Ok(Request::SystemReset)),
+    },
+    Command {
+        help: "end the process, and with it the machine",
+        hmp: aliased("quit", "q", |_| Ok(Request::Quit)),
+        qmp: face("quit", &[], |_| Ok(Request::Quit)),
+    },
+    Command {
+        help: "show whether the machine runs",
+        hmp: face("info status", &[], |_| Ok(Request::QueryStatus)),
+        qmp: face("query-status", &[], |_| Ok(Request::QueryStatus)),
+    },
+    Command {
+        help: "show the virtual CPUs and their threads",
+        hmp: face("info cpus", &[], |_| Ok(Request::QueryCpus)),
+        qmp: face("query-cpus-fast", &[], |_| Ok(Request::QueryCpus)),
+    },
+    Command {
+        help: "show the machine's name",
+        hmp: face("info name", &[], |_| Ok(Request::QueryName)),
+        qmp: face("query-name", &[], |_| Ok(Request::QueryName)),
+    },
+    Command {
+        help: "show the version of Whimbrel",
+        hmp: face("info version", &[], |_| Ok(Request::QueryVersion)),
+        qmp: face("query-version", &[], |_| Ok(Request::QueryVersion)),
+    },
+    Command {
+        help: "show whether KVM is used",
+        hmp: face("info kvm", &[], |_| Ok(Request::QueryKvm)),
+        qmp: face("query-kvm", &[], |_| Ok(Request::QueryKvm)),
+    },
+];

@@ -1,0 +1,183 @@
+//! Commands on migrations.
+
+use super::{Command, face};
+use crate::migration::parameters::{Capability, Parameter};
+use crate::migration::uri::Uri;
+use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::error::CommandError;
+use crate::monitor::request::Request;
+use crate::size::parse_size;
+
+const URI: &[Param] = &[Param::required("uri", Kind::Text)];
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command {
+        help: "move the machine to URI (-d: do not wait for the end; -r: join a paused postcopy migration again)",
+        hmp: face(
+            "migrate",
+            &[
+                Param::optional("detach", Kind::Switch('d')),
+                Param::optional("resume", Kind::Switch('r')),
+                Param::required("uri", Kind::Text),
+            ],
+            |args| migrate(args, args.flag("detach") != Some(true)),
+        ),
+        qmp: face(
+            "migrate",
+            &[
+                Param::required("uri", Kind::Text),
+                Param::optional("resume", Kind::Bool),
+                // QMP's migrate never waits; 'detach' was made to say so, and management tools still do.
+                Param::optional("detach", Kind::Bool),
+                Param::optional("channels", Kind::Unsupported),
+                Param::optional("blk", Kind::Unsupported),
+                Param::optional("inc", Kind::Unsupported),
+            ],
+            |args| match args.flag("detach") {
+                Some(false) => Err(CommandError::NotAccepted { name: "detach", value: "false".to_owned() }),
+                _ => migrate(args, false),
+            },
+        ),
+    },
+    Command {
+        help: "wait for a machine at URI, after '--incoming defer'",
+        hmp: face("migrate_incoming", URI, |args| uri(args).map(Request::MigrateIncoming)),
+        qmp: face(
+            "migrate-incoming",
+            &[
+                Param::required("uri", Kind::Text),
+                Param::optional("channels", Kind::Unsupported),
+                Param::optional("exit-on-error", Kind::Unsupported),
+            ],
+            |args| uri(args).map(Request::MigrateIncoming),
+        ),
+    },
+    Command {
+        help: "take the running migration back; not possible once the destination runs",
+        hmp: face("migrate_cancel", &[], |_| Ok(Request::MigrateCancel)),
+        qmp: face("migrate_cancel", &[], |_| Ok(Request::MigrateCancel)),
+    },
+    Command {
+        help: "let the destination run now; the rest of memory follows",
+        hmp: face("migrate_start_postcopy", &[], |_| Ok(Request::MigrateStartPostcopy)),
+        qmp: face("migrate-start-postcopy", &[], |_| Ok(Request::MigrateStartPostcopy)),
+    },
+    Command {
+        help: "break the link of a postcopy migration: both sides pause and can recover",
+        hmp: face("migrate_pause", &[], |_| Ok(Request::MigratePause)),
+        qmp: face("migrate-pause", &[], |_| Ok(Request::MigratePause)),
+    },
+    Command {
+        help: "on the destination: wait at URI for the source of a paused postcopy migration",
+        hmp: face("migrate_recover", URI, |args| uri(args).map(Request::MigrateRecover)),
+        qmp: face("migrate-recover", URI, |args| uri(args).map(Request::MigrateRecover)),
+    },
+    Command {
+        help: "switch a migration capability",
+        hmp: face(
+            "migrate_set_capability",
+            &[Param::required("capability", Kind::Text), Param::required("state", Kind::Bool)],
+            |args| {
+                let name = args.text("capability")?;
+                let capability =
+                    Capability::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
+                let on = args.flag("state") == Some(true);
+                Ok(Request::SetCapabilities(vec![(capability, on)]))
+            },
+        ),
+        qmp: face("migrate-set-capabilities", &[Param::required("capabilities", Kind::Array)], capability_list),
+    },
+    Command {
+        help: "set a migration parameter (bandwidths take a suffix K, M, G or T; a bare number is in MiB)",
+        hmp: face(
+            "migrate_set_parameter",
+            &[Param::required("parameter", Kind::Text), Param::required("value", Kind::Text)],
+            named_parameter,
+        ),
+        qmp: face("migrate-set-parameters", PARAMETERS, |args| {
+            let given = |it: Parameter| args.integer(it.name()).map(|value| (it, value));
+            Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
+        }),
+    },
+    Command {
+        help: "show how the migration stands (-a: with blocktime, latencies and the switchover step by step)",
+        hmp: face("info migrate", &[Param::optional("all", Kind::Switch('a'))], |args| {
+            Ok(Request::QueryMigrate { all: args.flag("all") == Some(true) })
+        }),
+        qmp: face("query-migrate", &[], |_| Ok(Request::QueryMigrate { all: true })),
+    },
+    Command {
+        help: "show the migration capabilities",
+        hmp: face("info migrate_capabilities", &[], |_| Ok(Request::QueryCapabilities)),
+        qmp: face("query-migrate-capabilities", &[], |_| Ok(Request::QueryCapabilities)),
+    },
+    Command {
+        help: "show the migration parameters",
+        hmp: face("info migrate_parameters", &[], |_| Ok(Request::QueryParameters)),
+        qmp: face("query-migrate-parameters", &[], |_| Ok(Request::QueryParameters)),
+    },
+];
+
+/// Every parameter by its name: those that are built as integers, those of QEMU's that are not to be refused by name.
+const PARAMETERS: &[Param] = &{
+    let mut all = [Param::optional("", Kind::Unsupported); Parameter::ALL.len() + Parameter::UNSUPPORTED.len()];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = match n < Parameter::ALL.len() {
+            true => Param::optional(Parameter::ALL[n].name(), Kind::Integer),
+            false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
+        };
+        n += 1;
+    }
+    all
+};
+
+fn uri(args: &Args) -> Result<Uri, CommandError> {
+    Ok(args.text("uri")?.parse()?)
+}
+
+fn migrate(args: &Args, wait: bool) -> Result<Request, CommandError> {
+    Ok(Request::Migrate { uri: uri(args)?, resume: args.flag("resume") == Some(true), wait })
+}
+
+/// QMP's `[{"capability": NAME, "state": BOOL}, ...]`.
+fn capability_list(args: &Args) -> Result<Request, CommandError> {
+    let mut changes = Vec::new();
+    for (n, entry) in args.array("capabilities").iter().enumerate() {
+        let wrong =
+            |member: &str, expected| CommandError::WrongType { name: format!("capabilities[{n}]{member}"), expected };
+        let missing = |member: &str| CommandError::Missing(format!("capabilities[{n}].{member}"));
+        let fields = entry.as_object().ok_or_else(|| wrong("", "object"))?;
+        let name = fields
+            .get("capability")
+            .ok_or_else(|| missing("capability"))?
+            .as_str()
+            .ok_or_else(|| wrong(".capability", "string"))?;
+        let capability = Capability::find(name)
+            .ok_or_else(|| CommandError::NotAccepted { name: "capability", value: name.to_owned() })??;
+        let on = fields
+            .get("state")
+            .ok_or_else(|| missing("state"))
+            .and_then(|state| state.as_bool().ok_or_else(|| wrong(".state", "boolean")))?;
+        let known = |key: &&String| matches!(key.as_str(), "capability" | "state");
+        if let Some(other) = fields.keys().find(|key| !known(key)) {
+            let name = format!("capabilities[{n}].{other}");
+            return Err(CommandError::Unexpected(name));
+        }
+        changes.push((capability, on));
+    }
+    Ok(Request::SetCapabilities(changes))
+}
+
+/// HMP's `NAME VALUE`.
+fn named_parameter(args: &Args) -> Result<Request, CommandError> {
+    const MIB: u64 = 1 << 20;
+    let (name, text) = (args.text("parameter")?, args.text("value")?);
+    let parameter = Parameter::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
+    let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
+    let value = match parameter.is_bandwidth() {
+        true => i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?,
+        false => text.parse().map_err(|_| wrong())?,
+    };
+    Ok(Request::SetParameters(vec![(parameter, value)]))
+}

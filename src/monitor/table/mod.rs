@@ -1,0 +1,97 @@
+//! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
+
+mod machine;
+mod migration;
+
+use super::args::{Args, Kind, Param};
+use super::error::CommandError;
+use super::request::Request;
+
+/// Makes the typed request out of checked arguments.
+pub type Build = fn(&Args) -> Result<Request, CommandError>;
+
+/// How one face spells a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Face {
+    /// Its name; HMP's `info` commands have two words.
+    pub name: &'static str,
+    /// A shorter name.
+    pub alias: Option<&'static str>,
+    /// What it takes.
+    pub params: &'static [Param],
+    /// Makes the request.
+    pub build: Build,
+}
+
+/// One command.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// What it does, one line.
+    pub help: &'static str,
+    /// For people.
+    pub hmp: Option<Face>,
+    /// For programs.
+    pub qmp: Option<Face>,
+}
+
+const fn face(name: &'static str, params: &'static [Param], build: Build) -> Option<Face> {
+    Some(Face { name, alias: None, params, build })
+}
+
+const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Option<Face> {
+    Some(Face { name, alias: Some(alias), params: &[], build })
+}
+
+/// All commands, in the order in which `help` shows them.
+pub fn commands() -> impl Iterator<Item = &'static Command> {
+    machine::COMMANDS.iter().chain(migration::COMMANDS)
+}
+
+/// Finds a command by HMP's name or alias.
+pub fn find_hmp(name: &str) -> Option<(&'static Command, &'static Face)> {
+    commands()
+        .filter_map(|command| Some((command, command.hmp.as_ref()?)))
+        .find(|(_, face)| face.name == name || face.alias == Some(name))
+}
+
+/// Finds a command by QMP's name.
+pub fn find_qmp(name: &str) -> Option<&'static Face> {
+    commands().filter_map(|command| command.qmp.as_ref()).find(|face| face.name == name)
+}
+
+impl Face {
+    /// How to write it in HMP: `migrate [-d] [-r] uri`.
+    pub fn usage(&self) -> String {
+        let mut usage = match self.alias {
+            Some(alias) => format!("{}|{alias}", self.name),
+            None => self.name.to_owned(),
+        };
+        for param in self.params {
+            usage.push(' ');
+            match (param.kind, param.optional) {
+                (Kind::Switch(letter), _) => usage.push_str(&format!("[-{letter}]")),
+                (_, true) => usage.push_str(&format!("[{}]", param.name)),
+                (Kind::Bool, false) => usage.push_str("on|off"),
+                (_, false) => usage.push_str(param.name),
+            }
+        }
+        usage
+    }
+
+    /// What it takes in QMP: `uri, [resume]`, without what is refused anyway.
+    pub fn members(&self) -> String {
+        let members: Vec<String> = self
+            .params
+            .iter()
+            .filter(|param| param.kind != Kind::Unsupported)
+            .map(|param| match param.optional {
+                true => format!("[{}]", param.name),
+                false => param.name.to_owned(),
+            })
+            .collect();
+        members.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests;

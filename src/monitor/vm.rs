@@ -1,0 +1,141 @@
+//! [`Vm`]: everything the monitor asks of the virtual machine, in one place that tests can replace.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use whimbrel_postcopy::stats::Report;
+
+use super::event::EventSink;
+use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
+use crate::migration::parameters::{Capabilities, Parameters};
+use crate::migration::uri::Uri;
+use crate::migration::{Migration, MigrationError, Side};
+
+/// What commands act on. No method blocks on a migration.
+pub trait Vm {
+    /// `--name`.
+    fn name(&self) -> Option<String>;
+    /// See [`Machine::run_state`].
+    fn run_state(&self) -> RunState;
+    /// See [`Machine::vcpus`].
+    fn vcpus(&self) -> Vec<VcpuInfo>;
+    /// See [`Machine::stop`].
+    fn stop(&self) -> Result<(), MachineError>;
+    /// See [`Machine::cont`].
+    fn cont(&self) -> Result<(), MachineError>;
+    /// See [`Machine::reset`].
+    fn reset(&self) -> Result<(), MachineError>;
+    /// Ends the process, after the answers that are on their way.
+    fn quit(&self);
+    /// See [`Migration::start`].
+    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError>;
+    /// See [`Migration::resume`].
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError>;
+    /// See [`Migration::cancel`].
+    fn migrate_cancel(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::start_postcopy`].
+    fn start_postcopy(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::pause`].
+    fn migrate_pause(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::incoming`].
+    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError>;
+    /// See [`Migration::recover`].
+    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError>;
+    /// Where [`Vm::incoming`] or [`Vm::recover`] listens or listened last.
+    fn listening(&self) -> Option<Uri>;
+    /// See [`Migration::report`].
+    fn report(&self) -> Option<(Side, Report)>;
+    /// See [`Migration::capabilities`].
+    fn capabilities(&self) -> Capabilities;
+    /// See [`Migration::set_capabilities`].
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError>;
+    /// See [`Migration::parameters`].
+    fn parameters(&self) -> Parameters;
+    /// See [`Migration::set_parameters`].
+    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError>;
+}
+
+/// The real one.
+pub struct LiveVm {
+    name: Option<String>,
+    machine: Arc<Machine>,
+    migration: Arc<Migration>,
+    events: EventSink,
+    listening: Mutex<Option<Uri>>,
+}
+
+impl LiveVm {
+    /// Puts the parts together; `events` is where `quit` is told.
+    pub fn new(name: Option<String>, machine: Arc<Machine>, migration: Arc<Migration>, events: EventSink) -> Self {
+        Self { name, machine, migration, events, listening: Mutex::new(None) }
+    }
+
+    fn listens(&self, at: Uri) -> Uri {
+        log::info!("waiting for a guest at {at}");
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        *listening = Some(at.clone());
+        at
+    }
+}
+
+impl Vm for LiveVm {
+    fn name(&self) -> Option<String> {
+        self.name.clone()
+    }
+    fn run_state(&self) -> RunState {
+        self.machine.run_state()
+    }
+    fn vcpus(&self) -> Vec<VcpuInfo> {
+        self.machine.vcpus()
+    }
+    fn stop(&self) -> Result<(), MachineError> {
+        self.machine.stop()
+    }
+    fn cont(&self) -> Result<(), MachineError> {
+        self.machine.cont()
+    }
+    fn reset(&self) -> Result<(), MachineError> {
+        self.machine.reset()
+    }
+    fn quit(&self) {
+        self.events.quit();
+    }
+    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError> {
+        self.migration.start(uri)
+    }
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError> {
+        self.migration.resume(uri)
+    }
+    fn migrate_cancel(&self) -> Result<(), MigrationError> {
+        self.migration.cancel()
+    }
+    fn start_postcopy(&self) -> Result<(), MigrationError> {
+        self.migration.start_postcopy()
+    }
+    fn migrate_pause(&self) -> Result<(), MigrationError> {
+        self.migration.pause()
+    }
+    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+        self.migration.incoming(uri).map(|at| self.listens(at))
+    }
+    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+        self.migration.recover(uri).map(|at| self.listens(at))
+    }
+    fn listening(&self) -> Option<Uri> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    fn report(&self) -> Option<(Side, Report)> {
+        self.migration.report()
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.migration.capabilities()
+    }
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
+        self.migration.set_capabilities(new)
+    }
+    fn parameters(&self) -> Parameters {
+        self.migration.parameters()
+    }
+    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
+        self.migration.set_parameters(new)
+    }
+}

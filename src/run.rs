@@ -1,0 +1,54 @@
+//! `whimbrel run`: builds the machine, its migration and its monitors, joins them, and serves until the end.
+
+use crate::config::{Incoming, RunConfig};
+use crate::machine::{Machine, MachineError};
+use crate::migration::{Migration, MigrationError};
+use crate::monitor::vm::Vm;
+use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
+
+/// Why a machine could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The monitors.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Waiting for a guest.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// The guest that was to arrive will not.
+    #[error("the incoming migration failed: {0}")]
+    IncomingFailed(String),
+}
+
+/// Runs the machine to its end; `Ok` is the exit code.
+pub fn run(config: &RunConfig) -> Result<u8, RunError> {
+    // Monitors first: a wrong place is refused before gigabytes are mapped, and while there is but one thread.
+    let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
+    let machine = Machine::build(&config.machine, events.machine())?;
+    let migration = Migration::new(machine.clone(), config.postcopy_after, events.migration());
+    let name = config.machine.name.clone();
+    let vm = LiveVm::new(name, machine.clone(), migration, events);
+
+    let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
+    machine.shutdown();
+    match ending? {
+        Ending::IncomingFailed(error) => Err(RunError::IncomingFailed(error)),
+        ending => Ok(ending.exit_code()),
+    }
+}
+
+/// Starts the guest, or waits for one.
+fn begin(config: &RunConfig, vm: &LiveVm) -> Result<(), RunError> {
+    match &config.incoming {
+        Some(Incoming::At(uri)) => {
+            vm.incoming(uri)?;
+        }
+        Some(Incoming::Deferred) => log::info!("waiting for 'migrate_incoming'"),
+        None if config.machine.paused => log::info!("paused: 'cont' starts the guest"),
+        None => vm.cont()?,
+    }
+    Ok(())
+}
