@@ -3,10 +3,15 @@
 
 pub mod boot;
 pub mod chardev;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod devices;
 pub mod kvm;
 pub mod machine;
 pub mod migration;
+pub mod monitor;
+pub mod run;
+pub mod size;
 pub mod state;
 pub mod vcpu;

@@ -43,7 +43,9 @@ impl Guest for Machine {
                 }
             }
         });
-        Ok(self.dirty_log.read(&self.vm, slot, |word, bits| dirty.or_word(word, bits))?)
+        Ok(self.dirty_log.read(&self.vm, slot, |word, bits| {
+            dirty.or_word(word, bits);
+        })?)
     }
 
     fn clear_dirty(&self, run: PageRun, dirty: &PageBitmap) -> Result<(), GuestError> {

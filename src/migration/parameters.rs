@@ -17,6 +17,83 @@ impl Default for Capabilities {
     fn default() -> Self {
         Self { postcopy_ram: true, events: false, postcopy_blocktime: true }
     }
+}
+
+/// A capability or parameter that cannot be set so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// QEMU knows it, this program does not have it.
+    #[error("capability {0} is not supported")]
+    CapabilityUnsupported(&'static str),
+    /// It is how this program works.
+    #[error("capability {0} is always on here and cannot be switched off")]
+    AlwaysOn(&'static str),
+    /// QEMU knows it, this program does not have it.
+    #[error("parameter {0} is not supported")]
+    ParameterUnsupported(&'static str),
+    /// Outside what makes sense.
+    #[error("Parameter '{name}' expects {expected}")]
+    OutOfRange {
+        /// The parameter.
+        name: &'static str,
+        /// What would be right.
+        expected: &'static str,
+    },
+}
+
+/// A capability that this program has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    /// See [`Capabilities::postcopy_ram`].
+    PostcopyRam,
+    /// Always on: the destination always answers.
+    ReturnPath,
+    /// See [`Capabilities::events`].
+    Events,
+    /// Always on: demand pages always have a channel of their own.
+    PostcopyPreempt,
+    /// See [`Capabilities::postcopy_blocktime`].
+    PostcopyBlocktime,
+}
+
+impl Capability {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 5] =
+        [Self::PostcopyRam, Self::ReturnPath, Self::Events, Self::PostcopyPreempt, Self::PostcopyBlocktime];
+
+    /// QEMU's capabilities that are not built here.
+    pub const UNSUPPORTED: [&'static str; 19] = [
+        "xbzrle",
+        "rdma-pin-all",
+        "auto-converge",
+        "zero-blocks",
+        "compress",
+        "x-colo",
+        "release-ram",
+        "pause-before-switchover",
+        "multifd",
+        "dirty-bitmaps",
+        "late-block-activate",
+        "x-ignore-shared",
+        "validate-uuid",
+        "background-snapshot",
+        "zero-copy-send",
+        "switchover-ack",
+        "dirty-limit",
+        "mapped-ram",
+        "block",
+    ];
+
+    /// QEMU's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PostcopyRam => "postcopy-ram",
+            Self::ReturnPath => "return-path",
+            Self::Events => "events",
+            Self::PostcopyPreempt => "postcopy-preempt",
+            Self::PostcopyBlocktime => "postcopy-blocktime",
+        }
+    }
 
     /// Finds a capability: `None` for a name that QEMU does not know either.
     pub fn find(name: &str) -> Option<Result<Self, SettingError>> {

@@ -49,7 +49,15 @@ impl FromStr for Uri {
     fn from_str(text: &str) -> Result<Self, UriError> {
         let refuse = || UriError::NotAnAddress(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() { Err(refuse()) } else { Ok(Self::Unix(path.into())) };
+            return match path.len() {
+                0 => Err(refuse()),
+                1..=MAX_UNIX_PATH => Ok(Self::Unix(path.into())),
+                _ => Err(UriError::PathTooLong(text.to_owned())),
+            };
+        }
+        let named = |kind: &&str| text.split_once(':').is_some_and(|(head, _)| head == *kind);
+        if let Some(kind) = UNSUPPORTED.into_iter().find(named) {
+            return Err(UriError::Unsupported { uri: text.to_owned(), kind });
         }
         let (host, port) = text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':')).ok_or_else(refuse)?;
         let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
