@@ -1,0 +1,163 @@
+//! The thread: input, clients, and the backlog of a slow reader.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::open::{Endpoint, stream};
+use super::{Output, Receive};
+
+/// Wakes the thread: there may be room for input, or something to write, or it is to end.
+#[derive(Clone)]
+pub struct Waker(Arc<WakerState>);
+
+struct WakerState {
+    event: EventFd,
+    stopped: AtomicBool,
+}
+
+impl Waker {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(Arc::new(WakerState {
+            event: EventFd::from_flags(flags)?,
+            stopped: AtomicBool::new(false),
+        })))
+    }
+
+    /// Wakes it.
+    pub fn wake(&self) {
+        // Only fails when it is full of wake-ups.
+        let _ = self.0.event.arm();
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// Serves the endpoint until the waker says stop.
+pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut receive: Receive) {
+    let mut client: Option<File> = None;
+    let mut input_ended = false;
+    let mut pending = Pending::default();
+    while !waker.is_stopped() {
+        pending.offer(&mut receive);
+        if client.is_some() && !output.is_connected() {
+            client = None;
+        }
+        let source = match (&endpoint, &client) {
+            _ if input_ended || !pending.is_empty() => None,
+            (Endpoint::Stdin(_), _) => Some(Source::Stdin),
+            (Endpoint::Stream(file, _), _) => Some(Source::File(file)),
+            (Endpoint::Server(_), Some(file)) => Some(Source::File(file)),
+            (Endpoint::Server(listener), None) => Some(Source::Client(listener.socket.as_fd())),
+            (Endpoint::Null | Endpoint::Mute, _) => None,
+        };
+        if !wait(source.as_ref(), output, waker) {
+            continue;
+        }
+        let ended = match source {
+            Some(Source::Stdin) => pending.read(io::stdin().lock()),
+            Some(Source::File(file)) => pending.read(file),
+            Some(Source::Client(_)) | None => false,
+        };
+        if let (Endpoint::Server(listener), None) = (&mut endpoint, &client) {
+            client = accept(&listener.socket, output);
+        } else if ended {
+            output.close();
+            input_ended = client.take().is_none();
+        }
+    }
+}
+
+/// What the thread waits for.
+enum Source<'a> {
+    Stdin,
+    File(&'a File),
+    Client(BorrowedFd<'a>),
+}
+
+/// Sleeps until something happens; whether it is the source. Writes what waits on the way.
+fn wait(source: Option<&Source<'_>>, output: &Output, waker: &Waker) -> bool {
+    let stdin = io::stdin();
+    let slow_reader = output.waiting_for();
+    let mut fds = vec![PollFd::new(waker.0.event.as_fd(), PollFlags::POLLIN)];
+    if let Some(source) = source {
+        let fd = match source {
+            Source::Stdin => stdin.as_fd(),
+            Source::File(file) => file.as_fd(),
+            Source::Client(fd) => *fd,
+        };
+        fds.push(PollFd::new(fd, PollFlags::POLLIN));
+    }
+    if let Some(file) = &slow_reader {
+        fds.push(PollFd::new(file.as_fd(), PollFlags::POLLOUT));
+    }
+    if poll(&mut fds, PollTimeout::NONE).is_err() {
+        return false;
+    }
+    let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+    if happened(&fds[0]) {
+        let _ = waker.0.event.read();
+    }
+    if slow_reader.is_some() && fds.last().is_some_and(happened) {
+        output.flush_backlog();
+    }
+    source.is_some() && happened(&fds[1])
+}
+
+/// Takes the next client.
+fn accept(listener: &std::os::unix::net::UnixListener, output: &Output) -> Option<File> {
+    let (socket, _) = listener.accept().ok()?;
+    let client = stream(socket).ok()?;
+    output.connect(client.try_clone().ok()?);
+    Some(client)
+}
+
+/// Input that was read and not taken yet.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
+    fn offer(&mut self, receive: &mut Receive) {
+        while !self.is_empty() {
+            match receive(&self.bytes[self.taken..]) {
+                0 => return,
+                count => self.taken += count,
+            }
+        }
+    }
+
+    /// Reads the next input; whether there will be no more.
+    fn read(&mut self, mut source: impl Read) -> bool {
+        self.bytes.resize(4096, 0);
+        self.taken = 0;
+        let result = source.read(&mut self.bytes);
+        self.bytes.truncate(*result.as_ref().unwrap_or(&0));
+        match result {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The devices that the monitor emulates, and the bus that leads to them.
+//!
+//! Interrupt controllers, timer and clock are in the kernel; see [`crate::machine`]. A device knows
+//! how to [`save`](SavedDevice::save) and [`load`](SavedDevice::load) itself and nothing of migration.
+
+mod bus;
+mod exit_port;
+mod reset;
+mod serial;
+
+pub use bus::{Action, Bus, Device};
+pub use exit_port::ExitPort;
+pub use reset::{KeyboardController, ResetControl};
+pub use serial::Serial;
+
+use crate::state::StateError;
+
+/// A device whose state goes into a migration.
+pub trait SavedDevice: Send + Sync {
+    /// Its name in saved state, the same on every host.
+    fn name(&self) -> &'static str;
+
+    /// The version of the layout that [`Self::save`] writes.
+    fn version(&self) -> u32;
+
+    /// Its state; the guest stands still.
+    fn save(&self) -> Vec<u8>;
+
+    /// Replaces its state; the guest stands still.
+    fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError>;
+
+    /// Puts it into the state of a machine that was just switched on.
+    fn reset(&self);
+}

@@ -1,0 +1,32 @@
+//! KVM: every ioctl and all unsafe code of the virtual machine monitor.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `hypervisor` | `/dev/kvm` itself: opening it, what it can do, its CPUID and MSR lists |
+//! | `capabilities` | what was probed, once |
+//! | `vm` | one VM: memory slots, interrupt chips, timer, clock |
+//! | `dirty_log` | the log of written pages, with manual protect or without |
+//! | `vcpu` | one vCPU: running it, its exits, its registers |
+//! | `kick` | the signal and the flag that take a vCPU out of the guest |
+//! | `ram` | guest RAM's mappings |
+//! | `raw` | kernel structures as bytes |
+
+mod capabilities;
+mod dirty_log;
+mod error;
+mod hypervisor;
+mod kick;
+mod ram;
+mod raw;
+mod vcpu;
+mod vm;
+
+pub use capabilities::{Capabilities, ManualProtect};
+pub use dirty_log::DirtyLog;
+pub use error::KvmError;
+pub use hypervisor::Hypervisor;
+pub use kick::{Kick, ThreadId, install_kick_signal};
+pub use ram::{GuestMemory, GuestRam, RamRange};
+pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
+pub use vcpu::{Exit, VcpuHandle};
+pub use vm::Vm;

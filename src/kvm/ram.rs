@@ -1,0 +1,256 @@
+//! Guest RAM's mappings.
+//!
+//! RAM is private anonymous memory unless it is to be shared, then a memfd. It is aligned to 2 MiB, so
+//! that huge pages fit, and never populated: on a migration's destination a page that is there already
+//! would never fault.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use vm_memory::bitmap::AtomicBitmap;
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, bitmap::NewBitmap};
+use whimbrel_postcopy::memory::{Backing, RamBlock};
+use whimbrel_postcopy::ram::PAGE_SIZE;
+
+use super::KvmError;
+
+/// Guest memory that notes which pages this process writes through it: KVM's log does not see those.
+pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A contiguous piece of guest-physical RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RamRange {
+    /// The block's name, the same on every host.
+    pub name: &'static str,
+    /// Where the guest sees it, in bytes.
+    pub guest_address: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// A mapping of ours, unmapped when dropped.
+struct Mapping {
+    start: NonNull<c_void>,
+    bytes: usize,
+}
+
+// SAFETY: The address is only handed out; whoever uses it answers for that.
+unsafe impl Send for Mapping {}
+// SAFETY: As above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: The range is a mapping of ours, and all users of it hold an `Arc` of its owner.
+        let _ = unsafe { munmap(self.start, self.bytes) };
+    }
+}
+
+/// All of a guest's RAM.
+pub struct GuestRam {
+    memory: GuestMemory,
+    ranges: Vec<RamRange>,
+    blocks: Vec<RamBlock>,
+    mappings: Vec<Arc<Mapping>>,
+}
+
+impl GuestRam {
+    /// Maps `ranges`, which are in order and do not overlap.
+    pub fn new(ranges: &[RamRange], shared: bool) -> Result<Self, KvmError> {
+        let mut mappings = Vec::new();
+        let mut regions = Vec::new();
+        let mut blocks = Vec::new();
+        for range in ranges {
+            let failed = |source| KvmError::Ram {
+                bytes: range.bytes,
+                source,
+            };
+            let mapping = Arc::new(map(range, shared).map_err(failed)?);
+            regions.push(
+                region(&mapping, range)
+                    .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?,
+            );
+            let backing = if shared {
+                Backing::Shared
+            } else {
+                Backing::Anonymous
+            };
+            // SAFETY: The mapping is aligned, readable and writable, and lives as long as its owner, `mapping`;
+            // vm-memory makes no references into it.
+            blocks.push(unsafe {
+                RamBlock::new(
+                    range.name,
+                    range.guest_address,
+                    mapping.start.as_ptr().cast(),
+                    range.bytes / PAGE_SIZE as u64,
+                    backing,
+                    mapping.clone(),
+                )
+            });
+            mappings.push(mapping);
+        }
+        let memory = GuestMemory::from_regions(regions).map_err(|error| KvmError::Ram {
+            bytes: ranges.iter().map(|range| range.bytes).sum(),
+            source: io::Error::other(error),
+        })?;
+        Ok(Self {
+            memory,
+            ranges: ranges.to_vec(),
+            blocks,
+            mappings,
+        })
+    }
+
+    /// The memory, for this process's own reads and writes.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The ranges, in the order of the memory slots.
+    pub fn ranges(&self) -> &[RamRange] {
+        &self.ranges
+    }
+
+    /// The ranges as the migration engine sees them, in the same order.
+    pub fn blocks(&self) -> &[RamBlock] {
+        &self.blocks
+    }
+
+    /// All RAM in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.bytes).sum()
+    }
+
+    /// Where the range `slot` is in this process.
+    pub(super) fn host_address(&self, slot: usize) -> u64 {
+        self.mappings[slot].start.as_ptr() as u64
+    }
+}
+
+/// vm-memory's view of a mapping.
+fn region(mapping: &Mapping, range: &RamRange) -> Option<GuestRegionMmap<AtomicBitmap>> {
+    let flags = libc::MAP_NORESERVE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let builder =
+        MmapRegionBuilder::new_with_bitmap(mapping.bytes, AtomicBitmap::with_len(mapping.bytes))
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(flags);
+    // SAFETY: The mapping has this length; `GuestRam` keeps it for as long as the region.
+    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start.as_ptr().cast()) }
+        .build()
+        .ok()?;
+    GuestRegionMmap::new(region, GuestAddress(range.guest_address))
+}
+
+/// Maps one range at a multiple of the huge page size, without populating it.
+fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
+    let bytes = range.bytes as usize;
+    let reserved = NonZeroUsize::new(bytes + HUGE_PAGE).ok_or(io::ErrorKind::InvalidInput)?;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+    // SAFETY: A new mapping at an address that the kernel chooses.
+    let start = unsafe { mmap_anonymous(None, reserved, ProtFlags::PROT_NONE, flags) }?;
+    let head = start.as_ptr().align_offset(HUGE_PAGE);
+    let tail = HUGE_PAGE - head;
+    // SAFETY: All addresses are inside, or at the end of, the reservation just made, which nobody else knows.
+    let aligned = unsafe {
+        let aligned = start.byte_add(head);
+        if head > 0 {
+            munmap(start, head)?;
+        }
+        if tail > 0 {
+            munmap(aligned.byte_add(bytes), tail)?;
+        }
+        aligned
+    };
+    let mapping = Mapping {
+        start: aligned,
+        bytes,
+    };
+    back(&mapping, range, shared)?;
+    // Without transparent huge pages in the host this fails, and the guest runs on small ones.
+    // SAFETY: The range is ours; the advice changes no content.
+    let _ = unsafe { madvise(mapping.start, bytes, MmapAdvise::MADV_HUGEPAGE) };
+    Ok(mapping)
+}
+
+/// Puts readable and writable memory into a reservation.
+fn back(mapping: &Mapping, range: &RamRange, shared: bool) -> io::Result<()> {
+    let length = NonZeroUsize::new(mapping.bytes).ok_or(io::ErrorKind::InvalidInput)?;
+    let address = NonZeroUsize::new(mapping.start.as_ptr() as usize);
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
+    if shared {
+        let file = File::from(memfd_create(range.name, MFdFlags::MFD_CLOEXEC)?);
+        file.set_len(range.bytes)?;
+        // SAFETY: MAP_FIXED replaces exactly the reservation, which is ours.
+        unsafe {
+            mmap(
+                address,
+                length,
+                prot,
+                flags | MapFlags::MAP_SHARED,
+                file.as_fd(),
+                0,
+            )
+        }?;
+    } else {
+        // SAFETY: As above.
+        unsafe { mmap_anonymous(address, length, prot, flags | MapFlags::MAP_PRIVATE) }?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use vm_memory::bitmap::Bitmap;
+    use vm_memory::{Bytes, GuestMemoryRegion};
+
+    fn two(shared: bool) -> GuestRam {
+        let ranges = [
+            RamRange {
+                name: "ram.low",
+                guest_address: 0,
+                bytes: 4 << 20,
+            },
+            RamRange {
+                name: "ram.high",
+                guest_address: 4 << 30,
+                bytes: 2 << 20,
+            },
+        ];
+        GuestRam::new(&ranges, shared).unwrap()
+    }
+
+    #[test]
+    fn both_backings_hold_what_is_written_and_note_the_page() {
+        for shared in [false, true] {
+            let ram = two(shared);
+            let address = GuestAddress((4 << 30) + 0x3008);
+            ram.memory().write_obj(0x55aa_u16, address).unwrap();
+            assert_eq!(ram.memory().read_obj::<u16>(address).unwrap(), 0x55aa);
+            let region = ram.memory().iter().nth(1).unwrap();
+            assert!(region.bitmap().dirty_at(0x3000));
+            assert!(!region.bitmap().dirty_at(0x2000));
+            assert_eq!(ram.blocks()[1].pages(), 512);
+            assert_eq!(ram.host_address(0) % HUGE_PAGE as u64, 0);
+            assert_eq!(ram.bytes(), 6 << 20);
+        }
+    }
+
+    #[test]
+    fn nothing_outside_is_reachable() {
+        let ram = two(false);
+        assert!(ram.memory().write_obj(1u8, GuestAddress(4 << 20)).is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! The gate through which every vCPU thread enters the guest.
+//!
+//! ```text
+//!            open              closed              shut
+//!   thread:  in the guest  ->  parks (counted)  -> ends
+//! ```
+//! Closing interrupts all vCPUs at once and then waits for them together, so the guest stops within one
+//! wake-up whatever its number of vCPUs. A vCPU that dies or resets the machine closes the gate itself
+//! and leaves a request; it never waits for its own stop.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Vcpu;
+use crate::kvm::Kick;
+
+/// What a guest asked for, or what became of it. The vCPUs are stopping when it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestRequest {
+    /// A reset.
+    Reset,
+    /// Power off.
+    PowerOff,
+    /// The end, with this exit code.
+    Exit(u8),
+    /// Nothing: it triple-faulted or KVM gave up. The log has the registers.
+    Panic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    Open,
+    Closed,
+    Shut,
+}
+
+struct State {
+    position: Position,
+    parked: usize,
+    request: Option<GuestRequest>,
+}
+
+/// See the module's text. Closed at first.
+pub struct Gate {
+    vcpus: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// A closed gate for that many vCPU threads.
+    pub fn new(vcpus: usize) -> Self {
+        Self {
+            vcpus,
+            state: Mutex::new(State {
+                position: Position::Closed,
+                parked: 0,
+                request: None,
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the vCPUs into the guest.
+    pub fn open(&self) {
+        let mut state = self.lock();
+        if state.position == Position::Closed {
+            state.position = Position::Open;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Takes the vCPUs out of the guest, without waiting for them.
+    pub fn close(&self, vcpus: &[Arc<Vcpu>]) {
+        let mut state = self.lock();
+        if state.position == Position::Open {
+            state.position = Position::Closed;
+        }
+        // Under the lock: a thread clears its flag under it too, so neither undoes the other's later word.
+        vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
+    }
+
+    /// Ends all vCPU threads and [`Self::next_request`], without waiting.
+    pub fn shut(&self, vcpus: &[Arc<Vcpu>]) {
+        let mut state = self.lock();
+        state.position = Position::Shut;
+        vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
+        self.changed.notify_all();
+    }
+
+    /// Waits until every vCPU thread is out of the guest (or has ended). `false` if one did not come within
+    /// `limit`: it may hang in a page fault that nobody answers.
+    pub fn await_parked(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        while state.parked < self.vcpus {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    /// A vCPU thread's side: waits outside until the gate opens. `false` once it is shut, then the thread ends.
+    pub(super) fn park(&self, kick: &Kick) -> bool {
+        let mut state = self.lock();
+        state.parked += 1;
+        self.changed.notify_all();
+        while state.position == Position::Closed {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.position == Position::Shut {
+            return false;
+        }
+        state.parked -= 1;
+        kick.set_immediate_exit(false);
+        true
+    }
+
+    /// A vCPU thread's side, after an interruption: whether it goes straight back into the guest, because the
+    /// signal was another's or the gate has opened again meanwhile.
+    pub(super) fn reenter(&self, kick: &Kick) -> bool {
+        let state = self.lock();
+        let open = state.position == Position::Open;
+        if open {
+            kick.set_immediate_exit(false);
+        }
+        open
+    }
+
+    /// A vCPU thread's side: closes the gate and leaves word why. The first request wins, except that a
+    /// guest that died needs no reset.
+    pub(super) fn request(&self, vcpus: &[Arc<Vcpu>], request: GuestRequest) {
+        let mut state = self.lock();
+        if state.position == Position::Open {
+            state.position = Position::Closed;
+        }
+        if state.request.is_none() || request != GuestRequest::Reset {
+            state.request = Some(request);
+        }
+        vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is a request; leaves it there. `false` once the gate is shut.
+    pub fn await_request(&self) -> bool {
+        let mut state = self.lock();
+        while state.request.is_none() && state.position != Position::Shut {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.position != Position::Shut
+    }
+
+    /// Takes the request, if there is one.
+    pub fn take_request(&self) -> Option<GuestRequest> {
+        self.lock().request.take()
+    }
+}

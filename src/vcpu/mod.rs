@@ -1,0 +1,76 @@
+//! vCPUs: their threads, their state, what they show of the processor.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `gate` | stopping all vCPU threads at once and letting them go on |
+//! | `thread` | one vCPU's thread: into the guest, out, served, in again |
+//! | `state` | saved registers: the layout, and the order of saving and loading |
+//! | `msrs` | which model-specific registers this host can save and load |
+//! | `cpuid` | the CPUID leaves of each vCPU |
+//! | `features` | CPUID features by name, and which of them a host lacks |
+//! | `boot` | the registers of a vCPU that begins at a PVH entry point |
+//! | `dump` | registers as text, for the log of a guest that died |
+
+mod boot;
+mod cpuid;
+mod dump;
+mod features;
+mod gate;
+mod msrs;
+mod state;
+mod thread;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kvm_bindings::kvm_cpuid_entry2;
+
+pub use boot::enter_pvh;
+pub use cpuid::guest_cpuid;
+pub use features::{FeatureWord, feature_words, missing_features};
+pub use gate::{Gate, GuestRequest};
+pub use msrs::{MsrError, MsrTable};
+pub use state::{TscStart, VcpuState, VcpuStateError};
+pub use thread::spawn;
+
+use crate::kvm::{Kick, VcpuHandle};
+
+/// One vCPU. Its thread holds the lock on it while the guest runs and gives it up when it parks, so
+/// whoever stopped the guest saves and loads the state from their own thread.
+pub struct Vcpu {
+    index: u8,
+    cpuid: Vec<kvm_cpuid_entry2>,
+    kick: Kick,
+    handle: Mutex<VcpuHandle>,
+}
+
+impl Vcpu {
+    /// vCPU `index`, showing `cpuid` (which `handle` was given already).
+    pub fn new(index: u8, cpuid: Vec<kvm_cpuid_entry2>, handle: VcpuHandle) -> Self {
+        Self {
+            index,
+            cpuid,
+            kick: handle.kick(),
+            handle: Mutex::new(handle),
+        }
+    }
+
+    /// Its number, which is its APIC id.
+    pub fn index(&self) -> u8 {
+        self.index
+    }
+
+    /// What CPUID shows on it, unless a guest that moved in brought its own.
+    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
+        &self.cpuid
+    }
+
+    /// The handle that takes it out of the guest.
+    pub fn kick(&self) -> &Kick {
+        &self.kick
+    }
+
+    /// Its registers. Waits for ever while the guest runs: stop it first.
+    pub fn lock(&self) -> MutexGuard<'_, VcpuHandle> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
