@@ -91,34 +91,17 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads `bytes`, saved by `device` in layout `version`; `known` is the only version accepted.
-    pub fn new(
-        device: &'static str,
-        version: u32,
-        known: u32,
-        bytes: &'a [u8],
-    ) -> Result<Self, StateError> {
+    pub fn new(device: &'static str, version: u32, known: u32, bytes: &'a [u8]) -> Result<Self, StateError> {
         if version != known {
-            return Err(StateError::Version {
-                device,
-                found: version,
-                known,
-            });
+            return Err(StateError::Version { device, found: version, known });
         }
-        Ok(Self {
-            device,
-            rest: bytes,
-        })
+        Ok(Self { device, rest: bytes })
     }
 
     /// The next `count` bytes.
     pub fn bytes(&mut self, count: usize, field: &'static str) -> Result<&'a [u8], StateError> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or(StateError::Truncated {
-                device: self.device,
-                field,
-            })?;
+        let (taken, rest) =
+            self.rest.split_at_checked(count).ok_or(StateError::Truncated { device: self.device, field })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -149,21 +132,14 @@ impl<'a> Reader<'a> {
     pub fn count(&mut self, size: usize, field: &'static str) -> Result<usize, StateError> {
         let count = self.u32(field)? as usize;
         if count.saturating_mul(size) > self.rest.len() {
-            return Err(StateError::Truncated {
-                device: self.device,
-                field,
-            });
+            return Err(StateError::Truncated { device: self.device, field });
         }
         Ok(count)
     }
 
     /// An error about `field`, for a value that the device itself finds impossible.
     pub fn impossible(&self, field: &'static str, value: u64) -> StateError {
-        StateError::Value {
-            device: self.device,
-            field,
-            value,
-        }
+        StateError::Value { device: self.device, field, value }
     }
 
     /// Ends reading: nothing may be left.
@@ -171,10 +147,7 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() {
             Ok(())
         } else {
-            Err(StateError::Trailing {
-                device: self.device,
-                count: self.rest.len(),
-            })
+            Err(StateError::Trailing { device: self.device, count: self.rest.len() })
         }
     }
 }
@@ -204,29 +177,16 @@ mod tests {
     #[test]
     fn an_unknown_version_is_refused_by_name() {
         let error = Reader::new("toy", 4, 3, &[]).unwrap_err();
-        assert_eq!(
-            error,
-            StateError::Version {
-                device: "toy",
-                found: 4,
-                known: 3
-            }
-        );
+        assert_eq!(error, StateError::Version { device: "toy", found: 4, known: 3 });
         assert!(error.to_string().contains("toy"));
     }
 
     #[test]
     fn short_long_and_lying_states_are_refused() {
         let mut reader = Reader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
-        assert!(matches!(
-            reader.u32("a"),
-            Err(StateError::Truncated { field: "a", .. })
-        ));
+        assert!(matches!(reader.u32("a"), Err(StateError::Truncated { field: "a", .. })));
         let reader = Reader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
-        assert!(matches!(
-            reader.finish(),
-            Err(StateError::Trailing { count: 3, .. })
-        ));
+        assert!(matches!(reader.finish(), Err(StateError::Trailing { count: 3, .. })));
         let lie = u32::MAX.to_le_bytes();
         let mut reader = Reader::new("toy", 1, 1, &lie).unwrap();
         assert!(reader.count(16, "list").is_err());

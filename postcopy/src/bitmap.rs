@@ -14,10 +14,7 @@ pub struct PageBitmap {
 impl PageBitmap {
     /// All pages clear.
     pub fn new(pages: u64) -> Self {
-        Self {
-            words: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            pages,
-        }
+        Self { words: (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(), pages }
     }
 
     /// How many pages the bitmap covers.
@@ -34,19 +31,13 @@ impl PageBitmap {
 
     /// Word `word` as it stands: pages `word * 64` and on. Zero past the end.
     pub fn word(&self, word: usize) -> u64 {
-        self.words
-            .get(word)
-            .map_or(0, |slot| slot.load(Ordering::Acquire))
+        self.words.get(word).map_or(0, |slot| slot.load(Ordering::Acquire))
     }
 
     /// The bits of word `word` that stand for pages.
     fn valid(&self, word: usize) -> u64 {
         let rest = self.pages - (word as u64) * 64;
-        if rest >= 64 {
-            u64::MAX
-        } else {
-            (1 << rest) - 1
-        }
+        if rest >= 64 { u64::MAX } else { (1 << rest) - 1 }
     }
 }
 

@@ -47,14 +47,7 @@ impl RamBlock {
         backing: Backing,
         owner: Arc<dyn RamOwner>,
     ) -> Self {
-        Self {
-            name: name.into(),
-            guest_address,
-            host: host as usize,
-            pages,
-            backing,
-            _owner: owner,
-        }
+        Self { name: name.into(), guest_address, host: host as usize, pages, backing, _owner: owner }
     }
 
     /// The block's name, the same on both hosts.
@@ -79,12 +72,7 @@ impl RamBlock {
 
     /// The host address of a page, as a number: never dereferenced outside this file.
     pub(crate) fn address(&self, page: PageIndex) -> usize {
-        assert!(
-            page.0 <= self.pages,
-            "page {} outside RAM block {}",
-            page.0,
-            self.name
-        );
+        assert!(page.0 <= self.pages, "page {} outside RAM block {}", page.0, self.name);
         self.host + page.0 as usize * PAGE_SIZE
     }
 
@@ -97,12 +85,7 @@ impl RamBlock {
 
     /// Whether `run` lies inside the block.
     pub fn holds(&self, run: PageRun) -> bool {
-        run.count > 0
-            && run
-                .start
-                .0
-                .checked_add(u64::from(run.count))
-                .is_some_and(|end| end <= self.pages)
+        run.count > 0 && run.start.0.checked_add(u64::from(run.count)).is_some_and(|end| end <= self.pages)
     }
 }
 

@@ -27,11 +27,7 @@ pub struct PageRun {
 impl PageRun {
     /// A run of exactly one page.
     pub const fn single(block: BlockId, page: PageIndex) -> Self {
-        Self {
-            block,
-            start: page,
-            count: 1,
-        }
+        Self { block, start: page, count: 1 }
     }
 
     /// The page after the run's last one.
@@ -52,10 +48,6 @@ impl PageRun {
 
 impl fmt::Display for PageRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "block {} pages {}+{}",
-            self.block.0, self.start.0, self.count
-        )
+        write!(f, "block {} pages {}+{}", self.block.0, self.start.0, self.count)
     }
 }

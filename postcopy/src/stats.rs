@@ -52,10 +52,7 @@ impl Status {
 
     /// Whether nothing more will happen by itself, or ever.
     pub const fn is_ended(self) -> bool {
-        matches!(
-            self,
-            Self::None | Self::Cancelled | Self::Completed | Self::Failed
-        )
+        matches!(self, Self::None | Self::Cancelled | Self::Completed | Self::Failed)
     }
 }
 

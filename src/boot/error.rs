@@ -25,17 +25,13 @@ pub enum BootError {
         name: String,
     },
     /// No PVH note.
-    #[error(
-        "kernel {name} has no PVH entry note: build it with CONFIG_PVH, or give another kernel"
-    )]
+    #[error("kernel {name} has no PVH entry note: build it with CONFIG_PVH, or give another kernel")]
     NoPvhNote {
         /// The kernel.
         name: String,
     },
     /// It does not fit.
-    #[error(
-        "kernel {name} does not fit: it needs guest RAM from {start:#x} to {end:#x}; use more --memory"
-    )]
+    #[error("kernel {name} does not fit: it needs guest RAM from {start:#x} to {end:#x}; use more --memory")]
     KernelDoesNotFit {
         /// The kernel.
         name: String,
@@ -62,16 +58,15 @@ pub enum BootError {
         bytes: usize,
     },
     /// The command line is too long or holds a NUL.
-    #[error("the kernel's command line cannot be handed over: it has {bytes} bytes, {limit} at most, and none may be NUL")]
+    #[error(
+        "the kernel's command line cannot be handed over: it has {bytes} bytes, {limit} at most, and none may be NUL"
+    )]
     CommandLine {
         /// Its length.
         bytes: usize,
         /// How long it may be.
         limit: usize,
     },
-    /// The test guest is not in this program.
-    #[error("this program was built without the test guest: give a --kernel file")]
-    NoBuiltinGuest,
     /// Guest RAM cannot be written.
     #[error("boot data cannot be written into guest RAM")]
     Memory(#[from] GuestMemoryError),

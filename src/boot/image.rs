@@ -5,6 +5,9 @@ use std::path::Path;
 use super::BootError;
 use crate::config::Kernel;
 
+/// The test guest, built by `tests/guest/build.rs`.
+const TEST_GUEST: &[u8] = include_bytes!(env!("WHIMBREL_TEST_GUEST"));
+
 /// A kernel image with the name that errors call it by.
 pub struct KernelImage {
     pub(super) name: String,
@@ -24,32 +27,20 @@ impl KernelImage {
     /// Reads it.
     pub fn read(kernel: &Kernel) -> Result<Self, BootError> {
         match kernel {
-            Kernel::File(path) => Ok(Self {
-                name: path.display().to_string(),
-                bytes: read("kernel", path)?,
-            }),
-            Kernel::BuiltinTest => Ok(Self {
-                name: "builtin:test".into(),
-                bytes: builtin().ok_or(BootError::NoBuiltinGuest)?.to_vec(),
-            }),
+            Kernel::File(path) => Ok(Self { name: path.display().to_string(), bytes: read("kernel", path)? }),
+            Kernel::BuiltinTest => Ok(Self { name: "builtin:test".into(), bytes: TEST_GUEST.to_vec() }),
         }
     }
 
     /// The loadable segments. The image is checked to be a little-endian x86-64 ELF.
     pub(super) fn segments(&self) -> Result<Vec<Segment>, BootError> {
-        segments(&self.bytes).ok_or_else(|| BootError::NotElf {
-            name: self.name.clone(),
-        })
+        segments(&self.bytes).ok_or_else(|| BootError::NotElf { name: self.name.clone() })
     }
 }
 
 /// The whole file.
 pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
-    std::fs::read(path).map_err(|source| BootError::Read {
-        what,
-        name: path.display().to_string(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| BootError::Read { what, name: path.display().to_string(), source })
 }
 
 /// Field offsets of Elf64_Ehdr and Elf64_Phdr (System V ABI, AMD64 supplement).
@@ -83,12 +74,4 @@ fn segments(elf: &[u8]) -> Option<Vec<Segment>> {
         }
     }
     Some(found)
-}
-
-/// The test guest, if the build put it in.
-fn builtin() -> Option<&'static [u8]> {
-    #[cfg(whimbrel_test_guest)]
-    return Some(include_bytes!(env!("WHIMBREL_TEST_GUEST")));
-    #[cfg(not(whimbrel_test_guest))]
-    None
 }

@@ -32,16 +32,8 @@ pub(super) const COMMAND_LINE_LIMIT: usize = 64 << 10;
 
 /// The blocks of a guest with that many bytes of RAM.
 pub fn ram_ranges(bytes: u64) -> Vec<RamRange> {
-    let low = RamRange {
-        name: "ram.low",
-        guest_address: 0,
-        bytes: bytes.min(HOLE),
-    };
-    let high = RamRange {
-        name: "ram.high",
-        guest_address: RAM_ABOVE_HOLE,
-        bytes: bytes - low.bytes,
-    };
+    let low = RamRange { name: "ram.low", guest_address: 0, bytes: bytes.min(HOLE) };
+    let high = RamRange { name: "ram.high", guest_address: RAM_ABOVE_HOLE, bytes: bytes - low.bytes };
     let mut ranges = vec![low, high];
     ranges.retain(|range| range.bytes > 0);
     ranges
@@ -55,17 +47,11 @@ mod tests {
     fn ram_leaves_the_hole_out() {
         let sizes = |bytes| -> Vec<_> {
             let ranges = ram_ranges(bytes);
-            ranges
-                .iter()
-                .map(|range| (range.guest_address, range.bytes))
-                .collect()
+            ranges.iter().map(|range| (range.guest_address, range.bytes)).collect()
         };
         assert_eq!(sizes(16 << 20), [(0, 16 << 20)]);
         assert_eq!(sizes(3 << 30), [(0, 3 << 30)]);
-        assert_eq!(
-            sizes((3 << 30) + (2 << 20)),
-            [(0, 3 << 30), (4 << 30, 2 << 20)]
-        );
+        assert_eq!(sizes((3 << 30) + (2 << 20)), [(0, 3 << 30), (4 << 30, 2 << 20)]);
         assert_eq!(sizes(6 << 30), [(0, 3 << 30), (4 << 30, 3 << 30)]);
     }
 }

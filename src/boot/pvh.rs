@@ -5,17 +5,13 @@ use std::io::Cursor;
 
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
-use linux_loader::loader::elf::start_info::{
-    hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info,
-};
+use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{Error as LoaderError, KernelLoader};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::image::{self, KernelImage, Segment};
-use super::layout::{
-    COMMAND_LINE, COMMAND_LINE_LIMIT, HIGH_START, LOW_END, MEMORY_MAP, MODULES, START_INFO,
-};
+use super::layout::{COMMAND_LINE, COMMAND_LINE_LIMIT, HIGH_START, LOW_END, MEMORY_MAP, MODULES, START_INFO};
 use super::{BootError, ram_ranges};
 use crate::config::BootConfig;
 use crate::kvm::{GuestMemory, GuestRam};
@@ -48,18 +44,11 @@ pub fn load(boot: &BootConfig, ram: &GuestRam) -> Result<EntryPoint, BootError> 
         None => None,
     };
     write_start_info(ram, initrd)?;
-    Ok(EntryPoint {
-        address,
-        start_info: START_INFO,
-    })
+    Ok(EntryPoint { address, start_info: START_INFO })
 }
 
 /// Loads the segments; the result is the entry point and where the kernel ends.
-fn load_kernel(
-    kernel: &KernelImage,
-    memory: &GuestMemory,
-    low: u64,
-) -> Result<(u64, u64), BootError> {
+fn load_kernel(kernel: &KernelImage, memory: &GuestMemory, low: u64) -> Result<(u64, u64), BootError> {
     let segments = kernel.segments()?;
     let mut kernel_end = 0;
     for segment in &segments {
@@ -71,14 +60,9 @@ fn load_kernel(
         kernel_end = kernel_end.max(end);
     }
     let loaded = Elf::load(memory, None, &mut Cursor::new(&kernel.bytes), None);
-    let loaded = loaded.map_err(|source: LoaderError| BootError::Damaged {
-        name: kernel.name.clone(),
-        source,
-    })?;
+    let loaded = loaded.map_err(|source: LoaderError| BootError::Damaged { name: kernel.name.clone(), source })?;
     let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else {
-        return Err(BootError::NoPvhNote {
-            name: kernel.name.clone(),
-        });
+        return Err(BootError::NoPvhNote { name: kernel.name.clone() });
     };
     for segment in &segments {
         zero_rest(segment, memory)?;
@@ -114,10 +98,7 @@ fn zero_rest(segment: &Segment, memory: &GuestMemory) -> Result<(), BootError> {
 
 fn write_command_line(text: &str, memory: &GuestMemory) -> Result<(), BootError> {
     if text.len() >= COMMAND_LINE_LIMIT || text.contains('\0') {
-        return Err(BootError::CommandLine {
-            bytes: text.len(),
-            limit: COMMAND_LINE_LIMIT - 1,
-        });
+        return Err(BootError::CommandLine { bytes: text.len(), limit: COMMAND_LINE_LIMIT - 1 });
     }
     let mut bytes = text.as_bytes().to_vec();
     bytes.push(0);
@@ -138,10 +119,7 @@ fn load_initrd(
         .checked_sub(length)
         .map(|address| address & !0xfff)
         .filter(|address| *address >= kernel_end.max(HIGH_START))
-        .ok_or_else(|| BootError::InitrdDoesNotFit {
-            name: path.display().to_string(),
-            bytes: bytes.len(),
-        })?;
+        .ok_or_else(|| BootError::InitrdDoesNotFit { name: path.display().to_string(), bytes: bytes.len() })?;
     memory.write_slice(&bytes, GuestAddress(address))?;
     Ok((address, length))
 }
@@ -161,11 +139,7 @@ fn write_start_info(ram: &GuestRam, initrd: Option<(u64, u64)>) -> Result<(), Bo
     let mut params = BootParams::new(&info, GuestAddress(START_INFO));
     params.set_sections(&map, GuestAddress(MEMORY_MAP));
     if let Some((paddr, size)) = initrd {
-        let module = hvm_modlist_entry {
-            paddr,
-            size,
-            ..Default::default()
-        };
+        let module = hvm_modlist_entry { paddr, size, ..Default::default() };
         params.set_modules(&[module], GuestAddress(MODULES));
     }
     PvhBootConfigurator::write_bootparams(&params, ram.memory()).map_err(BootError::StartInfo)
@@ -173,16 +147,8 @@ fn write_start_info(ram: &GuestRam, initrd: Option<(u64, u64)>) -> Result<(), Bo
 
 /// What the guest is told of its memory.
 fn memory_map(bytes: u64) -> Vec<hvm_memmap_table_entry> {
-    let entry = |addr, end: u64, type_| hvm_memmap_table_entry {
-        addr,
-        size: end - addr,
-        type_,
-        reserved: 0,
-    };
-    let mut map = vec![
-        entry(0, LOW_END, RAM),
-        entry(LOW_END, HIGH_START, RESERVED),
-    ];
+    let entry = |addr, end: u64, type_| hvm_memmap_table_entry { addr, size: end - addr, type_, reserved: 0 };
+    let mut map = vec![entry(0, LOW_END, RAM), entry(LOW_END, HIGH_START, RESERVED)];
     for range in ram_ranges(bytes) {
         let start = range.guest_address.max(HIGH_START);
         map.push(entry(start, range.guest_address + range.bytes, RAM));

@@ -12,11 +12,7 @@ fn ram() -> GuestRam {
 fn boot(kernel: &[u8]) -> (tempfile::NamedTempFile, BootConfig) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(kernel).unwrap();
-    let boot = BootConfig {
-        kernel: Kernel::File(file.path().into()),
-        initrd: None,
-        cmdline: "a=1 b".into(),
-    };
+    let boot = BootConfig { kernel: Kernel::File(file.path().into()), initrd: None, cmdline: "a=1 b".into() };
     (file, boot)
 }
 
@@ -47,33 +43,22 @@ fn a_kernel_its_command_line_and_its_initrd_are_there() {
     let info: hvm_start_info = memory.read_obj(GuestAddress(entry.start_info)).unwrap();
     assert_eq!((info.magic, info.version), (MAGIC, 1));
     let mut line = [0; 6];
-    memory
-        .read_slice(&mut line, GuestAddress(info.cmdline_paddr))
-        .unwrap();
+    memory.read_slice(&mut line, GuestAddress(info.cmdline_paddr)).unwrap();
     assert_eq!(&line, b"a=1 b\0");
     let module: hvm_modlist_entry = memory.read_obj(GuestAddress(info.modlist_paddr)).unwrap();
     assert_eq!((info.nr_modules, module.size), (1, 6));
     let mut found = [0; 6];
-    memory
-        .read_slice(&mut found, GuestAddress(module.paddr))
-        .unwrap();
+    memory.read_slice(&mut found, GuestAddress(module.paddr)).unwrap();
     assert_eq!(&found, b"initrd");
 }
 
 #[test]
 fn the_memory_map_has_the_hole() {
-    let map: Vec<_> = memory_map(5 << 30)
-        .iter()
-        .map(|entry| (entry.addr, entry.addr + entry.size, entry.type_))
-        .collect();
+    let map: Vec<_> =
+        memory_map(5 << 30).iter().map(|entry| (entry.addr, entry.addr + entry.size, entry.type_)).collect();
     assert_eq!(
         map,
-        [
-            (0, 0xa_0000, RAM),
-            (0xa_0000, 0x10_0000, RESERVED),
-            (0x10_0000, 3 << 30, RAM),
-            (4 << 30, 6 << 30, RAM),
-        ]
+        [(0, 0xa_0000, RAM), (0xa_0000, 0x10_0000, RESERVED), (0x10_0000, 3 << 30, RAM), (4 << 30, 6 << 30, RAM),]
     );
 }
 
@@ -105,8 +90,5 @@ fn missing_files_and_long_lines_are_named() {
     assert!(text.contains("/nonexistent/initrd"), "{text}");
     let mut long = good;
     long.cmdline = "x".repeat(COMMAND_LINE_LIMIT);
-    assert!(matches!(
-        load(&long, &ram()),
-        Err(BootError::CommandLine { .. })
-    ));
+    assert!(matches!(load(&long, &ram()), Err(BootError::CommandLine { .. })));
 }

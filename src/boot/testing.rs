@@ -24,10 +24,8 @@ pub fn pvh_elf(address: u64, code: &[u8], memory: u64) -> Vec<u8> {
         elf.extend(half.to_le_bytes());
     }
     let code_at = HEADERS + note.len() as u64;
-    let segments = [
-        (4u32, HEADERS, 0, note.len() as u64, note.len() as u64),
-        (1, code_at, address, code.len() as u64, memory),
-    ];
+    let segments =
+        [(4u32, HEADERS, 0, note.len() as u64, note.len() as u64), (1, code_at, address, code.len() as u64, memory)];
     for (kind, offset, at, file_bytes, memory_bytes) in segments {
         elf.extend(kind.to_le_bytes());
         elf.extend(7u32.to_le_bytes());

@@ -86,12 +86,7 @@ impl CharBackend {
         let waker = Waker::new().map_err(CharDeviceError::Thread)?;
         let output = Output::new(waker.clone());
         let endpoint = Endpoint::open(device, &output)?;
-        Ok(Self {
-            output,
-            waker,
-            endpoint: Mutex::new(Some(endpoint)),
-            thread: Mutex::new(None),
-        })
+        Ok(Self { output, waker, endpoint: Mutex::new(Some(endpoint)), thread: Mutex::new(None) })
     }
 
     /// The writing side.

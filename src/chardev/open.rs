@@ -36,23 +36,15 @@ impl Endpoint {
         match device {
             CharDevice::Null => Ok(Self::Null),
             CharDevice::Stdio => stdio(output).map_err(CharDeviceError::Stdio),
-            CharDevice::File(path) => file(path, output).map_err(|source| CharDeviceError::File {
-                path: path.clone(),
-                source,
-            }),
-            CharDevice::Unix {
-                path,
-                server: false,
-            } => connect(path, output).map_err(|source| CharDeviceError::Connect {
-                path: path.clone(),
-                source,
-            }),
+            CharDevice::File(path) => {
+                file(path, output).map_err(|source| CharDeviceError::File { path: path.clone(), source })
+            }
+            CharDevice::Unix { path, server: false } => {
+                connect(path, output).map_err(|source| CharDeviceError::Connect { path: path.clone(), source })
+            }
             CharDevice::Unix { path, server: true } => Listener::bind(path)
                 .map(Self::Server)
-                .map_err(|source| CharDeviceError::Listen {
-                    path: path.clone(),
-                    source,
-                }),
+                .map_err(|source| CharDeviceError::Listen { path: path.clone(), source }),
             CharDevice::Pty => pty(output).map_err(CharDeviceError::Pty),
         }
     }
@@ -103,10 +95,7 @@ fn pty(output: &Output) -> io::Result<Endpoint> {
     fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let name = nix::unistd::ttyname(&slave)?;
     // As QEMU does, so that scripts find it.
-    println!(
-        "char device redirected to {} (label serial0)",
-        name.display()
-    );
+    println!("char device redirected to {} (label serial0)", name.display());
     let master = File::from(master);
     output.connect(master.try_clone()?);
     Ok(Endpoint::Stream(master, Some(slave)))
@@ -128,10 +117,7 @@ impl Listener {
         }
         let socket = UnixListener::bind(path)?;
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
-            path: path.into(),
-        })
+        Ok(Self { socket, path: path.into() })
     }
 }
 

@@ -31,12 +31,7 @@ pub struct Output {
 impl Output {
     pub(super) fn new(waker: Waker) -> Self {
         Self {
-            link: Arc::new(Mutex::new(Link {
-                file: None,
-                shared: false,
-                backlog: VecDeque::new(),
-                dropped: false,
-            })),
+            link: Arc::new(Mutex::new(Link { file: None, shared: false, backlog: VecDeque::new(), dropped: false })),
             waker,
         }
     }
@@ -141,11 +136,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut link = self.lock();
         let had_file = link.file.is_some();
-        let written = if link.backlog.is_empty() {
-            link.write_now(bytes)
-        } else {
-            0
-        };
+        let written = if link.backlog.is_empty() { link.write_now(bytes) } else { 0 };
         let rest = &bytes[written..];
         let first = link.backlog.is_empty();
         link.keep(rest);

@@ -16,8 +16,7 @@ impl RawTerminal {
             return Ok(None);
         };
         let mut raw = before.clone();
-        raw.local_flags
-            .remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::IEXTEN);
+        raw.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::IEXTEN);
         tcsetattr(&stdin, SetArg::TCSANOW, &raw)?;
         Ok(Some(Self(before)))
     }

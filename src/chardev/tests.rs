@@ -22,10 +22,7 @@ fn sink() -> (Receive, Receiver<Vec<u8>>) {
 fn a_server_takes_one_client_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
-    let device = CharDevice::Unix {
-        path: path.clone(),
-        server: true,
-    };
+    let device = CharDevice::Unix { path: path.clone(), server: true };
     let backend = CharBackend::open(&device).unwrap();
     let (receive, received) = sink();
     backend.start(receive).unwrap();
@@ -49,10 +46,7 @@ fn connecting_goes_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
-    let device = CharDevice::Unix {
-        path,
-        server: false,
-    };
+    let device = CharDevice::Unix { path, server: false };
     let backend = CharBackend::open(&device).unwrap();
     let (receive, received) = sink();
     backend.start(receive).unwrap();
@@ -71,10 +65,7 @@ fn a_slow_reader_gets_the_backlog_in_order_and_blocks_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
-    let device = CharDevice::Unix {
-        path,
-        server: false,
-    };
+    let device = CharDevice::Unix { path, server: false };
     let backend = CharBackend::open(&device).unwrap();
     backend.start(sink().0).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
@@ -95,10 +86,7 @@ fn a_slow_reader_gets_the_backlog_in_order_and_blocks_nobody() {
 fn input_that_is_not_taken_waits_and_is_offered_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
-    let device = CharDevice::Unix {
-        path: path.clone(),
-        server: true,
-    };
+    let device = CharDevice::Unix { path: path.clone(), server: true };
     let backend = CharBackend::open(&device).unwrap();
     let room = Arc::new(AtomicUsize::new(0));
     let (sender, received) = mpsc::channel();
@@ -147,10 +135,7 @@ fn a_file_holds_the_output() {
 #[test]
 fn what_cannot_be_opened_is_named() {
     let missing = PathBuf::from("/nonexistent/serial");
-    let device = CharDevice::Unix {
-        path: missing.clone(),
-        server: false,
-    };
+    let device = CharDevice::Unix { path: missing.clone(), server: false };
     for device in [device, CharDevice::File(missing)] {
         let error = CharBackend::open(&device).err().unwrap();
         assert!(error.to_string().contains("/nonexistent/serial"), "{error}");

@@ -24,16 +24,13 @@ struct WakerState {
 impl Waker {
     pub(super) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(Arc::new(WakerState {
-            event: EventFd::from_flags(flags)?,
-            stopped: AtomicBool::new(false),
-        })))
+        Ok(Self(Arc::new(WakerState { event: EventFd::from_flags(flags)?, stopped: AtomicBool::new(false) })))
     }
 
     /// Wakes it.
     pub fn wake(&self) {
         // Only fails when it is full of wake-ups.
-        let _ = self.0.event.arm();
+        let _ = self.0.event.write(1);
     }
 
     pub(super) fn stop(&self) {
@@ -154,10 +151,7 @@ impl Pending {
         self.bytes.truncate(*result.as_ref().unwrap_or(&0));
         match result {
             Ok(count) => count == 0,
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
         }
     }
 }

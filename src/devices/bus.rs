@@ -47,8 +47,7 @@ impl Space {
     }
 
     fn write(&self, address: u64, data: &[u8]) -> Action {
-        self.find(address)
-            .map_or(Action::None, |(offset, device)| device.write(offset, data))
+        self.find(address).map_or(Action::None, |(offset, device)| device.write(offset, data))
     }
 }
 

@@ -56,11 +56,7 @@ impl Device for ResetControl {
             return Action::None;
         };
         let before = self.0.swap(value & Self::KEPT, Ordering::Relaxed);
-        if value & !before & Self::RESET != 0 {
-            Action::Reset
-        } else {
-            Action::None
-        }
+        if value & !before & Self::RESET != 0 { Action::Reset } else { Action::None }
     }
 }
 

@@ -65,22 +65,11 @@ impl<W: Write> Serial<W> {
 
     /// A port that raises its interrupt by `interrupt`, writes to `output` and calls `room` when there may be
     /// room for input again. It receives nothing until [`Serial::set_receiving`].
-    pub fn new(
-        interrupt: Arc<dyn Fn() + Send + Sync>,
-        output: W,
-        room: Arc<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    pub fn new(interrupt: Arc<dyn Fn() + Send + Sync>, output: W, room: Arc<dyn Fn() + Send + Sync>) -> Self {
         let line = Line(interrupt);
         let room = Room(room);
         let uart = Uart::with_events(line.clone(), room.clone(), output);
-        Self {
-            line,
-            room,
-            port: Mutex::new(Port {
-                uart: Some(uart),
-                receiving: false,
-            }),
-        }
+        Self { line, room, port: Mutex::new(Port { uart: Some(uart), receiving: false }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Port<W>> {

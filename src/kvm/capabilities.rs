@@ -1,8 +1,8 @@
 //! What the host's KVM can do, asked once.
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME,
-    KVM_DIRTY_LOG_INITIALLY_SET, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, KVM_DIRTY_LOG_INITIALLY_SET,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
 };
 use kvm_ioctls::{Cap, Kvm};
 
@@ -64,9 +64,7 @@ impl Capabilities {
         let clock = kvm.check_extension_int(Cap::AdjustClock) as u32;
         let xsave2 = kvm.check_extension_int(Cap::Xsave2);
         Ok(Self {
-            manual_protect: manual_protect(
-                kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) as u32,
-            ),
+            manual_protect: manual_protect(kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) as u32),
             xsave_size: (xsave2.max(0) as usize).max(4096),
             xsave2: xsave2 > 0,
             tsc_control: kvm.check_extension(Cap::TscControl),

@@ -11,9 +11,7 @@ pub enum KvmError {
     )]
     Missing,
     /// `/dev/kvm` may not be opened.
-    #[error(
-        "KVM cannot be used: /dev/kvm may not be opened by this user; join the group kvm or run as root"
-    )]
+    #[error("KVM cannot be used: /dev/kvm may not be opened by this user; join the group kvm or run as root")]
     Denied,
     /// `/dev/kvm` cannot be opened for another reason.
     #[error("KVM cannot be used: /dev/kvm cannot be opened")]
@@ -47,17 +45,11 @@ pub enum KvmError {
 impl KvmError {
     /// Turns a failed call into an error that names it.
     pub(super) fn ioctl(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
-        move |error| Self::Ioctl {
-            call,
-            source: io::Error::from_raw_os_error(error.errno()),
-        }
+        move |error| Self::Ioctl { call, source: io::Error::from_raw_os_error(error.errno()) }
     }
 
     /// The same for an error number of `nix`.
     pub(super) fn errno(call: &'static str) -> impl FnOnce(nix::errno::Errno) -> Self {
-        move |errno| Self::Ioctl {
-            call,
-            source: errno.into(),
-        }
+        move |errno| Self::Ioctl { call, source: errno.into() }
     }
 }

@@ -35,28 +35,20 @@ impl Hypervisor {
 
     /// The CPUID leaves that a guest may be shown on this host.
     pub fn supported_cpuid(&self) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
-        let cpuid = self
-            .kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
+        let cpuid =
+            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
         Ok(cpuid.as_slice().to_vec())
     }
 
     /// The MSRs that KVM says make up a vCPU's state.
     pub fn msr_indices(&self) -> Result<Vec<u32>, KvmError> {
-        let list = self
-            .kvm
-            .get_msr_index_list()
-            .map_err(KvmError::ioctl("KVM_GET_MSR_INDEX_LIST"))?;
+        let list = self.kvm.get_msr_index_list().map_err(KvmError::ioctl("KVM_GET_MSR_INDEX_LIST"))?;
         Ok(list.as_slice().to_vec())
     }
 
     /// A new VM with interrupt controllers and timer, without memory and vCPUs.
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
-        let fd = self
-            .kvm
-            .create_vm()
-            .map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        let fd = self.kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         Vm::new(fd, self.capabilities)
     }
 }

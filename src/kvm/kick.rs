@@ -19,11 +19,7 @@ extern "C" fn nothing(_: libc::c_int) {}
 /// Gives the kick signal an empty handler, so that it interrupts `KVM_RUN` and nothing else. Once per
 /// process; more often does no harm.
 pub fn install_kick_signal() -> Result<(), KvmError> {
-    let action = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // `nix` has no names for real-time signals, so the structure goes through libc.
     let action: libc::sigaction = action.into();
     // SAFETY: The handler does nothing, which is safe at any moment; `action` is initialised.
@@ -51,10 +47,7 @@ impl Kick {
     /// # Safety
     /// `immediate_exit` is valid for as long as the `Kick` is used.
     pub(super) unsafe fn new(immediate_exit: *mut u8) -> Self {
-        Self {
-            immediate_exit: immediate_exit.cast(),
-            thread: AtomicI32::new(0),
-        }
+        Self { immediate_exit: immediate_exit.cast(), thread: AtomicI32::new(0) }
     }
 
     /// Says that the calling thread runs the vCPU.
@@ -81,14 +74,7 @@ impl Kick {
         let thread = self.thread();
         if thread != 0 {
             // SAFETY: tgkill only sends a signal whose handler is empty; a thread that ended meanwhile gives ESRCH.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_tgkill,
-                    libc::getpid(),
-                    thread,
-                    libc::SIGRTMIN(),
-                )
-            };
+            unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGRTMIN()) };
         }
     }
 }

@@ -71,20 +71,10 @@ impl GuestRam {
         let mut regions = Vec::new();
         let mut blocks = Vec::new();
         for range in ranges {
-            let failed = |source| KvmError::Ram {
-                bytes: range.bytes,
-                source,
-            };
+            let failed = |source| KvmError::Ram { bytes: range.bytes, source };
             let mapping = Arc::new(map(range, shared).map_err(failed)?);
-            regions.push(
-                region(&mapping, range)
-                    .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?,
-            );
-            let backing = if shared {
-                Backing::Shared
-            } else {
-                Backing::Anonymous
-            };
+            regions.push(region(&mapping, range).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
+            let backing = if shared { Backing::Shared } else { Backing::Anonymous };
             // SAFETY: The mapping is aligned, readable and writable, and lives as long as its owner, `mapping`;
             // vm-memory makes no references into it.
             blocks.push(unsafe {
@@ -103,12 +93,7 @@ impl GuestRam {
             bytes: ranges.iter().map(|range| range.bytes).sum(),
             source: io::Error::other(error),
         })?;
-        Ok(Self {
-            memory,
-            ranges: ranges.to_vec(),
-            blocks,
-            mappings,
-        })
+        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings })
     }
 
     /// The memory, for this process's own reads and writes.
@@ -140,14 +125,11 @@ impl GuestRam {
 /// vm-memory's view of a mapping.
 fn region(mapping: &Mapping, range: &RamRange) -> Option<GuestRegionMmap<AtomicBitmap>> {
     let flags = libc::MAP_NORESERVE | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let builder =
-        MmapRegionBuilder::new_with_bitmap(mapping.bytes, AtomicBitmap::with_len(mapping.bytes))
-            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-            .with_mmap_flags(flags);
+    let builder = MmapRegionBuilder::new_with_bitmap(mapping.bytes, AtomicBitmap::with_len(mapping.bytes))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(flags);
     // SAFETY: The mapping has this length; `GuestRam` keeps it for as long as the region.
-    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start.as_ptr().cast()) }
-        .build()
-        .ok()?;
+    let region = unsafe { builder.with_raw_mmap_pointer(mapping.start.as_ptr().cast()) }.build().ok()?;
     GuestRegionMmap::new(region, GuestAddress(range.guest_address))
 }
 
@@ -171,10 +153,7 @@ fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
         }
         aligned
     };
-    let mapping = Mapping {
-        start: aligned,
-        bytes,
-    };
+    let mapping = Mapping { start: aligned, bytes };
     back(&mapping, range, shared)?;
     // Without transparent huge pages in the host this fails, and the guest runs on small ones.
     // SAFETY: The range is ours; the advice changes no content.
@@ -192,16 +171,7 @@ fn back(mapping: &Mapping, range: &RamRange, shared: bool) -> io::Result<()> {
         let file = File::from(memfd_create(range.name, MFdFlags::MFD_CLOEXEC)?);
         file.set_len(range.bytes)?;
         // SAFETY: MAP_FIXED replaces exactly the reservation, which is ours.
-        unsafe {
-            mmap(
-                address,
-                length,
-                prot,
-                flags | MapFlags::MAP_SHARED,
-                file.as_fd(),
-                0,
-            )
-        }?;
+        unsafe { mmap(address, length, prot, flags | MapFlags::MAP_SHARED, file.as_fd(), 0) }?;
     } else {
         // SAFETY: As above.
         unsafe { mmap_anonymous(address, length, prot, flags | MapFlags::MAP_PRIVATE) }?;
@@ -218,16 +188,8 @@ mod tests {
 
     fn two(shared: bool) -> GuestRam {
         let ranges = [
-            RamRange {
-                name: "ram.low",
-                guest_address: 0,
-                bytes: 4 << 20,
-            },
-            RamRange {
-                name: "ram.high",
-                guest_address: 4 << 30,
-                bytes: 2 << 20,
-            },
+            RamRange { name: "ram.low", guest_address: 0, bytes: 4 << 20 },
+            RamRange { name: "ram.high", guest_address: 4 << 30, bytes: 2 << 20 },
         ];
         GuestRam::new(&ranges, shared).unwrap()
     }

@@ -1,8 +1,8 @@
 //! Kernel structures as bytes, for saved state.
 
 use kvm_bindings::{
-    kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_pit_state2,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 
 /// A structure of the kernel's interface in which every byte belongs to a field.
@@ -62,11 +62,7 @@ mod tests {
 
     #[test]
     fn bytes_and_back() {
-        let regs = kvm_regs {
-            rax: 0x0102_0304_0506_0708,
-            rflags: 2,
-            ..Default::default()
-        };
+        let regs = kvm_regs { rax: 0x0102_0304_0506_0708, rflags: 2, ..Default::default() };
         let bytes = as_bytes(&regs);
         assert_eq!(bytes[0], 8);
         assert_eq!(from_bytes::<kvm_regs>(bytes).unwrap(), regs);

@@ -4,10 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_SYSTEM_EVENT_RESET, KVM_VCPU_TSC_CTRL,
-    KVM_VCPU_TSC_OFFSET, KVMIO, Msrs, kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs, kvm_xsave,
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_SYSTEM_EVENT_RESET, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Msrs,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_device_attr, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_run,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -16,7 +15,9 @@ use super::{Capabilities, Kick, KvmError};
 nix::ioctl_read!(ioctl_get_xsave, KVMIO, 0xa4, kvm_xsave);
 nix::ioctl_read!(ioctl_get_xsave2, KVMIO, 0xcf, kvm_xsave);
 nix::ioctl_write_ptr!(ioctl_set_xsave, KVMIO, 0xa5, kvm_xsave);
+nix::ioctl_write_ptr!(ioctl_set_device_attr, KVMIO, 0xe1, kvm_device_attr);
 nix::ioctl_write_ptr!(ioctl_get_device_attr, KVMIO, 0xe2, kvm_device_attr);
+nix::ioctl_write_ptr!(ioctl_has_device_attr, KVMIO, 0xe3, kvm_device_attr);
 
 /// Why the guest was left.
 #[derive(Debug)]
@@ -82,14 +83,12 @@ unsafe impl Send for VcpuHandle {}
 impl VcpuHandle {
     pub(super) fn new(mut fd: VcpuFd, capabilities: &Capabilities) -> Self {
         let run = std::ptr::from_mut(fd.get_kvm_run());
-        let mut vcpu = Self {
-            fd,
-            run,
-            xsave: vec![0; capabilities.xsave_size],
-            xsave2: capabilities.xsave2,
-            tsc_offset: false,
-        };
-        vcpu.tsc_offset = vcpu.fd.has_device_attr(&tsc_offset_attribute(0)).is_ok();
+        let mut vcpu =
+            Self { fd, run, xsave: vec![0; capabilities.xsave_size], xsave2: capabilities.xsave2, tsc_offset: false };
+        let attribute = tsc_offset_attribute(0);
+        // SAFETY: The kernel only looks whether it knows the attribute; it does not follow the address.
+        let known = unsafe { ioctl_has_device_attr(vcpu.fd.as_raw_fd(), &attribute) };
+        vcpu.tsc_offset = known.is_ok();
         vcpu
     }
 
@@ -106,10 +105,7 @@ impl VcpuHandle {
             Ok(exit) => Ok(translate(exit, run)),
             Err(error) => match error.errno() {
                 libc::EINTR | libc::EAGAIN => Ok(Exit::Interrupted),
-                errno => Err(KvmError::Ioctl {
-                    call: "KVM_RUN",
-                    source: io::Error::from_raw_os_error(errno),
-                }),
+                errno => Err(KvmError::Ioctl { call: "KVM_RUN", source: io::Error::from_raw_os_error(errno) }),
             },
         }
     }
@@ -118,30 +114,21 @@ impl VcpuHandle {
     pub fn set_cpuid(&self, entries: &[kvm_cpuid_entry2]) -> Result<(), KvmError> {
         let cpuid = kvm_bindings::CpuId::from_entries(entries)
             .map_err(|_| KvmError::Lacking("room for that many CPUID leaves"))?;
-        self.fd
-            .set_cpuid2(&cpuid)
-            .map_err(KvmError::ioctl("KVM_SET_CPUID2"))
+        self.fd.set_cpuid2(&cpuid).map_err(KvmError::ioctl("KVM_SET_CPUID2"))
     }
 
     /// Reads MSRs into `entries`; the result is how many were read before the first that could not be.
     pub fn msrs(&self, entries: &mut [kvm_msr_entry]) -> Result<usize, KvmError> {
-        let mut msrs = Msrs::from_entries(entries)
-            .map_err(|_| KvmError::Lacking("room for that many MSRs"))?;
-        let count = self
-            .fd
-            .get_msrs(&mut msrs)
-            .map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
+        let mut msrs = Msrs::from_entries(entries).map_err(|_| KvmError::Lacking("room for that many MSRs"))?;
+        let count = self.fd.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
         entries.copy_from_slice(msrs.as_slice());
         Ok(count)
     }
 
     /// Writes MSRs; the result is how many were written before the first that was refused.
     pub fn set_msrs(&self, entries: &[kvm_msr_entry]) -> Result<usize, KvmError> {
-        let msrs = Msrs::from_entries(entries)
-            .map_err(|_| KvmError::Lacking("room for that many MSRs"))?;
-        self.fd
-            .set_msrs(&msrs)
-            .map_err(KvmError::ioctl("KVM_SET_MSRS"))
+        let msrs = Msrs::from_entries(entries).map_err(|_| KvmError::Lacking("room for that many MSRs"))?;
+        self.fd.set_msrs(&msrs).map_err(KvmError::ioctl("KVM_SET_MSRS"))
     }
 
     /// The XSAVE area.
@@ -163,9 +150,7 @@ impl VcpuHandle {
     pub fn set_xsave(&mut self, area: &[u8]) -> Result<(), KvmError> {
         let (kept, beyond) = area.split_at(area.len().min(self.xsave.len()));
         if beyond.iter().any(|byte| *byte != 0) {
-            return Err(KvmError::Lacking(
-                "room for the guest's extended registers (XSAVE)",
-            ));
+            return Err(KvmError::Lacking("room for the guest's extended registers (XSAVE)"));
         }
         self.xsave.fill(0);
         self.xsave[..kept.len()].copy_from_slice(kept);
@@ -173,6 +158,11 @@ impl VcpuHandle {
         unsafe { ioctl_set_xsave(self.fd.as_raw_fd(), self.xsave.as_ptr().cast()) }
             .map_err(KvmError::errno("KVM_SET_XSAVE"))?;
         Ok(())
+    }
+
+    /// Whether KVM tells and takes the guest TSC's offset from the host's.
+    pub fn has_tsc_offset(&self) -> bool {
+        self.tsc_offset
     }
 
     /// The guest TSC's offset from the host's, where KVM tells it.
@@ -190,23 +180,21 @@ impl VcpuHandle {
 
     /// Sets the guest TSC's offset from the host's. Only where [`Self::tsc_offset`] tells one.
     pub fn set_tsc_offset(&self, offset: u64) -> Result<(), KvmError> {
-        self.fd
-            .set_device_attr(&tsc_offset_attribute(std::ptr::from_ref(&offset) as u64))
-            .map_err(KvmError::ioctl("KVM_SET_DEVICE_ATTR for the TSC offset"))
+        let attribute = tsc_offset_attribute(std::ptr::from_ref(&offset) as u64);
+        // SAFETY: The attribute's address is that of `offset`, from which the kernel reads eight bytes.
+        unsafe { ioctl_set_device_attr(self.fd.as_raw_fd(), &attribute) }
+            .map_err(KvmError::errno("KVM_SET_DEVICE_ATTR for the TSC offset"))?;
+        Ok(())
     }
 
     /// The guest TSC's frequency in kHz.
     pub fn tsc_khz(&self) -> Result<u32, KvmError> {
-        self.fd
-            .get_tsc_khz()
-            .map_err(KvmError::ioctl("KVM_GET_TSC_KHZ"))
+        self.fd.get_tsc_khz().map_err(KvmError::ioctl("KVM_GET_TSC_KHZ"))
     }
 
     /// Sets the guest TSC's frequency.
     pub fn set_tsc_khz(&self, khz: u32) -> Result<(), KvmError> {
-        self.fd
-            .set_tsc_khz(khz)
-            .map_err(KvmError::ioctl("KVM_SET_TSC_KHZ"))
+        self.fd.set_tsc_khz(khz).map_err(KvmError::ioctl("KVM_SET_TSC_KHZ"))
     }
 
     /// Tells a guest that uses kvmclock that it was paused, so that its watchdogs do not bark. A guest that
@@ -243,42 +231,25 @@ registers! {
 impl VcpuHandle {
     /// Whether the vCPU runs, halts or waits to be started.
     pub fn mp_state(&self) -> Result<kvm_mp_state, KvmError> {
-        self.fd
-            .get_mp_state()
-            .map_err(KvmError::ioctl("KVM_GET_MP_STATE"))
+        self.fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))
     }
 
     /// Sets whether the vCPU runs, halts or waits to be started.
     pub fn set_mp_state(&self, state: kvm_mp_state) -> Result<(), KvmError> {
-        self.fd
-            .set_mp_state(state)
-            .map_err(KvmError::ioctl("KVM_SET_MP_STATE"))
+        self.fd.set_mp_state(state).map_err(KvmError::ioctl("KVM_SET_MP_STATE"))
     }
 }
 
 /// The attribute KVM_VCPU_TSC_OFFSET (Documentation/virt/kvm/devices/vcpu.rst), its value at `address`.
 fn tsc_offset_attribute(address: u64) -> kvm_device_attr {
-    kvm_device_attr {
-        flags: 0,
-        group: KVM_VCPU_TSC_CTRL,
-        attr: KVM_VCPU_TSC_OFFSET.into(),
-        addr: address,
-    }
+    kvm_device_attr { flags: 0, group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr: address }
 }
 
 /// The exit in our words. `run` is the vCPU's shared page.
 fn translate(exit: VcpuExit<'_>, run: *mut kvm_run) -> Exit<'_> {
     match exit {
-        VcpuExit::IoIn(port, data) => Exit::IoIn {
-            port,
-            size: access_size(run),
-            data,
-        },
-        VcpuExit::IoOut(port, data) => Exit::IoOut {
-            port,
-            size: access_size(run),
-            data,
-        },
+        VcpuExit::IoIn(port, data) => Exit::IoIn { port, size: access_size(run), data },
+        VcpuExit::IoOut(port, data) => Exit::IoOut { port, size: access_size(run), data },
         VcpuExit::MmioRead(address, data) => Exit::MmioRead { address, data },
         VcpuExit::MmioWrite(address, data) => Exit::MmioWrite { address, data },
         VcpuExit::Intr => Exit::Interrupted,
@@ -286,9 +257,9 @@ fn translate(exit: VcpuExit<'_>, run: *mut kvm_run) -> Exit<'_> {
         VcpuExit::Shutdown => Exit::TripleFault,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Exit::ResetRequest,
         VcpuExit::SystemEvent(..) => Exit::PowerOff,
-        VcpuExit::FailEntry(reason, cpu) => Exit::Fatal(format!(
-            "the processor refuses to enter the guest on CPU {cpu}, reason {reason:#x}"
-        )),
+        VcpuExit::FailEntry(reason, cpu) => {
+            Exit::Fatal(format!("the processor refuses to enter the guest on CPU {cpu}, reason {reason:#x}"))
+        }
         VcpuExit::InternalError => Exit::Fatal(internal_error(run)),
         other => Exit::Fatal(format!("KVM left the guest with {other:?}")),
     }
@@ -318,9 +289,5 @@ fn internal_error(run: *mut kvm_run) -> String {
         3 => "an event that could not be delivered",
         _ => "an internal error",
     };
-    format!(
-        "KVM met {what} (suberror {}, data {:x?})",
-        internal.suberror,
-        &internal.data[..count]
-    )
+    format!("KVM met {what} (suberror {}, data {:x?})", internal.suberror, &internal.data[..count])
 }

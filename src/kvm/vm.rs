@@ -2,9 +2,8 @@
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CLOCK_REALTIME, KVM_DIRTY_LOG_INITIALLY_SET,
-    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY,
-    kvm_clock_data, kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2,
-    kvm_userspace_memory_region,
+    KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data,
+    kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::VmFd;
 
@@ -24,18 +23,11 @@ pub struct Vm {
 
 impl Vm {
     pub(super) fn new(fd: VmFd, capabilities: Capabilities) -> Result<Self, KvmError> {
-        fd.set_identity_map_address(IDENTITY_MAP)
-            .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(TSS)
-            .map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
-        fd.create_irq_chip()
-            .map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
-        let timer = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        fd.create_pit2(timer)
-            .map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
+        fd.set_identity_map_address(IDENTITY_MAP).map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(TSS).map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
+        let timer = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        fd.create_pit2(timer).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
         let vm = Self { fd, capabilities };
         vm.enable_manual_protect()?;
         Ok(vm)
@@ -50,18 +42,14 @@ impl Vm {
         let flags = match self.capabilities.manual_protect {
             ManualProtect::No => return Ok(()),
             ManualProtect::Yes => KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE,
-            ManualProtect::InitiallySet => {
-                KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET
-            }
+            ManualProtect::InitiallySet => KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET,
         };
         let cap = kvm_enable_cap {
             cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
             args: [flags.into(), 0, 0, 0],
             ..Default::default()
         };
-        self.fd
-            .enable_cap(&cap)
-            .map_err(KvmError::ioctl("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))
+        self.fd.enable_cap(&cap).map_err(KvmError::ioctl("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))
     }
 
     /// Shows `ram` to the guest, block by block, each in the slot of its number; with `logged`, writes to
@@ -77,18 +65,14 @@ impl Vm {
             };
             // SAFETY: The mapping behind the range lives as long as `ram`, which the machine drops after the VM
             // and its vCPUs; vm-memory hands out only volatile accesses to it.
-            unsafe { self.fd.set_user_memory_region(region) }
-                .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+            unsafe { self.fd.set_user_memory_region(region) }.map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
     }
 
     /// A new vCPU with the APIC id `index`.
     pub fn create_vcpu(&self, index: u8) -> Result<VcpuHandle, KvmError> {
-        let fd = self
-            .fd
-            .create_vcpu(index.into())
-            .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
+        let fd = self.fd.create_vcpu(index.into()).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         Ok(VcpuHandle::new(fd, &self.capabilities))
     }
 
@@ -96,51 +80,36 @@ impl Vm {
     /// edge is in the interrupt controllers when this returns, and so in their saved state.
     pub fn pulse_irq(&self, line: u32) -> Result<(), KvmError> {
         for active in [true, false] {
-            self.fd
-                .set_irq_line(line, active)
-                .map_err(KvmError::ioctl("KVM_IRQ_LINE"))?;
+            self.fd.set_irq_line(line, active).map_err(KvmError::ioctl("KVM_IRQ_LINE"))?;
         }
         Ok(())
     }
 
     /// Chip `id`'s state: 0 and 1 are the two PICs, 2 is the I/O APIC.
     pub fn irqchip(&self, id: u32) -> Result<kvm_irqchip, KvmError> {
-        let mut chip = kvm_irqchip {
-            chip_id: id,
-            ..zeroed()
-        };
-        self.fd
-            .get_irqchip(&mut chip)
-            .map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
+        let mut chip = kvm_irqchip { chip_id: id, ..zeroed() };
+        self.fd.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
         Ok(chip)
     }
 
     /// Sets the state of the chip that `chip` names.
     pub fn set_irqchip(&self, chip: &kvm_irqchip) -> Result<(), KvmError> {
-        self.fd
-            .set_irqchip(chip)
-            .map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))
+        self.fd.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))
     }
 
     /// The timer's state.
     pub fn pit(&self) -> Result<kvm_pit_state2, KvmError> {
-        self.fd
-            .get_pit2()
-            .map_err(KvmError::ioctl("KVM_GET_PIT2"))
+        self.fd.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))
     }
 
     /// Sets the timer's state.
     pub fn set_pit(&self, state: &kvm_pit_state2) -> Result<(), KvmError> {
-        self.fd
-            .set_pit2(state)
-            .map_err(KvmError::ioctl("KVM_SET_PIT2"))
+        self.fd.set_pit2(state).map_err(KvmError::ioctl("KVM_SET_PIT2"))
     }
 
     /// kvmclock now.
     pub fn clock(&self) -> Result<kvm_clock_data, KvmError> {
-        self.fd
-            .get_clock()
-            .map_err(KvmError::ioctl("KVM_GET_CLOCK"))
+        self.fd.get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))
     }
 
     /// Sets kvmclock to `nanoseconds`; where `realtime` (wall clock in nanoseconds) is given, to that plus
@@ -152,8 +121,6 @@ impl Vm {
             realtime: realtime.unwrap_or(0),
             ..Default::default()
         };
-        self.fd
-            .set_clock(&clock)
-            .map_err(KvmError::ioctl("KVM_SET_CLOCK"))
+        self.fd.set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
     }
 }

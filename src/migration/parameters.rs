@@ -15,11 +15,7 @@ pub struct Capabilities {
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self {
-            postcopy_ram: true,
-            events: false,
-            postcopy_blocktime: true,
-        }
+        Self { postcopy_ram: true, events: false, postcopy_blocktime: true }
     }
 }
 

@@ -29,27 +29,14 @@ impl FromStr for Uri {
     fn from_str(text: &str) -> Result<Self, UriError> {
         let refuse = || UriError(text.to_owned());
         if let Some(path) = text.strip_prefix("unix:") {
-            return if path.is_empty() {
-                Err(refuse())
-            } else {
-                Ok(Self::Unix(path.into()))
-            };
+            return if path.is_empty() { Err(refuse()) } else { Ok(Self::Unix(path.into())) };
         }
-        let (host, port) = text
-            .strip_prefix("tcp:")
-            .and_then(|rest| rest.rsplit_once(':'))
-            .ok_or_else(refuse)?;
-        let host = host
-            .strip_prefix('[')
-            .and_then(|inner| inner.strip_suffix(']'))
-            .unwrap_or(host);
+        let (host, port) = text.strip_prefix("tcp:").and_then(|rest| rest.rsplit_once(':')).ok_or_else(refuse)?;
+        let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
             return Err(refuse());
         }
-        Ok(Self::Tcp {
-            host: host.to_owned(),
-            port: port.parse().map_err(|_| refuse())?,
-        })
+        Ok(Self::Tcp { host: host.to_owned(), port: port.parse().map_err(|_| refuse())? })
     }
 }
 

@@ -13,21 +13,10 @@ const LEAF1_EDX_HTT: u32 = 1 << 28;
 const EXTENDED1_ECX_SVM: u32 = 1 << 2;
 
 /// The leaves that vCPU `index` of `count` shows, out of those that the host's KVM supports.
-pub fn guest_cpuid(
-    supported: &[kvm_cpuid_entry2],
-    index: u8,
-    count: u8,
-    tsc_deadline: bool,
-) -> Vec<kvm_cpuid_entry2> {
-    let highest = supported
-        .iter()
-        .find(|entry| entry.function == 0)
-        .map_or(0, |entry| entry.eax);
-    let mut leaves: Vec<_> = supported
-        .iter()
-        .filter(|entry| !matches!(entry.function, 0xa | 0xb | 0x1f | 0x8000_000a))
-        .copied()
-        .collect();
+pub fn guest_cpuid(supported: &[kvm_cpuid_entry2], index: u8, count: u8, tsc_deadline: bool) -> Vec<kvm_cpuid_entry2> {
+    let highest = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.eax);
+    let mut leaves: Vec<_> =
+        supported.iter().filter(|entry| !matches!(entry.function, 0xa | 0xb | 0x1f | 0x8000_000a)).copied().collect();
     for leaf in &mut leaves {
         adapt(leaf, index, count, tsc_deadline);
     }
@@ -96,11 +85,7 @@ fn topology(index: u8, count: u8) -> [kvm_cpuid_entry2; 3] {
         edx: index.into(),
         ..Default::default()
     };
-    [
-        level(0, 0, 1, THREAD),
-        level(1, id_bits(count), count.into(), CORE),
-        level(2, 0, 0, 0),
-    ]
+    [level(0, 0, 1, THREAD), level(1, id_bits(count), count.into(), CORE), level(2, 0, 0, 0)]
 }
 
 #[cfg(test)]
@@ -109,15 +94,7 @@ mod tests {
     use super::*;
 
     fn leaf(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..Default::default()
-        }
+        kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
     }
 
     fn host() -> Vec<kvm_cpuid_entry2> {
@@ -134,10 +111,7 @@ mod tests {
     }
 
     fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        *leaves
-            .iter()
-            .find(|leaf| leaf.function == function && leaf.index == index)
-            .unwrap()
+        *leaves.iter().find(|leaf| leaf.function == function && leaf.index == index).unwrap()
     }
 
     #[test]

@@ -42,14 +42,7 @@ const fn layout(
     dynamic: u32,
     names: &'static [(u32, &'static str)],
 ) -> Layout {
-    Layout {
-        key,
-        function,
-        index,
-        register,
-        dynamic,
-        names,
-    }
+    Layout { key, function, index, register, dynamic, names }
 }
 
 /// The words that are compared. Names are those of Linux's /proc/cpuinfo.
@@ -71,65 +64,145 @@ const WORDS: &[Layout] = &[
 ];
 
 const LEAF1_ECX: &[(u32, &str)] = &[
-    (0, "sse3"), (1, "pclmulqdq"), (9, "ssse3"), (12, "fma"), (13, "cx16"), (17, "pcid"),
-    (19, "sse4_1"), (20, "sse4_2"), (21, "x2apic"), (22, "movbe"), (23, "popcnt"),
-    (24, "tsc_deadline_timer"), (25, "aes"), (26, "xsave"), (28, "avx"), (29, "f16c"), (30, "rdrand"),
+    (0, "sse3"),
+    (1, "pclmulqdq"),
+    (9, "ssse3"),
+    (12, "fma"),
+    (13, "cx16"),
+    (17, "pcid"),
+    (19, "sse4_1"),
+    (20, "sse4_2"),
+    (21, "x2apic"),
+    (22, "movbe"),
+    (23, "popcnt"),
+    (24, "tsc_deadline_timer"),
+    (25, "aes"),
+    (26, "xsave"),
+    (28, "avx"),
+    (29, "f16c"),
+    (30, "rdrand"),
     (31, "hypervisor"),
 ];
 const LEAF1_EDX: &[(u32, &str)] = &[
-    (0, "fpu"), (4, "tsc"), (5, "msr"), (6, "pae"), (8, "cx8"), (9, "apic"), (13, "pge"),
-    (15, "cmov"), (16, "pat"), (19, "clflush"), (23, "mmx"), (24, "fxsr"), (25, "sse"), (26, "sse2"),
+    (0, "fpu"),
+    (4, "tsc"),
+    (5, "msr"),
+    (6, "pae"),
+    (8, "cx8"),
+    (9, "apic"),
+    (13, "pge"),
+    (15, "cmov"),
+    (16, "pat"),
+    (19, "clflush"),
+    (23, "mmx"),
+    (24, "fxsr"),
+    (25, "sse"),
+    (26, "sse2"),
     (28, "ht"),
 ];
 const LEAF7_EBX: &[(u32, &str)] = &[
-    (0, "fsgsbase"), (1, "tsc_adjust"), (3, "bmi1"), (4, "hle"), (5, "avx2"), (7, "smep"),
-    (8, "bmi2"), (9, "erms"), (10, "invpcid"), (11, "rtm"), (16, "avx512f"), (17, "avx512dq"),
-    (18, "rdseed"), (19, "adx"), (20, "smap"), (21, "avx512ifma"), (23, "clflushopt"), (24, "clwb"),
-    (28, "avx512cd"), (29, "sha_ni"), (30, "avx512bw"), (31, "avx512vl"),
+    (0, "fsgsbase"),
+    (1, "tsc_adjust"),
+    (3, "bmi1"),
+    (4, "hle"),
+    (5, "avx2"),
+    (7, "smep"),
+    (8, "bmi2"),
+    (9, "erms"),
+    (10, "invpcid"),
+    (11, "rtm"),
+    (16, "avx512f"),
+    (17, "avx512dq"),
+    (18, "rdseed"),
+    (19, "adx"),
+    (20, "smap"),
+    (21, "avx512ifma"),
+    (23, "clflushopt"),
+    (24, "clwb"),
+    (28, "avx512cd"),
+    (29, "sha_ni"),
+    (30, "avx512bw"),
+    (31, "avx512vl"),
 ];
 const LEAF7_ECX: &[(u32, &str)] = &[
-    (1, "avx512vbmi"), (2, "umip"), (3, "pku"), (5, "waitpkg"), (6, "avx512_vbmi2"), (8, "gfni"),
-    (9, "vaes"), (10, "vpclmulqdq"), (11, "avx512_vnni"), (12, "avx512_bitalg"),
-    (14, "avx512_vpopcntdq"), (16, "la57"), (22, "rdpid"), (27, "movdiri"), (28, "movdir64b"),
+    (1, "avx512vbmi"),
+    (2, "umip"),
+    (3, "pku"),
+    (5, "waitpkg"),
+    (6, "avx512_vbmi2"),
+    (8, "gfni"),
+    (9, "vaes"),
+    (10, "vpclmulqdq"),
+    (11, "avx512_vnni"),
+    (12, "avx512_bitalg"),
+    (14, "avx512_vpopcntdq"),
+    (16, "la57"),
+    (22, "rdpid"),
+    (27, "movdiri"),
+    (28, "movdir64b"),
 ];
 const LEAF7_EDX: &[(u32, &str)] = &[
-    (4, "fsrm"), (10, "md_clear"), (14, "serialize"), (20, "ibt"), (22, "amx_bf16"),
-    (23, "avx512_fp16"), (24, "amx_tile"), (25, "amx_int8"), (26, "spec_ctrl"), (27, "stibp"),
-    (28, "flush_l1d"), (29, "arch_capabilities"), (31, "ssbd"),
+    (4, "fsrm"),
+    (10, "md_clear"),
+    (14, "serialize"),
+    (20, "ibt"),
+    (22, "amx_bf16"),
+    (23, "avx512_fp16"),
+    (24, "amx_tile"),
+    (25, "amx_int8"),
+    (26, "spec_ctrl"),
+    (27, "stibp"),
+    (28, "flush_l1d"),
+    (29, "arch_capabilities"),
+    (31, "ssbd"),
 ];
 const XSTATE: &[(u32, &str)] = &[
-    (2, "avx state"), (5, "avx512 mask state"), (6, "avx512 state"), (7, "avx512 upper state"),
-    (9, "pku state"), (17, "amx configuration state"), (18, "amx tile state"),
+    (2, "avx state"),
+    (5, "avx512 mask state"),
+    (6, "avx512 state"),
+    (7, "avx512 upper state"),
+    (9, "pku state"),
+    (17, "amx configuration state"),
+    (18, "amx tile state"),
 ];
 const KVM: &[(u32, &str)] = &[
-    (0, "kvmclock"), (3, "kvmclock2"), (4, "kvm_asyncpf"), (5, "kvm_steal_time"), (6, "kvm_pv_eoi"),
-    (7, "kvm_pv_unhalt"), (9, "kvm_pv_tlb_flush"), (11, "kvm_pv_ipi"), (12, "kvm_poll_control"),
-    (13, "kvm_pv_sched_yield"), (14, "kvm_asyncpf_int"), (24, "kvmclock_stable"),
+    (0, "kvmclock"),
+    (3, "kvmclock2"),
+    (4, "kvm_asyncpf"),
+    (5, "kvm_steal_time"),
+    (6, "kvm_pv_eoi"),
+    (7, "kvm_pv_unhalt"),
+    (9, "kvm_pv_tlb_flush"),
+    (11, "kvm_pv_ipi"),
+    (12, "kvm_poll_control"),
+    (13, "kvm_pv_sched_yield"),
+    (14, "kvm_asyncpf_int"),
+    (24, "kvmclock_stable"),
 ];
 const EXTENDED1_ECX: &[(u32, &str)] = &[
-    (0, "lahf_lm"), (4, "cr8_legacy"), (5, "abm"), (6, "sse4a"), (7, "misalignsse"),
-    (8, "3dnowprefetch"), (11, "xop"), (16, "fma4"), (22, "topoext"),
+    (0, "lahf_lm"),
+    (4, "cr8_legacy"),
+    (5, "abm"),
+    (6, "sse4a"),
+    (7, "misalignsse"),
+    (8, "3dnowprefetch"),
+    (11, "xop"),
+    (16, "fma4"),
+    (22, "topoext"),
 ];
-const EXTENDED1_EDX: &[(u32, &str)] = &[
-    (11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm"),
-];
+const EXTENDED1_EDX: &[(u32, &str)] = &[(11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm")];
 
 /// The feature words of what a vCPU is shown; those that are zero are left out.
 pub fn feature_words(cpuid: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
     let word = |layout: &Layout| {
-        let leaf = cpuid
-            .iter()
-            .find(|leaf| leaf.function == layout.function && leaf.index == layout.index)?;
+        let leaf = cpuid.iter().find(|leaf| leaf.function == layout.function && leaf.index == layout.index)?;
         let bits = match layout.register {
             Eax => leaf.eax,
             Ebx => leaf.ebx,
             Ecx => leaf.ecx,
             Edx => leaf.edx,
         } & !layout.dynamic;
-        (bits != 0).then_some(FeatureWord {
-            key: layout.key,
-            bits,
-        })
+        (bits != 0).then_some(FeatureWord { key: layout.key, bits })
     };
     WORDS.iter().filter_map(word).collect()
 }
@@ -137,14 +210,8 @@ pub fn feature_words(cpuid: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
 /// The names of the bits in `wanted` that word `key` does not have in `here`; bits without a name are
 /// named by their place.
 pub fn missing_features(key: &str, wanted: u32, here: &[FeatureWord]) -> Vec<String> {
-    let have = here
-        .iter()
-        .find(|word| word.key == key)
-        .map_or(0, |word| word.bits);
-    let names = WORDS
-        .iter()
-        .find(|layout| layout.key == key)
-        .map_or(&[][..], |layout| layout.names);
+    let have = here.iter().find(|word| word.key == key).map_or(0, |word| word.bits);
+    let names = WORDS.iter().find(|layout| layout.key == key).map_or(&[][..], |layout| layout.names);
     let missing = wanted & !have;
     (0..32)
         .filter(|bit| missing & (1 << bit) != 0)
@@ -163,27 +230,13 @@ mod tests {
 
     #[test]
     fn words_are_found_and_dynamic_bits_are_not_features() {
-        let leaf = kvm_cpuid_entry2 {
-            function: 7,
-            ebx: 1 << 16,
-            ecx: 1 << 4,
-            ..Default::default()
-        };
-        assert_eq!(
-            feature_words(&[leaf]),
-            [FeatureWord {
-                key: "cpuid.7.0.ebx",
-                bits: 1 << 16
-            }]
-        );
+        let leaf = kvm_cpuid_entry2 { function: 7, ebx: 1 << 16, ecx: 1 << 4, ..Default::default() };
+        assert_eq!(feature_words(&[leaf]), [FeatureWord { key: "cpuid.7.0.ebx", bits: 1 << 16 }]);
     }
 
     #[test]
     fn a_missing_feature_has_its_name() {
-        let here = [FeatureWord {
-            key: "cpuid.7.0.ebx",
-            bits: 1 << 5,
-        }];
+        let here = [FeatureWord { key: "cpuid.7.0.ebx", bits: 1 << 5 }];
         assert_eq!(
             missing_features("cpuid.7.0.ebx", 1 << 5 | 1 << 16 | 1 << 2, &here),
             ["cpuid.7.0.ebx bit 2", "avx512f"]

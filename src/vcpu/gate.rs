@@ -52,11 +52,7 @@ impl Gate {
     pub fn new(vcpus: usize) -> Self {
         Self {
             vcpus,
-            state: Mutex::new(State {
-                position: Position::Closed,
-                parked: 0,
-                request: None,
-            }),
+            state: Mutex::new(State { position: Position::Closed, parked: 0, request: None }),
             changed: Condvar::new(),
         }
     }
@@ -102,11 +98,7 @@ impl Gate {
             if left.is_zero() {
                 return false;
             }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -117,10 +109,7 @@ impl Gate {
         state.parked += 1;
         self.changed.notify_all();
         while state.position == Position::Closed {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.position == Position::Shut {
             return false;
@@ -159,10 +148,7 @@ impl Gate {
     pub fn await_request(&self) -> bool {
         let mut state = self.lock();
         while state.request.is_none() && state.position != Position::Shut {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.position != Position::Shut
     }

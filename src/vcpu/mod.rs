@@ -20,11 +20,11 @@ mod msrs;
 mod state;
 mod thread;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-pub use boot::enter_pvh;
+pub use boot::{enter_pvh, prepare};
 pub use cpuid::guest_cpuid;
 pub use features::{FeatureWord, feature_words, missing_features};
 pub use gate::{Gate, GuestRequest};
@@ -46,12 +46,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// vCPU `index`, showing `cpuid` (which `handle` was given already).
     pub fn new(index: u8, cpuid: Vec<kvm_cpuid_entry2>, handle: VcpuHandle) -> Self {
-        Self {
-            index,
-            cpuid,
-            kick: handle.kick(),
-            handle: Mutex::new(handle),
-        }
+        Self { index, cpuid, kick: handle.kick(), handle: Mutex::new(handle) }
     }
 
     /// Its number, which is its APIC id.
@@ -72,5 +67,14 @@ impl Vcpu {
     /// Its registers. Waits for ever while the guest runs: stop it first.
     pub fn lock(&self) -> MutexGuard<'_, VcpuHandle> {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its registers, unless somebody has them.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, VcpuHandle>> {
+        match self.handle.try_lock() {
+            Ok(handle) => Some(handle),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }

@@ -50,21 +50,14 @@ impl MsrTable {
             }
             readable.remove(count);
         }
-        let writable: Vec<_> = readable
-            .iter()
-            .filter(|msr| !matches!(msr.index, TSC | TSC_DEADLINE))
-            .copied()
-            .collect();
+        let writable: Vec<_> =
+            readable.iter().filter(|msr| !matches!(msr.index, TSC | TSC_DEADLINE)).copied().collect();
         let mut fixed = Vec::new();
         write_all(vcpu, &writable, |msr| {
             fixed.push((msr.index, msr.data));
             Ok::<_, KvmError>(())
         })?;
-        log::debug!(
-            "{} MSRs listed, {} readable, not writable: {fixed:x?}",
-            listed.len(),
-            readable.len()
-        );
+        log::debug!("{} MSRs listed, {} readable, not writable: {fixed:x?}", listed.len(), readable.len());
         Ok(Self { readable, fixed })
     }
 
@@ -82,20 +75,14 @@ impl MsrTable {
 
     /// Writes `saved`, in its order. An MSR that the host refuses is fine if it has that value anyway.
     pub fn load(&self, vcpu: &VcpuHandle, saved: &[kvm_msr_entry]) -> Result<(), MsrError> {
-        let writable: Vec<_> = saved
-            .iter()
-            .filter(|msr| !self.fixed.contains(&(msr.index, msr.data)))
-            .copied()
-            .collect();
+        let writable: Vec<_> =
+            saved.iter().filter(|msr| !self.fixed.contains(&(msr.index, msr.data))).copied().collect();
         write_all(vcpu, &writable, |msr| {
             let mut now = [entry(msr.index, 0)];
             if vcpu.msrs(&mut now)? == 1 && now[0].data == msr.data {
                 return Ok(());
             }
-            Err(MsrError::Refused {
-                index: msr.index,
-                value: msr.data,
-            })
+            Err(MsrError::Refused { index: msr.index, value: msr.data })
         })
     }
 }
@@ -119,9 +106,5 @@ fn write_all<E: From<KvmError>>(
 
 /// One MSR and its value.
 pub(super) fn entry(index: u32, data: u64) -> kvm_msr_entry {
-    kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    }
+    kvm_msr_entry { index, data, ..Default::default() }
 }

@@ -14,8 +14,8 @@
 //! ```
 
 use kvm_bindings::{
-    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 
 use super::msrs::{TSC, entry};
@@ -38,9 +38,7 @@ pub enum VcpuStateError {
     #[error(transparent)]
     Msr(#[from] MsrError),
     /// The guest's clock rate cannot be had here.
-    #[error(
-        "the guest's TSC runs at {wanted} kHz, this host's at {here} kHz, and this host cannot scale it"
-    )]
+    #[error("the guest's TSC runs at {wanted} kHz, this host's at {here} kHz, and this host cannot scale it")]
     TscRate {
         /// What the guest knows.
         wanted: u32,
@@ -154,9 +152,7 @@ impl VcpuState {
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(
-            2200 + self.cpuid.len() * 40 + self.msrs.len() * 16 + self.xsave.len(),
-        );
+        let mut writer = Writer::with_capacity(2200 + self.cpuid.len() * 40 + self.msrs.len() * 16 + self.xsave.len());
         writer.u32(self.cpuid.len() as u32);
         for leaf in &self.cpuid {
             writer.bytes(as_bytes(leaf));
@@ -208,22 +204,13 @@ impl VcpuState {
 }
 
 /// The next kernel structure.
-fn structure<T: KernelStruct>(
-    reader: &mut Reader<'_>,
-    field: &'static str,
-) -> Result<T, StateError> {
+fn structure<T: KernelStruct>(reader: &mut Reader<'_>, field: &'static str) -> Result<T, StateError> {
     let bytes = reader.bytes(size_of::<T>(), field)?;
-    from_bytes(bytes).ok_or(StateError::Truncated {
-        device: DEVICE,
-        field,
-    })
+    from_bytes(bytes).ok_or(StateError::Truncated { device: DEVICE, field })
 }
 
 /// A count and that many kernel structures.
-fn structures<T: KernelStruct>(
-    reader: &mut Reader<'_>,
-    field: &'static str,
-) -> Result<Vec<T>, StateError> {
+fn structures<T: KernelStruct>(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<T>, StateError> {
     let count = reader.count(size_of::<T>(), field)?;
     (0..count).map(|_| structure(reader, field)).collect()
 }
@@ -236,16 +223,9 @@ mod tests {
 
     fn sample() -> VcpuState {
         VcpuState {
-            cpuid: vec![kvm_cpuid_entry2 {
-                function: 1,
-                ecx: 0x8000_0000,
-                ..zeroed()
-            }],
+            cpuid: vec![kvm_cpuid_entry2 { function: 1, ecx: 0x8000_0000, ..zeroed() }],
             mp_state: kvm_mp_state { mp_state: 3 },
-            regs: kvm_regs {
-                rip: 0x10_0000,
-                ..zeroed()
-            },
+            regs: kvm_regs { rip: 0x10_0000, ..zeroed() },
             sregs: zeroed(),
             xsave: (0..=255).cycle().take(4096).collect(),
             xcrs: zeroed(),
@@ -276,10 +256,7 @@ mod tests {
         }
         let mut longer = bytes;
         longer.push(0);
-        assert!(matches!(
-            VcpuState::decode(1, &longer),
-            Err(StateError::Trailing { count: 1, .. })
-        ));
+        assert!(matches!(VcpuState::decode(1, &longer), Err(StateError::Trailing { count: 1, .. })));
     }
 
     #[test]

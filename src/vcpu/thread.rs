@@ -18,20 +18,18 @@ pub fn spawn(
     bus: Arc<Bus>,
     keep: Arc<dyn Send + Sync>,
 ) -> io::Result<JoinHandle<()>> {
-    Builder::new()
-        .name(format!("vcpu{index}"))
-        .spawn(move || {
-            let _keep = keep;
-            let Some(vcpu) = vcpus.get(index) else {
-                return;
-            };
-            vcpu.kick().adopt();
-            while gate.park(vcpu.kick()) {
-                if let Some(request) = stay_in_guest(vcpu, &vcpus, &gate, &bus) {
-                    gate.request(&vcpus, request);
-                }
+    Builder::new().name(format!("vcpu{index}")).spawn(move || {
+        let _keep = keep;
+        let Some(vcpu) = vcpus.get(index) else {
+            return;
+        };
+        vcpu.kick().adopt();
+        while gate.park(vcpu.kick()) {
+            if let Some(request) = stay_in_guest(vcpu, &vcpus, &gate, &bus) {
+                gate.request(&vcpus, request);
             }
-        })
+        }
+    })
 }
 
 /// What one entry into the guest led to.
@@ -49,12 +47,7 @@ enum Step {
 /// Runs the guest until it is interrupted, with nothing pending then: an access that a device has
 /// answered is completed by the next `KVM_RUN`, which `immediate_exit` ends before the next instruction.
 /// The result is the request of a vCPU that cannot be entered again.
-fn stay_in_guest(
-    vcpu: &Vcpu,
-    vcpus: &[Arc<Vcpu>],
-    gate: &Gate,
-    bus: &Bus,
-) -> Option<GuestRequest> {
+fn stay_in_guest(vcpu: &Vcpu, vcpus: &[Arc<Vcpu>], gate: &Gate, bus: &Bus) -> Option<GuestRequest> {
     let mut handle = vcpu.lock();
     loop {
         match step(&mut handle, bus) {
@@ -63,11 +56,7 @@ fn stay_in_guest(
             Step::Interrupted if gate.reenter(vcpu.kick()) => {}
             Step::Interrupted => return None,
             Step::Died(reason) => {
-                log::error!(
-                    "vCPU {}: {reason}; its registers:\n{}",
-                    vcpu.index(),
-                    dump::registers(&handle)
-                );
+                log::error!("vCPU {}: {reason}; its registers:\n{}", vcpu.index(), dump::registers(&handle));
                 return Some(GuestRequest::Panic);
             }
         }

@@ -1,0 +1,183 @@
+//! Putting the machine together.
+
+use std::sync::{Arc, Mutex};
+use std::thread::Builder;
+use std::time::Duration;
+
+use kvm_bindings::kvm_cpuid_entry2;
+
+use super::chipset::Chipset;
+use super::lifecycle::Operation;
+use super::machine::{Processor, SwitchedOn};
+use super::{Machine, MachineError, MachineEvent, RunState};
+use crate::boot::{self, ram_ranges};
+use crate::chardev::{CharBackend, Output};
+use crate::config::{BootConfig, CharDevice, MachineConfig};
+use crate::devices::{Bus, ExitPort, KeyboardController, ResetControl, SavedDevice, Serial};
+use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
+use crate::vcpu::{self, Gate, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
+
+/// How long threads may take to start.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+impl Machine {
+    /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
+    /// from any thread, with no lock held.
+    pub fn build(
+        config: &MachineConfig,
+        events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    ) -> Result<Arc<Self>, MachineError> {
+        install_kick_signal()?;
+        let hypervisor = Hypervisor::open()?;
+        let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
+        let vm = Arc::new(hypervisor.create_vm()?);
+        vm.map(&ram, false)?;
+        let vcpus = build_vcpus(&hypervisor, &vm, config.vcpus)?;
+        let processor = processor(&vcpus)?;
+        let msrs = probe_msrs(&hypervisor, &vcpus)?;
+        let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
+        if let Some(boot) = &config.boot {
+            enter(boot, &ram, &vcpus)?;
+        }
+        let board = Board::build(&vm, &config.serial)?;
+        let pages = ram.blocks().iter().map(|block| block.pages());
+        let machine = Arc::new(Self {
+            dirty_log: DirtyLog::new(&vm, pages),
+            gate: Arc::new(Gate::new(vcpus.len())),
+            vcpus,
+            vm,
+            ram,
+            serial: board.serial,
+            backend: board.backend,
+            devices: board.devices,
+            msrs,
+            boot: config.boot.clone(),
+            switched_on,
+            processor,
+            run_state: Mutex::new(match config.boot {
+                Some(_) => RunState::Prelaunch,
+                None => RunState::Inmigrate,
+            }),
+            operation: Mutex::new(Operation::default()),
+            threads: Mutex::new(Vec::new()),
+            events,
+        });
+        machine.start_threads(&Arc::new(board.bus))?;
+        Ok(machine)
+    }
+
+    /// Starts the vCPU threads, parked, and the control thread, which serves what the guest asks for.
+    fn start_threads(self: &Arc<Self>, bus: &Arc<Bus>) -> Result<(), MachineError> {
+        let mut threads = self.lock_threads();
+        for index in 0..self.vcpus.len() {
+            let thread = vcpu::spawn(self.vcpus.clone(), index, self.gate.clone(), bus.clone(), self.ram.clone());
+            threads.push(thread.map_err(MachineError::Thread)?);
+        }
+        let (gate, machine) = (self.gate.clone(), Arc::downgrade(self));
+        let control = Builder::new().name("control".into()).spawn(move || {
+            while gate.await_request() {
+                match machine.upgrade() {
+                    Some(machine) => machine.serve_request(),
+                    None => return,
+                }
+            }
+        });
+        threads.push(control.map_err(MachineError::Thread)?);
+        drop(threads);
+        // Their numbers are known once they parked.
+        if !self.gate.await_parked(START_LIMIT) {
+            return Err(MachineError::Stuck);
+        }
+        let serial = Arc::downgrade(&self.serial);
+        let receive = move |bytes: &[u8]| serial.upgrade().map_or(0, |port| port.receive(bytes));
+        self.backend.start(Box::new(receive))?;
+        Ok(())
+    }
+}
+
+/// Loads the kernel and puts vCPU 0, which is in the state of a machine just switched on, at its entry.
+pub(super) fn enter(boot: &BootConfig, ram: &GuestRam, vcpus: &[Arc<Vcpu>]) -> Result<(), MachineError> {
+    let entry = boot::load(boot, ram)?;
+    if let Some(first) = vcpus.first() {
+        vcpu::enter_pvh(&first.lock(), entry.address, entry.start_info)?;
+    }
+    Ok(())
+}
+
+fn build_vcpus(hypervisor: &Hypervisor, vm: &Vm, count: u8) -> Result<Arc<[Arc<Vcpu>]>, MachineError> {
+    let capabilities = hypervisor.capabilities();
+    if usize::from(count) > capabilities.max_vcpus {
+        return Err(MachineError::TooManyVcpus(capabilities.max_vcpus));
+    }
+    let supported = hypervisor.supported_cpuid()?;
+    (0..count)
+        .map(|index| {
+            let handle = vm.create_vcpu(index)?;
+            let cpuid = guest_cpuid(&supported, index, count, capabilities.tsc_deadline);
+            handle.set_cpuid(&cpuid)?;
+            vcpu::prepare(&handle)?;
+            Ok(Arc::new(Vcpu::new(index, cpuid, handle)))
+        })
+        .collect()
+}
+
+fn probe_msrs(hypervisor: &Hypervisor, vcpus: &[Arc<Vcpu>]) -> Result<MsrTable, MachineError> {
+    let listed = hypervisor.msr_indices()?;
+    match vcpus.first() {
+        Some(first) => Ok(MsrTable::probe(&first.lock(), &listed)?),
+        None => Ok(MsrTable::default()),
+    }
+}
+
+fn save_vcpus(vcpus: &[Arc<Vcpu>], msrs: &MsrTable) -> Result<Vec<VcpuState>, MachineError> {
+    vcpus.iter().map(|vcpu| Ok(VcpuState::save(&mut vcpu.lock(), vcpu.cpuid(), msrs, None)?)).collect()
+}
+
+/// What vCPU 0 shows, which but for the topology is what all show.
+fn processor(vcpus: &[Arc<Vcpu>]) -> Result<Processor, MachineError> {
+    let cpuid = vcpus.first().map_or(&[][..], |vcpu| vcpu.cpuid());
+    let leaf = |function| cpuid.iter().find(|leaf| leaf.function == function);
+    let vendor = |leaf: &kvm_cpuid_entry2| {
+        let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].into_iter().flat_map(u32::to_le_bytes).collect();
+        String::from_utf8_lossy(&name).into_owned()
+    };
+    Ok(Processor {
+        vendor: leaf(0).map(vendor).unwrap_or_default(),
+        physical_bits: leaf(0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff),
+        features: feature_words(cpuid),
+        tsc_khz: match vcpus.first() {
+            Some(first) => first.lock().tsc_khz()?,
+            None => 0,
+        },
+    })
+}
+
+/// The devices and what they are plugged into.
+struct Board {
+    serial: Arc<Serial<Output>>,
+    backend: CharBackend,
+    devices: Vec<Arc<dyn SavedDevice>>,
+    bus: Bus,
+}
+
+impl Board {
+    fn build(vm: &Arc<Vm>, serial: &CharDevice) -> Result<Self, MachineError> {
+        let backend = CharBackend::open(serial)?;
+        let (waker, vm) = (backend.waker(), vm.clone());
+        let interrupt = move || {
+            if let Err(error) = vm.pulse_irq(Serial::<Output>::IRQ) {
+                log::error!("an interrupt of the serial port is lost: {error}");
+            }
+        };
+        let room = move || waker.wake();
+        let serial = Arc::new(Serial::new(Arc::new(interrupt), backend.output(), Arc::new(room)));
+        let reset_control = Arc::new(ResetControl::default());
+        let mut bus = Bus::default();
+        let first = Serial::<Output>::PORT;
+        bus.claim_ports(first..first + Serial::<Output>::PORTS, serial.clone());
+        bus.claim_ports(KeyboardController::PORT..KeyboardController::PORT + 1, Arc::new(KeyboardController));
+        bus.claim_ports(ResetControl::PORT..ResetControl::PORT + 1, reset_control.clone());
+        bus.claim_ports(ExitPort::PORT..ExitPort::PORT + 1, Arc::new(ExitPort));
+        Ok(Self { devices: vec![serial.clone(), reset_control], serial, backend, bus })
+    }
+}

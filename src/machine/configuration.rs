@@ -1,0 +1,190 @@
+//! What a migration's two ends must agree on.
+
+use std::fmt;
+
+use whimbrel_postcopy::guest::Configuration;
+use whimbrel_postcopy::ram::PAGE_SIZE;
+
+use super::saved::same_rate;
+use super::{Machine, chipset, clock};
+use crate::vcpu::{FeatureWord, VcpuState, missing_features};
+
+const MEMORY: &str = "memory";
+const VCPUS: &str = "vcpus";
+const PAGE: &str = "page-size";
+const TSC: &str = "tsc-khz";
+const VENDOR: &str = "cpu.vendor";
+const PHYSICAL: &str = "cpu.physical-bits";
+/// Before a device's name; the value is its layout's version.
+const DEVICE: &str = "device.";
+/// Before a CPUID word's place; the value is its bits in hexadecimal.
+const CPUID: &str = "cpuid.";
+
+/// Everything in which this host differs from what the source's guest needs.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the destination cannot take this guest: {}", Differences(.0))]
+pub struct ConfigurationError(Vec<String>);
+
+struct Differences<'a>(&'a [String]);
+
+impl fmt::Display for Differences<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+/// The facts of one machine that the other end asks for.
+struct Facts<'a> {
+    pairs: Configuration,
+    features: &'a [FeatureWord],
+    tsc_control: bool,
+}
+
+impl Machine {
+    pub(super) fn describe(&self) -> Configuration {
+        let mut pairs: Configuration = vec![
+            (MEMORY.into(), self.memory_size().to_string()),
+            (VCPUS.into(), self.vcpus.len().to_string()),
+            (PAGE.into(), PAGE_SIZE.to_string()),
+            (TSC.into(), self.processor.tsc_khz.to_string()),
+            (VENDOR.into(), self.processor.vendor.clone()),
+            (PHYSICAL.into(), self.processor.physical_bits.to_string()),
+        ];
+        let mut device = |name: &str, version: u32| {
+            pairs.push((format!("{DEVICE}{name}"), version.to_string()));
+        };
+        device(clock::SECTION, clock::VERSION);
+        device("vcpu", VcpuState::VERSION);
+        for (name, _) in chipset::SECTIONS {
+            device(name, chipset::VERSION);
+        }
+        for saved in &self.devices {
+            device(saved.name(), saved.version());
+        }
+        for word in &self.processor.features {
+            pairs.push((word.key.into(), format!("{:#x}", word.bits)));
+        }
+        pairs
+    }
+
+    pub(super) fn compare(&self, source: &Configuration) -> Result<(), ConfigurationError> {
+        let here = Facts {
+            pairs: self.describe(),
+            features: &self.processor.features,
+            tsc_control: self.vm.capabilities().tsc_control,
+        };
+        here.check(source)
+    }
+}
+
+impl Facts<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        get(&self.pairs, key)
+    }
+
+    fn check(&self, source: &Configuration) -> Result<(), ConfigurationError> {
+        let mut differences = Vec::new();
+        let mut missing = Vec::new();
+        for (key, value) in source {
+            if key.starts_with(CPUID) {
+                match value.strip_prefix("0x").map(|hex| u32::from_str_radix(hex, 16)) {
+                    Some(Ok(bits)) => missing.extend(missing_features(key, bits, self.features)),
+                    _ => differences.push(format!("{key} is the unreadable '{value}' on the source")),
+                }
+            } else {
+                differences.extend(self.difference(key, value));
+            }
+        }
+        for (key, value) in &self.pairs {
+            if !key.starts_with(CPUID) && get(source, key).is_none() {
+                differences.push(format!("{key} is {value} here and not there on the source"));
+            }
+        }
+        if !missing.is_empty() {
+            let names = missing.join(", ");
+            differences.push(format!("this host's processor lacks the features {names}"));
+        }
+        if differences.is_empty() { Ok(()) } else { Err(ConfigurationError(differences)) }
+    }
+
+    fn difference(&self, key: &str, source: &str) -> Option<String> {
+        let Some(here) = self.get(key) else {
+            return Some(format!("{key} is {source} on the source and not there here"));
+        };
+        let fits = match (key, source.parse::<u32>(), here.parse::<u32>()) {
+            (TSC, Ok(source), Ok(here)) => self.tsc_control || same_rate(source, here),
+            (PHYSICAL, Ok(source), Ok(here)) => here >= source,
+            _ => source == here,
+        };
+        (!fits).then(|| format!("{key} is {source} on the source and {here} here"))
+    }
+}
+
+fn get<'a>(pairs: &'a Configuration, key: &str) -> Option<&'a str> {
+    pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const FEATURES: &[FeatureWord] = &[FeatureWord { key: "cpuid.7.0.ebx", bits: 1 << 5 }];
+
+    fn pairs(list: &[(&str, &str)]) -> Configuration {
+        list.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    fn here() -> Facts<'static> {
+        Facts {
+            pairs: pairs(&[
+                (MEMORY, "1024"),
+                (VCPUS, "2"),
+                (TSC, "2000000"),
+                (PHYSICAL, "46"),
+                ("device.serial", "1"),
+                ("cpuid.7.0.ebx", "0x20"),
+            ]),
+            features: FEATURES,
+            tsc_control: false,
+        }
+    }
+
+    fn with(key: &str, value: &str) -> Configuration {
+        let mut source = here().pairs;
+        source.retain(|(name, _)| name != key);
+        source.push((key.into(), value.into()));
+        source
+    }
+
+    #[test]
+    fn the_same_machine_is_welcome() {
+        here().check(&here().pairs).unwrap();
+        here().check(&with(TSC, "2000100")).unwrap();
+        here().check(&with(PHYSICAL, "39")).unwrap();
+        here().check(&with("cpuid.7.0.ebx", "0x0")).unwrap();
+    }
+
+    #[test]
+    fn every_difference_is_named() {
+        for (key, value, words) in [
+            (MEMORY, "2048", "memory is 2048 on the source and 1024 here"),
+            (VCPUS, "1", "vcpus is 1 on the source and 2 here"),
+            (TSC, "3000000", "tsc-khz"),
+            (PHYSICAL, "52", "physical-bits"),
+            ("device.serial", "2", "device.serial is 2 on the source and 1 here"),
+            ("device.disk", "1", "device.disk is 1 on the source and not there here"),
+            ("cpuid.7.0.ebx", "0x10020", "avx512f"),
+            ("cpuid.7.0.ebx", "everything", "unreadable"),
+            ("cpuid.77.eax", "0x1", "cpuid.77.eax bit 0"),
+        ] {
+            let text = here().check(&with(key, value)).unwrap_err().to_string();
+            assert!(text.contains(words), "{text}");
+        }
+        let mut fewer = here().pairs;
+        fewer.retain(|(key, _)| key != "device.serial");
+        fewer.push((VCPUS.into(), "2".into()));
+        let text = here().check(&fewer).unwrap_err().to_string();
+        assert!(text.contains("device.serial is 1 here and not there"), "{text}");
+    }
+}

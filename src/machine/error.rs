@@ -1,0 +1,54 @@
+//! Why the machine cannot be built or cannot do what is asked.
+
+use std::io;
+
+use super::{RunState, SavedStateError};
+use crate::boot::BootError;
+use crate::chardev::CharDeviceError;
+use crate::kvm::KvmError;
+use crate::vcpu::VcpuStateError;
+
+/// A machine that cannot be built, or a command that cannot be carried out now.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// One sentence for the user.
+    #[error("{0}")]
+    Refused(String),
+    /// The state does not allow it.
+    #[error("the machine is {} and cannot become {}", from.name(), to.name())]
+    Transition {
+        /// How it stands.
+        from: RunState,
+        /// What was wanted.
+        to: RunState,
+    },
+    /// A vCPU does not come out of the guest.
+    #[error(
+        "the guest does not stop: a vCPU waits for a page that does not come, so the migration must be recovered first"
+    )]
+    Stuck,
+    /// A reset, but there is no kernel.
+    #[error("this guest came by migration and its kernel is not here: it cannot be reset")]
+    NoKernel,
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel, initrd or command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The serial port's other end.
+    #[error(transparent)]
+    CharDevice(#[from] CharDeviceError),
+    /// A vCPU's state.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuStateError),
+    /// Saved state.
+    #[error(transparent)]
+    Saved(#[from] SavedStateError),
+    /// More vCPUs than the host's KVM can give.
+    #[error("this host's KVM gives a guest at most {0} vCPUs")]
+    TooManyVcpus(usize),
+    /// A thread.
+    #[error("a thread of the machine cannot be started")]
+    Thread(#[source] io::Error),
+}

@@ -1,0 +1,232 @@
+//! Stop, cont, reset, the guest's own requests, and the end.
+//!
+//! Each is one *operation*: they exclude each other, and what they have to tell is told after the lock is
+//! given back, so that a listener may call the machine again.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::build::enter;
+use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
+use crate::vcpu::GuestRequest;
+
+/// How long a vCPU may take to come out of the guest. Far more than it ever needs, unless it waits for a
+/// page of a migration whose link is gone.
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// What an operation carries from one to the next.
+#[derive(Default)]
+pub(super) struct Operation {
+    /// How the machine stood before a migration stopped it.
+    pub before_migration: Option<RunState>,
+    events: Vec<MachineEvent>,
+}
+
+impl Operation {
+    pub(super) fn tell(&mut self, event: MachineEvent) {
+        self.events.push(event);
+    }
+}
+
+impl Machine {
+    /// Runs one operation and then tells what happened.
+    pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
+        let mut operation = self.operation.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = action(&mut operation);
+        let events = std::mem::take(&mut operation.events);
+        drop(operation);
+        events.into_iter().for_each(|event| (self.events)(event));
+        result
+    }
+
+    /// Changes the run state, if that is legal.
+    pub(super) fn become_state(&self, next: RunState) -> Result<(), MachineError> {
+        let mut state = self.run_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.may_become(next) {
+            return Err(MachineError::Transition { from: *state, to: next });
+        }
+        *state = next;
+        Ok(())
+    }
+
+    /// Stops every vCPU and the input, and deals with what the guest asked for on the way.
+    pub(super) fn freeze(&self, operation: &mut Operation) -> Result<(), MachineError> {
+        self.serial.set_receiving(false);
+        self.gate.close(&self.vcpus);
+        if !self.gate.await_parked(STOP_LIMIT) {
+            self.thaw();
+            return Err(MachineError::Stuck);
+        }
+        self.settle(operation);
+        Ok(())
+    }
+
+    /// Lets vCPUs and input go on. After a stop of any length a guest with kvmclock is told of it.
+    pub(super) fn thaw(&self) {
+        if self.vm.capabilities().kvmclock_ctrl {
+            for vcpu in self.vcpus.iter() {
+                // A vCPU that never came out needs no telling, and its lock is not to be had.
+                if let Some(handle) = vcpu.try_lock() {
+                    handle.announce_pause();
+                }
+            }
+        }
+        self.serial.set_receiving(true);
+        self.gate.open();
+    }
+
+    /// `stop`. Stopping what stands still already does nothing.
+    pub fn stop(&self) -> Result<(), MachineError> {
+        self.operate(|operation| match self.run_state() {
+            RunState::Inmigrate => {
+                Err(MachineError::Refused("the guest has not arrived yet: there is nothing to stop".into()))
+            }
+            RunState::Running => {
+                self.freeze(operation)?;
+                if self.run_state() == RunState::Running {
+                    self.become_state(RunState::Paused)?;
+                    operation.tell(MachineEvent::Stop);
+                }
+                Ok(())
+            }
+            RunState::FinishMigrate => {
+                operation.before_migration = Some(RunState::Paused);
+                Ok(())
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there) and in `postmigrate`.
+    pub fn cont(&self) -> Result<(), MachineError> {
+        let refused = |words: &str| Err(MachineError::Refused(words.into()));
+        self.operate(|operation| match self.run_state() {
+            RunState::Running => Ok(()),
+            RunState::Prelaunch | RunState::Paused => {
+                self.become_state(RunState::Running)?;
+                operation.tell(MachineEvent::Resume);
+                self.thaw();
+                Ok(())
+            }
+            RunState::Inmigrate => {
+                refused("Guest is waiting for an incoming migration: it starts by itself once it is here")
+            }
+            RunState::FinishMigrate => refused("Migration is finishing: the guest goes on by itself if it fails"),
+            RunState::Postmigrate => {
+                refused("Guest was migrated away and runs at the destination: system_reset starts it afresh here")
+            }
+            RunState::InternalError | RunState::Shutdown => refused("Resetting the Virtual Machine is required"),
+        })
+    }
+
+    /// `system_reset`.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        self.operate(|operation| match self.run_state() {
+            RunState::Running => {
+                self.freeze(operation)?;
+                // Unless the guest ended at that moment.
+                if self.run_state() == RunState::Running {
+                    let result = self.restart(operation, false);
+                    self.thaw();
+                    result?;
+                }
+                Ok(())
+            }
+            RunState::Prelaunch => self.restart(operation, false),
+            RunState::Paused | RunState::Postmigrate | RunState::InternalError => {
+                self.restart(operation, false)?;
+                self.become_state(RunState::Prelaunch)
+            }
+            RunState::Inmigrate | RunState::FinishMigrate => {
+                Err(MachineError::Refused("a migration is under way: the machine cannot be reset now".into()))
+            }
+            RunState::Shutdown => Err(MachineError::Refused("the machine has ended".into())),
+        })
+    }
+
+    /// Puts everything back to the state of a machine just switched on and loads the kernel again.
+    fn restart(&self, operation: &mut Operation, guest: bool) -> Result<(), MachineError> {
+        let boot = self.boot.as_ref().ok_or(MachineError::NoKernel)?;
+        self.switched_on.chipset.load(&self.vm)?;
+        for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {
+            state.load(&mut vcpu.lock(), vcpu.cpuid(), &self.msrs, None)?;
+        }
+        self.devices.iter().for_each(|device| device.reset());
+        enter(boot, &self.ram, &self.vcpus)?;
+        operation.tell(MachineEvent::Reset { guest });
+        Ok(())
+    }
+
+    /// The control thread's work: what the guest asked for. The vCPU that asked has closed the gate.
+    pub(super) fn serve_request(&self) {
+        self.operate(|operation| {
+            if self.gate.await_parked(STOP_LIMIT) {
+                let running = self.run_state() == RunState::Running;
+                self.settle(operation);
+                if running && self.run_state() == RunState::Running {
+                    self.thaw();
+                }
+            } else {
+                log::error!("{}", MachineError::Stuck);
+                self.gate.take_request();
+            }
+        });
+    }
+
+    /// Deals with what the guest asked for while it ran; all vCPUs are out of it.
+    fn settle(&self, operation: &mut Operation) {
+        match self.gate.take_request() {
+            None => {}
+            Some(GuestRequest::Reset) => match self.restart(operation, true) {
+                Ok(()) => {}
+                Err(error) => {
+                    log::error!("the guest asked for a reset and is ended instead: {error}");
+                    self.end(operation, ShutdownCause::GuestShutdown);
+                }
+            },
+            Some(GuestRequest::PowerOff) => self.end(operation, ShutdownCause::GuestShutdown),
+            Some(GuestRequest::Exit(code)) => self.end(operation, ShutdownCause::GuestExit(code)),
+            Some(GuestRequest::Panic) => self.end(operation, ShutdownCause::GuestPanic),
+        }
+    }
+
+    /// The guest is over.
+    fn end(&self, operation: &mut Operation, cause: ShutdownCause) {
+        self.serial.set_receiving(false);
+        let state = match cause {
+            ShutdownCause::GuestPanic => RunState::InternalError,
+            _ => RunState::Shutdown,
+        };
+        match self.become_state(state) {
+            Ok(()) => {
+                operation.tell(MachineEvent::Stop);
+                operation.tell(MachineEvent::Shutdown(cause));
+            }
+            Err(error) => log::debug!("the guest ended twice: {error}"),
+        }
+    }
+
+    /// Ends every thread and puts the terminal back; RAM goes with the last reference. Idempotent.
+    pub fn shutdown(&self) {
+        self.serial.set_receiving(false);
+        self.gate.shut(&self.vcpus);
+        let threads = std::mem::take(&mut *self.lock_threads());
+        if self.gate.await_parked(STOP_LIMIT) {
+            let own = std::thread::current().id();
+            for thread in threads {
+                // The last reference may be dropped by one of them.
+                if thread.thread().id() != own {
+                    let _ = thread.join();
+                }
+            }
+        } else {
+            log::warn!("a vCPU does not come out of the guest; it ends with the process");
+        }
+        self.backend.close();
+    }
+
+    pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,75 @@
+//! [`Machine`]: what it is made of.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use super::chipset::Chipset;
+use super::lifecycle::Operation;
+use super::{MachineEvent, RunState, VcpuInfo};
+use crate::chardev::{CharBackend, Output};
+use crate::config::BootConfig;
+use crate::devices::{SavedDevice, Serial};
+use crate::kvm::{DirtyLog, GuestRam, Vm};
+use crate::vcpu::{FeatureWord, Gate, MsrTable, Vcpu, VcpuState};
+
+/// The virtual machine. Shared by the monitor, the migration and the control thread.
+///
+/// Lock order: `operation`, then `run_state`, then the gate's and the vCPUs' own. Events are told with no
+/// lock held.
+pub struct Machine {
+    // vCPUs, then the VM, then RAM: fields are dropped in this order.
+    pub(super) vcpus: Arc<[Arc<Vcpu>]>,
+    pub(super) vm: Arc<Vm>,
+    pub(super) ram: Arc<GuestRam>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) serial: Arc<Serial<Output>>,
+    pub(super) backend: CharBackend,
+    /// Every device whose state is saved, in the order of saving.
+    pub(super) devices: Vec<Arc<dyn SavedDevice>>,
+    pub(super) dirty_log: DirtyLog,
+    pub(super) msrs: MsrTable,
+    pub(super) boot: Option<BootConfig>,
+    pub(super) switched_on: SwitchedOn,
+    pub(super) processor: Processor,
+    pub(super) run_state: Mutex<RunState>,
+    pub(super) operation: Mutex<Operation>,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+}
+
+/// The state of a machine that was just switched on: what a reset goes back to.
+pub(super) struct SwitchedOn {
+    pub chipset: Chipset,
+    pub vcpus: Vec<VcpuState>,
+}
+
+/// The host's processor as the guest is shown it.
+pub(super) struct Processor {
+    pub vendor: String,
+    pub physical_bits: u32,
+    pub features: Vec<FeatureWord>,
+    pub tsc_khz: u32,
+}
+
+impl Machine {
+    /// How it stands.
+    pub fn run_state(&self) -> RunState {
+        *self.run_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The vCPUs.
+    pub fn vcpus(&self) -> Vec<VcpuInfo> {
+        self.vcpus.iter().enumerate().map(|(index, vcpu)| VcpuInfo { index, thread_id: vcpu.kick().thread() }).collect()
+    }
+
+    /// Guest RAM in bytes.
+    pub fn memory_size(&self) -> u64 {
+        self.ram.bytes()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

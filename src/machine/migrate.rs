@@ -1,0 +1,169 @@
+//! The only seam to migration: [`Guest`] for [`Machine`].
+
+use std::sync::Arc;
+
+use vm_memory::GuestMemoryBackend;
+use whimbrel_postcopy::bitmap::PageBitmap;
+use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::memory::RamBlock;
+use whimbrel_postcopy::ram::{BlockId, PageRun};
+
+use super::{Machine, MachineError, MachineEvent, RunState};
+use crate::kvm::GuestRam;
+
+/// Pages in a word of a bitmap.
+const WORD: u64 = 64;
+
+impl Guest for Machine {
+    fn ram(&self) -> &[RamBlock] {
+        self.ram.blocks()
+    }
+
+    fn configuration(&self) -> Configuration {
+        self.describe()
+    }
+
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        Ok(self.compare(source)?)
+    }
+
+    fn start_dirty_log(&self) -> Result<(), GuestError> {
+        own_writes(&self.ram, |_, bitmap| bitmap.reset());
+        Ok(self.vm.map(&self.ram, true)?)
+    }
+
+    fn sync_dirty(&self, block: BlockId, dirty: &PageBitmap) -> Result<(), GuestError> {
+        let slot = usize::from(block.0);
+        own_writes(&self.ram, |at, bitmap| {
+            if at == slot {
+                for (word, bits) in bitmap.get_and_reset().into_iter().enumerate() {
+                    if bits != 0 {
+                        dirty.or_word(word, bits);
+                    }
+                }
+            }
+        });
+        Ok(self.dirty_log.read(&self.vm, slot, |word, bits| dirty.or_word(word, bits))?)
+    }
+
+    fn clear_dirty(&self, run: PageRun, dirty: &PageBitmap) -> Result<(), GuestError> {
+        let first = run.start.0 / WORD;
+        let words = first..run.end().0.div_ceil(WORD);
+        let mut bits: Vec<u64> = words.map(|word| dirty.word(word as usize)).collect();
+        let slot = usize::from(run.block.0);
+        Ok(self.dirty_log.clear(&self.vm, slot, first, &mut bits)?)
+    }
+
+    fn stop_dirty_log(&self) -> Result<(), GuestError> {
+        Ok(self.vm.map(&self.ram, false)?)
+    }
+
+    fn pause(&self) -> Result<bool, GuestError> {
+        let before = self.operate(|operation| {
+            match self.run_state() {
+                RunState::FinishMigrate => {}
+                RunState::Running => {
+                    self.freeze(operation)?;
+                    // Fails if the guest ended at that moment: there is nothing to migrate any more.
+                    self.become_state(RunState::FinishMigrate)?;
+                    operation.before_migration = Some(RunState::Running);
+                    operation.tell(MachineEvent::Stop);
+                }
+                stopped => {
+                    self.become_state(RunState::FinishMigrate)?;
+                    operation.before_migration = Some(stopped);
+                }
+            }
+            Ok::<_, MachineError>(operation.before_migration)
+        })?;
+        Ok(before == Some(RunState::Running))
+    }
+
+    fn resume(&self, running: bool) -> Result<(), GuestError> {
+        self.operate(|operation| {
+            if self.run_state() != RunState::FinishMigrate {
+                return Ok(());
+            }
+            let next = match operation.before_migration.take() {
+                // Somebody said `stop` meanwhile, or the caller wants it so.
+                Some(RunState::Running) if !running => RunState::Paused,
+                Some(state) => state,
+                None if running => RunState::Running,
+                None => RunState::Paused,
+            };
+            self.become_state(next)?;
+            if next == RunState::Running {
+                operation.tell(MachineEvent::Resume);
+                self.thaw();
+            }
+            Ok::<_, MachineError>(())
+        })?;
+        Ok(())
+    }
+
+    fn save(&self) -> Result<Vec<Section>, GuestError> {
+        self.operate(|_| match self.run_state() {
+            RunState::FinishMigrate => Ok(self.save_sections()?),
+            state => Err(wrong_moment("saved", state)),
+        })
+        .map_err(Into::into)
+    }
+
+    fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
+        self.operate(|_| match self.run_state() {
+            RunState::Inmigrate => Ok(self.load_sections(sections)?),
+            state => Err(wrong_moment("loaded", state)),
+        })
+        .map_err(Into::into)
+    }
+
+    fn run(&self, running: bool) -> Result<(), GuestError> {
+        self.operate(|operation| {
+            if self.run_state() != RunState::Inmigrate {
+                return Err(wrong_moment("started", self.run_state()));
+            }
+            if running {
+                self.become_state(RunState::Running)?;
+                self.thaw();
+                operation.tell(MachineEvent::Resume);
+                Ok(())
+            } else {
+                self.become_state(RunState::Paused)
+            }
+        })
+        .map_err(Into::into)
+    }
+
+    fn handed_over(&self) {
+        let result = self.operate(|operation| {
+            operation.before_migration = None;
+            self.become_state(RunState::Postmigrate)
+        });
+        if let Err(error) = result {
+            log::error!("a guest was handed over that was not stopped for it: {error}");
+        }
+    }
+
+    fn vcpu_of_thread(&self, tid: i32) -> Option<usize> {
+        self.vcpus.iter().position(|vcpu| vcpu.kick().thread() == tid)
+    }
+
+    fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+}
+
+/// Shows the bitmap of this process's own writes to each block, with the block's number.
+fn own_writes(ram: &GuestRam, mut each: impl FnMut(usize, &vm_memory::bitmap::AtomicBitmap)) {
+    for (at, region) in ram.memory().iter().enumerate() {
+        // The region's own method, not the trait's, which gives only a slice that cannot be reset.
+        each(at, vm_memory::MmapRegion::bitmap(region));
+    }
+}
+
+fn wrong_moment(what: &str, state: RunState) -> MachineError {
+    MachineError::Refused(format!("the guest cannot be {what} while the machine is {}", state.name()))
+}
+
+/// The engine holds a guest as a shared trait object.
+const _: fn(Arc<Machine>) -> Arc<dyn Guest> = |machine| machine;

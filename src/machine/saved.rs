@@ -1,0 +1,207 @@
+//! The machine's state as sections, and back.
+//!
+//! | section | instances | layout |
+//! |---|---|---|
+//! | `clock` | 1 | `machine/clock.rs` |
+//! | `pic`, `ioapic`, `pit` | 2, 1, 1 | `machine/chipset.rs` |
+//! | `vcpu` | one a vCPU | `vcpu/state.rs` |
+//! | `serial`, `reset-control` | 1 each | `devices/` |
+
+use whimbrel_postcopy::guest::Section;
+
+use super::Machine;
+use super::chipset::{self, Chipset};
+use super::clock::{self, HostTsc, Moment};
+use crate::kvm::{KvmError, VcpuHandle};
+use crate::state::StateError;
+use crate::vcpu::{Vcpu, VcpuState, VcpuStateError};
+
+const VCPU: &str = "vcpu";
+/// How far two TSC frequencies may lie apart and still count as one, in parts per million: what NTP corrects.
+const TSC_TOLERANCE: u64 = 250;
+
+/// Why the machine's state cannot be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedStateError {
+    /// A section is not there.
+    #[error("the saved state of {name} {instance} is missing")]
+    Missing {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// A section for which there is no device.
+    #[error("there is saved state of {name} {instance}, but no such device here")]
+    Unknown {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// The same section twice.
+    #[error("the saved state of {name} {instance} comes twice")]
+    Twice {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// A section's bytes are wrong.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A vCPU refuses its state.
+    #[error("vCPU {index} cannot be saved or loaded")]
+    Vcpu {
+        /// Which.
+        index: u8,
+        /// Why.
+        #[source]
+        source: VcpuStateError,
+    },
+    /// KVM refuses.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+}
+
+impl Machine {
+    /// Everything but RAM; the guest stands still.
+    pub(super) fn save_sections(&self) -> Result<Vec<Section>, SavedStateError> {
+        let moment = Moment::now(&self.vm)?;
+        let mut sections =
+            vec![Section { name: clock::SECTION.into(), instance: 0, version: clock::VERSION, bytes: moment.encode() }];
+        for vcpu in self.vcpus.iter() {
+            sections.push(self.save_vcpu(vcpu, &moment)?);
+        }
+        sections.extend(Chipset::save(&self.vm)?.encode());
+        sections.extend(self.devices.iter().map(|device| Section {
+            name: device.name().into(),
+            instance: 0,
+            version: device.version(),
+            bytes: device.save(),
+        }));
+        Ok(sections)
+    }
+
+    fn save_vcpu(&self, vcpu: &Vcpu, moment: &Moment) -> Result<Section, SavedStateError> {
+        let mut handle = vcpu.lock();
+        let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
+        // A scaled TSC is not the host's plus an offset.
+        let scaled = handle.tsc_khz()? != self.processor.tsc_khz;
+        let host_tsc = moment.host_tsc.filter(|_| !scaled);
+        let state = VcpuState::save(&mut handle, vcpu.cpuid(), &self.msrs, host_tsc);
+        Ok(Section {
+            name: VCPU.into(),
+            instance: vcpu.index().into(),
+            version: VcpuState::VERSION,
+            bytes: state.map_err(failed)?.encode(),
+        })
+    }
+
+    /// Loads what [`Self::save_sections`] gave, perhaps on another host. Everything is read and checked before
+    /// anything is changed. The guest stands still.
+    pub(super) fn load_sections(&self, sections: &[Section]) -> Result<(), SavedStateError> {
+        self.check_sections(sections)?;
+        let find = |name: &'static str, instance| find(sections, name, instance);
+        let (version, bytes) = find(clock::SECTION, 0)?;
+        let saved = Moment::decode(version, bytes)?;
+        let chipset = Chipset::decode(find)?;
+        let mut states = Vec::with_capacity(self.vcpus.len());
+        for vcpu in self.vcpus.iter() {
+            let (version, bytes) = find(VCPU, vcpu.index().into())?;
+            states.push(VcpuState::decode(version, bytes)?);
+        }
+
+        chipset.load(&self.vm)?;
+        let now = Moment::now(&self.vm)?;
+        // One TSC for all where the source could not tell them of one moment.
+        let shared = states.first().map_or(0, |state| state.tsc);
+        for (vcpu, state) in self.vcpus.iter().zip(&states) {
+            let tsc = if saved.host_tsc.is_some() { state.tsc } else { shared };
+            self.load_vcpu(vcpu, state, tsc, &saved, &now)
+                .map_err(|source| SavedStateError::Vcpu { index: vcpu.index(), source })?;
+        }
+        now.start_clock(&saved, &self.vm)?;
+        for device in &self.devices {
+            let (version, bytes) = find(device.name(), 0)?;
+            device.load(version, bytes)?;
+        }
+        Ok(())
+    }
+
+    fn load_vcpu(
+        &self,
+        vcpu: &Vcpu,
+        state: &VcpuState,
+        tsc: u64,
+        saved: &Moment,
+        now: &Moment,
+    ) -> Result<(), VcpuStateError> {
+        let mut handle = vcpu.lock();
+        let scaled = self.set_tsc_rate(&handle, state.tsc_khz)?;
+        let host = handle.has_tsc_offset().then_some(HostTsc { khz: self.processor.tsc_khz, scaled });
+        let start = now.start_tsc(saved, tsc, state.tsc_khz, host);
+        state.load(&mut handle, vcpu.cpuid(), &self.msrs, Some(start))
+    }
+
+    /// Has the TSC run at the guest's frequency; whether KVM scales it for that.
+    fn set_tsc_rate(&self, vcpu: &VcpuHandle, wanted: u32) -> Result<bool, VcpuStateError> {
+        let here = self.processor.tsc_khz;
+        if same_rate(wanted, here) {
+            return Ok(false);
+        }
+        if !self.vm.capabilities().tsc_control {
+            return Err(VcpuStateError::TscRate { wanted, here });
+        }
+        vcpu.set_tsc_khz(wanted)?;
+        Ok(true)
+    }
+
+    /// Whether the sections are those of a machine like this one.
+    fn check_sections(&self, sections: &[Section]) -> Result<(), SavedStateError> {
+        let single = |section: &Section, name: &str| section.name == name && section.instance == 0;
+        for (at, section) in sections.iter().enumerate() {
+            let (name, instance) = (section.name.clone(), section.instance);
+            let known = single(section, clock::SECTION)
+                || (name == VCPU && (instance as usize) < self.vcpus.len())
+                || chipset::SECTIONS.contains(&(name.as_str(), instance + 1))
+                || (name == "pic" && instance == 0)
+                || self.devices.iter().any(|device| single(section, device.name()));
+            if !known {
+                return Err(SavedStateError::Unknown { name, instance });
+            }
+            let before = &sections[..at];
+            if before.iter().any(|other| other.name == name && other.instance == instance) {
+                return Err(SavedStateError::Twice { name, instance });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a guest that knows one frequency in kHz does not notice the other.
+pub(super) fn same_rate(one: u32, other: u32) -> bool {
+    u64::from(one.abs_diff(other)) * 1_000_000 <= u64::from(other) * TSC_TOLERANCE
+}
+
+/// A section's version and bytes.
+fn find<'a>(sections: &'a [Section], name: &str, instance: u32) -> Result<(u32, &'a [u8]), SavedStateError> {
+    sections
+        .iter()
+        .find(|section| section.name == name && section.instance == instance)
+        .map(|section| (section.version, section.bytes.as_slice()))
+        .ok_or_else(|| SavedStateError::Missing { name: name.into(), instance })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::same_rate;
+
+    #[test]
+    fn rates_that_ntp_corrects_are_the_same() {
+        assert!(same_rate(2_000_000, 2_000_000));
+        assert!(same_rate(2_000_400, 2_000_000));
+        assert!(!same_rate(2_001_000, 2_000_000));
+        assert!(!same_rate(2_000_000, 0));
+    }
+}

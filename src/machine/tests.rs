@@ -1,0 +1,361 @@
+//! The machine on real KVM. Without `/dev/kvm` each of these says so and passes.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+use whimbrel_postcopy::bitmap::PageBitmap;
+use whimbrel_postcopy::guest::Guest;
+use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
+
+use super::*;
+use crate::boot::testing::pvh_elf;
+use crate::config::{BootConfig, CharDevice, Kernel, MachineConfig, MemoryConfig};
+use crate::kvm::Hypervisor;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const BASE: u64 = 0x10_0000;
+/// Where the counting guest counts, and the page that it writes.
+const COUNTER: GuestAddress = GuestAddress(0x20_0000);
+
+/// Counts in 32-bit protected mode: `1: inc dword [0x200000]; jmp 1b`.
+const COUNT: &[u8] = &[0xff, 0x05, 0, 0, 0x20, 0, 0xeb, 0xf8];
+/// Leaves with code 42: `mov al, 42; out 0xf4, al; 1: hlt; jmp 1b`.
+const EXIT: &[u8] = &[0xb0, 42, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
+/// A triple fault: an empty IDT, then an interrupt through it: `lidt [0x180000]; ud2`.
+const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0, 0, 0x18, 0, 0x0f, 0x0b];
+/// Counts once a life, then resets by port 0x64, unless it is the third: `inc dword [0x200000];
+/// cmp dword [0x200000], 3; je 2f; mov al, 0xfe; out 0x64, al; 1: hlt; jmp 1b; 2: mov al, 7; out 0xf4, al; jmp 1b`.
+const RESET_TWICE: &[u8] = &[
+    0xff, 0x05, 0, 0, 0x20, 0, 0x83, 0x3d, 0, 0, 0x20, 0, 3, 0x74, 7, 0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd, 0xb0,
+    7, 0xe6, 0xf4, 0xeb, 0xf7,
+];
+/// Echoes: `mov dx, 0x3fd; 1: in al, dx; test al, 1; jz 1b; mov dx, 0x3f8; in al, dx; out dx, al; jmp 0`.
+const ECHO: &[u8] =
+    &[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xef];
+
+fn no_kvm() -> bool {
+    match Hypervisor::open() {
+        Ok(_) => false,
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            true
+        }
+    }
+}
+
+struct Rig {
+    machine: Arc<Machine>,
+    events: Receiver<MachineEvent>,
+    _kernel: Option<tempfile::NamedTempFile>,
+}
+
+fn config(vcpus: u8) -> MachineConfig {
+    MachineConfig {
+        boot: None,
+        memory: MemoryConfig { size: 32 << 20, shared: false },
+        vcpus,
+        serial: CharDevice::Null,
+        name: None,
+    }
+}
+
+fn rig(mut config: MachineConfig, code: Option<&[u8]>) -> Rig {
+    let kernel = code.map(|code| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), pvh_elf(BASE, code, 0x1000)).unwrap();
+        config.boot =
+            Some(BootConfig { kernel: Kernel::File(file.path().into()), initrd: None, cmdline: String::new() });
+        file
+    });
+    let (sender, events) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let tell = move |event| drop(sender.lock().unwrap().send(event));
+    Rig { machine: Machine::build(&config, Arc::new(tell)).unwrap(), events, _kernel: kernel }
+}
+
+impl Rig {
+    fn count(&self) -> u32 {
+        self.machine.ram.memory().read_obj(COUNTER).unwrap()
+    }
+
+    fn await_count(&self, above: u32) {
+        let start = Instant::now();
+        while self.count() <= above {
+            assert!(start.elapsed() < LIMIT, "the guest does not count");
+            std::thread::yield_now();
+        }
+    }
+
+    fn await_shutdown(&self) -> ShutdownCause {
+        loop {
+            if let MachineEvent::Shutdown(cause) = self.events.recv_timeout(LIMIT).unwrap() {
+                return cause;
+            }
+        }
+    }
+}
+
+fn copy_ram(from: &Machine, to: &Machine) {
+    let mut page = [0; 4096];
+    for at in (0..from.memory_size()).step_by(4096) {
+        from.ram.memory().read_slice(&mut page, GuestAddress(at)).unwrap();
+        if page != [0; 4096] {
+            to.ram.memory().write_slice(&page, GuestAddress(at)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_exit_port_ends_the_guest() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(EXIT));
+    assert_eq!(rig.machine.run_state(), RunState::Prelaunch);
+    rig.machine.cont().unwrap();
+    assert_eq!(rig.await_shutdown(), ShutdownCause::GuestExit(42));
+    assert_eq!(rig.machine.run_state(), RunState::Shutdown);
+    assert!(rig.machine.cont().is_err());
+}
+
+#[test]
+fn a_triple_fault_stops_the_guest() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(TRIPLE_FAULT));
+    rig.machine.cont().unwrap();
+    assert_eq!(rig.await_shutdown(), ShutdownCause::GuestPanic);
+    assert_eq!(rig.machine.run_state(), RunState::InternalError);
+    rig.machine.reset().unwrap();
+    assert_eq!(rig.machine.run_state(), RunState::Prelaunch);
+}
+
+#[test]
+fn a_guest_resets_itself() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(2), Some(RESET_TWICE));
+    rig.machine.cont().unwrap();
+    assert_eq!(rig.await_shutdown(), ShutdownCause::GuestExit(7));
+    assert_eq!(rig.count(), 3);
+}
+
+#[test]
+fn stop_and_cont_do_what_they_say_however_often() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(2), Some(COUNT));
+    rig.machine.cont().unwrap();
+    for _ in 0..20 {
+        rig.await_count(rig.count());
+        rig.machine.stop().unwrap();
+        rig.machine.stop().unwrap();
+        let stopped = rig.count();
+        std::thread::yield_now();
+        assert_eq!(rig.count(), stopped);
+        rig.machine.cont().unwrap();
+        rig.machine.cont().unwrap();
+    }
+    rig.await_count(rig.count());
+    rig.machine.reset().unwrap();
+    rig.await_count(rig.count());
+    rig.machine.shutdown();
+    rig.machine.shutdown();
+}
+
+#[test]
+fn a_guest_goes_on_in_another_machine() {
+    if no_kvm() {
+        return;
+    }
+    let source = rig(config(2), Some(COUNT));
+    let destination = rig(config(2), None);
+    source.machine.cont().unwrap();
+    source.await_count(1000);
+    destination.machine.check_configuration(&source.machine.configuration()).unwrap();
+    assert!(destination.machine.cont().is_err());
+
+    assert!(source.machine.pause().unwrap());
+    assert!(source.machine.pause().unwrap());
+    let left = source.count();
+    let sections = source.machine.save().unwrap();
+    assert_eq!(source.count(), left);
+    copy_ram(&source.machine, &destination.machine);
+    destination.machine.load(&sections).unwrap();
+    let tsc = |machine: &Machine| {
+        let sections = machine.save_sections().unwrap();
+        crate::vcpu::VcpuState::decode(1, &sections[1].bytes).unwrap().tsc
+    };
+    assert!(tsc(&destination.machine) > tsc(&source.machine) - 1_000_000_000);
+    destination.machine.run(true).unwrap();
+    source.machine.handed_over();
+    destination.await_count(left + 1000);
+    assert_eq!(source.count(), left);
+    assert_eq!(source.machine.run_state(), RunState::Postmigrate);
+    assert!(source.machine.cont().is_err());
+    assert_eq!(destination.machine.run_state(), RunState::Running);
+}
+
+#[test]
+fn a_migration_that_fails_leaves_the_guest_running() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(COUNT));
+    rig.machine.cont().unwrap();
+    rig.await_count(10);
+    for _ in 0..3 {
+        let running = rig.machine.pause().unwrap();
+        rig.machine.save().unwrap();
+        rig.machine.resume(running).unwrap();
+        rig.machine.resume(running).unwrap();
+        assert_eq!(rig.machine.run_state(), RunState::Running);
+        rig.await_count(rig.count());
+    }
+    rig.machine.stop().unwrap();
+    assert!(!rig.machine.pause().unwrap());
+    rig.machine.resume(false).unwrap();
+    assert_eq!(rig.machine.run_state(), RunState::Paused);
+}
+
+#[test]
+fn sections_that_do_not_fit_are_refused_by_name() {
+    if no_kvm() {
+        return;
+    }
+    let source = rig(config(1), Some(COUNT));
+    let destination = rig(config(1), None);
+    source.machine.pause().unwrap();
+    let good = source.machine.save().unwrap();
+    let refusal = |change: &dyn Fn(&mut Vec<whimbrel_postcopy::guest::Section>)| {
+        let mut sections = good.clone();
+        change(&mut sections);
+        destination.machine.load(&sections).unwrap_err().to_string()
+    };
+    for at in 0..good.len() {
+        let name = good[at].name.clone();
+        assert!(refusal(&|all| all[at].version = 9).contains(&name));
+        assert!(refusal(&|all| drop(all[at].bytes.pop())).contains(&name));
+        assert!(refusal(&|all| drop(all.remove(at))).contains(&name));
+        assert!(refusal(&|all| all.push(all[at].clone())).contains("twice"));
+        assert!(refusal(&|all| all[at].instance = 7).contains(&name));
+        assert!(refusal(&|all| all[at].instance = u32::MAX).contains(&name));
+        assert!(refusal(&|all| all[at].name = "floppy".into()).contains("floppy"));
+    }
+    destination.machine.load(&good).unwrap();
+}
+
+#[test]
+fn the_dirty_log_sees_guest_and_monitor_and_is_rearmed() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(COUNT));
+    let machine = &rig.machine;
+    let block = BlockId(0);
+    let pages = machine.ram()[0].pages();
+    let whole = PageRun { block, start: PageIndex(0), count: pages as u32 };
+    let set = |bitmap: &PageBitmap, page: u64| bitmap.word(page as usize / 64) >> (page % 64) & 1 == 1;
+    machine.cont().unwrap();
+    rig.await_count(0);
+    machine.start_dirty_log().unwrap();
+    // Every page may be dirty at first.
+    let first = PageBitmap::new(pages);
+    machine.sync_dirty(block, &first).unwrap();
+    machine.clear_dirty(whole, &first).unwrap();
+
+    rig.await_count(rig.count());
+    machine.ram.memory().write_obj(1u8, GuestAddress(0x50_0000)).unwrap();
+    for _ in 0..3 {
+        rig.await_count(rig.count());
+        let dirty = PageBitmap::new(pages);
+        machine.sync_dirty(block, &dirty).unwrap();
+        assert!(set(&dirty, 0x200), "the guest's page");
+        machine.clear_dirty(whole, &dirty).unwrap();
+    }
+    machine.pause().unwrap();
+    let before = PageBitmap::new(pages);
+    machine.sync_dirty(block, &before).unwrap();
+    machine.clear_dirty(whole, &before).unwrap();
+    let quiet = PageBitmap::new(pages);
+    machine.sync_dirty(block, &quiet).unwrap();
+    assert!((0..pages).all(|page| !set(&quiet, page)), "nobody wrote");
+    machine.ram.memory().write_obj(1u8, GuestAddress(0x60_0fff)).unwrap();
+    machine.sync_dirty(block, &quiet).unwrap();
+    assert!(set(&quiet, 0x600), "the monitor's page");
+    machine.stop_dirty_log().unwrap();
+    machine.resume(true).unwrap();
+    rig.await_count(rig.count());
+}
+
+#[test]
+fn serial_input_is_echoed_and_none_is_lost_while_the_guest_stands_still() {
+    use std::io::{Read, Write};
+    if no_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serial");
+    let mut config = config(1);
+    config.serial = CharDevice::Unix { path: path.clone(), server: true };
+    let rig = rig(config, Some(ECHO));
+    let mut client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    let text: Vec<u8> = (0..500u32).map(|at| b'a' + (at % 26) as u8).collect();
+    client.write_all(&text[..200]).unwrap();
+    rig.machine.cont().unwrap();
+    client.write_all(&text[200..]).unwrap();
+    let mut echo = vec![0; text.len()];
+    client.read_exact(&mut echo[..100]).unwrap();
+    rig.machine.stop().unwrap();
+    rig.machine.cont().unwrap();
+    client.read_exact(&mut echo[100..]).unwrap();
+    assert!(echo == text);
+}
+
+#[test]
+fn the_phases_of_a_blackout_in_microseconds() {
+    if no_kvm() {
+        return;
+    }
+    let mut figures = Vec::new();
+    for _ in 0..9 {
+        let source = rig(config(2), Some(COUNT));
+        let destination = rig(config(2), None);
+        source.machine.cont().unwrap();
+        source.await_count(100);
+        let mut times = Vec::new();
+        let mut clock = Instant::now();
+        let mut lap = |times: &mut Vec<u128>| {
+            times.push(clock.elapsed().as_micros());
+            clock = Instant::now();
+        };
+        source.machine.pause().unwrap();
+        lap(&mut times);
+        let sections = source.machine.save().unwrap();
+        lap(&mut times);
+        copy_ram(&source.machine, &destination.machine);
+        lap(&mut times);
+        destination.machine.load(&sections).unwrap();
+        lap(&mut times);
+        destination.machine.run(true).unwrap();
+        lap(&mut times);
+        let at = source.count();
+        destination.await_count(at);
+        lap(&mut times);
+        figures.push(times);
+    }
+    for (at, name) in ["pause", "save", "copy", "load", "run", "first work"].iter().enumerate() {
+        let mut column: Vec<_> = figures.iter().map(|row| row[at]).collect();
+        column.sort_unstable();
+        println!("{name:>10}: {column:?} us");
+        // Generous: this is a test, not a benchmark, and the host may be busy.
+        assert!(column[column.len() / 2] < 500_000, "{name}");
+    }
+}
