@@ -184,7 +184,7 @@ fn back(mapping: &Mapping, range: &RamRange, shared: bool) -> io::Result<()> {
 mod tests {
     use super::*;
     use vm_memory::bitmap::Bitmap;
-    use vm_memory::{Bytes, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     fn two(shared: bool) -> GuestRam {
         let ranges = [

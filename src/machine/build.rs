@@ -130,7 +130,7 @@ fn probe_msrs(hypervisor: &Hypervisor, vcpus: &[Arc<Vcpu>]) -> Result<MsrTable, 
 }
 
 fn save_vcpus(vcpus: &[Arc<Vcpu>], msrs: &MsrTable) -> Result<Vec<VcpuState>, MachineError> {
-    vcpus.iter().map(|vcpu| Ok(VcpuState::save(&mut vcpu.lock(), vcpu.cpuid(), msrs, None)?)).collect()
+    vcpus.iter().map(|vcpu| Ok(VcpuState::save(&mut vcpu.lock(), vcpu.cpuid(), msrs, (None, 0))?)).collect()
 }
 
 /// What vCPU 0 shows, which but for the topology is what all show.

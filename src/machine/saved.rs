@@ -86,10 +86,8 @@ impl Machine {
     fn save_vcpu(&self, vcpu: &Vcpu, moment: &Moment) -> Result<Section, SavedStateError> {
         let mut handle = vcpu.lock();
         let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
-        // A scaled TSC is not the host's plus an offset.
-        let scaled = handle.tsc_khz()? != self.processor.tsc_khz;
-        let host_tsc = moment.host_tsc.filter(|_| !scaled);
-        let state = VcpuState::save(&mut handle, vcpu.cpuid(), &self.msrs, host_tsc);
+        let host = (moment.host_tsc, self.processor.tsc_khz);
+        let state = VcpuState::save(&mut handle, vcpu.cpuid(), &self.msrs, host);
         Ok(Section {
             name: VCPU.into(),
             instance: vcpu.index().into(),
@@ -164,8 +162,7 @@ impl Machine {
             let (name, instance) = (section.name.clone(), section.instance);
             let known = single(section, clock::SECTION)
                 || (name == VCPU && (instance as usize) < self.vcpus.len())
-                || chipset::SECTIONS.contains(&(name.as_str(), instance + 1))
-                || (name == "pic" && instance == 0)
+                || chipset::SECTIONS.iter().any(|(chip, count)| name == *chip && instance < *count)
                 || self.devices.iter().any(|device| single(section, device.name()));
             if !known {
                 return Err(SavedStateError::Unknown { name, instance });

@@ -72,7 +72,9 @@ fn rig(mut config: MachineConfig, code: Option<&[u8]>) -> Rig {
     });
     let (sender, events) = mpsc::channel();
     let sender = Mutex::new(sender);
-    let tell = move |event| drop(sender.lock().unwrap().send(event));
+    let tell = move |event| {
+        let _ = sender.lock().unwrap().send(event);
+    };
     Rig { machine: Machine::build(&config, Arc::new(tell)).unwrap(), events, _kernel: kernel }
 }
 
@@ -241,7 +243,12 @@ fn sections_that_do_not_fit_are_refused_by_name() {
     for at in 0..good.len() {
         let name = good[at].name.clone();
         assert!(refusal(&|all| all[at].version = 9).contains(&name));
-        assert!(refusal(&|all| drop(all[at].bytes.pop())).contains(&name));
+        assert!(
+            refusal(&|all| {
+                all[at].bytes.pop();
+            })
+            .contains(&name)
+        );
         assert!(refusal(&|all| drop(all.remove(at))).contains(&name));
         assert!(refusal(&|all| all.push(all[at].clone())).contains("twice"));
         assert!(refusal(&|all| all[at].instance = 7).contains(&name));
@@ -358,4 +365,77 @@ fn the_phases_of_a_blackout_in_microseconds() {
         // Generous: this is a test, not a benchmark, and the host may be busy.
         assert!(column[column.len() / 2] < 500_000, "{name}");
     }
+}
+
+/// A line of the test guest that begins with `letter`.
+fn line(reader: &mut impl std::io::BufRead, letter: char) -> String {
+    loop {
+        let mut line = String::new();
+        assert!(reader.read_line(&mut line).unwrap() > 0, "the serial port closed");
+        assert!(!line.starts_with('E'), "the guest found an error: {line}");
+        if line.starts_with(letter) {
+            return line;
+        }
+    }
+}
+
+#[test]
+fn the_test_guest_moves_with_two_vcpus_and_all_its_memory() {
+    use std::io::{BufReader, Write};
+    use std::os::unix::net::UnixStream;
+    if no_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let build = |name: &str, boots: bool| {
+        let path = folder.path().join(name);
+        let mut config = config(2);
+        config.memory.shared = boots;
+        config.serial = CharDevice::Unix { path: path.clone(), server: true };
+        config.boot = boots.then(|| BootConfig {
+            kernel: Kernel::BuiltinTest,
+            initrd: None,
+            cmdline: "ws=8M order=rand write=50 cpus=2".into(),
+        });
+        let rig = rig(config, None);
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        (rig, BufReader::new(stream.try_clone().unwrap()), stream)
+    };
+    let (source, mut heard, _speak) = build("source", true);
+    source.machine.cont().unwrap();
+    assert!(line(&mut heard, 'B').contains("cpus=2"));
+    line(&mut heard, 'H');
+
+    let (destination, mut heard, mut speak) = build("destination", false);
+    assert!(source.machine.pause().unwrap());
+    let sections = source.machine.save().unwrap();
+    copy_ram(&source.machine, &destination.machine);
+    destination.machine.load(&sections).unwrap();
+    // Input that comes before the guest waits for it.
+    speak.write_all(b"v").unwrap();
+    destination.machine.run(true).unwrap();
+    source.machine.handed_over();
+    let verified = line(&mut heard, 'V');
+    assert!(verified.contains("errors=0"), "{verified}");
+    speak.write_all(b"q").unwrap();
+    assert_eq!(destination.await_shutdown(), ShutdownCause::GuestExit(0));
+}
+
+#[test]
+fn sixteen_vcpus_and_ram_beyond_the_hole_work() {
+    if no_kvm() {
+        return;
+    }
+    let mut config = config(16);
+    config.memory.size = 5 << 30;
+    let rig = rig(config, Some(COUNT));
+    assert_eq!(rig.machine.vcpus().len(), 16);
+    assert_eq!(rig.machine.ram().len(), 2);
+    rig.machine.cont().unwrap();
+    rig.await_count(10);
+    rig.machine.stop().unwrap();
+    let first = rig.machine.vcpus()[0].thread_id;
+    assert_eq!(rig.machine.vcpu_of_thread(first), Some(0));
+    assert_eq!(rig.machine.vcpu_of_thread(1), None);
 }

@@ -79,21 +79,23 @@ impl VcpuState {
     /// The layout's version.
     pub const VERSION: u32 = 1;
 
-    /// Reads a stopped vCPU. `host_tsc` is the host's TSC at the moment of the clock's state, where KVM told
-    /// it; without, or where the guest's TSC is scaled, the TSC is that of the moment of reading.
+    /// Reads a stopped vCPU. `host` is the host's TSC at the moment of the clock's state, where KVM told it, and
+    /// its frequency in kHz; without, or where the guest's TSC is scaled (and so is not the host's plus an
+    /// offset), the TSC is that of the moment of reading.
     pub fn save(
         vcpu: &mut VcpuHandle,
         cpuid: &[kvm_cpuid_entry2],
         table: &MsrTable,
-        host_tsc: Option<u64>,
+        (host_tsc, host_khz): (Option<u64>, u32),
     ) -> Result<Self, VcpuStateError> {
         // First: KVM takes pending INIT and SIPI into account here, which changes what follows.
         let mp_state = vcpu.mp_state()?;
         let mut msrs = table.save(vcpu)?;
         let read = msrs.iter().position(|msr| msr.index == TSC);
         let read = read.map_or(0, |at| msrs.remove(at).data);
+        let tsc_khz = vcpu.tsc_khz()?;
         let tsc = match (host_tsc, vcpu.tsc_offset()?) {
-            (Some(host), Some(offset)) => host.wrapping_add(offset),
+            (Some(host), Some(offset)) if tsc_khz == host_khz => host.wrapping_add(offset),
             _ => read,
         };
         Ok(Self {
@@ -106,7 +108,7 @@ impl VcpuState {
             debugregs: vcpu.debugregs()?,
             lapic: vcpu.lapic()?,
             msrs,
-            tsc_khz: vcpu.tsc_khz()?,
+            tsc_khz,
             tsc,
             // Last: the calls before may have turned a pending event into another.
             events: vcpu.events()?,
