@@ -21,11 +21,13 @@ pub(super) enum Endpoint {
     Null,
     /// Only output.
     Mute,
-    /// This process's standard input.
-    Stdin(Option<RawTerminal>),
-    /// A connected socket, or the controlling side of a pseudo-terminal. The other descriptor is only kept
-    /// open: a pseudo-terminal that nobody has open would report an error again and again.
-    Stream(File, Option<OwnedFd>),
+    /// A connected socket, standard input, or the controlling side of a pseudo-terminal.
+    Stream {
+        file: File,
+        /// What must live as long: a terminal's raw mode, or a pseudo-terminal's other side, without which
+        /// this side would report an error again and again.
+        _keep: Option<Box<dyn Send>>,
+    },
     /// Clients come one at a time.
     Server(Listener),
 }
@@ -58,7 +60,10 @@ fn stdio(output: &Output) -> io::Result<Endpoint> {
     let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     // Standard output's description is shared with other processes, so it cannot be made non-blocking.
     output.connect_shared(out);
-    Ok(Endpoint::Stdin(RawTerminal::enter()?))
+    let keep = RawTerminal::enter()?.map(|raw| Box::new(raw) as Box<dyn Send>);
+    // Not `io::stdin()`, whose buffer would hide from poll what it holds.
+    let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    Ok(Endpoint::Stream { file, _keep: keep })
 }
 
 /// A FIFO is opened for reading too: then neither opening nor writing waits for, or fails without, a reader.
@@ -78,7 +83,7 @@ fn file(path: &Path, output: &Output) -> io::Result<Endpoint> {
 fn connect(path: &Path, output: &Output) -> io::Result<Endpoint> {
     let stream = stream(UnixStream::connect(path)?)?;
     output.connect(stream.try_clone()?);
-    Ok(Endpoint::Stream(stream, None))
+    Ok(Endpoint::Stream { file: stream, _keep: None })
 }
 
 /// A connected socket as a non-blocking file.
@@ -98,7 +103,7 @@ fn pty(output: &Output) -> io::Result<Endpoint> {
     println!("char device redirected to {} (label serial0)", name.display());
     let master = File::from(master);
     output.connect(master.try_clone()?);
-    Ok(Endpoint::Stream(master, Some(slave)))
+    Ok(Endpoint::Stream { file: master, _keep: Some(Box::new(slave)) })
 }
 
 /// A listening socket; its path goes away with it.

@@ -55,8 +55,7 @@ pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut 
         }
         let source = match (&endpoint, &client) {
             _ if input_ended || !pending.is_empty() => None,
-            (Endpoint::Stdin(_), _) => Some(Source::Stdin),
-            (Endpoint::Stream(file, _), _) => Some(Source::File(file)),
+            (Endpoint::Stream { file, .. }, _) => Some(Source::File(file)),
             (Endpoint::Server(_), Some(file)) => Some(Source::File(file)),
             (Endpoint::Server(listener), None) => Some(Source::Client(listener.socket.as_fd())),
             (Endpoint::Null | Endpoint::Mute, _) => None,
@@ -65,34 +64,32 @@ pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut 
             continue;
         }
         let ended = match source {
-            Some(Source::Stdin) => pending.read(io::stdin().lock()),
             Some(Source::File(file)) => pending.read(file),
             Some(Source::Client(_)) | None => false,
         };
         if let (Endpoint::Server(listener), None) = (&mut endpoint, &client) {
             client = accept(&listener.socket, output);
-        } else if ended {
+        } else if ended && client.take().is_some() {
             output.close();
-            input_ended = client.take().is_none();
+        } else if ended {
+            // Output may still have a reader: standard input is often /dev/null.
+            input_ended = true;
         }
     }
 }
 
 /// What the thread waits for.
 enum Source<'a> {
-    Stdin,
     File(&'a File),
     Client(BorrowedFd<'a>),
 }
 
 /// Sleeps until something happens; whether it is the source. Writes what waits on the way.
 fn wait(source: Option<&Source<'_>>, output: &Output, waker: &Waker) -> bool {
-    let stdin = io::stdin();
     let slow_reader = output.waiting_for();
     let mut fds = vec![PollFd::new(waker.0.event.as_fd(), PollFlags::POLLIN)];
     if let Some(source) = source {
         let fd = match source {
-            Source::Stdin => stdin.as_fd(),
             Source::File(file) => file.as_fd(),
             Source::Client(fd) => *fd,
         };

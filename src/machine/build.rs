@@ -1,5 +1,6 @@
 //! Putting the machine together.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Duration;
@@ -130,25 +131,27 @@ fn probe_msrs(hypervisor: &Hypervisor, vcpus: &[Arc<Vcpu>]) -> Result<MsrTable, 
 }
 
 fn save_vcpus(vcpus: &[Arc<Vcpu>], msrs: &MsrTable) -> Result<Vec<VcpuState>, MachineError> {
-    vcpus.iter().map(|vcpu| Ok(VcpuState::save(&mut vcpu.lock(), vcpu.cpuid(), msrs, (None, 0))?)).collect()
+    vcpus.iter().map(|vcpu| Ok(VcpuState::save(vcpu, msrs, (None, 0))?)).collect()
 }
 
 /// What vCPU 0 shows, which but for the topology is what all show.
 fn processor(vcpus: &[Arc<Vcpu>]) -> Result<Processor, MachineError> {
-    let cpuid = vcpus.first().map_or(&[][..], |vcpu| vcpu.cpuid());
+    let cpuid = vcpus.first().map(|vcpu| vcpu.cpuid().clone()).unwrap_or_default();
     let leaf = |function| cpuid.iter().find(|leaf| leaf.function == function);
     let vendor = |leaf: &kvm_cpuid_entry2| {
         let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].into_iter().flat_map(u32::to_le_bytes).collect();
         String::from_utf8_lossy(&name).into_owned()
     };
+    let tsc_khz = match vcpus.first() {
+        Some(first) => first.lock().tsc_khz()?,
+        None => 0,
+    };
     Ok(Processor {
         vendor: leaf(0).map(vendor).unwrap_or_default(),
         physical_bits: leaf(0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff),
-        features: feature_words(cpuid),
-        tsc_khz: match vcpus.first() {
-            Some(first) => first.lock().tsc_khz()?,
-            None => 0,
-        },
+        features: feature_words(&cpuid),
+        tsc_khz,
+        guest_tsc_khz: AtomicU32::new(tsc_khz),
     })
 }
 

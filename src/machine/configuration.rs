@@ -1,13 +1,14 @@
 //! What a migration's two ends must agree on.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use whimbrel_postcopy::guest::Configuration;
 use whimbrel_postcopy::ram::PAGE_SIZE;
 
 use super::saved::same_rate;
 use super::{Machine, chipset, clock};
-use crate::vcpu::{FeatureWord, VcpuState, missing_features};
+use crate::vcpu::{FeatureWord, VcpuState, feature_words, missing_features};
 
 const MEMORY: &str = "memory";
 const VCPUS: &str = "vcpus";
@@ -46,7 +47,7 @@ impl Machine {
             (MEMORY.into(), self.memory_size().to_string()),
             (VCPUS.into(), self.vcpus.len().to_string()),
             (PAGE.into(), PAGE_SIZE.to_string()),
-            (TSC.into(), self.processor.tsc_khz.to_string()),
+            (TSC.into(), self.processor.guest_tsc_khz.load(Ordering::Relaxed).to_string()),
             (VENDOR.into(), self.processor.vendor.clone()),
             (PHYSICAL.into(), self.processor.physical_bits.to_string()),
         ];
@@ -61,7 +62,12 @@ impl Machine {
         for saved in &self.devices {
             device(saved.name(), saved.version());
         }
-        for word in &self.processor.features {
+        // A guest that came from another host brought its own.
+        let shown = match self.vcpus.first() {
+            Some(first) => feature_words(&first.cpuid()),
+            None => Vec::new(),
+        };
+        for word in shown {
             pairs.push((word.key.into(), format!("{:#x}", word.bits)));
         }
         pairs

@@ -13,7 +13,7 @@ use crate::vcpu::GuestRequest;
 
 /// How long a vCPU may take to come out of the guest. Far more than it ever needs, unless it waits for a
 /// page of a migration whose link is gone.
-const STOP_LIMIT: Duration = Duration::from_secs(3);
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What an operation carries from one to the next.
 #[derive(Default)]
@@ -38,6 +38,17 @@ impl Machine {
         drop(operation);
         events.into_iter().for_each(|event| (self.events)(event));
         result
+    }
+
+    /// Runs a user's command. One for a guest that is still arriving is refused at once: the operation that
+    /// loads it may wait for pages, and a monitor must not wait with it.
+    fn command(&self, action: impl FnOnce(&mut Operation) -> Result<(), MachineError>) -> Result<(), MachineError> {
+        if self.run_state() == RunState::Inmigrate {
+            return Err(MachineError::Refused(
+                "the guest has not arrived yet: it starts by itself once it is here".into(),
+            ));
+        }
+        self.operate(action)
     }
 
     /// Changes the run state, if that is legal.
@@ -78,10 +89,7 @@ impl Machine {
 
     /// `stop`. Stopping what stands still already does nothing.
     pub fn stop(&self) -> Result<(), MachineError> {
-        self.operate(|operation| match self.run_state() {
-            RunState::Inmigrate => {
-                Err(MachineError::Refused("the guest has not arrived yet: there is nothing to stop".into()))
-            }
+        self.command(|operation| match self.run_state() {
             RunState::Running => {
                 self.freeze(operation)?;
                 if self.run_state() == RunState::Running {
@@ -101,7 +109,7 @@ impl Machine {
     /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there) and in `postmigrate`.
     pub fn cont(&self) -> Result<(), MachineError> {
         let refused = |words: &str| Err(MachineError::Refused(words.into()));
-        self.operate(|operation| match self.run_state() {
+        self.command(|operation| match self.run_state() {
             RunState::Running => Ok(()),
             RunState::Prelaunch | RunState::Paused => {
                 self.become_state(RunState::Running)?;
@@ -109,20 +117,19 @@ impl Machine {
                 self.thaw();
                 Ok(())
             }
-            RunState::Inmigrate => {
-                refused("Guest is waiting for an incoming migration: it starts by itself once it is here")
-            }
             RunState::FinishMigrate => refused("Migration is finishing: the guest goes on by itself if it fails"),
             RunState::Postmigrate => {
                 refused("Guest was migrated away and runs at the destination: system_reset starts it afresh here")
             }
+            // Refused by `command` already.
+            RunState::Inmigrate => refused("Guest is waiting for an incoming migration"),
             RunState::InternalError | RunState::Shutdown => refused("Resetting the Virtual Machine is required"),
         })
     }
 
     /// `system_reset`.
     pub fn reset(&self) -> Result<(), MachineError> {
-        self.operate(|operation| match self.run_state() {
+        self.command(|operation| match self.run_state() {
             RunState::Running => {
                 self.freeze(operation)?;
                 // Unless the guest ended at that moment.
@@ -150,7 +157,7 @@ impl Machine {
         let boot = self.boot.as_ref().ok_or(MachineError::NoKernel)?;
         self.switched_on.chipset.load(&self.vm)?;
         for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {
-            state.load(&mut vcpu.lock(), vcpu.cpuid(), &self.msrs, None)?;
+            state.load(vcpu, &self.msrs, None)?;
         }
         self.devices.iter().for_each(|device| device.reset());
         enter(boot, &self.ram, &self.vcpus)?;
@@ -161,6 +168,8 @@ impl Machine {
     /// The control thread's work: what the guest asked for. The vCPU that asked has closed the gate.
     pub(super) fn serve_request(&self) {
         self.operate(|operation| {
+            // Closed already by who asked, unless another operation opened it since.
+            self.gate.close(&self.vcpus);
             if self.gate.await_parked(STOP_LIMIT) {
                 let running = self.run_state() == RunState::Running;
                 self.settle(operation);

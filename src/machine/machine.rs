@@ -1,5 +1,6 @@
 //! [`Machine`]: what it is made of.
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -43,12 +44,15 @@ pub(super) struct SwitchedOn {
     pub vcpus: Vec<VcpuState>,
 }
 
-/// The host's processor as the guest is shown it.
+/// The host's processor, as far as a guest may be shown it.
 pub(super) struct Processor {
     pub vendor: String,
     pub physical_bits: u32,
     pub features: Vec<FeatureWord>,
+    /// The host's TSC.
     pub tsc_khz: u32,
+    /// The guest's TSC, which is the host's unless the guest came from another.
+    pub guest_tsc_khz: AtomicU32,
 }
 
 impl Machine {

@@ -7,6 +7,8 @@
 //! | `vcpu` | one a vCPU | `vcpu/state.rs` |
 //! | `serial`, `reset-control` | 1 each | `devices/` |
 
+use std::sync::atomic::Ordering;
+
 use whimbrel_postcopy::guest::Section;
 
 use super::Machine;
@@ -84,10 +86,9 @@ impl Machine {
     }
 
     fn save_vcpu(&self, vcpu: &Vcpu, moment: &Moment) -> Result<Section, SavedStateError> {
-        let mut handle = vcpu.lock();
         let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
         let host = (moment.host_tsc, self.processor.tsc_khz);
-        let state = VcpuState::save(&mut handle, vcpu.cpuid(), &self.msrs, host);
+        let state = VcpuState::save(vcpu, &self.msrs, host);
         Ok(Section {
             name: VCPU.into(),
             instance: vcpu.index().into(),
@@ -96,8 +97,8 @@ impl Machine {
         })
     }
 
-    /// Loads what [`Self::save_sections`] gave, perhaps on another host. Everything is read and checked before
-    /// anything is changed. The guest stands still.
+    /// Loads what [`Self::save_sections`] gave, perhaps on another host. All sections must be there, and those
+    /// of CPUs, chipset and clock are read to the end, before anything is changed. The guest stands still.
     pub(super) fn load_sections(&self, sections: &[Section]) -> Result<(), SavedStateError> {
         self.check_sections(sections)?;
         let find = |name: &'static str, instance| find(sections, name, instance);
@@ -135,11 +136,12 @@ impl Machine {
         saved: &Moment,
         now: &Moment,
     ) -> Result<(), VcpuStateError> {
-        let mut handle = vcpu.lock();
+        let handle = vcpu.lock();
         let scaled = self.set_tsc_rate(&handle, state.tsc_khz)?;
         let host = handle.has_tsc_offset().then_some(HostTsc { khz: self.processor.tsc_khz, scaled });
+        drop(handle);
         let start = now.start_tsc(saved, tsc, state.tsc_khz, host);
-        state.load(&mut handle, vcpu.cpuid(), &self.msrs, Some(start))
+        state.load(vcpu, &self.msrs, Some(start))
     }
 
     /// Has the TSC run at the guest's frequency; whether KVM scales it for that.
@@ -152,6 +154,7 @@ impl Machine {
             return Err(VcpuStateError::TscRate { wanted, here });
         }
         vcpu.set_tsc_khz(wanted)?;
+        self.processor.guest_tsc_khz.store(wanted, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -68,8 +68,7 @@ mod tests {
     #[test]
     fn every_register_is_there() {
         let regs = kvm_regs { rip: 0xdead_beef, r15: 0x15, ..Default::default() };
-        let mut sregs = kvm_sregs::default();
-        sregs.cr3 = 0x3000;
+        let mut sregs = kvm_sregs { cr3: 0x3000, ..Default::default() };
         sregs.cs.selector = 0x10;
         let text = text(&regs, &sregs);
         for wanted in ["rip=00000000deadbeef", "r15=0000000000000015", "cr3=0000000000003000", "cs=0010", "idt="] {

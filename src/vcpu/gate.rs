@@ -80,7 +80,7 @@ impl Gate {
         vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
     }
 
-    /// Ends all vCPU threads and [`Self::next_request`], without waiting.
+    /// Ends all vCPU threads and [`Self::await_request`], without waiting.
     pub fn shut(&self, vcpus: &[Arc<Vcpu>]) {
         let mut state = self.lock();
         state.position = Position::Shut;

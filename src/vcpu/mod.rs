@@ -38,7 +38,7 @@ use crate::kvm::{Kick, VcpuHandle};
 /// whoever stopped the guest saves and loads the state from their own thread.
 pub struct Vcpu {
     index: u8,
-    cpuid: Vec<kvm_cpuid_entry2>,
+    cpuid: Mutex<Vec<kvm_cpuid_entry2>>,
     kick: Kick,
     handle: Mutex<VcpuHandle>,
 }
@@ -46,7 +46,7 @@ pub struct Vcpu {
 impl Vcpu {
     /// vCPU `index`, showing `cpuid` (which `handle` was given already).
     pub fn new(index: u8, cpuid: Vec<kvm_cpuid_entry2>, handle: VcpuHandle) -> Self {
-        Self { index, cpuid, kick: handle.kick(), handle: Mutex::new(handle) }
+        Self { index, cpuid: Mutex::new(cpuid), kick: handle.kick(), handle: Mutex::new(handle) }
     }
 
     /// Its number, which is its APIC id.
@@ -54,9 +54,9 @@ impl Vcpu {
         self.index
     }
 
-    /// What CPUID shows on it, unless a guest that moved in brought its own.
-    pub fn cpuid(&self) -> &[kvm_cpuid_entry2] {
-        &self.cpuid
+    /// What CPUID shows on it. Not part of [`Self::lock`]: it is asked for while the guest runs.
+    pub fn cpuid(&self) -> MutexGuard<'_, Vec<kvm_cpuid_entry2>> {
+        self.cpuid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The handle that takes it out of the guest.

@@ -19,8 +19,8 @@ use kvm_bindings::{
 };
 
 use super::msrs::{TSC, entry};
-use super::{MsrError, MsrTable};
-use crate::kvm::{KernelStruct, KvmError, VcpuHandle, as_bytes, from_bytes};
+use super::{MsrError, MsrTable, Vcpu};
+use crate::kvm::{KernelStruct, KvmError, as_bytes, from_bytes};
 use crate::state::{Reader, StateError, Writer};
 
 const DEVICE: &str = "vcpu";
@@ -83,14 +83,15 @@ impl VcpuState {
     /// its frequency in kHz; without, or where the guest's TSC is scaled (and so is not the host's plus an
     /// offset), the TSC is that of the moment of reading.
     pub fn save(
-        vcpu: &mut VcpuHandle,
-        cpuid: &[kvm_cpuid_entry2],
+        vcpu: &Vcpu,
         table: &MsrTable,
         (host_tsc, host_khz): (Option<u64>, u32),
     ) -> Result<Self, VcpuStateError> {
+        let cpuid = vcpu.cpuid().clone();
+        let mut vcpu = vcpu.lock();
         // First: KVM takes pending INIT and SIPI into account here, which changes what follows.
         let mp_state = vcpu.mp_state()?;
-        let mut msrs = table.save(vcpu)?;
+        let mut msrs = table.save(&vcpu)?;
         let read = msrs.iter().position(|msr| msr.index == TSC);
         let read = read.map_or(0, |at| msrs.remove(at).data);
         let tsc_khz = vcpu.tsc_khz()?;
@@ -99,7 +100,7 @@ impl VcpuState {
             _ => read,
         };
         Ok(Self {
-            cpuid: cpuid.to_vec(),
+            cpuid,
             mp_state,
             regs: vcpu.regs()?,
             sregs: vcpu.sregs()?,
@@ -115,18 +116,16 @@ impl VcpuState {
         })
     }
 
-    /// Gives it all to a stopped vCPU that shows `cpuid` so far, in the order that KVM needs: the LAPIC
-    /// after the APIC base (sregs) and before the TSC deadline (MSRs), which comes after the TSC; events
-    /// after the registers, whose setting clears pending exceptions. Without `tsc` the TSC goes on as it is.
-    pub fn load(
-        &self,
-        vcpu: &mut VcpuHandle,
-        cpuid: &[kvm_cpuid_entry2],
-        table: &MsrTable,
-        tsc: Option<TscStart>,
-    ) -> Result<(), VcpuStateError> {
-        if self.cpuid != cpuid {
+    /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base (sregs) and
+    /// before the TSC deadline (MSRs), which comes after the TSC; events after the registers, whose setting
+    /// clears pending exceptions. Without `tsc` it is a reset: the TSC goes on and CPUID, which KVM does not
+    /// let a vCPU change that ran, stays.
+    pub fn load(&self, vcpu: &Vcpu, table: &MsrTable, tsc: Option<TscStart>) -> Result<(), VcpuStateError> {
+        let mut shown = vcpu.cpuid();
+        let mut vcpu = vcpu.lock();
+        if tsc.is_some() && *shown != self.cpuid {
             vcpu.set_cpuid(&self.cpuid)?;
+            shown.clone_from(&self.cpuid);
         }
         vcpu.set_mp_state(self.mp_state)?;
         vcpu.set_regs(&self.regs)?;
@@ -136,16 +135,16 @@ impl VcpuState {
         vcpu.set_debugregs(&self.debugregs)?;
         vcpu.set_lapic(&self.lapic)?;
         match tsc {
-            None => table.load(vcpu, &self.msrs)?,
+            None => table.load(&vcpu, &self.msrs)?,
             Some(TscStart::Offset(offset)) => {
                 vcpu.set_tsc_offset(offset)?;
-                table.load(vcpu, &self.msrs)?;
+                table.load(&vcpu, &self.msrs)?;
             }
             Some(TscStart::Value(value)) => {
                 let mut msrs = Vec::with_capacity(self.msrs.len() + 1);
                 msrs.push(entry(TSC, value));
                 msrs.extend_from_slice(&self.msrs);
-                table.load(vcpu, &msrs)?;
+                table.load(&vcpu, &msrs)?;
             }
         }
         vcpu.set_events(&self.events)?;
