@@ -30,9 +30,11 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     let machine = Machine::build(&config.machine, events.machine())?;
     let migration = Migration::new(machine.clone(), config.postcopy_after, events.migration());
     let name = config.machine.name.clone();
-    let vm = LiveVm::new(name, machine.clone(), migration, events);
+    let vm = LiveVm::new(name, machine.clone(), migration.clone(), events);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
+    // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.
+    migration.abandon();
     machine.shutdown();
     match ending? {
         Ending::IncomingFailed(error) => Err(RunError::IncomingFailed(error)),

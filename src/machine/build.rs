@@ -52,6 +52,7 @@ impl Machine {
             backend: board.backend,
             devices: board.devices,
             msrs,
+            arrives_paused: config.paused,
             boot: config.boot.clone(),
             switched_on,
             processor,

@@ -30,6 +30,8 @@ pub struct Machine {
     pub(super) dirty_log: DirtyLog,
     pub(super) msrs: MsrTable,
     pub(super) boot: Option<BootConfig>,
+    /// Started with `--paused`: a guest that arrives is not started.
+    pub(super) arrives_paused: bool,
     pub(super) switched_on: SwitchedOn,
     pub(super) processor: Processor,
     pub(super) run_state: Mutex<RunState>,

@@ -124,7 +124,7 @@ impl Guest for Machine {
             if self.run_state() != RunState::Inmigrate {
                 return Err(wrong_moment("started", self.run_state()));
             }
-            if running {
+            if running && !self.arrives_paused {
                 self.become_state(RunState::Running)?;
                 self.thaw();
                 operation.tell(MachineEvent::Resume);

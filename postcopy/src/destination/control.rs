@@ -12,6 +12,7 @@ use crate::channel::{Acceptor, Wake};
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
 use crate::stats::Report;
+use crate::wire::Features;
 
 /// What the migration's threads and the handle share.
 pub(super) struct Shared {
@@ -37,6 +38,16 @@ pub fn start(
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
 ) -> io::Result<DestinationHandle> {
+    start_with(guest, acceptor, observer, Features::POSTCOPY)
+}
+
+/// The same, with only those `features` offered to the source (as far as the host allows them).
+pub fn start_with(
+    guest: Arc<dyn Guest>,
+    acceptor: Box<dyn Acceptor>,
+    observer: Arc<dyn Observer>,
+    features: Features,
+) -> io::Result<DestinationHandle> {
     let tracker = Arc::new(Tracker::new(guest.ram()));
     let shared = Arc::new(Shared {
         wake: Arc::new(Wake::new()?),
@@ -47,7 +58,7 @@ pub fn start(
         tracker,
         place: Mutex::default(),
     });
-    let driver = Driver::new(guest, shared.clone(), observer);
+    let driver = Driver::new(guest, shared.clone(), observer, features);
     let thread = std::thread::Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
     Ok(DestinationHandle { shared, thread: Some(thread) })
 }

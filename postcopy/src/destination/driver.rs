@@ -60,11 +60,12 @@ pub(super) struct Driver {
     guest: Arc<dyn Guest>,
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
+    offered: Features,
 }
 
 impl Driver {
-    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
-        Self { guest, shared, observer }
+    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>, offered: Features) -> Self {
+        Self { guest, shared, observer, offered }
     }
 
     /// The whole migration.
@@ -126,7 +127,7 @@ impl Driver {
         postcopy: bool,
     ) -> Result<Link, MigrationError> {
         let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
-        let features = if postcopy { Features::POSTCOPY } else { Features::default() };
+        let features = if postcopy { self.offered } else { Features::default() };
         loop {
             let channel = acceptor.accept(&self.shared.wake).map_err(lost)?;
             let hello = match greeting::hello(&channel, &self.shared.wake) {

@@ -11,6 +11,6 @@ mod place;
 mod state;
 mod tracker;
 
-pub use control::{DestinationHandle, start};
+pub use control::{DestinationHandle, start, start_with};
 pub use state::{Destination, Effect};
 pub use tracker::{Touch, Tracker};

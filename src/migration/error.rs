@@ -1,0 +1,57 @@
+//! Why a migration command was refused: each text is what the user sees.
+
+use crate::machine::RunState;
+use crate::migration::uri::Uri;
+
+/// Why a migration command was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Two at once.
+    #[error("There's a migration process in progress")]
+    InProgress,
+    /// A guest that is not here cannot leave.
+    #[error("Guest is waiting for an incoming migration")]
+    Incoming,
+    /// A guest that left, ended or crashed cannot leave.
+    #[error("there is no guest to migrate: the machine is '{}'", .0.name())]
+    NoGuest(RunState),
+    /// `migrate_incoming` without `--incoming defer`.
+    #[error("this machine does not wait for a guest: it was started without '--incoming defer'")]
+    NotIncoming,
+    /// `migrate_incoming` again.
+    #[error("this machine waits for a guest already")]
+    AlreadyListening,
+    /// The place to listen on.
+    #[error("cannot listen on {uri}")]
+    Listen {
+        /// Where.
+        uri: Uri,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread or an eventfd.
+    #[error("the host refused a resource to the migration")]
+    Resource(#[source] std::io::Error),
+    /// `migrate_start_postcopy`, `--postcopy-after` and the capability off.
+    #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
+    PostcopyOff,
+    /// `migrate_start_postcopy` without a migration.
+    #[error("no migration is under way: start one with 'migrate -d' first")]
+    NotMigrating,
+    /// `migrate_start_postcopy` on the arriving side.
+    #[error("postcopy is started on the source of a migration, not on its destination")]
+    NotTheSource,
+    /// `migrate_cancel` too late.
+    #[error(transparent)]
+    TooLate(#[from] whimbrel_postcopy::source::TooLate),
+    /// `migrate_cancel` on the arriving side.
+    #[error("a migration is cancelled on its source; on the destination 'quit' gives up waiting")]
+    CancelHere,
+    /// `migrate -r`, `migrate_recover` without a paused migration of that side.
+    #[error("no paused postcopy migration {0} this machine: there is nothing to recover")]
+    NotPaused(&'static str),
+    /// `migrate_pause` outside a postcopy.
+    #[error("migrate-pause is currently only supported during postcopy-active state")]
+    NotPostcopy,
+}
