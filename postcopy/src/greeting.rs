@@ -9,8 +9,14 @@ use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERS
 /// How long the other side may take to say its first bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// When to stop waiting for the other side.
+pub(crate) struct Until<'a> {
+    pub wake: &'a Wake,
+    pub give_up: &'a dyn Fn() -> bool,
+}
+
 /// Reads exactly `bytes.len()` first bytes of a channel.
-fn read_first(channel: &Channel, bytes: &mut [u8], wake: &Wake, patience: Duration) -> Result<(), ChannelError> {
+fn read_first(channel: &Channel, bytes: &mut [u8], until: &Until<'_>, patience: Duration) -> Result<(), ChannelError> {
     let mut done = 0;
     let deadline = std::time::Instant::now() + patience;
     while done < bytes.len() {
@@ -19,9 +25,13 @@ fn read_first(channel: &Channel, bytes: &mut [u8], wake: &Wake, patience: Durati
             Ok(count) => done += count,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 let left = deadline.saturating_duration_since(std::time::Instant::now());
-                let ready = channel.wait(false, wake, Some(left))?;
+                let ready = channel.wait(false, until.wake, Some(left))?;
                 if ready.woken {
-                    return Err(ChannelError::Interrupted);
+                    // Whatever else it rang for is looked at once the channel is open.
+                    until.wake.clear();
+                    if (until.give_up)() {
+                        return Err(ChannelError::Interrupted);
+                    }
                 }
                 if !ready.readable && left.is_zero() {
                     return Err(ChannelError::Io(std::io::ErrorKind::TimedOut.into()));
@@ -40,16 +50,16 @@ pub(crate) fn open(
     kind: ChannelKind,
     recover: bool,
     token: Token,
-    wake: &Wake,
+    until: &Until<'_>,
 ) -> Result<(Channel, Features), MigrationError> {
     let channel = connector.connect().map_err(MigrationError::Connect)?;
     let hello = Hello { versions: (VERSION_MIN, VERSION_MAX), kind, recover, token, features: Features::POSTCOPY };
     let exchange = || {
-        channel.send(&hello.encode(), wake, &|| true)?;
+        channel.send(&hello.encode(), until.wake, until.give_up)?;
         let mut fixed = [0; Answer::LEN];
-        read_first(&channel, &mut fixed, wake, PATIENCE)?;
+        read_first(&channel, &mut fixed, until, PATIENCE)?;
         let mut text = vec![0; Answer::text_len(&fixed)?];
-        read_first(&channel, &mut text, wake, PATIENCE)?;
+        read_first(&channel, &mut text, until, PATIENCE)?;
         match Answer::decode(&fixed, &text)? {
             Answer::Welcome { features, .. } => Ok(features),
             Answer::Refused(why) => Err(ChannelError::Refused(why)),
@@ -60,18 +70,18 @@ pub(crate) fn open(
 }
 
 /// Destination: the hello of a channel that was just accepted.
-pub(crate) fn hello(channel: &Channel, wake: &Wake) -> Result<Hello, ChannelError> {
+pub(crate) fn hello(channel: &Channel, until: &Until<'_>) -> Result<Hello, ChannelError> {
     let mut bytes = [0; Hello::LEN];
     // Whoever connects speaks first; a stranger that stays silent must not keep the real source waiting for long.
-    read_first(channel, &mut bytes, wake, PATIENCE / 5)?;
+    read_first(channel, &mut bytes, until, PATIENCE / 5)?;
     let hello = Hello::decode(&bytes)?;
     hello.choose()?;
     Ok(hello)
 }
 
 /// Destination: answers a hello.
-pub(crate) fn answer(channel: &Channel, answer: &Answer, wake: &Wake) -> Result<(), ChannelError> {
-    channel.send(&answer.encode(), wake, &|| true)
+pub(crate) fn answer(channel: &Channel, answer: &Answer, until: &Until<'_>) -> Result<(), ChannelError> {
+    channel.send(&answer.encode(), until.wake, until.give_up)
 }
 
 /// A token nobody can guess.

@@ -1,7 +1,7 @@
 //! The live figures of one migration: written by the engine's threads, read by whoever asks for a [`Report`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ram::PAGE_SIZE;
@@ -48,7 +48,7 @@ struct Marks {
 /// The live figures.
 #[derive(Debug)]
 pub struct Progress {
-    begun: Instant,
+    begun: OnceLock<Instant>,
     total: u64,
     bytes: [AtomicU64; 3],
     normal: AtomicU64,
@@ -58,10 +58,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a migration that begins now, of `pages` pages.
+    /// Of a migration of `pages` pages that has not begun.
     pub fn new(pages: u64) -> Self {
         Self {
-            begun: Instant::now(),
+            begun: OnceLock::new(),
             total: pages * PAGE_SIZE as u64,
             bytes: [const { AtomicU64::new(0) }; 3],
             normal: AtomicU64::new(0),
@@ -84,9 +84,14 @@ impl Progress {
         }
     }
 
+    /// The clock starts: the source was told to migrate, the destination has its source. Only the first call counts.
+    pub fn begin(&self) {
+        self.begun.get_or_init(Instant::now);
+    }
+
     /// Time since the begin.
     pub fn now(&self) -> Duration {
-        self.begun.elapsed()
+        self.begun.get().map_or(Duration::ZERO, Instant::elapsed)
     }
 
     fn marks(&self) -> MutexGuard<'_, Marks> {

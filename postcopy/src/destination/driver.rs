@@ -11,7 +11,7 @@ use super::place::Place;
 use super::state::{Destination, Effect};
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader};
 use crate::error::{MigrationError, sentence};
-use crate::greeting;
+use crate::greeting::{self, Until};
 use crate::guest::{Guest, GuestError, Section};
 use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
@@ -76,6 +76,7 @@ impl Driver {
             Ok(link) => {
                 // Nobody else is let in from here on.
                 drop(acceptor);
+                self.shared.progress.begin();
                 self.drive(&mut destination, link, &mut faults);
             }
             Err(error) => {
@@ -127,12 +128,17 @@ impl Driver {
         postcopy: bool,
     ) -> Result<Link, MigrationError> {
         let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
+        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
         let features = if postcopy { self.offered } else { Features::default() };
         loop {
-            let channel = acceptor.accept(&self.shared.wake).map_err(lost)?;
-            let hello = match greeting::hello(&channel, &self.shared.wake) {
+            let channel = match acceptor.accept(&self.shared.wake) {
+                // Most often the fault loop that lost its old channel; only the end of the process ends this wait.
+                Err(ChannelError::Interrupted) if !self.gives_up() => continue,
+                accepted => accepted.map_err(lost)?,
+            };
+            let hello = match greeting::hello(&channel, &until) {
                 Ok(hello) => hello,
-                Err(ChannelError::Interrupted) => return Err(lost(ChannelError::Interrupted)),
+                Err(error @ ChannelError::Interrupted) => return Err(lost(error)),
                 Err(error) => {
                     self.turn_away(&channel, &sentence(&error));
                     continue;
@@ -148,7 +154,7 @@ impl Driver {
             }
             let version = hello.choose().map_err(|error| lost(error.into()))?;
             let welcome = Answer::Welcome { version, features };
-            greeting::answer(&channel, &welcome, &self.shared.wake).map_err(lost)?;
+            greeting::answer(&channel, &welcome, &until).map_err(lost)?;
             token = Some(hello.token);
             match hello.kind {
                 ChannelKind::Control => control = Some(channel),
@@ -161,10 +167,15 @@ impl Driver {
         }
     }
 
+    fn gives_up(&self) -> bool {
+        self.shared.abandoned.load(Ordering::Acquire)
+    }
+
     fn turn_away(&self, channel: &Channel, why: &str) {
         log::warn!("a connection was turned away: {why}");
+        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
         // A stranger that does not listen is no concern of ours.
-        let _ = greeting::answer(channel, &Answer::Refused(why.to_owned()), &self.shared.wake);
+        let _ = greeting::answer(channel, &Answer::Refused(why.to_owned()), &until);
     }
 
     fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
@@ -216,8 +227,7 @@ impl Driver {
     fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
-        let give_up = || self.shared.abandoned.load(Ordering::Acquire);
-        link.reader.channel().send(&bytes, &self.shared.wake, &give_up).map_err(lost)
+        link.reader.channel().send(&bytes, &self.shared.wake, &|| self.gives_up()).map_err(lost)
     }
 
     /// One message, or one wake-up.
@@ -271,6 +281,7 @@ impl Driver {
                 self.guest.check_configuration(&configuration).map_err(failed_to("take this guest"))?;
                 destination.checked();
             }
+            Effect::Mark(number) => self.reply(link, &Reply::Reached(number))?,
             Effect::Accept => self.reply(link, &Reply::Accepted)?,
             Effect::Write(run) => self.write(link, run)?,
             Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| self.write_zeros(run))?,

@@ -37,6 +37,8 @@ pub enum Effect {
     PlaceZeros(Vec<PageRun>),
     /// Drop these pages.
     Discard(Fragment),
+    /// Say that everything so far was dealt with.
+    Mark(u32),
     /// Watch RAM, then say so.
     Arm,
     /// Load the state, then call [`Destination::loaded`].
@@ -129,6 +131,7 @@ impl Destination {
                 }
                 Effect::Discard(fragment)
             }
+            (State::Precopy, Forward::Mark(number)) => Effect::Mark(number),
             (State::Precopy, Forward::Arm) => {
                 self.state = State::Armed;
                 Effect::Arm

@@ -12,7 +12,7 @@ use super::scheduler::Hint;
 use super::state::{Action, Outcome, Source};
 use crate::channel::{Channel, ChannelError, Connector, MessageReader};
 use crate::error::{MigrationError, sentence};
-use crate::greeting;
+use crate::greeting::{self, Until};
 use crate::guest::{Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
@@ -66,6 +66,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(mut self, connector: Arc<dyn Connector>) {
+        self.shared.progress.begin();
         let outcome = match self.connect(&*connector, None) {
             Ok((token, features, link)) => self.drive(token, features, link),
             Err(_) if self.shared.cancelled() => Outcome::Cancelled,
@@ -98,9 +99,9 @@ impl Driver {
     ) -> Result<(Token, Features, Link), MigrationError> {
         let recover = rejoin.is_some();
         let token = rejoin.map_or_else(greeting::draw_token, Ok)?;
-        let wake = &self.shared.wake;
-        let (control, features) = greeting::open(connector, ChannelKind::Control, recover, token, wake)?;
-        let (demand, _) = greeting::open(connector, ChannelKind::Demand, recover, token, wake)?;
+        let until = Until { wake: &self.shared.wake, give_up: &|| self.shared.interrupted() };
+        let (control, features) = greeting::open(connector, ChannelKind::Control, recover, token, &until)?;
+        let (demand, _) = greeting::open(connector, ChannelKind::Demand, recover, token, &until)?;
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);

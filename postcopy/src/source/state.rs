@@ -106,8 +106,16 @@ enum State {
     Describing,
     Arming,
     Precopy(Pass),
+    /// Everything of the pass was sent; the destination still has to take it.
     EndOfPass(Pass),
+    /// The pass is over; the log is being read.
+    Deciding(Pass),
+    /// Stale pages are being read from the log to be dropped.
     Dropping {
+        round: u32,
+    },
+    /// The destination drops them.
+    AwaitDropped {
         round: u32,
     },
     Pausing(Way),
@@ -116,7 +124,7 @@ enum State {
     AwaitReady(Way, Resumable),
     AwaitRunning(Way, HandedOver),
     Pushing(Scheduler, HandedOver),
-    AwaitAllReceived(HandedOver),
+    AwaitAllReceived(Way, HandedOver),
     LinkLost(HandedOver, MigrationError),
     Rejoining(HandedOver),
     Ended(Outcome),
@@ -195,12 +203,13 @@ impl Source {
     pub fn status(&self) -> Status {
         match &self.state {
             State::Describing | State::Arming => Status::Setup,
-            State::Precopy(_) | State::EndOfPass(_) | State::Dropping { .. } => Status::Active,
+            State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
+            State::Dropping { .. } | State::AwaitDropped { .. } => Status::Active,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
             State::AwaitReady(..) => Status::Device,
-            State::AwaitRunning(Way::Precopy, _) => Status::Device,
+            State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
             State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
-            State::Pushing(..) | State::AwaitAllReceived(_) => Status::PostcopyActive,
+            State::Pushing(..) | State::AwaitAllReceived(Way::Postcopy, _) => Status::PostcopyActive,
             State::LinkLost(..) => Status::PostcopyPaused,
             State::Rejoining(_) => Status::PostcopyRecover,
             State::Ended(Outcome::Completed) => Status::Completed,
@@ -220,7 +229,7 @@ impl Source {
 
     /// Whether everything was sent and only the destination's word is awaited: it may close the demand channel before that arrives.
     pub fn awaits_last_word(&self) -> bool {
-        matches!(self.state, State::AwaitAllReceived(_) | State::Ended(_))
+        matches!(self.state, State::AwaitAllReceived(..) | State::Ended(_))
     }
 
     /// The outcome, once [`Action::End`] was given.
@@ -280,7 +289,8 @@ impl Source {
             let Some(bitmap) = self.pending.block(block) else {
                 let number = pass.number;
                 self.state = State::EndOfPass(pass);
-                self.then([Action::Sync]);
+                // What waits in buffers would lengthen the blackout and flatter the bandwidth: the pass ends when it is there.
+                self.then([Action::Send(Forward::Mark(number)), Action::Wait(None)]);
                 return Action::Send(Forward::PassEnd(number));
             };
             let Some(next) = bitmap.next_set(from) else {
@@ -321,7 +331,7 @@ impl Source {
     pub fn synced(&mut self, now: Duration) {
         self.figures.syncs += 1;
         match self.take() {
-            State::EndOfPass(pass) => self.end_pass(pass, now),
+            State::Deciding(pass) => self.end_pass(pass, now),
             State::Dropping { round } => self.drop_stale(round),
             State::FinalSync(way, door) => self.send_last(way, door),
             other => self.state = other,
@@ -383,7 +393,13 @@ impl Source {
         let told = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
         self.queue.extend(told);
         // From the second round on only what the last one did not know is new work to the destination.
-        if round < DROP_ROUNDS && stale > FEW_PAGES {
+        self.then([Action::Send(Forward::Mark(round)), Action::Wait(None)]);
+        self.state = State::AwaitDropped { round: if stale > FEW_PAGES { round } else { DROP_ROUNDS } };
+    }
+
+    /// The destination has dropped what was stale.
+    fn dropped(&mut self, round: u32) {
+        if round < DROP_ROUNDS {
             self.then([Action::Sync]);
             self.state = State::Dropping { round: round + 1 };
         } else {
@@ -479,7 +495,7 @@ impl Source {
                 Action::SendRun(run)
             }
             None => {
-                self.state = State::AwaitAllReceived(door);
+                self.state = State::AwaitAllReceived(Way::Postcopy, door);
                 self.then([Action::Wait(None)]);
                 Action::Send(Forward::Complete)
             }
@@ -492,6 +508,11 @@ impl Source {
     pub fn reply(&mut self, reply: Reply, now: Duration) {
         match (self.take(), reply) {
             (State::Describing, Reply::Accepted) => self.accepted(now),
+            (State::EndOfPass(pass), Reply::Reached(_)) => {
+                self.state = State::Deciding(pass);
+                self.then([Action::Sync]);
+            }
+            (State::AwaitDropped { round }, Reply::Reached(_)) => self.dropped(round),
             (State::Arming, Reply::Armed) => {
                 self.state = State::Pausing(Way::Postcopy);
                 self.armed = true;
@@ -502,12 +523,14 @@ impl Source {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::HandOver]);
             }
-            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => self.state = State::AwaitAllReceived(door),
+            (State::AwaitRunning(way @ Way::Precopy, door), Reply::Running) => {
+                self.state = State::AwaitAllReceived(way, door)
+            }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.stop_logging();
                 self.state = State::Pushing(Scheduler::new(), door);
             }
-            (State::AwaitAllReceived(_), Reply::AllReceived) => {
+            (State::AwaitAllReceived(..), Reply::AllReceived) => {
                 self.stop_logging();
                 self.then([Action::HandedOver]);
                 self.state = State::Ended(Outcome::Completed);
@@ -571,7 +594,7 @@ impl Source {
     pub fn cancel(&mut self) {
         let door = match self.take() {
             State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
-            state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(_)) => {
+            state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(..)) => {
                 self.state = state;
                 return;
             }
@@ -592,7 +615,7 @@ impl Source {
         let door = match self.take() {
             State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             State::AwaitRunning(_, door) | State::Pushing(_, door) => return self.lose_link(door, error),
-            State::AwaitAllReceived(door) | State::Rejoining(door) => return self.lose_link(door, error),
+            State::AwaitAllReceived(_, door) | State::Rejoining(door) => return self.lose_link(door, error),
             state @ (State::LinkLost(..) | State::Ended(_)) => {
                 self.state = state;
                 return;

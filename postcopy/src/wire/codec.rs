@@ -99,7 +99,7 @@ fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
     Some(match tag {
         tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,
-        tag::PASS_BEGIN | tag::PASS_END => 4,
+        tag::PASS_BEGIN | tag::PASS_END | tag::MARK | tag::REACHED => 4,
         tag::PAGES => RUN_LEN as u32 + MAX_RUN_PAGES * PAGE_SIZE as u32,
         tag::ZEROS | tag::REQUEST => MAX_RUNS * RUN_LEN as u32,
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
@@ -129,6 +129,7 @@ impl Forward {
             Self::HandOver { .. } => tag::HAND_OVER,
             Self::Complete => tag::COMPLETE,
             Self::Cancel(_) => tag::CANCEL,
+            Self::Mark(_) => tag::MARK,
         }
     }
 
@@ -153,7 +154,7 @@ impl Forward {
                 }
             }
             Self::Description(text) | Self::Cancel(text) => body.bytes(text.as_bytes()),
-            Self::PassBegin(pass) | Self::PassEnd(pass) => body.u32(*pass),
+            Self::PassBegin(number) | Self::PassEnd(number) | Self::Mark(number) => body.u32(*number),
             Self::Pages(run) => {
                 body.run(*run);
                 body.contents(run.bytes());
@@ -189,6 +190,7 @@ impl Reply {
             Self::AllReceived => tag::ALL_RECEIVED,
             Self::Received(_) => tag::RECEIVED,
             Self::ReceivedEnd => tag::RECEIVED_END,
+            Self::Reached(_) => tag::REACHED,
         }
     }
 
@@ -198,6 +200,7 @@ impl Reply {
         match self {
             Self::NotStarted(text) => body.bytes(&text.as_bytes()[..text.len().min(4096)]),
             Self::Received(fragment) => body.fragment(fragment),
+            Self::Reached(number) => body.u32(*number),
             _ => {}
         }
         body.end();
@@ -244,6 +247,7 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
             _ => return Err(DecodeError::Field { tag: header.tag, field: "run state" }),
         },
         tag::COMPLETE => Forward::Complete,
+        tag::MARK => Forward::Mark(body.u32()?),
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;
@@ -270,6 +274,7 @@ pub fn decode_reply(header: Header, fields: &[u8]) -> Result<Reply, DecodeError>
         tag::ALL_RECEIVED => Reply::AllReceived,
         tag::RECEIVED => Reply::Received(body.fragment()?),
         tag::RECEIVED_END => Reply::ReceivedEnd,
+        tag::REACHED => Reply::Reached(body.u32()?),
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;

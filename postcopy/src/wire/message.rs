@@ -35,6 +35,8 @@ pub mod tag {
     pub const COMPLETE: u16 = 12;
     /// [`super::Forward::Cancel`].
     pub const CANCEL: u16 = 13;
+    /// [`super::Forward::Mark`].
+    pub const MARK: u16 = 14;
     /// [`super::Reply::Accepted`].
     pub const ACCEPTED: u16 = 64;
     /// [`super::Reply::Armed`].
@@ -51,11 +53,13 @@ pub mod tag {
     pub const RECEIVED: u16 = 70;
     /// [`super::Reply::ReceivedEnd`].
     pub const RECEIVED_END: u16 = 71;
+    /// [`super::Reply::Reached`].
+    pub const REACHED: u16 = 72;
     /// [`super::Request`].
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 22] = [
+    pub const NAMES: [(u16, &str); 24] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -69,6 +73,7 @@ pub mod tag {
         (HAND_OVER, "hand-over"),
         (COMPLETE, "complete"),
         (CANCEL, "cancel"),
+        (MARK, "mark"),
         (ACCEPTED, "accepted"),
         (ARMED, "armed"),
         (READY, "ready"),
@@ -77,6 +82,7 @@ pub mod tag {
         (ALL_RECEIVED, "all-received"),
         (RECEIVED, "received"),
         (RECEIVED_END, "received-end"),
+        (REACHED, "reached"),
         (REQUEST, "request"),
     ];
 
@@ -146,6 +152,8 @@ pub enum Forward {
     Complete,
     /// The source keeps the guest; one sentence why.
     Cancel(String),
+    /// Say so when everything before this has been dealt with.
+    Mark(u32),
 }
 
 /// Destination to source, on the control channel.
@@ -167,6 +175,8 @@ pub enum Reply {
     Received(Fragment),
     /// That was the last [`Reply::Received`].
     ReceivedEnd,
+    /// Everything before this [`Forward::Mark`] has been dealt with.
+    Reached(u32),
 }
 
 /// Destination to source, on the demand channel: pages that somebody waits for, most urgent first.

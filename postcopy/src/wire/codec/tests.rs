@@ -22,6 +22,7 @@ fn forwards() -> Vec<Forward> {
         Forward::HandOver { running: true },
         Forward::Complete,
         Forward::Cancel("because".into()),
+        Forward::Mark(7),
     ]
 }
 
@@ -35,6 +36,7 @@ fn replies() -> Vec<Reply> {
         Reply::AllReceived,
         Reply::Received(Fragment { block: BlockId(0), first_word: 0, words: vec![5] }),
         Reply::ReceivedEnd,
+        Reply::Reached(7),
     ]
 }
 
