@@ -261,10 +261,8 @@ impl Driver {
         if destination.all_received() {
             return self.reply(link, &Reply::AllReceived);
         }
-        match faults.as_ref().ok().and_then(|faults| faults.line.take_lost()) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        // Before the hand-over the control channel has the say: the source may have closed both on purpose.
+        if destination.owns_guest() { demand_intact(faults) } else { Ok(()) }
     }
 
     fn carry_out(
@@ -299,12 +297,16 @@ impl Driver {
                 self.guest.ram().iter().try_for_each(|block| place.uffd.register(block))?;
                 self.reply(link, &Reply::Armed)?;
             }
-            Effect::Load(sections) => self.load(&sections, destination, link)?,
+            Effect::Load(sections) => {
+                demand_intact(faults)?;
+                self.load(&sections, destination, link)?;
+            }
             Effect::Run { running } => {
                 self.guest.run(running).map_err(failed_to("run"))?;
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
+                demand_intact(faults)?;
             }
             Effect::Finish => self.reply(link, &Reply::AllReceived)?,
         }
@@ -428,6 +430,11 @@ impl Driver {
 /// The fault loop, which a postcopy cannot do without: a source that asks for it was told whether there is one.
 fn armed(faults: &Result<Faults, UffdError>) -> Result<&Faults, MigrationError> {
     faults.as_ref().map_err(|_| MigrationError::NoPostcopy)
+}
+
+/// Whether the demand channel still stands, as far as the fault loop knows.
+fn demand_intact(faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
+    faults.as_ref().ok().and_then(|faults| faults.line.take_lost()).map_or(Ok(()), Err)
 }
 
 /// Whether the channel belongs to the migration that is awaited.
