@@ -7,8 +7,10 @@ use crate::migration::uri::Uri;
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
-    /// What to boot; `None` when a guest is to arrive (`--incoming`).
+    /// What to boot. With [`MachineConfig::arriving`] it is not loaded but by a reset, and may be missing.
     pub boot: Option<BootConfig>,
+    /// A guest is to arrive (`--incoming`).
+    pub arriving: bool,
     /// Guest RAM.
     pub memory: MemoryConfig,
     /// How many vCPUs, 1 to 16.

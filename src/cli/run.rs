@@ -63,8 +63,8 @@ PLACES:
 pub struct RunArgs {
     /// An ELF kernel with a PVH note, or builtin:test for the test guest
     ///
-    /// Not needed with --incoming; allowed there, with --initrd and --cmdline, so that one command line can serve
-    /// both sides, but not loaded: the guest brings its memory along.
+    /// Not needed with --incoming, for the guest brings its memory along. Given there, with --initrd and --cmdline, it is
+    /// what the guest boots from when it resets itself or is reset after it arrived.
     #[arg(long, value_name = "FILE|builtin:test", value_parser = parse::kernel, help_heading = "Boot")]
     kernel: Option<Kernel>,
 
@@ -161,14 +161,14 @@ impl RunArgs {
         check_stdio(&serial, &monitors)?;
         check_sockets(&serial, &monitors)?;
 
-        let boot = match (self.kernel, &self.incoming) {
-            (_, Some(_)) => None,
-            (None, None) => return Err(CliError::NoKernel),
-            (Some(kernel), None) => Some(BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline }),
-        };
+        let boot = self.kernel.map(|kernel| BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline });
+        if boot.is_none() && self.incoming.is_none() {
+            return Err(CliError::NoKernel);
+        }
         Ok(RunConfig {
             machine: MachineConfig {
                 boot,
+                arriving: self.incoming.is_some(),
                 memory: self.memory,
                 vcpus: self.cpus,
                 serial,

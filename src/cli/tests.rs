@@ -70,12 +70,13 @@ fn a_monitor_on_stdio_takes_it_from_the_serial_port() {
 }
 
 #[test]
-fn a_destination_needs_no_kernel_and_loads_none() {
+fn a_destination_needs_no_kernel_and_keeps_one_for_resets() {
     let config = run("--incoming tcp:0.0.0.0:4444 --paused").unwrap();
     assert!(matches!(config.incoming, Some(Incoming::At(_))) && config.machine.paused);
+    assert!(config.machine.arriving && config.machine.boot.is_none());
     let config = run("--kernel k --append x --incoming defer").unwrap();
     assert_eq!(config.incoming, Some(Incoming::Deferred));
-    assert!(config.machine.boot.is_none());
+    assert!(config.machine.arriving && config.machine.boot.is_some());
     assert!(run("").unwrap_err().contains("--kernel FILE"));
 }
 

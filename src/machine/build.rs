@@ -37,7 +37,7 @@ impl Machine {
         let processor = processor(&vcpus)?;
         let msrs = probe_msrs(&hypervisor, &vcpus)?;
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
-        if let Some(boot) = &config.boot {
+        if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &ram, &vcpus)?;
         }
         let board = Board::build(&vm, &config.serial)?;
@@ -56,10 +56,7 @@ impl Machine {
             boot: config.boot.clone(),
             switched_on,
             processor,
-            run_state: Mutex::new(match config.boot {
-                Some(_) => RunState::Prelaunch,
-                None => RunState::Inmigrate,
-            }),
+            run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
             operation: Mutex::new(Operation::default()),
             threads: Mutex::new(Vec::new()),
             events,

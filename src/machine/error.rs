@@ -28,7 +28,7 @@ pub enum MachineError {
     )]
     Stuck,
     /// A reset, but there is no kernel.
-    #[error("this guest came by migration and its kernel is not here: it cannot be reset")]
+    #[error("this guest came by migration and cannot be reset: give --kernel along with --incoming, as on the source")]
     NoKernel,
     /// KVM.
     #[error(transparent)]

@@ -21,8 +21,8 @@ pub struct FakeVm {
     pub capabilities: Cell<Capabilities>,
     /// Its parameters.
     pub parameters: Cell<Parameters>,
-    /// What every migration command is refused with.
-    pub refusal: RefCell<Option<String>>,
+    /// Whether every migration command is refused, because one is under way.
+    pub refuses: Cell<bool>,
 }
 
 impl FakeVm {
@@ -33,7 +33,7 @@ impl FakeVm {
             report: RefCell::new(None),
             capabilities: Cell::new(Capabilities::default()),
             parameters: Cell::new(Parameters::default()),
-            refusal: RefCell::new(None),
+            refuses: Cell::new(false),
         }
     }
 
@@ -54,9 +54,9 @@ impl FakeVm {
     }
 
     fn migration(&self, what: impl Into<String>) -> Result<(), MigrationError> {
-        match &*self.refusal.borrow() {
-            Some(text) => Err(MigrationError::Refused(text.clone())),
-            None => {
+        match self.refuses.get() {
+            true => Err(MigrationError::InProgress),
+            false => {
                 self.call(what);
                 Ok(())
             }

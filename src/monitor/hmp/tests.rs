@@ -175,9 +175,9 @@ fn without_d_the_prompt_waits_for_the_end() {
 #[test]
 fn a_refused_migration_does_not_wait() {
     let vm = FakeVm::new();
-    vm.refusal.replace(Some("one is running".to_owned()));
+    vm.refuses.set(true);
     let mut session = HmpSession::new();
     let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\n");
-    assert_eq!(text, "Error: one is running\n(whimbrel) ");
+    assert_eq!(text, "Error: There's a migration process in progress\n(whimbrel) ");
     assert!(session.wants_input());
 }
