@@ -290,6 +290,7 @@ impl Driver {
             Effect::Load(sections) => self.load(&sections, destination, link)?,
             Effect::Run { running } => {
                 self.guest.run(running).map_err(failed_to("run"))?;
+                destination.started();
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
