@@ -617,7 +617,7 @@ impl Source {
     pub fn rejoin(&mut self) -> bool {
         match self.take() {
             State::LinkLost(door, _) => {
-                self.queue.clear();
+                // What is still to be done here (the end of logging) stays queued.
                 self.pending.set_all();
                 self.state = State::Rejoining(door);
                 true
