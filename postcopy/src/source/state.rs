@@ -116,7 +116,7 @@ enum State {
     AwaitReady(Way, Resumable),
     AwaitRunning(Way, HandedOver),
     Pushing(Scheduler, HandedOver),
-    AwaitAllReceived(HandedOver),
+    AwaitAllReceived(Way, HandedOver),
     LinkLost(HandedOver, MigrationError),
     Rejoining(HandedOver),
     Ended(Outcome),
@@ -198,9 +198,9 @@ impl Source {
             State::Precopy(_) | State::EndOfPass(_) | State::Dropping { .. } => Status::Active,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
             State::AwaitReady(..) => Status::Device,
-            State::AwaitRunning(Way::Precopy, _) => Status::Device,
-            State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
-            State::Pushing(..) | State::AwaitAllReceived(_) => Status::PostcopyActive,
+            State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
+            State::AwaitRunning(Way::Postcopy, _) | State::AwaitAllReceived(Way::Postcopy, _) => Status::PostcopyActive,
+            State::Pushing(..) => Status::PostcopyActive,
             State::LinkLost(..) => Status::PostcopyPaused,
             State::Rejoining(_) => Status::PostcopyRecover,
             State::Ended(Outcome::Completed) => Status::Completed,
@@ -220,7 +220,7 @@ impl Source {
 
     /// Whether everything was sent and only the destination's word is awaited: it may close the demand channel before that arrives.
     pub fn awaits_last_word(&self) -> bool {
-        matches!(self.state, State::AwaitAllReceived(_) | State::Ended(_))
+        matches!(self.state, State::AwaitAllReceived(..) | State::Ended(_))
     }
 
     /// The outcome, once [`Action::End`] was given.
@@ -479,7 +479,7 @@ impl Source {
                 Action::SendRun(run)
             }
             None => {
-                self.state = State::AwaitAllReceived(door);
+                self.state = State::AwaitAllReceived(Way::Postcopy, door);
                 self.then([Action::Wait(None)]);
                 Action::Send(Forward::Complete)
             }
@@ -502,12 +502,14 @@ impl Source {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::HandOver]);
             }
-            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => self.state = State::AwaitAllReceived(door),
+            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => {
+                self.state = State::AwaitAllReceived(Way::Precopy, door);
+            }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.stop_logging();
                 self.state = State::Pushing(Scheduler::new(), door);
             }
-            (State::AwaitAllReceived(_), Reply::AllReceived) => {
+            (State::AwaitAllReceived(..), Reply::AllReceived) => {
                 self.stop_logging();
                 self.then([Action::HandedOver]);
                 self.state = State::Ended(Outcome::Completed);
@@ -571,7 +573,7 @@ impl Source {
     pub fn cancel(&mut self) {
         let door = match self.take() {
             State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
-            state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(_)) => {
+            state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(..)) => {
                 self.state = state;
                 return;
             }
@@ -592,7 +594,7 @@ impl Source {
         let door = match self.take() {
             State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             State::AwaitRunning(_, door) | State::Pushing(_, door) => return self.lose_link(door, error),
-            State::AwaitAllReceived(door) | State::Rejoining(door) => return self.lose_link(door, error),
+            State::AwaitAllReceived(_, door) | State::Rejoining(door) => return self.lose_link(door, error),
             state @ (State::LinkLost(..) | State::Ended(_)) => {
                 self.state = state;
                 return;
