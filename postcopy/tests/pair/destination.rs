@@ -327,7 +327,7 @@ impl World {
         }
         let mut bytes = Vec::new();
         wanted.chunks(64).for_each(|some| Request(some.to_vec()).encode(&mut bytes));
-        if self.link.requests.send(&bytes, self.plan.line, self.now).is_err() {
+        if self.link.requests.send(&bytes, self.plan.demand_line, self.now).is_err() {
             self.lose_demand();
         }
     }

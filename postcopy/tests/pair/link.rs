@@ -111,9 +111,10 @@ impl Link {
         self.pipes().into_iter().for_each(|pipe| pipe.deliver(now));
     }
 
-    /// The network breaks: each direction ends after some byte of its own.
+    /// The network breaks: each direction ends after some byte of its own. Now and then only one channel breaks.
     pub fn cut(&mut self, random: &mut Random) {
-        self.pipes().into_iter().for_each(|pipe| pipe.cut(random));
+        let (first, count) = random.pick(&[(0, 4), (0, 4), (0, 2), (2, 2)]);
+        self.pipes().into_iter().skip(first).take(count).for_each(|pipe| pipe.cut(random));
     }
 
     /// One end goes away: its sending ends in order, and what was sent to it meets nobody.

@@ -75,6 +75,8 @@ pub struct Plan {
     pub blocks: Vec<u64>,
     pub running: bool,
     pub line: Line,
+    /// The demand channel's way through the network.
+    pub demand_line: Line,
     pub limits: Limits,
     pub forgets: Forgets,
     pub refusal: Refusal,
@@ -93,10 +95,8 @@ impl Plan {
             (_, 1) => vec![64, 1 + random.below(64)],
             _ => vec![1 + random.below(100), 1 + random.below(80), 1],
         };
-        let line = Line {
-            latency: Duration::from_micros(random.pick(&[1, 20, 300, 5000])),
-            bytes_per_second: random.pick(&[2_000_000, 50_000_000, 5_000_000_000]),
-        };
+        let (line, other) = (line(random), line(random));
+        let demand_line = if random.percent(30) { other } else { line };
         let refusals =
             [Refusal::Check, Refusal::Load, Refusal::Load, Refusal::Run, Refusal::Pause, Refusal::Save, Refusal::Postcopy];
         let refusal = if random.percent(20) { random.pick(&refusals) } else { Refusal::Nothing };
@@ -104,6 +104,7 @@ impl Plan {
             blocks,
             running: !random.percent(10),
             line,
+            demand_line,
             limits: limits(random),
             forgets: random.pick(&[Forgets::WhenRead, Forgets::WhenCleared]),
             refusal,
@@ -111,6 +112,13 @@ impl Plan {
             calm: 200 + random.spread(11),
             writes_percent: random.pick(&[5, 50, 95]),
         }
+    }
+}
+
+fn line(random: &mut Random) -> Line {
+    Line {
+        latency: Duration::from_micros(random.pick(&[1, 20, 300, 5000])),
+        bytes_per_second: random.pick(&[2_000_000, 50_000_000, 5_000_000_000]),
     }
 }
 

@@ -323,7 +323,7 @@ impl World {
         })
         .unwrap();
         source.hint.demanded(*request.0.last().unwrap());
-        if self.link.pages.send(&bytes, self.plan.line, self.now).is_err() {
+        if self.link.pages.send(&bytes, self.plan.demand_line, self.now).is_err() {
             (source.serving, source.demand_lost) = (false, true);
         }
         true
