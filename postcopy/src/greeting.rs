@@ -9,8 +9,14 @@ use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERS
 /// How long the other side may take to say its first bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads exactly `bytes.len()` first bytes of a channel.
-fn read_first(channel: &Channel, bytes: &mut [u8], wake: &Wake, patience: Duration) -> Result<(), ChannelError> {
+/// Reads exactly `bytes.len()` first bytes of a channel. `interrupted` is asked whenever `wake` rings.
+fn read_first(
+    channel: &Channel,
+    bytes: &mut [u8],
+    wake: &Wake,
+    interrupted: &dyn Fn() -> bool,
+    patience: Duration,
+) -> Result<(), ChannelError> {
     let mut done = 0;
     let deadline = std::time::Instant::now() + patience;
     while done < bytes.len() {
@@ -21,7 +27,11 @@ fn read_first(channel: &Channel, bytes: &mut [u8], wake: &Wake, patience: Durati
                 let left = deadline.saturating_duration_since(std::time::Instant::now());
                 let ready = channel.wait(false, wake, Some(left))?;
                 if ready.woken {
-                    return Err(ChannelError::Interrupted);
+                    // Most who ring mean something else: new limits, a rejoin, the fault loop.
+                    wake.clear();
+                    if interrupted() {
+                        return Err(ChannelError::Interrupted);
+                    }
                 }
                 if !ready.readable && left.is_zero() {
                     return Err(ChannelError::Io(std::io::ErrorKind::TimedOut.into()));
@@ -41,15 +51,16 @@ pub(crate) fn open(
     recover: bool,
     token: Token,
     wake: &Wake,
+    interrupted: &dyn Fn() -> bool,
 ) -> Result<(Channel, Features), MigrationError> {
     let channel = connector.connect().map_err(MigrationError::Connect)?;
     let hello = Hello { versions: (VERSION_MIN, VERSION_MAX), kind, recover, token, features: Features::POSTCOPY };
     let exchange = || {
-        channel.send(&hello.encode(), wake, &|| true)?;
+        channel.send(&hello.encode(), wake, interrupted)?;
         let mut fixed = [0; Answer::LEN];
-        read_first(&channel, &mut fixed, wake, PATIENCE)?;
+        read_first(&channel, &mut fixed, wake, interrupted, PATIENCE)?;
         let mut text = vec![0; Answer::text_len(&fixed)?];
-        read_first(&channel, &mut text, wake, PATIENCE)?;
+        read_first(&channel, &mut text, wake, interrupted, PATIENCE)?;
         match Answer::decode(&fixed, &text)? {
             Answer::Welcome { features, .. } => Ok(features),
             Answer::Refused(why) => Err(ChannelError::Refused(why)),
@@ -60,10 +71,10 @@ pub(crate) fn open(
 }
 
 /// Destination: the hello of a channel that was just accepted.
-pub(crate) fn hello(channel: &Channel, wake: &Wake) -> Result<Hello, ChannelError> {
+pub(crate) fn hello(channel: &Channel, wake: &Wake, interrupted: &dyn Fn() -> bool) -> Result<Hello, ChannelError> {
     let mut bytes = [0; Hello::LEN];
     // Whoever connects speaks first; a stranger that stays silent must not keep the real source waiting for long.
-    read_first(channel, &mut bytes, wake, PATIENCE / 5)?;
+    read_first(channel, &mut bytes, wake, interrupted, PATIENCE / 5)?;
     let hello = Hello::decode(&bytes)?;
     hello.choose()?;
     Ok(hello)

@@ -129,7 +129,7 @@ impl Driver {
         let features = if postcopy { Features::POSTCOPY } else { Features::default() };
         loop {
             let channel = acceptor.accept(&self.shared.wake).map_err(lost)?;
-            let hello = match greeting::hello(&channel, &self.shared.wake) {
+            let hello = match greeting::hello(&channel, &self.shared.wake, &|| self.shared.abandoned.load(Ordering::Acquire)) {
                 Ok(hello) => hello,
                 Err(ChannelError::Interrupted) => return Err(lost(ChannelError::Interrupted)),
                 Err(error) => {
