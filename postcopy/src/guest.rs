@@ -67,7 +67,8 @@ pub trait Guest: Send + Sync {
     /// Destination: loads what [`Guest::save`] gave. May touch guest RAM, which may fault.
     fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
 
-    /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused.
+    /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused. An error
+    /// means that nothing was started and nothing will be: the source resumes the guest on the strength of it.
     fn run(&self, running: bool) -> Result<(), GuestError>;
 
     /// Source: the destination has everything; this guest never runs here again by itself.

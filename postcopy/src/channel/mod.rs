@@ -133,6 +133,11 @@ impl Channel {
         }
     }
 
+    /// Ends this side's receiving: a thread that waits for bytes wakes up with an end of stream. A last word can still be sent.
+    pub fn stop_receiving(&self) {
+        let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+    }
+
     /// Ends this side's sending: what was sent still arrives.
     pub fn finish(&self) {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write);

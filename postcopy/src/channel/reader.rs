@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Channel, ChannelError, Wake};
 use crate::memory::RamBlock;
 use crate::ram::{PAGE_SIZE, PageRun};
-use crate::wire::{Header, tag};
+use crate::wire::{DecodeError, Header, tag};
 
 /// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
 /// which takes many of them in one system call.
@@ -81,9 +81,51 @@ impl MessageReader {
         Ok(fields)
     }
 
-    /// The fields of a message that is short enough for the buffer, in place.
+    /// The next whole message without page contents, if all of it is here; never waits. No such message is longer than the
+    /// buffer: one that claims to be is no message of this channel.
+    pub fn try_message(&mut self) -> Result<Option<(Header, &[u8])>, ChannelError> {
+        self.inside = self.has_buffered().then_some("header");
+        if !self.try_fill(Header::LEN)? {
+            return Ok(None);
+        }
+        let mut bytes = [0; Header::LEN];
+        bytes.copy_from_slice(&self.buffer[self.start..self.start + Header::LEN]);
+        let header = Header::decode(bytes)?;
+        let length = Header::LEN + header.fields();
+        if length > self.buffer.len() {
+            return Err(DecodeError::Unknown(header.tag).into());
+        }
+        self.inside = Some(tag::name(header.tag));
+        if !self.try_fill(length)? {
+            return Ok(None);
+        }
+        self.start += length;
+        Ok(Some((header, &self.buffer[self.start - length + Header::LEN..self.start])))
+    }
+
+    /// Whether `count` bytes stand in the buffer, after taking what is there.
+    fn try_fill(&mut self, count: usize) -> Result<bool, ChannelError> {
+        while self.end - self.start < count {
+            self.make_room(count);
+            match self.channel.receive(&mut self.buffer[self.end..]) {
+                Ok(0) => return Err(ChannelError::Closed(self.inside)),
+                Ok(got) => {
+                    self.end += got;
+                    self.inside = self.inside.or(Some("header"));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => self.wait_after(error, None)?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// The fields of a message that is short enough for the buffer, in place. A message of this channel always is.
     pub fn fields_in_place(&mut self, header: Header) -> Result<&[u8], ChannelError> {
         let length = header.fields();
+        if length > self.buffer.len() {
+            return Err(DecodeError::Unknown(header.tag).into());
+        }
         self.fill(length, None)?;
         self.start += length;
         Ok(&self.buffer[self.start - length..self.start])
@@ -140,11 +182,7 @@ impl MessageReader {
     fn fill(&mut self, count: usize, wake: Option<&Wake>) -> Result<(), ChannelError> {
         debug_assert!(count <= self.buffer.len());
         while self.end - self.start < count {
-            if self.start + count > self.buffer.len() || self.start == self.end {
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.end -= self.start;
-                self.start = 0;
-            }
+            self.make_room(count);
             match self.channel.receive(&mut self.buffer[self.end..]) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,
@@ -152,6 +190,15 @@ impl MessageReader {
             }
         }
         Ok(())
+    }
+
+    /// Moves what is buffered to the front if `count` bytes would not fit behind it.
+    fn make_room(&mut self, count: usize) {
+        if self.start + count > self.buffer.len() || self.start == self.end {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
     }
 
     /// Takes what is there, without waiting; whether something came.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::driver::Driver;
 use super::place::Place;
 use super::tracker::Tracker;
-use crate::channel::{Acceptor, Wake};
+use crate::channel::{Acceptor, Channel, Wake};
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
 use crate::stats::Report;
@@ -20,10 +20,37 @@ pub(super) struct Shared {
     pub abandoned: AtomicBool,
     pub break_link: AtomicBool,
     pub rejoin: Mutex<Option<Box<dyn Acceptor>>>,
+    /// Both channels of the link, to be ended under a thread that waits inside a message.
+    pub channels: Mutex<Vec<Arc<Channel>>>,
     pub tracker: Arc<Tracker>,
     pub progress: Arc<Progress>,
     /// There once userfaultfd was opened.
     pub place: Mutex<Option<Arc<Place>>>,
+}
+
+impl Shared {
+    /// Whether a thread that waits for the network should stop waiting.
+    pub fn interrupted(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// The link's channels from now on.
+    pub fn join_channels(&self, channels: [Arc<Channel>; 2]) {
+        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels.into();
+        if self.interrupted() {
+            self.end_link();
+        }
+    }
+
+    /// Ends the link, whatever its threads are waiting for.
+    fn end_link(&self) {
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(|channel| channel.stop_receiving());
+        self.wake.ring();
+    }
 }
 
 /// An incoming migration. Dropping it does not end the migration.
@@ -54,6 +81,7 @@ pub fn start_with(
         abandoned: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
         rejoin: Mutex::default(),
+        channels: Mutex::default(),
         progress: Arc::new(Progress::new(tracker.received().pages())),
         tracker,
         place: Mutex::default(),
@@ -67,7 +95,7 @@ impl DestinationHandle {
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.
     pub fn break_link(&self) {
         self.shared.break_link.store(true, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.end_link();
     }
 
     /// Listens anew for the source of a paused migration.
@@ -101,7 +129,7 @@ impl DestinationHandle {
     /// The process ends: gives up the link and the threads.
     pub fn abandon(&mut self) {
         self.shared.abandoned.store(true, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.end_link();
         self.join();
     }
 }

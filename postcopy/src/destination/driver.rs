@@ -154,7 +154,10 @@ impl Driver {
             }
             let version = hello.choose().map_err(|error| lost(error.into()))?;
             let welcome = Answer::Welcome { version, features };
-            greeting::answer(&channel, &welcome, &until).map_err(lost)?;
+            if let Err(error) = greeting::answer(&channel, &welcome, &until) {
+                log::warn!("a connection ended before it was answered: {}", sentence(&error));
+                continue;
+            }
             token = Some(hello.token);
             match hello.kind {
                 ChannelKind::Control => control = Some(channel),
@@ -168,7 +171,7 @@ impl Driver {
     }
 
     fn gives_up(&self) -> bool {
-        self.shared.abandoned.load(Ordering::Acquire)
+        self.shared.interrupted()
     }
 
     fn turn_away(&self, channel: &Channel, why: &str) {
@@ -179,6 +182,7 @@ impl Driver {
     }
 
     fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
+        self.shared.join_channels([link.reader.channel().clone(), link.demand.clone()]);
         if let Ok(faults) = faults.as_ref() {
             faults.line.join_channel(link.demand.clone());
         }
@@ -190,6 +194,9 @@ impl Driver {
                 }
                 continue;
             };
+            // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
+            let ended_here = self.shared.break_link.swap(false, Ordering::AcqRel) || self.shared.interrupted();
+            let error = if ended_here { MigrationError::PausedByUser } else { error };
             if !destination.owns_guest() {
                 let last_word = Reply::NotStarted(sentence(&error));
                 // The source may be gone; then it knows that nothing runs here from its own side.
@@ -209,7 +216,8 @@ impl Driver {
             self.finish(faults);
         }
         link.reader.channel().finish();
-        link.demand.finish();
+        // Nothing is awaited there any more, and a fault loop that is inside a message must end, too.
+        link.demand.shutdown();
     }
 
     /// Every page is here: touches of missing pages are the host's business again.
@@ -293,16 +301,17 @@ impl Driver {
             }
             Effect::Discard(fragment) => self.discard(&fragment)?,
             Effect::Arm => {
-                let place = &armed(faults)?.place;
-                self.guest.ram().iter().try_for_each(|block| place.uffd.register(block))?;
+                let Faults { place, line, .. } = armed(faults)?;
+                line.begin_watch(|| self.guest.ram().iter().try_for_each(|block| place.uffd.register(block)))?;
                 self.reply(link, &Reply::Armed)?;
             }
-            Effect::Load(sections) => {
-                demand_intact(faults)?;
-                self.load(&sections, destination, link)?;
-            }
+            Effect::Load(sections) => self.load(&sections, destination, link, faults)?,
             Effect::Run { running } => {
+                if let Ok(faults) = faults {
+                    faults.line.keep_watch()?;
+                }
                 self.guest.run(running).map_err(failed_to("run"))?;
+                destination.started();
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
@@ -313,9 +322,20 @@ impl Driver {
         Ok(())
     }
 
-    fn load(&self, sections: &[Section], destination: &mut Destination, link: &Link) -> Result<(), MigrationError> {
+    fn load(
+        &self,
+        sections: &[Section],
+        destination: &mut Destination,
+        link: &Link,
+        faults: &Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
         self.shared.progress.stopping();
-        self.guest.load(sections).map_err(failed_to("load its state"))?;
+        let loaded = self.guest.load(sections).map_err(failed_to("load its state"));
+        // A load that waited for a page when the channel was lost has read something else instead.
+        if let Some(error) = faults.as_ref().ok().and_then(|faults| faults.line.take_lost()) {
+            return Err(error);
+        }
+        loaded?;
         destination.loaded();
         self.shared.progress.step("load");
         self.reply(link, &Reply::Ready)
@@ -410,6 +430,7 @@ impl Driver {
         faults: &Result<Faults, UffdError>,
     ) -> Result<Link, MigrationError> {
         let link = self.accept_link(acceptor, Some(token), true)?;
+        self.shared.join_channels([link.reader.channel().clone(), link.demand.clone()]);
         destination.rejoin();
         self.tell(destination);
         for fragment in fragments(self.shared.tracker.received()) {

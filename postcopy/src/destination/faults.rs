@@ -18,7 +18,7 @@ use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use crate::uffd::Fault;
+use crate::uffd::{Fault, UffdError};
 use crate::wire::{Forward, Header, Request, decode_demand};
 
 /// Faults read in one go.
@@ -31,6 +31,17 @@ const PIECE: u32 = 64;
 /// What a run of zeros costs on the wire, without its share of a header.
 const ZERO_BYTES: u64 = 16;
 
+/// What a lost demand channel means to RAM that is watched for missing pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// The guest is still the source's: whoever waits for a page (loading the state may) is let go, and nothing runs here.
+    Wanted,
+    /// Let go: the guest must not run here any more.
+    Given,
+    /// The guest is this side's: whoever waits for a page waits until there is a new channel.
+    Kept,
+}
+
 /// What the fault loop and the control thread tell each other.
 pub(super) struct FaultLine {
     /// Rung by the control thread.
@@ -39,6 +50,8 @@ pub(super) struct FaultLine {
     pub channel: Mutex<Option<Arc<Channel>>>,
     /// The loop is to end.
     pub stop: AtomicBool,
+    /// Whether anything may still rely on missing pages being watched.
+    watch: Mutex<Watch>,
     /// Why the demand channel is gone, if it is.
     pub lost: Mutex<Option<MigrationError>>,
     /// Rung by the loop: the channel was lost, or the last page came.
@@ -51,6 +64,7 @@ impl FaultLine {
             wake: Wake::new()?,
             channel: Mutex::default(),
             stop: AtomicBool::new(false),
+            watch: Mutex::new(Watch::Wanted),
             lost: Mutex::default(),
             control,
         })
@@ -63,6 +77,35 @@ impl FaultLine {
 
     pub fn take_lost(&self) -> Option<MigrationError> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Carries out `register` unless the demand channel was lost before.
+    pub fn begin_watch(&self, register: impl FnOnce() -> Result<(), UffdError>) -> Result<(), MigrationError> {
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *watch == Watch::Given { Err(self.why_lost()) } else { Ok(register()?) }
+    }
+
+    /// The guest is about to run here: from now on a lost channel is waited for.
+    pub fn keep_watch(&self) -> Result<(), MigrationError> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *watch == Watch::Given {
+            return Err(self.why_lost());
+        }
+        *watch = Watch::Kept;
+        Ok(())
+    }
+
+    /// Calls `unregister`, which wakes whoever waits for a page, unless the guest is this side's.
+    fn end_watch(&self, unregister: impl FnOnce()) {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if *watch == Watch::Wanted {
+            *watch = Watch::Given;
+            unregister();
+        }
+    }
+
+    fn why_lost(&self) -> MigrationError {
+        self.take_lost().unwrap_or(lost(ChannelError::Closed(None)))
     }
 
     fn lose(&self, error: MigrationError) {
@@ -95,7 +138,7 @@ impl FaultLoop {
         while !self.line.stop.load(Ordering::Acquire) {
             let found = match self.wait(reader.as_ref()) {
                 Ok(found) => found,
-                Err(error) => return self.line.lose(error.into()),
+                Err(error) => return self.lose(error.into()),
             };
             if found.woken {
                 self.line.wake.clear();
@@ -121,7 +164,17 @@ impl FaultLoop {
         if let Some(open) = reader.take() {
             open.channel().shutdown();
         }
+        self.lose(error);
+    }
+
+    fn lose(&self, error: MigrationError) {
         self.line.lose(error);
+        self.line.end_watch(|| {
+            for block in self.guest.ram() {
+                // Before it is armed nothing is registered, which makes this fail.
+                let _ = self.place.uffd.unregister(block);
+            }
+        });
     }
 
     fn wait(&self, reader: Option<&MessageReader>) -> std::io::Result<Found> {
@@ -145,7 +198,7 @@ impl FaultLoop {
         match self.request(self.place.tracker.ask_again(), &reader) {
             Ok(()) => Some(reader),
             Err(error) => {
-                self.line.lose(error);
+                self.lose(error);
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! The destination's state machine: what each message means. No I/O, no clock, no thread.
 //!
 //! ```text
-//!  Configuration -> Ram -> Precopy --arm--> Armed --state--> Loading -> Loaded --hand over--> Running --complete--> Finishing
+//!  Configuration -> Ram -> Precopy --arm--> Armed --state--> Loading -> Loaded --hand over--> Starting -> Running --complete--> Finishing
 //!                             \----------state (every page here)--^                              |                     |
 //!                                                                                          LinkLost <-> (rejoin)   Completed
 //! ```
@@ -43,7 +43,7 @@ pub enum Effect {
     Arm,
     /// Load the state, then call [`Destination::loaded`].
     Load(Vec<Section>),
-    /// Start the guest and say so.
+    /// Start the guest, then call [`Destination::started`] and say so.
     Run {
         /// Start its vCPUs, too.
         running: bool,
@@ -62,6 +62,7 @@ enum State {
     Armed,
     Loading { armed: bool },
     Loaded { armed: bool },
+    Starting { armed: bool },
     Running { armed: bool },
     Finishing,
     LinkLost { armed: bool, error: MigrationError },
@@ -88,7 +89,7 @@ impl Destination {
         match &self.state {
             State::Configuration | State::Ram => Status::Setup,
             State::Precopy | State::Armed => Status::Active,
-            State::Loading { .. } | State::Loaded { .. } => Status::Device,
+            State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Device,
             State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
             State::Running { armed: false } => Status::Device,
             State::LinkLost { .. } => Status::PostcopyPaused,
@@ -108,6 +109,7 @@ impl Destination {
                 | State::Armed
                 | State::Loading { .. }
                 | State::Loaded { .. }
+                | State::Starting { .. }
                 | State::Failed(_)
         )
     }
@@ -148,7 +150,7 @@ impl Destination {
                 Effect::PlaceZeros(self.all_known(runs)?)
             }
             (State::Loaded { armed }, Forward::HandOver { running }) => {
-                self.state = State::Running { armed: *armed };
+                self.state = State::Starting { armed: *armed };
                 Effect::Run { running }
             }
             (State::Running { .. }, Forward::Complete) => {
@@ -178,6 +180,13 @@ impl Destination {
     pub fn loaded(&mut self) {
         if let State::Loading { armed } = self.state {
             self.state = State::Loaded { armed };
+        }
+    }
+
+    /// The guest runs here. Until then a failure means that it never did, and the source is told so.
+    pub fn started(&mut self) {
+        if let State::Starting { armed } = self.state {
+            self.state = State::Running { armed };
         }
     }
 

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use super::convergence::Limits;
 use super::driver::Driver;
 use crate::bitmap::RamBitmap;
-use crate::channel::{ChannelError, Connector, Wake};
+use crate::channel::{Connector, Wake};
+use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
 use crate::stats::{Report, Status};
@@ -30,7 +31,7 @@ pub(super) struct Shared {
     pub start_postcopy: AtomicBool,
     pub break_link: AtomicBool,
     pub abandoned: AtomicBool,
-    pub demand_lost: Mutex<Option<ChannelError>>,
+    pub demand_lost: Mutex<Option<MigrationError>>,
     rejoin: Mutex<Option<Arc<dyn Connector>>>,
     limits: Mutex<Limits>,
     pub pending: Arc<RamBitmap>,
@@ -65,7 +66,7 @@ impl Shared {
         lock(&self.rejoin).take()
     }
 
-    pub fn lose_demand(&self, error: ChannelError) {
+    pub fn lose_demand(&self, error: MigrationError) {
         *lock(&self.demand_lost) = Some(error);
         self.wake.ring();
     }

@@ -71,17 +71,21 @@ impl DemandServer {
         self.shared.lose_demand(error);
     }
 
-    fn serve_one(&mut self) -> Result<(), ChannelError> {
-        let header = self.reader.header(&self.wake)?;
-        let fields = self.reader.fields_in_place(header)?;
-        let request = Request::decode(header, fields)?;
+    fn serve_one(&mut self) -> Result<(), MigrationError> {
+        let request = self.next_request().map_err(lost)?;
         self.answer(&request)
     }
 
-    fn answer(&mut self, request: &Request) -> Result<(), ChannelError> {
+    fn next_request(&mut self) -> Result<Request, ChannelError> {
+        let header = self.reader.header(&self.wake)?;
+        let fields = self.reader.fields_in_place(header)?;
+        Ok(Request::decode(header, fields)?)
+    }
+
+    fn answer(&mut self, request: &Request) -> Result<(), MigrationError> {
         let ram: &[RamBlock] = self.guest.ram();
         let (batch, mut normal, mut zero) = (&mut self.batch, 0, 0);
-        let claimed = claim(&self.shared.pending, request, |run| {
+        claim(&self.shared.pending, request, |run| {
             if ram[usize::from(run.block.0)].is_zero(run.start) {
                 zero += 1;
                 batch.push(&Forward::Zeros(vec![run]));
@@ -89,20 +93,21 @@ impl DemandServer {
                 normal += 1;
                 batch.push(&Forward::Pages(run));
             }
-        });
-        if let Err(error) = claimed {
-            return Err(ChannelError::Refused(error.to_string()));
-        }
+        })?;
         if let Some(last) = request.0.last() {
             self.hint.demanded(*last);
         }
         self.shared.progress.requested(request.0.iter().map(|run| u64::from(run.count)).sum());
         if !self.batch.is_empty() {
-            let bytes = self.batch.send(ram, self.reader.channel(), &self.wake, &|| false)?;
+            let bytes = self.batch.send(ram, self.reader.channel(), &self.wake, &|| false).map_err(lost)?;
             self.shared.progress.moved(Phase::Postcopy, bytes as u64, normal, zero);
         }
         Ok(())
     }
+}
+
+fn lost(source: ChannelError) -> MigrationError {
+    MigrationError::Link { peer: "destination", source }
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
 use crate::wire::{BlockDescription, ChannelKind, Features, Forward, Reply, Token, decode_reply, tag};
 
-/// Replies are small; only received bitmaps after a reconnect fill it.
-const REPLY_BUFFER: usize = 64 * 1024;
+/// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read whole: a destination that stalls
+/// inside one must not keep the source from a cancel.
+const REPLY_BUFFER: usize = 128 * 1024;
 
 /// One connection to the destination: both channels and the thread that serves the second.
 struct Link {
@@ -100,8 +101,9 @@ impl Driver {
         let recover = rejoin.is_some();
         let token = rejoin.map_or_else(greeting::draw_token, Ok)?;
         let until = Until { wake: &self.shared.wake, give_up: &|| self.shared.interrupted() };
-        let (control, features) = greeting::open(connector, ChannelKind::Control, recover, token, &until)?;
-        let (demand, _) = greeting::open(connector, ChannelKind::Demand, recover, token, &until)?;
+        let open = |kind| greeting::open(connector, kind, recover, token, &until);
+        let (control, features) = open(ChannelKind::Control)?;
+        let (demand, _) = open(ChannelKind::Demand)?;
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
@@ -142,7 +144,7 @@ impl Driver {
                 break;
             }
             if let Err(error) = self.carry_out(action, &mut source, &mut link) {
-                self.failed(error, &mut source, &link);
+                self.failed(error, &mut source, &mut link);
             }
             if source.status() == Status::PostcopyPaused {
                 match self.await_rejoin(&mut source, token, link) {
@@ -171,30 +173,18 @@ impl Driver {
     }
 
     /// An error between two actions. A broken stream may have a last word of the destination in it, which says more.
-    fn failed(&mut self, error: MigrationError, source: &mut Source, link: &Link) {
+    fn failed(&mut self, error: MigrationError, source: &mut Source, link: &mut Link) {
         self.outgoing.clear();
         if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
             return source.cancel();
         }
-        let error = match (&error, self.last_word(link)) {
-            (MigrationError::Link { .. }, Some(Reply::NotStarted(why))) => MigrationError::NotStarted(why),
-            _ => error,
-        };
         if source.status().is_ended() {
             log::debug!("after the end: {}", sentence(&error));
         }
-        source.fail(error);
-    }
-
-    fn last_word(&self, link: &Link) -> Option<Reply> {
-        let mut reader = MessageReader::new(link.channel.clone(), REPLY_BUFFER);
-        while let Ok(Some(header)) = reader.try_header() {
-            let fields = reader.fields(header).ok()?;
-            if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, &fields) {
-                return Some(reply);
-            }
+        match (&error, last_word(&mut link.reader)) {
+            (MigrationError::Link { .. }, Some(word)) => source.reply(word, self.shared.progress.now()),
+            _ => source.fail(error),
         }
-        None
     }
 
     fn carry_out(&mut self, action: Action, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
@@ -328,12 +318,10 @@ impl Driver {
         if let Some(error) = lost
             && !source.awaits_last_word()
         {
-            return Err(MigrationError::Link { peer: "destination", source: error });
+            return Err(error);
         }
-        let header = link.reader.try_header().map_err(lost_link)?;
-        let Some(header) = header else { return Ok(false) };
-        let fields = link.reader.fields(header).map_err(lost_link)?;
-        let reply = decode_reply(header, &fields).map_err(|error| lost_link(error.into()))?;
+        let Some((header, fields)) = link.reader.try_message().map_err(lost_link)? else { return Ok(false) };
+        let reply = decode_reply(header, fields).map_err(|error| lost_link(error.into()))?;
         self.note(&reply);
         source.reply(reply, shared.progress.now());
         Ok(true)
@@ -384,6 +372,16 @@ impl Driver {
             self.shared.break_link.store(false, Ordering::Release);
         }
     }
+}
+
+/// The destination's refusal, if it is among what it said before the link broke.
+fn last_word(reader: &mut MessageReader) -> Option<Reply> {
+    while let Ok(Some((header, fields))) = reader.try_message() {
+        if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, fields) {
+            return Some(reply);
+        }
+    }
+    None
 }
 
 fn lost_link(source: ChannelError) -> MigrationError {

@@ -523,8 +523,8 @@ impl Source {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::HandOver]);
             }
-            (State::AwaitRunning(way @ Way::Precopy, door), Reply::Running) => {
-                self.state = State::AwaitAllReceived(way, door)
+            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => {
+                self.state = State::AwaitAllReceived(Way::Precopy, door);
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.stop_logging();
@@ -640,7 +640,7 @@ impl Source {
     pub fn rejoin(&mut self) -> bool {
         match self.take() {
             State::LinkLost(door, _) => {
-                self.queue.clear();
+                // What is still to be done here (the end of logging) stays queued.
                 self.pending.set_all();
                 self.state = State::Rejoining(door);
                 true

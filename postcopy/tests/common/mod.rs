@@ -20,6 +20,9 @@ pub struct TestGuest {
     pub configuration: Mutex<Configuration>,
     pub state: Mutex<Vec<u8>>,
     pub refuse_load: AtomicBool,
+    pub refuse_run: AtomicBool,
+    /// Loading the state reads the first page of RAM.
+    pub load_touches: AtomicBool,
     pub handed_over: AtomicBool,
     pub resumed: AtomicU64,
 }
@@ -36,6 +39,8 @@ impl TestGuest {
             configuration: Mutex::new(vec![("vcpus".into(), "1".into())]),
             state: Mutex::new(vec![1, 2, 3]),
             refuse_load: AtomicBool::new(false),
+            refuse_run: AtomicBool::new(false),
+            load_touches: AtomicBool::new(false),
             handed_over: AtomicBool::new(false),
             resumed: AtomicU64::new(0),
         })
@@ -143,10 +148,16 @@ impl Guest for TestGuest {
         if self.refuse_load.load(Ordering::SeqCst) {
             return Err("the state is refused".into());
         }
+        if self.load_touches.load(Ordering::SeqCst) {
+            self.read(0, 0);
+        }
         *self.state.lock().unwrap() = sections[0].bytes.clone();
         Ok(())
     }
     fn run(&self, running: bool) -> Result<(), GuestError> {
+        if self.refuse_run.load(Ordering::SeqCst) {
+            return Err("the vCPUs are refused".into());
+        }
         self.set_running(running);
         Ok(())
     }

@@ -1,0 +1,411 @@
+//! The destination's end: takes messages through the real [`Destination`], places pages, serves faults by the real [`Tracker`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use whimbrel_postcopy::channel::ChannelError;
+use whimbrel_postcopy::destination::{Destination, Effect, Touch, Tracker};
+use whimbrel_postcopy::error::MigrationError;
+use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use whimbrel_postcopy::stats::Status;
+use whimbrel_postcopy::wire::{Forward, Header, Reply, Request, decode_demand, decode_forward, fragments};
+
+use crate::memory::{Populated, ram};
+use crate::plan::{Plan, Refusal};
+use crate::source::message;
+use crate::world::World;
+
+type Page = (BlockId, PageIndex);
+
+/// The contents of a run that are being read off a channel.
+#[derive(Clone, Copy)]
+struct Contents {
+    run: PageRun,
+    watched: bool,
+}
+
+pub struct DestinationEnd {
+    pub machine: Destination,
+    pub tracker: Arc<Tracker>,
+    pub memory: Populated,
+    contents: Option<Contents>,
+    demand_contents: Option<Contents>,
+    /// Placed, not yet counted as received: by the control thread, by the fault loop.
+    marks: Option<PageRun>,
+    demand_marks: Option<PageRun>,
+    /// Pages that loading the state still has to touch; `None` when nothing is being loaded.
+    loading: Option<Vec<Page>>,
+    /// Touches of missing pages that the fault loop has not read.
+    faults: VecDeque<Page>,
+    /// Who waits for which page: vCPUs, and last the thread that loads.
+    blocked: [Option<Page>; 3],
+    rung: bool,
+    demand_lost: bool,
+    demand_open: bool,
+    pub linked: bool,
+    pub running: bool,
+    pub has_run: bool,
+    pub ended: bool,
+}
+
+const LOADER: usize = 2;
+
+fn link_closed() -> MigrationError {
+    MigrationError::Link { peer: "source", source: ChannelError::Closed(None) }
+}
+
+impl DestinationEnd {
+    pub fn new(plan: &Plan) -> Self {
+        let ram = ram(&plan.blocks);
+        let tracker = Arc::new(Tracker::new(&ram));
+        Self {
+            machine: Destination::new(tracker.clone()),
+            tracker,
+            memory: Populated::new(ram),
+            contents: None,
+            demand_contents: None,
+            marks: None,
+            demand_marks: None,
+            loading: None,
+            faults: VecDeque::new(),
+            blocked: [None; 3],
+            rung: false,
+            demand_lost: false,
+            demand_open: true,
+            linked: true,
+            running: false,
+            has_run: false,
+            ended: false,
+        }
+    }
+
+    fn wake(&mut self, run: PageRun) {
+        let inside = |page: &Page| page.0 == run.block && (run.start..run.end()).contains(&page.1);
+        self.blocked.iter_mut().filter(|page| page.as_ref().is_some_and(inside)).for_each(|page| *page = None);
+    }
+
+    fn fill(&mut self, run: PageRun, contents: Option<&[u8]>) {
+        self.memory.fill(run, contents);
+        self.wake(run);
+    }
+
+    /// A touch by `who`; whether it went through.
+    fn touch(&mut self, who: usize, page: Page) -> bool {
+        let open = self.memory.is_open(page.0, page.1);
+        if !open && self.blocked[who].is_none() {
+            self.blocked[who] = Some(page);
+            self.faults.push_back(page);
+        }
+        open
+    }
+}
+
+impl World {
+    /// The control thread; whether anything was done.
+    pub fn step_destination(&mut self) -> bool {
+        let destination = &mut self.destination;
+        if let Some(run) = destination.marks.take() {
+            destination.rung |= destination.tracker.placed(run);
+            return true;
+        }
+        if destination.ended || !destination.linked {
+            return false;
+        }
+        match self.destination_work() {
+            Ok(worked) => {
+                if self.destination.machine.status() == Status::Completed {
+                    self.end_destination();
+                }
+                worked
+            }
+            Err(error) => {
+                self.destination_failed(error);
+                true
+            }
+        }
+    }
+
+    fn destination_failed(&mut self, error: MigrationError) {
+        let destination = &mut self.destination;
+        if !destination.machine.owns_guest() {
+            let _ = self.reply(&Reply::NotStarted("it will not".into()));
+        }
+        let destination = &mut self.destination;
+        destination.machine.fail(error);
+        destination.contents = None;
+        if destination.machine.status() == Status::PostcopyPaused {
+            destination.linked = false;
+            self.link.finish_destination();
+        } else {
+            self.end_destination();
+        }
+    }
+
+    fn end_destination(&mut self) {
+        let destination = &mut self.destination;
+        destination.ended = true;
+        if destination.machine.status() == Status::Completed {
+            // RAM is watched no more: whoever waits touches again.
+            destination.memory.watched = false;
+            destination.blocked = [None; 3];
+        }
+        self.link.finish_destination();
+    }
+
+    fn destination_work(&mut self) -> Result<bool, MigrationError> {
+        if self.destination.loading.is_some() {
+            return self.go_on_loading();
+        }
+        if let Some(contents) = self.destination.contents {
+            return self.take_contents(contents);
+        }
+        let destination = &mut self.destination;
+        if std::mem::take(&mut destination.rung) {
+            if destination.machine.all_received() {
+                self.reply(&Reply::AllReceived)?;
+            } else if std::mem::take(&mut destination.demand_lost) {
+                return Err(link_closed());
+            }
+            return Ok(true);
+        }
+        let lost = |source| MigrationError::Link { peer: "source", source };
+        let Some((header, fields)) = message(&self.link.control).map_err(lost)? else {
+            return if self.link.control.has_ended() { Err(link_closed()) } else { Ok(false) };
+        };
+        self.link.control.take(Header::LEN + header.fields());
+        let message = decode_forward(header, &fields).map_err(|error| lost(error.into()))?;
+        let effect = destination.machine.message(message, &destination.memory.ram)?;
+        self.carry_out_effect(effect)?;
+        Ok(true)
+    }
+
+    fn carry_out_effect(&mut self, effect: Effect) -> Result<(), MigrationError> {
+        let fails = |doing, yes: bool| match yes {
+            true => Err(MigrationError::Guest { doing, source: "it will not".into() }),
+            false => Ok(()),
+        };
+        let refusal = self.plan.refusal;
+        let destination = &mut self.destination;
+        match effect {
+            Effect::None | Effect::Pass(_) | Effect::AwaitPages => {}
+            Effect::Check(_) => {
+                fails("take this guest", refusal == Refusal::Check)?;
+                destination.machine.checked();
+            }
+            Effect::Accept => self.reply(&Reply::Accepted)?,
+            Effect::Mark(number) => self.reply(&Reply::Reached(number))?,
+            Effect::Write(run) => destination.contents = Some(Contents { run, watched: false }),
+            Effect::Place(run) => destination.contents = Some(Contents { run, watched: true }),
+            Effect::WriteZeros(runs) => runs.into_iter().for_each(|run| {
+                destination.memory.discard(run);
+                destination.tracker.placed(run);
+            }),
+            Effect::PlaceZeros(runs) => runs.into_iter().for_each(|run| {
+                destination.fill(run, None);
+                destination.rung |= destination.tracker.placed(run);
+            }),
+            Effect::Discard(fragment) => destination.tracker.stale(&fragment, |run| destination.memory.discard(run)),
+            Effect::Arm => {
+                (destination.memory.watched, destination.memory.was_watched) = (true, true);
+                self.reply(&Reply::Armed)?;
+            }
+            Effect::Load(sections) => {
+                assert_eq!(sections[0].bytes, self.truth.state.to_le_bytes());
+                fails("load its state", refusal == Refusal::Load)?;
+                let pages = (0..self.random.below(4)).map(|_| self.truth.draw(&mut self.random)).collect();
+                self.destination.loading = Some(pages);
+            }
+            Effect::Run { running } => {
+                assert!(!self.source.running && self.source.door_closed);
+                fails("run", refusal == Refusal::Run)?;
+                (destination.running, destination.has_run) = (running, true);
+                destination.machine.started();
+                self.reply(&Reply::Running)?;
+            }
+            Effect::Finish => self.reply(&Reply::AllReceived)?,
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: &Reply) -> Result<(), MigrationError> {
+        let mut bytes = Vec::new();
+        reply.encode(&mut bytes);
+        self.link.replies.send(&bytes, self.plan.line, self.now).map_err(|_| link_closed())
+    }
+
+    /// Loading touches guest RAM and waits for what is missing, as any thread does.
+    fn go_on_loading(&mut self) -> Result<bool, MigrationError> {
+        let destination = &mut self.destination;
+        let pages = destination.loading.as_mut().unwrap();
+        let Some(page) = pages.last().copied() else {
+            destination.loading = None;
+            destination.machine.loaded();
+            self.reply(&Reply::Ready)?;
+            return Ok(true);
+        };
+        let waits = destination.blocked[LOADER].is_some();
+        if destination.touch(LOADER, page) {
+            // A source that gave up has resumed its guest, which writes on: what is loaded here is nobody's any more.
+            if self.source.machine.status() == Status::Device {
+                self.truth.check(&destination.memory.ram, page.0, page.1, "loading destination");
+            }
+            destination.loading.as_mut().unwrap().pop();
+            return Ok(true);
+        }
+        // A driver that loads hears of a lost link by its fault loop giving up on the load.
+        if self.link.pages.has_ended() && self.link.pages.len() == 0 || destination.demand_lost {
+            destination.loading = None;
+            return Err(link_closed());
+        }
+        Ok(!waits)
+    }
+
+    fn take_contents(&mut self, contents: Contents) -> Result<bool, MigrationError> {
+        let count = 1 + self.random.below(u64::from(contents.run.count.min(64))) as u32;
+        let run = PageRun { count, ..contents.run };
+        if self.link.control.len() < run.bytes() {
+            let stuck = self.link.control.has_ended() && self.link.control.len() < PAGE_SIZE;
+            return if stuck { Err(link_closed()) } else { Ok(self.link.control.has_ended()) };
+        }
+        let bytes = self.link.control.take(run.bytes());
+        let destination = &mut self.destination;
+        destination.contents = rest(contents, run);
+        if contents.watched {
+            destination.fill(run, Some(&bytes));
+            destination.marks = Some(run);
+        } else {
+            destination.memory.write(run, &bytes);
+            destination.tracker.placed(run);
+        }
+        Ok(true)
+    }
+
+    /// The fault loop; whether anything was done.
+    pub fn step_faults(&mut self) -> bool {
+        let destination = &mut self.destination;
+        if let Some(run) = destination.demand_marks.take() {
+            destination.rung |= destination.tracker.placed(run);
+            return true;
+        }
+        if !destination.faults.is_empty() && self.random.percent(60) {
+            self.take_faults();
+            return true;
+        }
+        if destination.demand_open && self.take_answer() {
+            return true;
+        }
+        if !self.destination.faults.is_empty() {
+            self.take_faults();
+            return true;
+        }
+        false
+    }
+
+    fn take_faults(&mut self) {
+        let destination = &mut self.destination;
+        let mut wanted = Vec::new();
+        for (block, page) in std::mem::take(&mut destination.faults) {
+            let run = PageRun::single(block, page);
+            match destination.tracker.touched(block, page) {
+                Touch::Zero => {
+                    destination.fill(run, None);
+                    destination.rung |= destination.tracker.placed(run);
+                }
+                Touch::Ask => wanted.push(run),
+                Touch::Asked => {}
+            }
+            if destination.tracker.has(block, page) {
+                destination.wake(run);
+            }
+        }
+        self.request(wanted);
+    }
+
+    fn request(&mut self, wanted: Vec<PageRun>) {
+        let destination = &mut self.destination;
+        if wanted.is_empty() || !destination.demand_open {
+            return;
+        }
+        let mut bytes = Vec::new();
+        wanted.chunks(64).for_each(|some| Request(some.to_vec()).encode(&mut bytes));
+        if self.link.requests.send(&bytes, self.plan.demand_line, self.now).is_err() {
+            self.lose_demand();
+        }
+    }
+
+    fn lose_demand(&mut self) {
+        let destination = &mut self.destination;
+        (destination.demand_open, destination.demand_lost, destination.rung) = (false, true, true);
+        destination.demand_contents = None;
+    }
+
+    fn take_answer(&mut self) -> bool {
+        let pages = &mut self.link.pages;
+        let destination = &mut self.destination;
+        if let Some(contents) = destination.demand_contents {
+            let run = PageRun { count: 1, ..contents.run };
+            if pages.len() >= PAGE_SIZE {
+                let bytes = pages.take(PAGE_SIZE);
+                destination.demand_contents = rest(contents, run);
+                destination.fill(run, Some(&bytes));
+                destination.demand_marks = Some(run);
+                return true;
+            }
+        } else if let Some((header, fields)) = message(pages).unwrap() {
+            pages.take(Header::LEN + header.fields());
+            match decode_demand(header, &fields).unwrap() {
+                Forward::Pages(run) => destination.demand_contents = Some(Contents { run, watched: true }),
+                Forward::Zeros(runs) => runs.into_iter().for_each(|run| {
+                    destination.fill(run, None);
+                    destination.rung |= destination.tracker.placed(run);
+                }),
+                other => panic!("{other:?} on the demand channel"),
+            }
+            return true;
+        }
+        let ended = pages.has_ended();
+        if ended {
+            self.lose_demand();
+        }
+        ended
+    }
+
+    /// The destination's half of a new link: tells what it has, asks again for what it waits for.
+    pub fn rejoin_destination(&mut self) {
+        let destination = &mut self.destination;
+        assert!(destination.machine.rejoin());
+        (destination.linked, destination.demand_lost, destination.demand_open) = (true, false, true);
+        destination.demand_contents = None;
+        let tracker = destination.tracker.clone();
+        for fragment in fragments(tracker.received()) {
+            let _ = self.reply(&Reply::Received(fragment));
+        }
+        let _ = self.reply(&Reply::ReceivedEnd);
+        self.destination.machine.rejoined();
+        self.request(tracker.ask_again());
+    }
+
+    /// A vCPU on the destination: reads or writes a page, if it is there.
+    pub fn step_destination_guest(&mut self) {
+        let destination = &mut self.destination;
+        let who = self.random.below(LOADER as u64) as usize;
+        if !destination.running || destination.blocked[who].is_some() {
+            return;
+        }
+        let (block, page) = self.truth.draw(&mut self.random);
+        if !destination.touch(who, (block, page)) {
+            return;
+        }
+        self.truth.check(&destination.memory.ram, block, page, "destination");
+        if self.random.percent(self.plan.writes_percent) {
+            self.truth.write(&destination.memory.ram, block, page, &mut self.random);
+            destination.memory.touch(block, page);
+        }
+    }
+}
+
+/// What is left of the contents once `run` of them was taken.
+fn rest(contents: Contents, run: PageRun) -> Option<Contents> {
+    let count = contents.run.count - run.count;
+    (count > 0).then(|| Contents { run: PageRun { start: run.end(), count, ..run }, ..contents })
+}

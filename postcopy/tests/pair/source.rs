@@ -1,0 +1,354 @@
+//! The source's end: carries out what the real [`Source`] decides, one action a step, and serves page requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use whimbrel_postcopy::bitmap::RamBitmap;
+use whimbrel_postcopy::channel::ChannelError;
+use whimbrel_postcopy::error::MigrationError;
+use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::memory::RamBlock;
+use whimbrel_postcopy::ram::{PAGE_SIZE, PageIndex, PageRun};
+use whimbrel_postcopy::source::{Action, Hint, Source, claim};
+use whimbrel_postcopy::stats::Status;
+use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply, Request, decode_reply};
+
+use crate::link::Pipe;
+use crate::memory::{Log, ram};
+use crate::plan::{Plan, Refusal};
+use crate::world::World;
+
+/// What waits to be sent: page contents are read when they go, not when they were chosen.
+enum Item {
+    Bytes(Vec<u8>),
+    Pages(PageRun),
+}
+
+pub struct SourceEnd {
+    pub machine: Source,
+    pub ram: Vec<RamBlock>,
+    pub log: Log,
+    pub pending: Arc<RamBitmap>,
+    hint: Arc<Hint>,
+    outgoing: Vec<Item>,
+    /// Waiting, perhaps until a moment.
+    pub waiting: Option<Option<Duration>>,
+    serving: bool,
+    demand_lost: bool,
+    pub linked: bool,
+    /// The guest's vCPUs.
+    pub running: bool,
+    pub cancelled: bool,
+    pub door_closed: bool,
+    pub postcopy_wanted: bool,
+    pub ended: bool,
+    pub handed_over: bool,
+}
+
+fn link_closed() -> MigrationError {
+    MigrationError::Link { peer: "destination", source: ChannelError::Closed(None) }
+}
+
+/// The next whole message without page contents.
+pub fn message(pipe: &Pipe) -> Result<Option<(Header, Vec<u8>)>, ChannelError> {
+    let Some(head) = pipe.peek(Header::LEN) else { return Ok(None) };
+    let header = Header::decode(head.try_into().unwrap())?;
+    let whole = pipe.peek(Header::LEN + header.fields());
+    Ok(whole.map(|bytes| (header, bytes[Header::LEN..].to_vec())))
+}
+
+impl SourceEnd {
+    pub fn new(plan: &Plan) -> Self {
+        let ram = ram(&plan.blocks);
+        let pending = Arc::new(RamBitmap::new(&ram));
+        let hint = Arc::new(Hint::default());
+        let blocks = ram
+            .iter()
+            .map(|block| BlockDescription { name: block.name().into(), guest_address: 0, pages: block.pages() })
+            .collect();
+        let introduction = vec![
+            Forward::Configuration(vec![("vcpus".into(), "2".into())]),
+            Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
+            Forward::Description("{}".into()),
+        ];
+        let features = if plan.refusal == Refusal::Postcopy { Features::default() } else { Features::POSTCOPY };
+        Self {
+            machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone()),
+            log: Log::new(&ram, plan.forgets),
+            ram,
+            pending,
+            hint,
+            outgoing: Vec::new(),
+            waiting: None,
+            serving: false,
+            demand_lost: false,
+            linked: true,
+            running: plan.running,
+            cancelled: false,
+            door_closed: false,
+            postcopy_wanted: false,
+            ended: false,
+            handed_over: false,
+        }
+    }
+
+    /// A new link stands.
+    pub fn rejoin(&mut self) {
+        assert!(self.machine.rejoin());
+        self.outgoing.clear();
+        (self.linked, self.serving, self.demand_lost, self.waiting) = (true, false, false, None);
+    }
+}
+
+impl World {
+    /// The driver's thread; whether anything was done.
+    pub fn step_source(&mut self) -> bool {
+        let source = &mut self.source;
+        if source.ended || !source.linked {
+            return false;
+        }
+        if self.link.control.is_full(self.now) && !source.cancelled {
+            return false;
+        }
+        let result = match source.waiting {
+            Some(until) => match self.look_up() {
+                Ok(false) if until.is_none_or(|until| until > self.now) => return false,
+                other => {
+                    self.source.waiting = None;
+                    other.map(drop)
+                }
+            },
+            None => {
+                let action = source.machine.next(self.now);
+                self.carry_out_action(action)
+            }
+        };
+        if let Err(error) = result {
+            self.source_failed(error);
+        }
+        let source = &mut self.source;
+        if source.machine.status() == Status::PostcopyPaused {
+            source.linked = false;
+            self.link.finish_source();
+        }
+        true
+    }
+
+    fn source_failed(&mut self, error: MigrationError) {
+        let source = &mut self.source;
+        source.outgoing.clear();
+        let broken = matches!(&error, MigrationError::Link { .. });
+        if source.cancelled && broken {
+            return source.machine.cancel();
+        }
+        while broken && let Ok(Some((header, fields))) = message(&self.link.replies) {
+            self.link.replies.take(Header::LEN + header.fields());
+            if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, &fields) {
+                return source.machine.reply(reply, self.now);
+            }
+        }
+        source.machine.fail(error);
+    }
+
+    fn carry_out_action(&mut self, action: Action) -> Result<(), MigrationError> {
+        let fails = |doing, yes: bool| match yes {
+            true => Err(MigrationError::Guest { doing, source: "it will not".into() }),
+            false => Ok(()),
+        };
+        let source = &mut self.source;
+        match action {
+            Action::Send(message) => {
+                let mut bytes = Vec::new();
+                message.encode(&mut bytes);
+                source.outgoing.push(Item::Bytes(bytes));
+            }
+            Action::SendRun(run) => {
+                self.push_run(run);
+                if self.random.percent(50) {
+                    self.flush()?;
+                    self.look_up()?;
+                }
+            }
+            Action::StartLog => source.log.on = true,
+            Action::StopLog => source.log.on = false,
+            Action::Sync => {
+                source.log.sync(&source.pending);
+                source.machine.synced(self.now);
+            }
+            Action::ClearLog(run) => source.log.clear(run, source.pending.block(run.block).unwrap()),
+            Action::ServeDemand => source.serving = true,
+            Action::Pause => {
+                fails("pause", self.plan.refusal == Refusal::Pause)?;
+                let was = std::mem::replace(&mut source.running, false);
+                source.machine.paused(was);
+            }
+            Action::Save => {
+                fails("save its state", self.plan.refusal == Refusal::Save)?;
+                let sections = self.save();
+                self.source.machine.saved(sections);
+            }
+            Action::Resume(door) => {
+                assert!(!self.destination.has_run, "the guest resumes on the source after it ran on the destination");
+                assert!(!source.running && !source.handed_over);
+                source.running = door.running();
+            }
+            Action::HandOver => {
+                let allowed = !source.cancelled;
+                source.door_closed |= allowed;
+                source.machine.try_hand_over(allowed);
+            }
+            Action::HandedOver => self.forget_guest(),
+            Action::Wait(until) => {
+                self.flush()?;
+                if !self.look_up()? {
+                    self.source.waiting = Some(until);
+                }
+            }
+            Action::End => {
+                let _ = self.flush();
+                self.source.ended = true;
+                self.link.finish_source();
+            }
+        }
+        Ok(())
+    }
+
+    /// Saving a device may write guest RAM.
+    fn save(&mut self) -> Vec<Section> {
+        for _ in 0..self.random.below(3) {
+            let (block, page) = self.truth.draw(&mut self.random);
+            self.truth.write(&self.source.ram, block, page, &mut self.random);
+            self.source.log.wrote(block, page);
+        }
+        self.truth.state += 1;
+        vec![Section { name: "cpu".into(), instance: 0, version: 1, bytes: self.truth.state.to_le_bytes().to_vec() }]
+    }
+
+    /// The source is free to drop everything, and does.
+    fn forget_guest(&mut self) {
+        assert_eq!(self.destination.tracker.missing(), 0, "the source lets go of pages that the destination lacks");
+        self.source.handed_over = true;
+        for block in &self.source.ram {
+            (0..block.pages()).for_each(|page| block.write(PageIndex(page), 0, &[0xee; PAGE_SIZE]));
+        }
+    }
+
+    fn push_run(&mut self, run: PageRun) {
+        let source = &mut self.source;
+        let block = &source.ram[usize::from(run.block.0)];
+        let mut zeros: Vec<PageRun> = Vec::new();
+        for page in run.pages() {
+            if block.is_zero(page) {
+                match zeros.last_mut() {
+                    Some(last) if last.end() == page => last.count += 1,
+                    _ => zeros.push(PageRun::single(run.block, page)),
+                }
+            } else {
+                match source.outgoing.last_mut() {
+                    Some(Item::Pages(last)) if last.block == run.block && last.end() == page && last.count < 1024 => {
+                        last.count += 1;
+                    }
+                    _ => source.outgoing.push(Item::Pages(PageRun::single(run.block, page))),
+                }
+            }
+        }
+        if !zeros.is_empty() {
+            let mut bytes = Vec::new();
+            Forward::Zeros(zeros).encode(&mut bytes);
+            source.outgoing.push(Item::Bytes(bytes));
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), MigrationError> {
+        let mut bytes = Vec::new();
+        for item in std::mem::take(&mut self.source.outgoing) {
+            match item {
+                Item::Bytes(more) => bytes.extend(more),
+                Item::Pages(run) => pages(&self.source.ram, run, &mut bytes),
+            }
+        }
+        if !bytes.is_empty() {
+            self.link.control.send(&bytes, self.plan.line, self.now).map_err(|_| link_closed())?;
+            self.source.machine.sent(bytes.len(), self.now);
+        }
+        Ok(())
+    }
+
+    /// Commands and replies that are there; whether there were any.
+    fn look_up(&mut self) -> Result<bool, MigrationError> {
+        let source = &mut self.source;
+        if source.cancelled && !source.machine.status().is_ended() {
+            source.outgoing.clear();
+            source.machine.cancel();
+            return Ok(true);
+        }
+        if std::mem::take(&mut source.postcopy_wanted) {
+            source.machine.start_postcopy()?;
+        }
+        if std::mem::take(&mut source.demand_lost) && !source.machine.awaits_last_word() {
+            return Err(link_closed());
+        }
+        let lost = |source| MigrationError::Link { peer: "destination", source };
+        let Some((header, fields)) = message(&self.link.replies).map_err(lost)? else {
+            return if self.link.replies.has_ended() { Err(link_closed()) } else { Ok(false) };
+        };
+        self.link.replies.take(Header::LEN + header.fields());
+        let reply = decode_reply(header, &fields).map_err(|error| lost(error.into()))?;
+        source.machine.reply(reply, self.now);
+        Ok(true)
+    }
+
+    /// The demand thread; whether anything was done.
+    pub fn step_demand(&mut self) -> bool {
+        let source = &mut self.source;
+        if !source.serving {
+            return false;
+        }
+        let Some((header, fields)) = message(&self.link.requests).unwrap() else {
+            if self.link.requests.has_ended() {
+                (source.serving, source.demand_lost) = (false, true);
+                return true;
+            }
+            return false;
+        };
+        self.link.requests.take(Header::LEN + header.fields());
+        let request = Request::decode(header, &fields).unwrap();
+        let mut bytes = Vec::new();
+        claim(&source.pending, &request, |run| {
+            if source.ram[usize::from(run.block.0)].is_zero(run.start) {
+                Forward::Zeros(vec![run]).encode(&mut bytes);
+            } else {
+                pages(&source.ram, run, &mut bytes);
+            }
+        })
+        .unwrap();
+        source.hint.demanded(*request.0.last().unwrap());
+        if self.link.pages.send(&bytes, self.plan.demand_line, self.now).is_err() {
+            (source.serving, source.demand_lost) = (false, true);
+        }
+        true
+    }
+
+    /// A vCPU on the source: reads or writes a page.
+    pub fn step_source_guest(&mut self) {
+        if !self.source.running {
+            return;
+        }
+        let (block, page) = self.truth.draw(&mut self.random);
+        self.truth.check(&self.source.ram, block, page, "source");
+        if !self.is_calm() && self.random.percent(self.plan.writes_percent) {
+            self.truth.write(&self.source.ram, block, page, &mut self.random);
+            self.source.log.wrote(block, page);
+        }
+    }
+}
+
+/// A run of pages as a message with its contents.
+fn pages(ram: &[RamBlock], run: PageRun, bytes: &mut Vec<u8>) {
+    Forward::Pages(run).encode(bytes);
+    for page in run.pages() {
+        let mut contents = [0; PAGE_SIZE];
+        ram[usize::from(run.block.0)].read(page, &mut contents);
+        bytes.extend(contents);
+    }
+}

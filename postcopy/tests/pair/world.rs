@@ -1,0 +1,249 @@
+//! One schedule: both ends, the link between them, the clock, and what must be true after every step.
+
+use std::time::Duration;
+
+use whimbrel_postcopy::stats::Status;
+
+use crate::destination::DestinationEnd;
+use crate::link::Link;
+use crate::memory::Truth;
+use crate::plan::{Event, Plan, Planned, Random, limits};
+use crate::source::SourceEnd;
+
+/// A schedule that takes more steps than this goes round in circles.
+const MOST_STEPS: u64 = 400_000;
+
+/// How a schedule ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    MovedByPrecopy,
+    MovedByPostcopy,
+    Cancelled,
+    Failed,
+    /// The guest is whole on the destination; the source did not hear of it and keeps its copy, paused.
+    LastWordLost,
+    /// The hand-over itself was lost: the guest runs nowhere, the source keeps it, paused.
+    HandOverLost,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub random: Random,
+    pub now: Duration,
+    pub step: u64,
+    pub link: Link,
+    pub truth: Truth,
+    pub source: SourceEnd,
+    pub destination: DestinationEnd,
+    pub rejoined: u64,
+    due: Vec<(u64, Event)>,
+    postcopy: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let plan = Plan::draw(&mut random);
+        let mut world = Self {
+            source: SourceEnd::new(&plan),
+            destination: DestinationEnd::new(&plan),
+            truth: Truth::new(&plan.blocks),
+            link: Link::default(),
+            now: Duration::ZERO,
+            step: 0,
+            rejoined: 0,
+            due: Vec::new(),
+            postcopy: false,
+            plan,
+            random,
+        };
+        let pages: Vec<_> = world.truth.all().collect();
+        let share = if pages.len() > 1000 { 10 } else { 70 };
+        for (block, page) in pages {
+            if world.random.percent(share) {
+                world.truth.write(&world.source.ram, block, page, &mut world.random);
+            }
+        }
+        world
+    }
+
+    pub fn is_calm(&self) -> bool {
+        self.step >= self.plan.calm
+    }
+
+    /// Plays the schedule to its end.
+    pub fn play(&mut self) -> End {
+        loop {
+            assert!(self.step < MOST_STEPS, "no end is reached: {}", self.describe());
+            self.step += 1;
+            self.now += Duration::from_nanos(self.random.below(4000));
+            self.link.deliver(self.now);
+            self.disturb();
+            for _ in 0..self.random.below(3) {
+                self.step_source_guest();
+                self.step_destination_guest();
+            }
+            let worked = self.step_anyone() || self.try_rejoin();
+            self.check();
+            if let Some(end) = self.end() {
+                return end;
+            }
+            if !worked {
+                self.wait();
+            }
+        }
+    }
+
+    /// One step of one thread; of another if the first has nothing to do.
+    fn step_anyone(&mut self) -> bool {
+        let first = self.random.below(4);
+        (0..4).any(|n| match (first + n) % 4 {
+            0 => self.step_source(),
+            1 => self.step_demand(),
+            2 => self.step_destination(),
+            _ => self.step_faults(),
+        })
+    }
+
+    /// Nobody has anything to do: the clock goes on to the next event.
+    fn wait(&mut self) {
+        let network = self.link.next_event(self.now);
+        let pace = self.source.waiting.flatten().filter(|_| self.source.linked);
+        let next = network.into_iter().chain(pace).min();
+        match next {
+            Some(next) => self.now = self.now.max(next),
+            None if self.destination.running || self.may_rejoin() || !self.due.is_empty() => {}
+            None => panic!("nobody has anything to do and it is not over: {}", self.describe()),
+        }
+    }
+
+    fn disturb(&mut self) {
+        let status = self.source.machine.status();
+        let step = self.step;
+        let due = &mut self.due;
+        self.plan.events.retain(|Planned { event, status: when, after }| {
+            if *when == status {
+                due.push((step + after, *event));
+            }
+            *when != status
+        });
+        let happens: Vec<Event> = due.extract_if(.., |(at, _)| *at <= step).map(|(_, event)| event).collect();
+        for event in happens {
+            match event {
+                // Cuts only while somebody disturbs; a cut in a calm world would never let it end.
+                Event::Cut if self.is_calm() => {}
+                Event::Cut => self.link.cut(&mut self.random),
+                Event::Cancel => self.source.cancelled |= !self.source.door_closed,
+                Event::StartPostcopy => self.source.postcopy_wanted = true,
+                Event::NewLimits => {
+                    let limits = limits(&mut self.random);
+                    self.source.machine.set_limits(limits);
+                }
+            }
+        }
+    }
+
+    fn may_rejoin(&self) -> bool {
+        let paused = |status| status == Status::PostcopyPaused;
+        paused(self.source.machine.status()) && paused(self.destination.machine.status())
+    }
+
+    /// The user joins both sides again, sooner or later; now and then the new link breaks before the source has it.
+    fn try_rejoin(&mut self) -> bool {
+        if !self.may_rejoin() || !self.random.percent(10) {
+            return false;
+        }
+        self.link = Link::default();
+        self.rejoin_destination();
+        if !self.is_calm() && self.random.percent(15) {
+            self.link.cut(&mut self.random);
+            return true;
+        }
+        self.source.rejoin();
+        self.rejoined += 1;
+        true
+    }
+
+    /// What holds after every step.
+    fn check(&mut self) {
+        use Status::{
+            Active, Cancelled, Completed, Device, Failed, PostcopyActive, PostcopyPaused, PostcopyRecover, Setup,
+        };
+        let (source, destination) = (&self.source, &self.destination);
+        let (leaving, arriving) = (source.machine.status(), destination.machine.status());
+        assert!(!(source.running && destination.running), "two guests run: {}", self.describe());
+        if source.running {
+            assert!(matches!(leaving, Setup | Active | Device | Cancelled | Failed), "{}", self.describe());
+        }
+        if destination.has_run {
+            let there = matches!(arriving, Device | PostcopyActive | PostcopyPaused | PostcopyRecover | Completed);
+            assert!(there && !matches!(leaving, Setup | Active | Cancelled | Failed), "{}", self.describe());
+        }
+        if arriving == Completed {
+            assert_eq!(destination.tracker.missing(), 0);
+        }
+        if leaving == Completed {
+            assert_eq!(arriving, Completed, "the source is done before the destination is");
+        }
+        let counted = self.truth.all().count() as u64 - destination.tracker.received().count();
+        // The two counts are of different moments only while a thread is between them, which no step ends in.
+        assert_eq!(destination.tracker.missing(), counted);
+        self.postcopy |= leaving == PostcopyActive;
+        assert!(!self.postcopy || destination.memory.was_watched, "a precopy calls itself a postcopy");
+    }
+
+    fn end(&mut self) -> Option<End> {
+        let (source, destination) = (&self.source, &self.destination);
+        let leaving = source.machine.status();
+        let quiet = destination.ended && (source.ended || leaving == Status::PostcopyPaused);
+        if !quiet {
+            return None;
+        }
+        let end = match (leaving, destination.machine.status()) {
+            (Status::Completed, Status::Completed) if self.postcopy => End::MovedByPostcopy,
+            (Status::Completed, Status::Completed) => End::MovedByPrecopy,
+            (Status::Cancelled, Status::Failed) => End::Cancelled,
+            (Status::Failed, Status::Failed) => End::Failed,
+            (Status::PostcopyPaused, Status::Completed) => End::LastWordLost,
+            (Status::PostcopyPaused, Status::Failed) => End::HandOverLost,
+            _ => panic!("the ends do not agree: {}", self.describe()),
+        };
+        self.check_end(end);
+        Some(end)
+    }
+
+    /// At the end the guest is whole, where it is said to be, and in the run state that it had.
+    fn check_end(&self, end: End) {
+        let (source, destination) = (&self.source, &self.destination);
+        match end {
+            End::MovedByPrecopy | End::MovedByPostcopy | End::LastWordLost => {
+                assert!(!source.running && destination.running == self.plan.running);
+                self.truth.check_all(&destination.memory.ram, "destination");
+            }
+            End::Cancelled | End::Failed => {
+                assert!(source.running == self.plan.running && !destination.running && !destination.has_run);
+                self.truth.check_all(&source.ram, "source");
+            }
+            End::HandOverLost => {
+                assert!(!source.running && !destination.has_run);
+                self.truth.check_all(&source.ram, "source");
+            }
+        }
+        if source.ended {
+            assert!(!source.log.on, "the dirty log is left on: {}", self.describe());
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!(
+            "step {}, source {:?} (runs: {}), destination {:?} (runs: {}), {} pages missing, {:?}",
+            self.step,
+            self.source.machine,
+            self.source.running,
+            self.destination.machine,
+            self.destination.running,
+            self.destination.tracker.missing(),
+            self.plan,
+        )
+    }
+}
