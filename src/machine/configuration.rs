@@ -21,9 +21,9 @@ const DEVICE: &str = "device.";
 /// Before a CPUID word's place; the value is its bits in hexadecimal.
 const CPUID: &str = "cpuid.";
 
-/// Everything in which this host differs from what the source's guest needs.
+/// Everything in which this host differs from what the source's guest needs. Both sides show it, so it says which is which.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the destination cannot take this guest: {}", Differences(.0))]
+#[error("{}", Differences(.0))]
 pub struct ConfigurationError(Vec<String>);
 
 struct Differences<'a>(&'a [String]);
@@ -103,26 +103,26 @@ impl Facts<'_> {
         }
         for (key, value) in &self.pairs {
             if !key.starts_with(CPUID) && get(source, key).is_none() {
-                differences.push(format!("{key} is {value} here and not there on the source"));
+                differences.push(format!("{key} is {value} on the destination and not there on the source"));
             }
         }
         if !missing.is_empty() {
             let names = missing.join(", ");
-            differences.push(format!("this host's processor lacks the features {names}"));
+            differences.push(format!("the destination's processor lacks the features {names}"));
         }
         if differences.is_empty() { Ok(()) } else { Err(ConfigurationError(differences)) }
     }
 
     fn difference(&self, key: &str, source: &str) -> Option<String> {
         let Some(here) = self.get(key) else {
-            return Some(format!("{key} is {source} on the source and not there here"));
+            return Some(format!("{key} is {source} on the source and not there on the destination"));
         };
         let fits = match (key, source.parse::<u32>(), here.parse::<u32>()) {
             (TSC, Ok(source), Ok(here)) => self.tsc_control || same_rate(source, here),
             (PHYSICAL, Ok(source), Ok(here)) => here >= source,
             _ => source == here,
         };
-        (!fits).then(|| format!("{key} is {source} on the source and {here} here"))
+        (!fits).then(|| format!("{key} is {source} on the source and {here} on the destination"))
     }
 }
 
@@ -174,12 +174,12 @@ mod tests {
     #[test]
     fn every_difference_is_named() {
         for (key, value, words) in [
-            (MEMORY, "2048", "memory is 2048 on the source and 1024 here"),
-            (VCPUS, "1", "vcpus is 1 on the source and 2 here"),
+            (MEMORY, "2048", "memory is 2048 on the source and 1024 on the destination"),
+            (VCPUS, "1", "vcpus is 1 on the source and 2 on the destination"),
             (TSC, "3000000", "tsc-khz"),
             (PHYSICAL, "52", "physical-bits"),
-            ("device.serial", "2", "device.serial is 2 on the source and 1 here"),
-            ("device.disk", "1", "device.disk is 1 on the source and not there here"),
+            ("device.serial", "2", "device.serial is 2 on the source and 1 on the destination"),
+            ("device.disk", "1", "device.disk is 1 on the source and not there on the destination"),
             ("cpuid.7.0.ebx", "0x10020", "avx512f"),
             ("cpuid.7.0.ebx", "everything", "unreadable"),
             ("cpuid.77.eax", "0x1", "cpuid.77.eax bit 0"),
@@ -191,6 +191,6 @@ mod tests {
         fewer.retain(|(key, _)| key != "device.serial");
         fewer.push((VCPUS.into(), "2".into()));
         let text = here().check(&fewer).unwrap_err().to_string();
-        assert!(text.contains("device.serial is 1 here and not there"), "{text}");
+        assert!(text.contains("device.serial is 1 on the destination and not there"), "{text}");
     }
 }

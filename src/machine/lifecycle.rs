@@ -11,8 +11,8 @@ use super::build::enter;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::vcpu::GuestRequest;
 
-/// How long a vCPU may take to come out of the guest. Far more than it ever needs, unless it waits for a
-/// page of a migration whose link is gone.
+/// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
+/// for a page of a migration whose link is gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// What an operation carries from one to the next.
@@ -177,8 +177,7 @@ impl Machine {
                     self.thaw();
                 }
             } else {
-                log::error!("{}", MachineError::Stuck);
-                self.gate.take_request();
+                self.settle_stuck(operation);
             }
         });
     }
@@ -197,6 +196,15 @@ impl Machine {
             Some(GuestRequest::PowerOff) => self.end(operation, ShutdownCause::GuestShutdown),
             Some(GuestRequest::Exit(code)) => self.end(operation, ShutdownCause::GuestExit(code)),
             Some(GuestRequest::Panic) => self.end(operation, ShutdownCause::GuestPanic),
+        }
+    }
+
+    /// Deals with what the guest asked for although a vCPU does not come out of it. An end needs none of them; a reset
+    /// waits for them: the request stays and is served anew, with the lock given back in between.
+    fn settle_stuck(&self, operation: &mut Operation) {
+        match self.gate.request_is_reset() {
+            true => log::warn!("the guest asked for a reset; {}", MachineError::Stuck),
+            false => self.settle(operation),
         }
     }
 

@@ -15,6 +15,9 @@ use crate::boot::testing::pvh_elf;
 use crate::config::{BootConfig, CharDevice, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 
+#[path = "../../tests/e2e/support/skip.rs"]
+mod skip;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
 /// Where the counting guest counts, and the page that it writes.
@@ -40,7 +43,7 @@ fn no_kvm() -> bool {
     match Hypervisor::open() {
         Ok(_) => false,
         Err(error) => {
-            eprintln!("SKIPPED: {error}");
+            skip::skip(&error.to_string());
             true
         }
     }

@@ -206,12 +206,16 @@ impl Migration {
         lock(&self.settings).capabilities
     }
 
-    /// Replaces them; refused while a migration runs.
+    /// Replaces them. While a migration runs, also while one is waited for, only `events` may change: the rest has been
+    /// agreed with the peer or is in use.
     pub fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
-        if lock(&self.job).is_under_way() {
+        let job = lock(&self.job);
+        let mut settings = lock(&self.settings);
+        let old = settings.capabilities;
+        if job.is_under_way() && new != (Capabilities { events: new.events, ..old }) {
             return Err(MigrationError::InProgress);
         }
-        lock(&self.settings).capabilities = new;
+        settings.capabilities = new;
         Ok(())
     }
 

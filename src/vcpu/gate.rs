@@ -88,12 +88,18 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits until every vCPU thread is out of the guest (or has ended). `false` if one did not come within
-    /// `limit`: it may hang in a page fault that nobody answers.
+    /// Waits until every vCPU thread is out of the guest (or has ended). `false` if for `limit` none came: it may
+    /// hang in a page fault that nobody answers. On a busy host many vCPUs come one after the other, and each that
+    /// does shows that the rest may.
     pub fn await_parked(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let mut deadline = Instant::now() + limit;
         let mut state = self.lock();
+        let mut parked = state.parked;
         while state.parked < self.vcpus {
+            if state.parked > parked {
+                parked = state.parked;
+                deadline = Instant::now() + limit;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
@@ -151,6 +157,11 @@ impl Gate {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.position != Position::Shut
+    }
+
+    /// Whether there is a request for a reset.
+    pub fn request_is_reset(&self) -> bool {
+        self.lock().request == Some(GuestRequest::Reset)
     }
 
     /// Takes the request, if there is one.

@@ -1,0 +1,104 @@
+//! Limits hold, measured on the link itself.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use crate::support::proxy::Proxy;
+use crate::support::{Machine, Transport, host};
+
+const MIB: u64 = 1 << 20;
+/// Slow enough that starting and ending, which are not limited, do not count.
+const LIMIT: u64 = 32 * MIB;
+
+/// Bytes per second, between two readings of the link.
+struct Rate {
+    begin: Instant,
+    bytes: u64,
+}
+
+impl Rate {
+    fn begin(link: &Proxy) -> Self {
+        Self { begin: Instant::now(), bytes: link.forwarded() }
+    }
+
+    fn end(self, link: &Proxy) -> f64 {
+        (link.forwarded() - self.bytes) as f64 / self.begin.elapsed().as_secs_f64()
+    }
+}
+
+fn assert_close(rate: f64, limit: u64) {
+    let ratio = rate / limit as f64;
+    assert!((0.85..1.15).contains(&ratio), "{:.1} MiB/s is {ratio:.2} of the limit", rate / MIB as f64);
+}
+
+#[test]
+fn max_bandwidth_limits_precopy() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let mut source = machine.boot_and_begin("ws=64M rate=200");
+    let mut destination = machine.receive(Transport::Tcp);
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-bandwidth": LIMIT}));
+
+    source.migrate(&link.address());
+    source.qmp.await_event("MIGRATION_PASS");
+    let rate = Rate::begin(&link);
+    destination.qmp.await_migration("completed");
+    let rate = rate.end(&link);
+    source.qmp.await_migration("completed");
+
+    assert_close(rate, LIMIT);
+    destination.guest.assert_whole();
+}
+
+#[test]
+fn max_postcopy_bandwidth_limits_the_background() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let mut source = machine.boot_and_begin("ws=64M rate=200");
+    let mut destination = machine.receive(Transport::Tcp);
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-postcopy-bandwidth": LIMIT, "x-postcopy-after": 0}));
+
+    source.migrate(&link.address());
+    source.qmp.await_migration("postcopy-active");
+    let rate = Rate::begin(&link);
+    destination.qmp.await_migration("completed");
+    let rate = rate.end(&link);
+    source.qmp.await_migration("completed");
+
+    assert_close(rate, LIMIT);
+    destination.guest.assert_whole();
+}
+
+#[test]
+fn max_postcopy_bandwidth_does_not_hold_up_demanded_pages() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let mut source = machine.boot_and_begin("ws=64M order=rand write=50");
+    let mut destination = machine.receive(Transport::Tcp);
+    // With this alone it would take a minute and more.
+    source.set(json!({"max-postcopy-bandwidth": MIB, "x-postcopy-after": 0}));
+
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("postcopy-active");
+    let begin = Instant::now();
+    while source.ram("remaining") > 32 * MIB {
+        destination.guest.await_heartbeat();
+    }
+    let (elapsed, requests) = (begin.elapsed(), source.ram("postcopy-requests"));
+    source.set(json!({"max-postcopy-bandwidth": 0}));
+    source.qmp.await_migration("completed");
+
+    assert!(elapsed.as_secs() < 20, "half of the memory took {elapsed:?}");
+    assert!(requests > 4096, "only {requests} pages came on demand");
+    destination.guest.assert_whole();
+}

@@ -1,0 +1,257 @@
+//! The monitors as people and programs use them: raw lines, QEMU's own QMP client, and `whimbrel migrate`.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::skip::skip;
+use crate::support::transcript::Transcript;
+use crate::support::vm::whimbrel;
+use crate::support::{LIMIT, Machine, Transport, Vm, host};
+
+const PROMPT: &str = "(whimbrel) ";
+
+/// Somebody at the monitor for people.
+struct Person {
+    stream: UnixStream,
+    screen: Transcript,
+    read: usize,
+}
+
+impl Person {
+    fn at(vm: &Vm) -> Self {
+        let stream = UnixStream::connect(vm.path("monitor")).unwrap();
+        let screen = Transcript::of(stream.try_clone().unwrap());
+        let mut this = Self { stream, screen, read: 0 };
+        let greeting = this.until_prompt();
+        assert!(greeting.starts_with("Whimbrel ") && greeting.contains("type 'help'"), "{greeting}");
+        this
+    }
+
+    /// Everything up to the next prompt.
+    fn until_prompt(&mut self) -> String {
+        let from = self.read;
+        let found = self.screen.wait_for(LIMIT, |said| {
+            let text = String::from_utf8_lossy(&said.bytes[from..]).into_owned();
+            let end = text.find(PROMPT)?;
+            Some(text[..end].to_owned())
+        });
+        let text = found.unwrap_or_else(|| panic!("no prompt after: {}", &self.screen.text()[from..]));
+        self.read += text.len() + PROMPT.len();
+        text
+    }
+
+    fn types(&mut self, line: &str) {
+        self.stream.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// Types a line; what appears until the next prompt.
+    fn says(&mut self, line: &str) -> String {
+        self.types(line);
+        self.until_prompt()
+    }
+}
+
+fn machine() -> Machine {
+    Machine::new("96M").with(&["--name", "bird"])
+}
+
+fn source() -> Vm {
+    machine().boot_and_begin("ws=64M order=rand write=50")
+}
+
+/// The guest is where it was to go.
+fn assert_moved(source: &mut Vm, destination: &mut Vm) {
+    assert_eq!(source.qmp.status(), "postmigrate");
+    assert_eq!(destination.qmp.status(), "running");
+    destination.guest.assert_whole();
+}
+
+#[test]
+fn everything_that_can_be_asked() {
+    if !host::has_kvm() {
+        return;
+    }
+    let vm = machine().cpus(2).boot_and_begin("ws=16M");
+    let mut person = Person::at(&vm);
+    let help = person.says("help");
+    for command in ["migrate [-d] [-r] uri", "stop|s", "info [subcommand]"] {
+        assert!(help.contains(command), "{help}");
+    }
+    assert!(person.says("help migrate").starts_with("migrate [-d] [-r] uri -- "));
+    assert_eq!(person.says("info status"), "VM status: running\n");
+    assert_eq!(person.says("info name"), "bird\n");
+    assert_eq!(person.says("info kvm"), "kvm support: enabled\n");
+    assert_eq!(person.says("info version"), concat!(env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(person.says("info cpus").lines().count(), 2);
+    assert_eq!(person.says("info migrate"), "Status: \t\tnone\n");
+    assert!(person.says("info migrate_capabilities").contains("postcopy-ram: on\n"));
+    assert!(person.says("info migrate_parameters").contains("downtime-limit: 300 ms\n"));
+    // Every `info` answers, and nothing is left out of the help.
+    for line in person.says("help info").lines() {
+        let name = line.split(" -- ").next().unwrap().split(" [").next().unwrap().to_owned();
+        let answer = person.says(&name);
+        assert!(!answer.to_lowercase().contains("unknown"), "{name}: {answer}");
+    }
+    assert!(person.says("info weather").to_lowercase().contains("info"));
+    assert!(person.says("fly").contains("fly"));
+    assert_eq!(person.says("s"), "");
+    assert_eq!(person.says("info status"), "VM status: paused\n");
+    assert_eq!(person.says("c"), "");
+}
+
+#[test]
+fn settings_last_and_wrong_ones_are_refused() {
+    if !host::has_kvm() {
+        return;
+    }
+    let mut vm = machine().boot_and_begin("ws=16M");
+    let mut person = Person::at(&vm);
+    assert_eq!(person.says("migrate_set_parameter max-bandwidth 100M"), "");
+    assert_eq!(person.says("migrate_set_parameter max-postcopy-bandwidth 7"), "");
+    assert_eq!(person.says("migrate_set_parameter downtime-limit 25"), "");
+    assert_eq!(person.says("migrate_set_capability postcopy-ram off"), "");
+    let parameters = vm.qmp.query("query-migrate-parameters");
+    assert_eq!(parameters["max-bandwidth"], 100 << 20);
+    assert_eq!(parameters["max-postcopy-bandwidth"], 7 << 20);
+    assert_eq!(parameters["downtime-limit"], 25);
+    let capabilities = vm.qmp.query("query-migrate-capabilities");
+    let off = json!({"capability": "postcopy-ram", "state": false});
+    assert!(capabilities.as_array().unwrap().contains(&off), "{capabilities}");
+    for (line, word) in [
+        ("migrate_set_parameter warp 9", "warp"),
+        ("migrate_set_parameter multifd-channels 9", "multifd-channels"),
+        ("migrate_set_parameter downtime-limit -3", "downtime-limit"),
+        ("migrate_set_capability xbzrle on", "xbzrle"),
+        ("migrate_set_capability return-path off", "return-path"),
+        ("migrate", "uri"),
+        ("migrate carrier-pigeon:home", "carrier-pigeon"),
+        ("migrate_start_postcopy", "postcopy"),
+    ] {
+        let answer = person.says(line);
+        // One sentence, after a wrong use also where to find the right one.
+        assert!(answer.contains(word) && answer.lines().count() <= 2, "{line}: {answer}");
+    }
+}
+
+#[test]
+fn a_person_moves_the_guest_and_waits() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
+    let mut person = Person::at(&source);
+    assert_eq!(person.says("migrate_set_parameter max-bandwidth 32M"), "");
+    let uri = destination.address();
+    person.types(&format!("migrate {uri}"));
+    // The prompt is not back yet; others are served meanwhile.
+    source.qmp.await_migration("active");
+    assert_eq!(source.qmp.status(), "running");
+    let mut other = Person::at(&source);
+    assert!(other.says("info migrate").contains("Status: \t\tactive"));
+    assert!(other.says(&format!("migrate -d {uri}")).contains("in progress"));
+    assert_eq!(other.says("migrate_set_parameter max-bandwidth 0"), "");
+    let shown = person.until_prompt();
+    assert!(shown.ends_with("migration completed\n"), "{shown}");
+    let report = person.says("info migrate");
+    assert!(report.contains("Status: \t\tcompleted") && report.contains("remain=0 B"), "{report}");
+    assert_eq!(person.says("info status"), "VM status: paused (postmigrate)\n");
+    assert!(person.says("cont").contains("migrated away"));
+    assert_moved(&mut source, &mut destination);
+}
+
+#[test]
+fn a_person_moves_the_guest_in_the_background() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let (mut source, mut destination) =
+        (source(), machine().start("destination", true, |_| vec!["--incoming".to_owned(), "defer".to_owned()]));
+    let mut there = Person::at(&destination);
+    assert_eq!(there.says("info status"), "VM status: paused (inmigrate)\n");
+    assert!(there.says("cont").contains("not arrived"));
+    let answer = there.says("migrate_incoming tcp:127.0.0.1:0");
+    let uri = answer.strip_prefix("Listening at ").unwrap_or_else(|| panic!("{answer}")).trim().to_owned();
+    assert!(there.says("migrate_incoming tcp:127.0.0.1:0").contains("already"));
+    let mut here = Person::at(&source);
+    assert_eq!(here.says("migrate_set_parameter max-bandwidth 8M"), "");
+    assert_eq!(here.says(&format!("migrate -d {uri}")), "");
+    source.qmp.await_event("MIGRATION_PASS");
+    assert_eq!(here.says("migrate_start_postcopy"), "");
+    source.qmp.await_migration("completed");
+    destination.qmp.await_migration("completed");
+    let report = there.says("info migrate -a");
+    assert!(report.contains("Demand pages:"), "{report}");
+    assert_moved(&mut source, &mut destination);
+}
+
+#[test]
+fn qemus_client_moves_the_guest() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let python = std::env::var("WHIMBREL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let found = Command::new(&python).args(["-c", "import qemu.qmp"]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        return skip(&format!(
+            "{python} has no module qemu.qmp: 'pip install qemu.qmp', or let scripts/test do it with a network"
+        ));
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
+    let output = Command::new(&python)
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qmp_client.py"))
+        .args([source.path("qmp-server"), destination.path("qmp-server")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_moved(&mut source, &mut destination);
+}
+
+/// `whimbrel migrate`, and what the source says that it did.
+fn driven(arguments: &[&str], precopied: bool, postcopied: bool) {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Unix));
+    let (uri, qmp) = (destination.address(), source.path("qmp-server"));
+    let command = ["migrate", "--qmp", qmp.to_str().unwrap(), "--to", &uri];
+    let (code, log) = whimbrel(&[&command[..], arguments].concat());
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("completed"), "no progress was shown: {log}");
+    assert_eq!(source.ram("precopy-bytes") > 32 << 20, precopied);
+    let report = source.qmp.query("query-migrate");
+    assert_eq!(report["ram"]["postcopy-bytes"].as_u64().unwrap() > 0, postcopied, "{report}");
+    assert_moved(&mut source, &mut destination);
+}
+
+#[test]
+fn the_command_moves_the_guest_by_precopy() {
+    driven(&["--mode", "precopy"], true, false);
+}
+
+#[test]
+fn the_command_moves_the_guest_by_postcopy() {
+    driven(&["--mode", "postcopy"], false, true);
+}
+
+#[test]
+fn the_command_moves_the_guest_by_hybrid() {
+    driven(&["--mode", "hybrid", "--passes", "1"], true, true);
+}
+
+#[test]
+fn the_command_says_when_it_fails() {
+    if !host::has_kvm() {
+        return;
+    }
+    let mut source = source();
+    let qmp = source.path("qmp-server");
+    let (code, log) = whimbrel(&["migrate", "--qmp", qmp.to_str().unwrap(), "--to", "tcp:127.0.0.1:1"]);
+    assert_eq!(code, 1, "{log}");
+    let line = log.lines().last().unwrap();
+    assert!(line.starts_with("whimbrel: the migration failed, the guest stays where it is: "), "{log}");
+    assert_eq!(source.qmp.status(), "running");
+    source.guest.assert_whole();
+}

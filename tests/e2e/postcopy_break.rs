@@ -1,0 +1,150 @@
+//! The link breaks while the guest is on both sides: nothing is lost, nothing runs twice, and it is joined again.
+
+use serde_json::json;
+
+use crate::support::proxy::Proxy;
+use crate::support::{Machine, Transport, Vm, host};
+
+const MIB: u64 = 1 << 20;
+
+/// A guest in the middle of a postcopy over `link`.
+struct Halfway {
+    source: Vm,
+    destination: Vm,
+    link: Proxy,
+}
+
+impl Halfway {
+    /// The background is slow, so that it stays halfway for as long as the test wants.
+    fn reach(workload: &str, passes: i32) -> Self {
+        let machine = Machine::new("96M");
+        let mut source = machine.boot_and_begin(workload);
+        let mut destination = machine.receive(Transport::Tcp);
+        let link = Proxy::to(&destination.address());
+        source.set(json!({"max-postcopy-bandwidth": 4 * MIB, "x-postcopy-after": passes}));
+        source.migrate(&link.address());
+        source.qmp.await_migration("postcopy-active");
+        destination.qmp.await_migration("postcopy-active");
+        Self { source, destination, link }
+    }
+
+    /// Both sides have stopped, each with its part of the guest.
+    fn assert_paused(&mut self) {
+        self.source.qmp.await_migration("postcopy-paused");
+        self.destination.qmp.await_migration("postcopy-paused");
+        let refusal = self.source.qmp.refused("cont", json!({}));
+        assert!(!refusal.is_empty());
+        assert_ne!(self.source.qmp.status(), "running");
+        assert!(self.source.ram("remaining") > 0, "there was nothing left to lose");
+        for vm in [&mut self.source, &mut self.destination] {
+            let report = vm.qmp.query("query-migrate");
+            assert_eq!(report["status"], "postcopy-paused");
+            assert!(report["error-desc"].as_str().is_some_and(|why| why.len() > 10), "{report}");
+        }
+        // Neither can be started over or taken back.
+        self.source.qmp.refused("migrate", json!({"uri": "tcp:127.0.0.1:1"}));
+        self.source.qmp.refused("migrate_cancel", json!({}));
+    }
+
+    /// Joins both sides anew, over a new link.
+    fn join(&mut self) {
+        self.destination.qmp.run("migrate-recover", json!({"uri": "tcp:127.0.0.1:0"}));
+        self.link = Proxy::to(&self.destination.address());
+        self.source.qmp.run("migrate", json!({"uri": self.link.address(), "resume": true}));
+    }
+
+    /// Lets the rest come and looks at all of it.
+    fn finish(mut self) {
+        self.source.set(json!({"max-postcopy-bandwidth": 0}));
+        self.source.qmp.await_migration("completed");
+        self.destination.qmp.await_migration("completed");
+        assert_eq!(self.source.qmp.status(), "postmigrate");
+        assert_eq!(self.destination.qmp.status(), "running");
+        self.destination.guest.assert_whole();
+        self.destination.guest.await_visits(5);
+        assert_eq!(self.source.quit(), 0);
+        assert_eq!(self.destination.end_guest(), 0);
+    }
+}
+
+const HOT: &str = "ws=64M order=rand write=50";
+const IDLE: &str = "ws=64M rate=200";
+
+#[test]
+fn broken_by_the_source() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(HOT, 0);
+    halfway.source.qmp.query("migrate-pause");
+    halfway.assert_paused();
+    halfway.join();
+    halfway.finish();
+}
+
+#[test]
+fn broken_by_the_destination() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(IDLE, 0);
+    halfway.destination.qmp.query("migrate-pause");
+    halfway.assert_paused();
+    halfway.join();
+    halfway.finish();
+}
+
+#[test]
+fn the_link_is_cut() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(HOT, 0);
+    halfway.link.cut();
+    halfway.assert_paused();
+    halfway.join();
+    halfway.finish();
+}
+
+#[test]
+fn the_link_is_cut_after_a_pass() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(HOT, 1);
+    halfway.link.cut();
+    halfway.assert_paused();
+    halfway.join();
+    halfway.finish();
+}
+
+#[test]
+fn the_link_is_cut_again_and_again() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(IDLE, 0);
+    for _ in 0..3 {
+        halfway.link.cut();
+        halfway.assert_paused();
+        halfway.join();
+        halfway.source.qmp.await_migration("postcopy-active");
+    }
+    halfway.finish();
+}
+
+#[test]
+fn joining_at_a_wrong_address_loses_nothing() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(IDLE, 0);
+    halfway.link.cut();
+    halfway.assert_paused();
+    // Nobody listens at port 1.
+    halfway.source.qmp.run("migrate", json!({"uri": "tcp:127.0.0.1:1", "resume": true}));
+    halfway.source.qmp.await_migration("postcopy-recover-setup");
+    halfway.source.qmp.await_migration("postcopy-paused");
+    halfway.join();
+    halfway.finish();
+}

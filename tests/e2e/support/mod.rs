@@ -1,0 +1,25 @@
+//! What the tests stand on.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `host`, `skip` | what the host can do, and skipping what it cannot |
+//! | `vm` | a Whimbrel process with its sockets; `Machine` starts sources and destinations alike |
+//! | `qmp` | a client of the QMP socket |
+//! | `guest` | the talk with the test guest over the serial port |
+//! | `proxy` | a link that counts and can be cut |
+//! | `transcript` | everything that a stream said, and waiting for it to say something |
+
+pub mod guest;
+pub mod host;
+pub mod proxy;
+pub mod qmp;
+pub mod skip;
+pub mod transcript;
+pub mod vm;
+
+use std::time::Duration;
+
+pub use vm::{Machine, Transport, Vm};
+
+/// How long anything may take. Far more than it does: what runs into it is broken.
+pub const LIMIT: Duration = Duration::from_secs(60);

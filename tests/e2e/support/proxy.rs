@@ -1,0 +1,87 @@
+//! [`Proxy`]: a link between two processes that counts what goes over it and can be cut.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// A TCP link. Connections are forwarded to the target in the order in which they come.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: String,
+    /// Both ends of every connection so far.
+    ends: Mutex<Vec<(TcpStream, TcpStream)>>,
+    /// Bytes towards the target, all connections together.
+    forwarded: AtomicU64,
+}
+
+impl Proxy {
+    /// To `target`, an address `tcp:HOST:PORT`.
+    pub fn to(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let target = target.strip_prefix("tcp:").unwrap().to_owned();
+        let shared = Arc::new(Shared { target, ends: Mutex::default(), forwarded: AtomicU64::new(0) });
+        let accepting = Arc::clone(&shared);
+        // Ends with the test's process: a listener cannot be woken, and there are few.
+        thread::spawn(move || {
+            for near in listener.incoming() {
+                accepting.forward(near.unwrap());
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Where to connect instead of the target.
+    pub fn address(&self) -> String {
+        format!("tcp:{}", self.address)
+    }
+
+    /// Bytes that went towards the target so far.
+    pub fn forwarded(&self) -> u64 {
+        self.shared.forwarded.load(Ordering::Relaxed)
+    }
+
+    /// Cuts every connection: both sides see its end at once.
+    pub fn cut(&self) {
+        for (near, far) in self.shared.ends.lock().unwrap().drain(..) {
+            // One that is gone already needs no cutting.
+            let _ = near.shutdown(Shutdown::Both);
+            let _ = far.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Shared {
+    fn forward(self: &Arc<Self>, near: TcpStream) {
+        let Ok(far) = TcpStream::connect(&self.target) else {
+            // Nobody listens there any more: `near` is closed, as it would be without a proxy.
+            return;
+        };
+        near.set_nodelay(true).unwrap();
+        far.set_nodelay(true).unwrap();
+        let clone = |stream: &TcpStream| stream.try_clone().unwrap();
+        self.ends.lock().unwrap().push((clone(&near), clone(&far)));
+        let (there, back) = (Arc::clone(self), (clone(&far), clone(&near)));
+        thread::spawn(move || copy(near, far, |bytes| _ = there.forwarded.fetch_add(bytes, Ordering::Relaxed)));
+        thread::spawn(move || copy(back.0, back.1, |_| ()));
+    }
+}
+
+/// Copies until either side ends, and hands the end on.
+fn copy(mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
+    let mut buffer = vec![0; 256 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+        count(bytes as u64);
+    }
+    let _ = to.shutdown(Shutdown::Write);
+    let _ = from.shutdown(Shutdown::Read);
+}

@@ -1,0 +1,119 @@
+//! [`Qmp`]: a client of a QMP socket. Events are awaited, never polled for.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::LIMIT;
+
+/// A negotiated connection.
+pub struct Qmp {
+    reader: BufReader<UnixStream>,
+    partial: Vec<u8>,
+    events: VecDeque<Value>,
+}
+
+impl Qmp {
+    /// Takes the greeting and negotiates.
+    pub fn new(stream: UnixStream) -> Self {
+        let mut this = Self { reader: BufReader::new(stream), partial: Vec::new(), events: VecDeque::new() };
+        let greeting = this.read(Instant::now() + LIMIT);
+        assert!(greeting["QMP"]["version"].is_object(), "not a greeting: {greeting}");
+        this.run("qmp_capabilities", json!({}));
+        this
+    }
+
+    /// Executes a command: its result, or the error's description.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
+        let line = json!({"execute": command, "arguments": arguments}).to_string() + "\n";
+        self.reader.get_mut().write_all(line.as_bytes()).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let mut value = self.read(deadline);
+            if value["event"].is_string() {
+                self.events.push_back(value);
+            } else if value["error"].is_object() {
+                return Err(value["error"]["desc"].as_str().unwrap().to_owned());
+            } else {
+                return Ok(value["return"].take());
+            }
+        }
+    }
+
+    /// Executes a command that works.
+    pub fn run(&mut self, command: &str, arguments: Value) -> Value {
+        self.execute(command, arguments.clone())
+            .unwrap_or_else(|error| panic!("{command} {arguments} was refused: {error}"))
+    }
+
+    /// Executes a command that is refused; the description.
+    pub fn refused(&mut self, command: &str, arguments: Value) -> String {
+        match self.execute(command, arguments.clone()) {
+            Ok(value) => panic!("{command} {arguments} was carried out: {value}"),
+            Err(error) => error,
+        }
+    }
+
+    /// Asks without arguments.
+    pub fn query(&mut self, command: &str) -> Value {
+        self.run(command, json!({}))
+    }
+
+    /// Takes the next event called `name`, also one that came earlier and was not taken; its data.
+    pub fn await_event(&mut self, name: &str) -> Value {
+        let deadline = Instant::now() + LIMIT;
+        let mut seen = 0;
+        loop {
+            while let Some(event) = self.events.get(seen) {
+                if event["event"] == name {
+                    let mut event = self.events.remove(seen).unwrap();
+                    return event["data"].take();
+                }
+                seen += 1;
+            }
+            let value = self.read(deadline);
+            assert!(value["event"].is_string(), "not an event: {value}");
+            self.events.push_back(value);
+        }
+    }
+
+    /// Takes MIGRATION events until one says `wanted`. The migration must not end in another way.
+    pub fn await_migration(&mut self, wanted: &str) {
+        loop {
+            let status = self.await_event("MIGRATION");
+            let status = status["status"].as_str().unwrap();
+            if status == wanted {
+                return;
+            }
+            if ["completed", "failed", "cancelled", "postcopy-paused"].contains(&status) {
+                panic!("the migration is {status}, not {wanted}: {}", self.query("query-migrate"));
+            }
+        }
+    }
+
+    /// The run state's name.
+    pub fn status(&mut self) -> String {
+        let status = self.query("query-status");
+        let name = status["status"].as_str().unwrap().to_owned();
+        assert_eq!(status["running"], name == "running");
+        name
+    }
+
+    /// The next value, whatever it is.
+    fn read(&mut self, deadline: Instant) -> Value {
+        let rest = deadline.saturating_duration_since(Instant::now());
+        assert!(!rest.is_zero(), "the monitor is silent for {LIMIT:?}; events not taken: {:?}", self.events);
+        self.reader.get_ref().set_read_timeout(Some(rest)).unwrap();
+        match self.reader.read_until(b'\n', &mut self.partial) {
+            Ok(_) if self.partial.ends_with(b"\n") => {
+                let line = std::mem::take(&mut self.partial);
+                serde_json::from_slice(&line).unwrap()
+            }
+            Ok(_) => panic!("the monitor closed the connection; events not taken: {:?}", self.events),
+            Err(error) => panic!("the monitor does not answer ({error}); events not taken: {:?}", self.events),
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! [`Vm`]: one Whimbrel process with its sockets, and [`Machine`], which starts sources and destinations alike.
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::LIMIT;
+use super::guest::Guest;
+use super::qmp::Qmp;
+use super::transcript::Transcript;
+
+/// How often a wait for a connection looks whether the process still lives, in milliseconds.
+const LOOK: u16 = 100;
+
+/// The options that a source and its destination share.
+#[derive(Clone)]
+pub struct Machine {
+    memory: String,
+    cpus: u8,
+    more: Vec<String>,
+}
+
+/// What carries a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Loopback, on a port that the system chooses.
+    Tcp,
+    /// A unix socket in the destination's directory.
+    Unix,
+}
+
+impl Machine {
+    /// One vCPU and so much RAM, as `--memory` has it.
+    pub fn new(memory: &str) -> Self {
+        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new() }
+    }
+
+    /// Sets the number of vCPUs.
+    pub fn cpus(mut self, cpus: u8) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Adds arguments.
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(|&it| it.to_owned()));
+        self
+    }
+
+    /// Boots the test guest.
+    pub fn boot(&self, cmdline: &str) -> Vm {
+        self.start("source", false, |_| ["--kernel", "builtin:test", "--cmdline", cmdline].map(str::to_owned).to_vec())
+    }
+
+    /// Boots the test guest and waits until it works.
+    pub fn boot_and_begin(&self, cmdline: &str) -> Vm {
+        let mut vm = self.boot(cmdline);
+        vm.guest.await_begin();
+        vm
+    }
+
+    /// Waits for a guest.
+    pub fn receive(&self, transport: Transport) -> Vm {
+        self.start("destination", true, |dir| match transport {
+            Transport::Tcp => vec!["--incoming".to_owned(), "tcp:127.0.0.1:0".to_owned()],
+            Transport::Unix => vec!["--incoming".to_owned(), format!("unix:{}", dir.join("in").display())],
+        })
+    }
+
+    /// Starts with the shared options and `arguments`, which are told the process's directory.
+    pub fn start(&self, name: &'static str, moves_in: bool, arguments: impl FnOnce(&Path) -> Vec<String>) -> Vm {
+        let dir = tempfile::tempdir().unwrap();
+        // The process connects, so that nobody has to guess when it listens.
+        let listen = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
+        let (serial, qmp) = (listen("serial"), listen("qmp"));
+        let place = |name: &str| format!("unix:{}", dir.path().join(name).display());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+            .args(["run", "--memory", &self.memory, "--cpus", &self.cpus.to_string()])
+            .args(["--serial", &place("serial"), "--qmp", &place("qmp")])
+            .args(["--qmp", &(place("qmp-server") + ",server"), "--monitor", &(place("monitor") + ",server")])
+            .args(&self.more)
+            .args(arguments(dir.path()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Transcript::of(child.stderr.take().unwrap());
+        let qmp = accept(&qmp, &log).map(Qmp::new);
+        let serial = accept(&serial, &log).map(|stream| Guest::new(stream, moves_in));
+        let (Some(mut qmp), Some(guest)) = (qmp, serial) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the {name} does not start:\n{}", log.text());
+        };
+        qmp.run("migrate-set-capabilities", json!({"capabilities": [{"capability": "events", "state": true}]}));
+        Vm { name, child, log, dir, qmp, guest }
+    }
+}
+
+/// The connection that the process makes; `None` if it ends before.
+fn accept(listener: &UnixListener, log: &Transcript) -> Option<UnixStream> {
+    let deadline = Instant::now() + LIMIT;
+    while !log.has_ended() && Instant::now() < deadline {
+        let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(LOOK)).unwrap() > 0 {
+            return Some(listener.accept().unwrap().0);
+        }
+    }
+    None
+}
+
+/// A process. It is killed when this goes, and its log shown if the test failed.
+pub struct Vm {
+    name: &'static str,
+    child: Child,
+    log: Transcript,
+    dir: TempDir,
+    /// Its monitor.
+    pub qmp: Qmp,
+    /// The guest in it.
+    pub guest: Guest,
+}
+
+impl Vm {
+    /// The address that it waits for a guest at.
+    pub fn address(&mut self) -> String {
+        let answer = self.qmp.query("query-migrate");
+        let at = &answer["socket-address"][0];
+        match at["type"].as_str() {
+            Some("inet") => format!("tcp:{}:{}", at["host"].as_str().unwrap(), at["port"].as_str().unwrap()),
+            Some("unix") => format!("unix:{}", at["path"].as_str().unwrap()),
+            _ => panic!("it waits nowhere: {answer}"),
+        }
+    }
+
+    /// A file of its directory: `qmp-server` and `monitor` are sockets that it listens on.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Sets migration parameters.
+    pub fn set(&mut self, parameters: serde_json::Value) {
+        self.qmp.run("migrate-set-parameters", parameters);
+    }
+
+    /// Starts a migration and does not wait.
+    pub fn migrate(&mut self, uri: &str) {
+        self.qmp.run("migrate", json!({"uri": uri}));
+    }
+
+    /// One number of `query-migrate`'s RAM statistics.
+    pub fn ram(&mut self, field: &str) -> u64 {
+        let answer = self.qmp.query("query-migrate");
+        answer["ram"][field].as_u64().unwrap_or_else(|| panic!("no ram.{field}: {answer}"))
+    }
+
+    /// What it has written to standard error.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end; the exit code.
+    pub fn wait(&mut self) -> i32 {
+        self.log.wait_for_end(LIMIT).unwrap_or_else(|| panic!("the {} does not end", self.name));
+        let status = self.child.wait().unwrap();
+        status.code().unwrap_or_else(|| panic!("the {} died: {status}", self.name))
+    }
+
+    /// Says `quit` and waits for the end; the exit code.
+    pub fn quit(&mut self) -> i32 {
+        self.qmp.query("quit");
+        self.wait()
+    }
+
+    /// Has the guest end the machine; the exit code.
+    pub fn end_guest(&mut self) -> i32 {
+        self.guest.tell('q');
+        self.wait()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Both fail if it has ended, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let log = self.log.text();
+        if std::thread::panicking() || std::env::var_os("WHIMBREL_TEST_LOGS").is_some() {
+            eprintln!("--- log of the {} (process {}):\n{log}---", self.name, self.child.id());
+        } else {
+            assert!(!log.contains("panicked at"), "a thread of the {} panicked:\n{log}", self.name);
+        }
+    }
+}
+
+/// A `whimbrel` that is not a machine, or not for long: its exit code and all that it said on standard error.
+pub fn whimbrel(arguments: &[&str]) -> (i32, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Transcript::of(child.stderr.take().unwrap());
+    if log.wait_for_end(LIMIT).is_none() {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("whimbrel {arguments:?} does not end:\n{}", log.text());
+    }
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    (child.wait().unwrap().code().unwrap(), log.text())
+}
