@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use serde_json::{Map, Value};
 
+use super::ears::{Heard, listen};
 use super::live::Live;
 use super::measure::{Marks, Measured};
 use super::trace::{Side, Trace, Verdict};
-use super::vm::{Heard, Place, Vm};
+use super::vm::Vm;
 use super::{DemoError, Options};
 use crate::client::{self, Mode, Phase, Progress};
 use crate::migration::parameters::Parameter;
@@ -79,16 +80,17 @@ pub struct Context<'a> {
 
 /// Moves a guest. Whatever the outcome, no process is left when it returns.
 pub fn travel(context: &Context<'_>, mode: Mode) -> Result<Journey, DemoError> {
-    let (sender, heard) = unbounded();
-    let place = Place { directory: context.directory, began: context.began, heard: sender };
     let mut live = Live::new(mode.name());
     live.phase("boots", 0.0);
     let memory = ["--memory".to_owned(), context.options.memory_argument()];
     let kernel = ["--kernel", "builtin:test", "--cmdline"].map(str::to_owned);
     let words = format!("ws={} order=rand write=50 cpus=1", context.options.working_set());
     let incoming = ["--incoming", "tcp:127.0.0.1:0"].map(str::to_owned);
-    let source = Vm::start(&place, mode.name(), Side::Source, &[&memory[..], &kernel, &[words]].concat())?;
-    let destination = Vm::start(&place, mode.name(), Side::Destination, &[&memory[..], &incoming].concat())?;
+    let source = Vm::start(context.directory, mode.name(), Side::Source, &[&memory[..], &kernel, &[words]].concat())?;
+    let destination = Vm::start(context.directory, mode.name(), Side::Destination, &[&memory[..], &incoming].concat())?;
+    let (sender, heard) = unbounded();
+    let consoles = [(Side::Source, source.console()?), (Side::Destination, destination.console()?)];
+    listen(consoles, context.began, sender)?;
     let stage = Stage { context, mode, live, heard, source, destination, trace: Trace::default() };
     stage.play()
 }

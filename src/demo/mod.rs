@@ -6,9 +6,11 @@
 //! | `run.rs` | the whole demo: one move after the other, then table and picture |
 //! | `journey.rs` | one move, from booting to verifying |
 //! | `vm.rs` | a child process with its serial port and its monitor |
+//! | `ears.rs` | hears both serial ports and notes when |
 //! | `trace.rs`, `measure.rs` | what the guest said and when; what that means (pure) |
 //! | `live.rs`, `table.rs`, `picture.rs`, `svg.rs` | how it is shown |
 
+mod ears;
 mod error;
 mod journey;
 mod live;

@@ -72,8 +72,7 @@ pub fn picture(options: &Options, journeys: &[Journey]) -> String {
     let last = |journey: &Journey| since(journey.marks.start, journey.marks.until);
     let time =
         (journeys.iter().map(first).fold(0.0, f64::min).max(-1.0), journeys.iter().map(last).fold(1.0, f64::max));
-    let speeds = journeys.iter().flat_map(|journey| journey.measured.curve.iter().map(|bin| bin.speed));
-    let top = speeds.fold(1.0, f64::max) * 1.08;
+    let top = journeys.iter().map(|journey| fastest(journey, time.0)).fold(1.0, f64::max) * 1.08;
     let longest = journeys.iter().map(|journey| journey.measured.blackout.length()).max().unwrap_or_default();
     // A margin on each side in which the heartbeats can be told from each other.
     let reach = longest.as_secs_f64() + 0.02;
@@ -87,6 +86,12 @@ pub fn picture(options: &Options, journeys: &[Journey]) -> String {
         switch(&mut svg, journey, Scale { plot: Rect { x, y: y + 32.0, w, h }, time: (-0.02, reach), top: 1.0 });
     }
     svg.finish()
+}
+
+/// The highest speed that will be seen when the picture begins at `from`, in seconds before the migration.
+fn fastest(journey: &Journey, from: f64) -> f64 {
+    let seen = journey.measured.curve.iter().filter(|bin| since(journey.marks.start, bin.span.to) > from);
+    seen.map(|bin| bin.speed).fold(0.0, f64::max)
 }
 
 fn title(svg: &mut Svg, options: &Options) {
@@ -140,11 +145,14 @@ fn throughput(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let undisturbed = scale.y(measured.speed);
     let dashes = r##"stroke="#6d7a84" stroke-width="1" stroke-dasharray="2 3""##;
     svg.line((scale.plot.x, undisturbed), (scale.plot.right(), undisturbed), dashes);
-    for (at, text) in [(0.0, "starts"), (since(zero, journey.marks.end), "completed")] {
+    let end = since(zero, journey.marks.end);
+    for (at, text, side, anchor) in [(0.0, "start", -5.0, "end"), (end, "all pages there", 5.0, "start")] {
         let x = scale.x(at);
         svg.line((x, scale.plot.y), (x, scale.plot.bottom()), r##"stroke="#16222b" stroke-dasharray="5 3""##);
-        svg.text((x + 4.0, scale.plot.bottom() - 6.0), r#"class="note""#, text);
+        svg.text((x + side, scale.plot.y + 15.0), &format!(r#"class="note" text-anchor="{anchor}""#), text);
     }
+    let unseen = Rect { x: scale.x(since(zero, journey.marks.until)), ..scale.plot };
+    svg.rect(Rect { w: scale.plot.right() - unseen.x, ..unseen }, &format!(r#"fill="{BACKGROUND}""#));
     notes(svg, journey, &scale);
     svg.rect(scale.plot, FRAME);
 }
@@ -227,7 +235,7 @@ fn axes(svg: &mut Svg, scale: &Scale, wide: bool) {
         svg.text((x, low + 16.0), r#"class="tick" text-anchor="middle""#, &format!("{at} {name}"));
     }
     if wide {
-        for at in ticks(0.0, scale.top, 4.0) {
+        for at in ticks(0.0, scale.top, 5.0) {
             svg.line((x, scale.y(at)), (right, scale.y(at)), GRID);
             svg.text((x - 7.0, scale.y(at) + 4.0), r#"class="tick" text-anchor="end""#, &number(at));
         }

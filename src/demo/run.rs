@@ -1,7 +1,7 @@
 //! [`demo`]: one move after the other, then the table and the picture.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -24,13 +24,14 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signal)?;
     }
     let directory = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().map_err(DemoError::Directory)?;
-    let mut place = Kept { directory, keep: options.keep };
+    let place = Kept { directory, keep: options.keep };
     eprintln!(
         "A guest with {} of RAM writes to {} of it at full speed and moves between two processes over tcp loopback.",
         format_size(options.memory.size),
         format_size(options.working_set()),
     );
-    let context = Context { options, directory: place.path(), began: Instant::now(), interrupted: &interrupted };
+    let context =
+        Context { options, directory: place.directory.path(), began: Instant::now(), interrupted: &interrupted };
     let journeys = options.modes.iter().map(|mode| travel(&context, *mode)).collect::<Result<Vec<_>, _>>()?;
 
     println!("\n{}", table::table(&journeys));
@@ -75,10 +76,6 @@ struct Kept {
 }
 
 impl Kept {
-    fn path(&self) -> PathBuf {
-        self.directory.path().into()
-    }
-
     /// The heartbeats of each mode, for those who want to draw their own picture.
     fn save(&self, journeys: &[Journey]) -> Result<(), DemoError> {
         for journey in journeys.iter().filter(|_| self.keep) {

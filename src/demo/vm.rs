@@ -1,17 +1,15 @@
 //! [`Vm`]: one `whimbrel run` as a child, its serial port and its monitor. It ends with its value.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::AsFd;
 
 use super::DemoError;
 use super::trace::Side;
@@ -21,16 +19,6 @@ use crate::client::{Connection, QmpAddress};
 const LOOK: u8 = 50;
 /// How long a child may take until it has its serial port and its monitor.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Bytes that the guest sent, with the time of their arrival since the beginning of the demo.
-pub struct Heard {
-    /// From where.
-    pub side: Side,
-    /// When.
-    pub at: Duration,
-    /// What.
-    pub bytes: Vec<u8>,
-}
 
 impl Side {
     /// The word for it.
@@ -63,22 +51,12 @@ pub struct Vm {
     pub monitor: Connection,
 }
 
-/// What all virtual machines of a demo share.
-pub struct Place<'a> {
-    /// For sockets and logs.
-    pub directory: &'a Path,
-    /// When the demo began.
-    pub began: Instant,
-    /// What the guest says goes there.
-    pub heard: Sender<Heard>,
-}
-
 impl Vm {
-    /// Starts `whimbrel run` with `arguments` and connects to it.
-    pub fn start(place: &Place<'_>, name: &str, side: Side, arguments: &[String]) -> Result<Self, DemoError> {
+    /// Starts `whimbrel run` with `arguments` and connects to it. Sockets and the log go to `directory`.
+    pub fn start(directory: &Path, name: &str, side: Side, arguments: &[String]) -> Result<Self, DemoError> {
         let role = side.role();
         let raise = |source| DemoError::Start { role, source };
-        let path = |kind: &str| place.directory.join(format!("{name}-{role}.{kind}"));
+        let path = |kind: &str| directory.join(format!("{name}-{role}.{kind}"));
         // The demo listens and the child connects: not a byte of the guest's is lost, and when it has connected
         // here, the monitor that it opened before listens too.
         let listener = UnixListener::bind(path("serial")).map_err(raise)?;
@@ -98,12 +76,6 @@ impl Vm {
             .process_group(0);
         let mut process = Process(command.spawn().map_err(raise)?);
         let console = accept(&listener, &mut process, role, &log)?;
-        let reader = console.try_clone().map_err(raise)?;
-        let (began, heard) = (place.began, place.heard.clone());
-        thread::Builder::new()
-            .name(format!("{role} serial"))
-            .spawn(move || listen(reader, side, began, &heard))
-            .map_err(raise)?;
         let monitor =
             Connection::open(&QmpAddress::Unix(path("qmp"))).map_err(|source| DemoError::Monitor { role, source })?;
         Ok(Self { process, side, log, console, monitor })
@@ -113,6 +85,11 @@ impl Vm {
     pub fn say(&mut self, byte: u8) -> Result<(), DemoError> {
         let role = self.side.role();
         self.console.write_all(&[byte]).map_err(|source| DemoError::Start { role, source })
+    }
+
+    /// Its serial port, once more.
+    pub fn console(&self) -> Result<UnixStream, DemoError> {
+        self.console.try_clone().map_err(|source| DemoError::Start { role: self.side.role(), source })
     }
 
     /// That it still runs.
@@ -153,23 +130,6 @@ fn accept(
         still_runs(process, role, log)?;
         if Instant::now() >= until {
             return Err(raise(ErrorKind::TimedOut.into()));
-        }
-    }
-}
-
-/// Takes the time of each byte as it arrives. Ends with the child or with the demo.
-fn listen(mut console: UnixStream, side: Side, began: Instant, heard: &Sender<Heard>) {
-    let mut buffer = [0; 4096];
-    loop {
-        let count = match console.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
-        };
-        let at = began.elapsed();
-        if heard.send(Heard { side, at, bytes: buffer[..count].to_vec() }).is_err() {
-            return;
         }
     }
 }
