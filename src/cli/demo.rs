@@ -59,3 +59,43 @@ impl DemoArgs {
         Ok(Options { memory: self.memory, modes, out: self.out, keep: self.keep })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn demo(arguments: &str) -> Result<Options, String> {
+        let words = ["whimbrel", "demo"].into_iter().chain(arguments.split_whitespace());
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Demo(args) => args.validate().map_err(|error| error.to_string()),
+            _ => Err("another command".to_owned()),
+        }
+    }
+
+    #[test]
+    fn nothing_needs_to_be_said() {
+        let options = demo("").unwrap();
+        assert_eq!(options.modes, [Mode::Precopy, Mode::Postcopy, Mode::Hybrid { passes: 1 }]);
+        assert_eq!((options.out, options.keep), ("whimbrel-demo.svg".into(), false));
+        assert_eq!(options.memory, MemoryConfig { size: 512 << 20, shared: false });
+    }
+
+    #[test]
+    fn everything_may_be_said() {
+        let options = demo("--memory 64M,shared=on --modes hybrid,precopy --out /x.svg --keep").unwrap();
+        assert_eq!(options.modes, [Mode::Hybrid { passes: 1 }, Mode::Precopy]);
+        assert_eq!((options.memory_argument().as_str(), options.working_set()), ("67108864B,shared=on", 48 << 20));
+        assert!(options.keep && options.out.ends_with("x.svg"));
+        // What the children are given is what was asked for.
+        assert_eq!(parse::memory(&options.memory_argument()), Ok(options.memory));
+    }
+
+    #[test]
+    fn too_little_and_unknown_are_refused() {
+        assert!(demo("--memory 32M").unwrap_err().contains("64M"));
+        assert!(demo("--modes fast").unwrap_err().contains("precopy"));
+    }
+}
