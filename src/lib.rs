@@ -6,6 +6,7 @@ pub mod chardev;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod demo;
 pub mod devices;
 pub mod kvm;
 pub mod machine;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use whimbrel::cli::{Cli, Command};
-use whimbrel::{client, run};
+use whimbrel::{client, demo, run};
 
 /// What clap exits with when the command line is wrong.
 const USAGE: u8 = 2;
@@ -22,6 +22,10 @@ fn main() -> ExitCode {
         },
         Command::Migrate(args) => match args.validate() {
             Ok(plan) => exit(client::migrate(&plan).map(|()| 0)),
+            Err(error) => fail(&error, USAGE),
+        },
+        Command::Demo(args) => match args.validate() {
+            Ok(options) => exit(demo::demo(&options).map(|()| 0)),
             Err(error) => fail(&error, USAGE),
         },
     }

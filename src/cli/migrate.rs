@@ -61,7 +61,7 @@ pub struct MigrateArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ModeName {
+pub(super) enum ModeName {
     /// All memory first, then the CPUs
     Precopy,
     /// The CPUs at once, memory follows

@@ -1,11 +1,13 @@
 //! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
 
+mod demo;
 mod migrate;
 mod parse;
 mod run;
 
 use clap::{Parser, Subcommand};
 
+pub use demo::{DemoArgs, TooLittleMemory};
 pub use migrate::MigrateArgs;
 pub use run::{CliError, RunArgs};
 
@@ -37,6 +39,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Move a running virtual machine to another host
     Migrate(MigrateArgs),
+    /// Show a live guest moving in every mode, with what each costs; needs no arguments
+    Demo(DemoArgs),
 }
 
 #[cfg(test)]

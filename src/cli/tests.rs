@@ -9,7 +9,7 @@ fn run(arguments: &str) -> Result<RunConfig, String> {
     let words = ["whimbrel", "run"].into_iter().chain(arguments.split_whitespace());
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Run(args) => args.validate().map_err(|error| error.to_string()),
-        Command::Migrate(_) => Err("another command".to_owned()),
+        _ => Err("another command".to_owned()),
     }
 }
 
@@ -17,7 +17,7 @@ fn migrate(arguments: &str) -> Result<crate::client::Plan, String> {
     let words = ["whimbrel", "migrate"].into_iter().chain(arguments.split_whitespace());
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Migrate(args) => args.validate().map_err(|error| error.to_string()),
-        Command::Run(_) => Err("another command".to_owned()),
+        _ => Err("another command".to_owned()),
     }
 }
 

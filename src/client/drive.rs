@@ -12,6 +12,7 @@ use super::connection::{Connection, QmpError};
 use super::plan::Plan;
 use super::progress::{Display, summary};
 use super::status::{Phase, Progress};
+use crate::migration::uri::Uri;
 
 /// How often the progress is asked for when no event comes.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -47,7 +48,7 @@ pub fn migrate(plan: &Plan) -> Result<(), DriveError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGINT, Arc::clone(&interrupted)).map_err(DriveError::Signal)?;
     let mut vm = Connection::open(&plan.qmp)?;
-    start(&mut vm, plan)?;
+    start(&mut vm, &plan.to, plan.parameters())?;
     let mut driver = Driver { vm, display: Display::new(), interrupts: Interrupts::None };
     let end = driver.follow(&interrupted);
     driver.display.finish();
@@ -55,14 +56,14 @@ pub fn migrate(plan: &Plan) -> Result<(), DriveError> {
     Ok(())
 }
 
-fn start(vm: &mut Connection, plan: &Plan) -> Result<(), QmpError> {
+/// Starts a migration of the virtual machine behind `vm`, with `parameters` set first; the rest stays as it is set there.
+pub fn start(vm: &mut Connection, to: &Uri, parameters: Map<String, Value>) -> Result<(), QmpError> {
     let events = json!([{"capability": "events", "state": true}]);
     vm.execute("migrate-set-capabilities", one("capabilities", events))?;
-    let parameters = plan.parameters();
     if !parameters.is_empty() {
         vm.execute("migrate-set-parameters", parameters)?;
     }
-    vm.execute("migrate", one("uri", plan.to.to_string().into()))?;
+    vm.execute("migrate", one("uri", to.to_string().into()))?;
     Ok(())
 }
 

@@ -43,6 +43,15 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The name, as `--mode` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Precopy => "precopy",
+            Self::Postcopy => "postcopy",
+            Self::Hybrid { .. } => "hybrid",
+        }
+    }
+
     /// The value of `x-postcopy-after` that stands for it.
     pub fn postcopy_after(self) -> i64 {
         match self {

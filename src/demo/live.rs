@@ -1,0 +1,116 @@
+//! [`Live`]: how a move looks while it happens: a bar on a terminal, lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::client::Progress;
+use crate::size::format_size;
+
+/// How often a line is written where no bar can be drawn.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Shows one mode's move on standard error.
+pub struct Live {
+    bar: Option<ProgressBar>,
+    mode: &'static str,
+    phase: String,
+    written: Option<Instant>,
+}
+
+impl Live {
+    /// For `mode`.
+    pub fn new(mode: &'static str) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+            // A template that does not parse would only cost the colours.
+            if let Ok(style) = ProgressStyle::with_template("{prefix:9.bold} {bar:24.cyan/dim} {msg}") {
+                bar.set_style(style.progress_chars("━━╌"));
+            }
+            bar.set_prefix(mode);
+            bar
+        });
+        Self { bar, mode, phase: String::new(), written: None }
+    }
+
+    /// Shows what happens now and how fast the guest is, in visits per second.
+    pub fn phase(&mut self, phase: &str, speed: f64) {
+        self.show(phase, &guest(speed));
+    }
+
+    /// Shows where the migration stands.
+    pub fn migration(&mut self, now: &Progress, speed: f64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(now.total.max(1));
+            bar.set_position(now.total.saturating_sub(now.remaining));
+        }
+        self.show(&now.status, &format!("{:>8} sent, {}", format_size(now.transferred), guest(speed)));
+    }
+
+    /// Says how it ended and leaves that standing.
+    pub fn finish(&mut self, text: &str) {
+        match self.bar.take() {
+            Some(bar) => {
+                bar.finish_and_clear();
+                eprintln!("{:9} {text}", self.mode);
+            }
+            None => eprintln!("{}: {text}", self.mode),
+        }
+    }
+
+    fn show(&mut self, phase: &str, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(format!("{phase:<16} {text}")),
+            None => {
+                let due = self.written.is_none_or(|at| at.elapsed() >= LINE_EVERY);
+                if due || self.phase != phase {
+                    eprintln!("{}: {phase}, {text}", self.mode);
+                    self.written = Some(Instant::now());
+                }
+            }
+        }
+        if self.phase != phase {
+            phase.clone_into(&mut self.phase);
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn guest(speed: f64) -> String {
+    match speed {
+        0.0 => "guest silent".to_owned(),
+        speed => format!("guest at {} visits/s", thousands(speed)),
+    }
+}
+
+/// A number with separators, rounded.
+pub fn thousands(value: f64) -> String {
+    let digits = format!("{:.0}", value.max(0.0));
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_stand_where_they_should() {
+        let texts = [0.4, 999.0, 1000.0, 1_234_567.0, -5.0].map(thousands);
+        assert_eq!(texts, ["0", "999", "1,000", "1,234,567", "0"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! [`Measured`]: what a move cost the guest, from what it said and when.
+
+use std::time::Duration;
+
+use super::trace::{Beat, Trace};
+
+/// The grain in which throughput is looked at. Some heartbeats fall into each.
+const BIN: Duration = Duration::from_millis(50);
+/// Below this share of its undisturbed speed the guest is in a brownout.
+const SLOW: f64 = 0.8;
+/// This many good bins in a row end a brownout.
+const RECOVERED: usize = 10;
+/// A guest that was this slow for one bin only was not disturbed by the migration.
+const NOISE: usize = 1;
+
+/// A stretch of time, counted from the beginning of the demo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its beginning.
+    pub from: Duration,
+    /// Its end.
+    pub to: Duration,
+}
+
+impl Span {
+    /// How long it is.
+    pub fn length(self) -> Duration {
+        self.to.saturating_sub(self.from)
+    }
+
+    /// How much of it lies in `other`.
+    pub fn overlap(self, other: Span) -> Duration {
+        self.to.min(other.to).saturating_sub(self.from.max(other.from))
+    }
+}
+
+/// The throughput in one bin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bin {
+    /// When.
+    pub span: Span,
+    /// Visits per second.
+    pub speed: f64,
+}
+
+/// When what happened to the migration.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    /// The guest is warm and nothing disturbs it.
+    pub calm: Duration,
+    /// The migration was asked for.
+    pub start: Duration,
+    /// It was completed.
+    pub end: Duration,
+    /// The last moment looked at.
+    pub until: Duration,
+}
+
+/// What a move cost the guest.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Visits per second before the migration.
+    pub speed: f64,
+    /// No sign of life.
+    pub blackout: Span,
+    /// Signs of life, but slow; the blackout may lie within it.
+    pub brownout: Option<Span>,
+    /// Whether the guest recovered before the last moment looked at.
+    pub recovered: bool,
+    /// Work that the guest would have done undisturbed and has not, as time of an undisturbed guest.
+    pub lost: Duration,
+    /// The guest's throughput over all the time looked at.
+    pub curve: Vec<Bin>,
+}
+
+impl Measured {
+    /// Measures; `None` if the guest said too little, before or after the move.
+    pub fn of(trace: &Trace, marks: &Marks) -> Option<Self> {
+        let (from, to) = trace.blackout()?;
+        let blackout = Span { from, to };
+        let before: Vec<&Beat> =
+            trace.beats.iter().filter(|beat| (marks.calm..=marks.start).contains(&beat.at)).collect();
+        let (first, last) = (before.first()?, before.last()?);
+        let speed = (last.visits - first.visits) as f64 / (last.at.checked_sub(first.at)?).as_secs_f64();
+        if !speed.is_normal() || trace.beats.last()?.at <= to {
+            return None;
+        }
+        let work = Work::new(&trace.beats, blackout, speed);
+        let curve = work.curve(Span { from: marks.calm, to: marks.until });
+        let slow: Vec<bool> = curve.iter().map(|bin| bin.speed < SLOW * speed).collect();
+        let begin = curve.partition_point(|bin| bin.span.to <= marks.start);
+        let slow = slow_stretch(&slow, begin);
+        let brownout =
+            slow.map(|(from, to)| Span { from: curve[from].span.from.max(marks.start), to: curve[to].span.to });
+        let done = work.at(marks.until) - work.at(marks.start);
+        let lost = (marks.until - marks.start).as_secs_f64() - done / speed;
+        Some(Self {
+            speed,
+            blackout,
+            brownout,
+            recovered: slow.is_none_or(|(_, to)| to + 1 < curve.len()),
+            lost: Duration::from_secs_f64(lost.max(0.0)),
+            curve,
+        })
+    }
+
+    /// How long the guest was slow but not silent.
+    pub fn slow_time(&self) -> Duration {
+        self.brownout.map_or(Duration::ZERO, |span| span.length().saturating_sub(span.overlap(self.blackout)))
+    }
+}
+
+/// The first and last bin, from `begin` on, of the first stretch of slow bins that good ones do not interrupt for long.
+fn slow_stretch(slow: &[bool], begin: usize) -> Option<(usize, usize)> {
+    let alone = |at: usize| {
+        let after = slow[at..].iter().take_while(|slow| **slow).count();
+        let before = slow[begin..at].iter().rev().take_while(|slow| **slow).count();
+        after + before <= NOISE
+    };
+    let is_slow = |at: &usize| slow[*at] && !alone(*at);
+    let first = (begin..slow.len()).find(is_slow)?;
+    let mut last = first;
+    for at in first..slow.len() {
+        if is_slow(&at) {
+            last = at;
+        } else if at - last > RECOVERED {
+            break;
+        }
+    }
+    Some((first, last))
+}
+
+/// The work done so far at any moment.
+struct Work {
+    /// When, in seconds, and how many visits; both only grow.
+    knots: Vec<(f64, f64)>,
+}
+
+impl Work {
+    /// From heartbeats. None is done in the blackout: the heartbeats on both sides of it say how much was done, and the
+    /// guest ran undisturbed until it began.
+    fn new(beats: &[Beat], blackout: Span, speed: f64) -> Self {
+        let mut knots: Vec<(f64, f64)> = Vec::with_capacity(beats.len() + 2);
+        for beat in beats {
+            let (at, visits) = (beat.at.as_secs_f64(), beat.visits as f64);
+            if let Some((before, so_far)) = knots.last().copied()
+                && beat.at > blackout.to
+                && before <= blackout.from.as_secs_f64()
+            {
+                let from = blackout.from.as_secs_f64();
+                let frozen = visits.min(so_far + speed * (from - before));
+                knots.extend([(from, frozen), (blackout.to.as_secs_f64(), frozen)]);
+            }
+            knots.push((at, visits));
+        }
+        Self { knots }
+    }
+
+    fn at(&self, at: Duration) -> f64 {
+        let at = at.as_secs_f64();
+        let next = self.knots.partition_point(|(time, _)| *time <= at);
+        match (next.checked_sub(1).map(|last| self.knots[last]), self.knots.get(next)) {
+            (Some((from, low)), Some((to, high))) => low + (high - low) * (at - from) / (to - from),
+            (Some((_, visits)), None) | (None, Some(&(_, visits))) => visits,
+            (None, None) => 0.0,
+        }
+    }
+
+    fn curve(&self, whole: Span) -> Vec<Bin> {
+        let count = whole.length().as_millis() / BIN.as_millis();
+        let bin = |index: u32| {
+            let span = Span { from: whole.from + BIN * index, to: whole.from + BIN * (index + 1) };
+            Bin { span, speed: (self.at(span.to) - self.at(span.from)) / BIN.as_secs_f64() }
+        };
+        (0..u32::try_from(count).unwrap_or(u32::MAX)).map(bin).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
