@@ -1,0 +1,12 @@
+"""What scripts/compare_modes is made of: one guest, moved by several machine monitors, watched from outside.
+
+| module | what is in it |
+|---|---|
+| `plan`     | which migrations to measure, and in which order |
+| `channels` | the event loop, serial ports and QMP sockets; every byte and event with its time |
+| `vmm`      | starting Whimbrel and QEMU alike, and ending them |
+| `measure`  | one migration: boot, settle, move, look at the guest afterwards |
+| `timeline` | bytes and events in, figures out; no input or output |
+| `table`    | runs in, Markdown and CSV out |
+| `picture`  | runs in, SVG out |
+"""

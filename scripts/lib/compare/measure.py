@@ -1,0 +1,235 @@
+"""One migration, measured from outside: boot, settle, move, then look at the guest."""
+
+import time
+from dataclasses import dataclass, field
+
+from . import timeline
+from .channels import RunFailed
+from .vmm import Vm
+
+# How long the guest runs undisturbed before the move; the last second is what its speed is compared with.
+SETTLE = 1.6
+# How long a migration may take. One that does not converge is cancelled and told as failed.
+LIMIT = 60
+
+
+@dataclass
+class Run:
+    """A case and what came of it: figures, or the sentence that says why there are none."""
+
+    case: object
+    figures: dict = field(default_factory=dict)
+    speeds: list = field(default_factory=list)
+    failure: str | None = None
+
+
+class Stage:
+    """Boots sources ahead of time, and measures them one by one."""
+
+    def __init__(self, loop, vmms, settings):
+        self.loop = loop
+        self.vmms = {vmm.name: vmm for vmm in vmms}
+        self.settings = settings
+        self.sources = {}
+
+    def boot(self, cases):
+        """Boots the sources of some cases and stops each at its first visit. Those that fail say so when measured."""
+        waiting = []
+        for case in cases:
+            try:
+                source = self._start(case, incoming=False)
+                self.sources[case] = source
+                source.qmp.execute("cont")
+                waiting.append(case)
+            except RunFailed as failure:
+                self._drop(case, failure)
+        for case in waiting:
+            source = self.sources[case]
+            try:
+                source.serial.record("B", source.vmm.boot_seconds)
+                source.qmp.execute("stop")
+            except RunFailed as failure:
+                self._drop(case, failure)
+
+    def _start(self, case, incoming):
+        return Vm(self.loop, self.vmms[case.vmm], self.settings, self.settings.cmdline(case.workload), incoming)
+
+    def _drop(self, case, failure):
+        source = self.sources.get(case)
+        if isinstance(source, Vm):
+            source.end()
+        self.sources[case] = failure
+
+    def measure(self, case):
+        """Moves the guest of a case that was booted."""
+        run = Run(case)
+        source, destination = self.sources.pop(case), None
+        try:
+            if isinstance(source, RunFailed):
+                raise source
+            destination = self._start(case, incoming=True)
+            Move(self.loop, case, source, destination, run).measure()
+        except RunFailed as failure:
+            run.failure = str(failure)
+        finally:
+            for vm in (source, destination):
+                if isinstance(vm, Vm):
+                    vm.end()
+        return run
+
+    def end(self):
+        """Ends the sources that were not measured."""
+        for source in self.sources.values():
+            if isinstance(source, Vm):
+                source.end()
+        self.sources.clear()
+
+
+class Move:
+    """The migration of one guest."""
+
+    def __init__(self, loop, case, source, destination, run):
+        self.loop = loop
+        self.case = case
+        self.source = source
+        self.destination = destination
+        self.run = run
+
+    def measure(self):
+        """Fills in the run's figures."""
+        uri = self._listen()
+        parameters = self.source.vmm.parameters(self.case.mode)
+        if parameters:
+            self.source.qmp.execute("migrate-set-parameters", **parameters)
+        self.source.qmp.execute("cont")
+        self.loop.listen(SETTLE)
+        self.source.serial.check()
+
+        cpu = self._cpu()
+        self.command = time.monotonic()
+        self.source.qmp.execute("migrate", uri=uri)
+        self._switch()
+        self._complete()
+        cpu = self._cpu() - cpu
+        said = self.source.qmp.execute("query-migrate")
+        here = self.destination.qmp.execute("query-migrate")
+        demand = self._slow_visits()
+        self.loop.listen(max(0.0, self.completed + 2.3 + self._talk() - time.monotonic()))
+        errors = self._verify()
+        self._conclude(said, here, demand, cpu, errors)
+
+    def _listen(self):
+        where = {"unix": f"unix:{self.destination.path('migration')}", "tcp": "tcp:127.0.0.1:0"}[self.case.transport]
+        self.destination.qmp.execute("migrate-incoming", uri=where)
+        if self.case.transport == "unix":
+            return where
+        address = self.destination.qmp.execute("query-migrate")["socket-address"][0]
+        return f"tcp:{address['host']}:{address['port']}"
+
+    def _cpu(self):
+        return self.source.cpu_seconds() + self.destination.cpu_seconds()
+
+    def _await(self, happened, what):
+        """Waits for an event of the move; a failure of either side ends the wait."""
+
+        def watched():
+            for vm in (self.source, self.destination):
+                if vm.qmp.failed() or vm.qmp.ended:
+                    raise RunFailed(self._failure(vm))
+            return happened()
+
+        try:
+            return self.loop.until(watched, LIMIT, what)
+        except RunFailed:
+            self.source.qmp.attempt("migrate_cancel")
+            raise
+
+    def _failure(self, vm):
+        said = {} if vm.qmp.ended else vm.qmp.execute("query-migrate")
+        return f"{vm.name} failed: {said.get('error-desc') or vm.last_words()}"
+
+    def _switch(self):
+        """Turns QEMU's migration to postcopy as a user would, and starts the guest's histogram anew where it arrives."""
+        if self.case.mode == "precopy":
+            return
+        qmp = self.source.qmp
+        if not self.source.vmm.switches_by_itself():
+            first = {"postcopy": ("MIGRATION", {"status": "active"}), "hybrid": ("MIGRATION_PASS", {"pass": 2})}
+            event, data = first[self.case.mode]
+            ended = {"status": "completed"}
+            self._await(lambda: qmp.when(event, **data) or qmp.when("MIGRATION", **ended), f"{event} of {qmp.name}")
+            # Refused if the pass was all it took: then the migration was a precopy, and `switched` says so.
+            qmp.attempt("migrate-start-postcopy")
+        # QEMU's serial port loses what comes before its state is loaded, so it is sent to both at their first sign of life.
+        there = self.destination
+        self._await(lambda: there.serial.arrivals or there.qmp.when("RESUME"), "a sign of life of the destination")
+        there.serial.send(b"r")
+
+    def _complete(self):
+        """Waits until both sides say that all is done, and the guest was heard."""
+        sides = (self.source.qmp, self.destination.qmp)
+        ends = lambda: [qmp.when("MIGRATION", status="completed") for qmp in sides]
+        self.completed = max(self._await(lambda: all(ends()) and ends(), "the end of the migration"))
+        self.loop.until(lambda: self.destination.serial.arrivals, 30, "the guest's first byte from the destination")
+
+    def _slow_visits(self):
+        if self.case.mode == "precopy":
+            return {}
+        start = len(self.destination.serial.text)
+        self.destination.serial.send(b"s")
+        return timeline.slow_visits(self.destination.serial.record("S", 30, start))
+
+    def _talk(self):
+        return sum(end - start for start, end in self._beats().talk)
+
+    def _verify(self):
+        """Has the guest look at every byte; how many pages were wrong."""
+        serial = self.destination.serial
+        start = len(serial.text)
+        serial.send(b"v")
+        words = serial.record("V", 120, start).split()
+        return int(words[2].removeprefix("errors="))
+
+    def _arrivals(self):
+        return self.source.serial.arrivals + self.destination.serial.arrivals
+
+    def _beats(self):
+        start = self.command - SETTLE
+        return timeline.Beats([it for it in self._arrivals() if it[0] >= start])
+
+    def _conclude(self, said, here, demand, cpu, errors):
+        here_arrivals, there_arrivals = self.source.serial.arrivals, self.destination.serial.arrivals
+        beats = self._beats()
+        quiet = beats.without_talk()
+        _, lost, after = timeline.work(quiet, self.command, self.completed)
+        ram = said["ram"]
+        own = here.get("x-demand-pages", {})
+        stops = (here_arrivals[-1][0], there_arrivals[0][0])
+        interval = timeline.byte_interval(here_arrivals, self.command - 1, self.command)
+        self.run.figures = {
+            "total_ms": (self.completed - self.command) * 1000,
+            "own_total_ms": said.get("total-time"),
+            "blackout_ms": timeline.blackout(here_arrivals, there_arrivals) * 1000,
+            "byte_interval_ms": interval and interval * 1000,
+            "own_downtime_ms": said.get("downtime"),
+            "demand_count": demand.get("count"),
+            "demand_p50_us": demand.get("p50_us"),
+            "demand_p99_us": demand.get("p99_us"),
+            "demand_max_us": demand.get("max_us"),
+            "own_demand_p50_us": own and own["p50-ns"] / 1000 or None,
+            "own_demand_p99_us": own and own["p99-ns"] / 1000 or None,
+            "own_demand_max_us": own and own["max-ns"] / 1000 or None,
+            "lost_ms": lost if lost is None else lost * 1000,
+            "after": after,
+            "cpu_s": cpu,
+            "errors": max(errors, beats.errors),
+            "switched": self.source.qmp.when("MIGRATION", status="postcopy-active") is not None,
+            "passes": ram.get("dirty-sync-count"),
+            "normal_pages": ram.get("normal"),
+            "zero_pages": ram.get("duplicate"),
+            "requested_pages": ram.get("postcopy-requests"),
+            "transferred_mib": ram.get("transferred", 0) / (1 << 20),
+        }
+        self.run.speeds = timeline.speeds(quiet, self.command, stops, self.completed + 2)
+        if self.run.figures["errors"]:
+            self.run.failure = f"the guest found {self.run.figures['errors']} damaged pages"
