@@ -43,7 +43,11 @@ impl Shared {
 
     /// Ends the link, whatever its threads are waiting for.
     fn end_link(&self) {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|channel| channel.stop_receiving());
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .for_each(|channel| channel.stop_receiving());
         self.wake.ring();
     }
 }

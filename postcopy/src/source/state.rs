@@ -27,6 +27,9 @@ use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::stats::Status;
 use crate::wire::{Features, Forward, MAX_RUN_PAGES, Reply, fragments};
 
+#[cfg(test)]
+mod tests;
+
 /// The log is re-armed for so many pages at a time: a call (and a TLB flush) each 16 MiB.
 const CLEAR_PAGES: u64 = 4096;
 /// Background runs in postcopy: short, so that a change of direction and a limit take effect soon.

@@ -50,7 +50,11 @@ impl Departure {
 
     /// The guest is on the source, in the state it had.
     fn failed(mut self, what: &str) -> String {
-        assert_eq!(self.watch.until(&[Status::Failed, Status::Completed, Status::PostcopyPaused]), Status::Failed, "{what}");
+        assert_eq!(
+            self.watch.until(&[Status::Failed, Status::Completed, Status::PostcopyPaused]),
+            Status::Failed,
+            "{what}"
+        );
         self.handle.join();
         assert!(self.guest.is_running(), "{what}: the guest does not run");
         assert!(!self.guest.handed_over.load(Ordering::SeqCst));
@@ -61,7 +65,11 @@ impl Departure {
 
     /// The guest was handed over and may run there: it stands still here, and nothing of it is dropped.
     fn paused(mut self, what: &str) -> String {
-        assert_eq!(self.watch.until(&[Status::Failed, Status::Completed, Status::PostcopyPaused]), Status::PostcopyPaused, "{what}");
+        assert_eq!(
+            self.watch.until(&[Status::Failed, Status::Completed, Status::PostcopyPaused]),
+            Status::PostcopyPaused,
+            "{what}"
+        );
         assert!(!self.guest.is_running() && !self.guest.handed_over.load(Ordering::SeqCst), "{what}");
         let error = self.handle.report().error.unwrap();
         self.handle.abandon();
@@ -110,7 +118,11 @@ fn a_wrong_reply_is_named_and_the_guest_runs_on() {
         ("flags", header(tag::ACCEPTED, 1, 0), "message 'accepted' has unknown flags 0x1"),
         ("a body", [header(tag::ACCEPTED, 0, 1), vec![0]].concat(), "message 'accepted' claims 1 bytes"),
         ("a giant", header(tag::STATE, 0, 60 << 20), "message number 10 is unknown"),
-        ("half a reply", header(tag::ACCEPTED, 0, 0)[..5].to_vec(), "closed the connection in the middle of message 'header'"),
+        (
+            "half a reply",
+            header(tag::ACCEPTED, 0, 0)[..5].to_vec(),
+            "closed the connection in the middle of message 'header'",
+        ),
         ("nothing", Vec::new(), "closed the connection"),
     ] {
         let departure = Departure::new(None);
@@ -168,7 +180,8 @@ fn a_last_word_is_heard_though_the_channel_closes_behind_it() {
     for postcopy in [false, true] {
         // The hand-over is the last stage at which the destination may give the guest back.
         for stage in 0..=4 {
-            let word = if stage == 3 && postcopy { [reply(&Reply::Armed), refusal.clone()].concat() } else { refusal.clone() };
+            let word =
+                if stage == 3 && postcopy { [reply(&Reply::Armed), refusal.clone()].concat() } else { refusal.clone() };
             let error = closes_at(stage, postcopy, &word).failed(&format!("stage {stage}"));
             assert!(error.contains("did not start the guest: out of memory"), "stage {stage}: {error}");
         }
@@ -194,9 +207,17 @@ fn run(block: u16, start: u64, count: u32) -> PageRun {
 #[test]
 fn wrong_requests_are_named_before_and_after_the_hand_over() {
     for (what, said, sentence) in [
-        ("past the end", request(&Request(vec![run(0, 299, 2)])), "block 0 pages 299+2, which this guest does not have"),
+        (
+            "past the end",
+            request(&Request(vec![run(0, 299, 2)])),
+            "block 0 pages 299+2, which this guest does not have",
+        ),
         ("no such block", request(&Request(vec![run(2, 0, 1)])), "block 2 pages 0+1"),
-        ("too many", request(&Request(vec![run(0, 0, 300); 14])), "asked for 4200 pages in one request, more than 4096"),
+        (
+            "too many",
+            request(&Request(vec![run(0, 0, 300); 14])),
+            "asked for 4200 pages in one request, more than 4096",
+        ),
         ("too long a run", request(&Request(vec![run(0, 0, 1025)])), "'request' has an impossible page count"),
         ("nothing", request(&Request(Vec::new())), "'request' has an impossible length"),
         ("another message", reply(&Reply::Ready), "message number 66 is unknown"),

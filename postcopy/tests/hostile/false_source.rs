@@ -97,7 +97,11 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("past the end", pages(run(0, 2, 2)), "block 0 pages 2+2, which this guest does not have"),
         ("far outside", pages(run(0, u64::MAX - 1, 1)), "block 0 pages 18446744073709551614+1"),
         ("no such block", pages(run(9, 0, 1)), "block 9 pages 0+1"),
-        ("zeros outside", forward(&Forward::Zeros(vec![run(0, 0, 3), run(1, 0, u32::MAX)])), "block 1 pages 0+4294967295"),
+        (
+            "zeros outside",
+            forward(&Forward::Zeros(vec![run(0, 0, 3), run(1, 0, u32::MAX)])),
+            "block 1 pages 0+4294967295",
+        ),
         ("stale outside", stale(0, 0, 1 << 3), "stale pages in block 0"),
         ("stale nowhere", stale(2, 0, 1), "stale pages in block 2"),
         ("stale far", stale(0, u64::MAX, 1), "stale pages in block 0"),
@@ -106,7 +110,11 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("hand-over without state", forward(&Forward::HandOver { running: true }), "'hand-over' where"),
         ("the end at once", forward(&Forward::Complete), "'complete' where"),
         ("armed twice", [forward(&Forward::Arm), forward(&Forward::Arm)].concat(), "'arm' where"),
-        ("a pass after arming", [forward(&Forward::Arm), forward(&Forward::PassBegin(1))].concat(), "'pass-begin' where"),
+        (
+            "a pass after arming",
+            [forward(&Forward::Arm), forward(&Forward::PassBegin(1))].concat(),
+            "'pass-begin' where",
+        ),
         ("stale after arming", [forward(&Forward::Arm), stale(0, 0, 1)].concat(), "'discard' where"),
         ("two states", [all_zeros(), state(), state()].concat(), "'state' where"),
         ("complete before hand-over", [all_zeros(), state(), forward(&Forward::Complete)].concat(), "'complete' where"),
@@ -181,7 +189,9 @@ fn strangers_are_told_why_and_the_real_source_still_gets_in() {
     }
     let mut bytes = control.encode();
     bytes[..8].copy_from_slice(b"GET / HT");
-    for (bytes, part) in [(bytes, "does not speak"), ([&control.encode()[..12], &[9; 28]].concat().try_into().unwrap(), "kind 9")] {
+    for (bytes, part) in
+        [(bytes, "does not speak"), ([&control.encode()[..12], &[9; 28]].concat().try_into().unwrap(), "kind 9")]
+    {
         let mut channel = arrival.network.open();
         say(&mut channel, &bytes);
         refused(answer(&mut channel), part);

@@ -46,7 +46,8 @@ impl Network {
 impl Connector for Network {
     fn connect(&self) -> io::Result<Channel> {
         let channels = self.0.channels.lock().unwrap();
-        let (mut channels, late) = self.0.more.wait_timeout_while(channels, PATIENCE, |waiting| waiting.is_empty()).unwrap();
+        let (mut channels, late) =
+            self.0.more.wait_timeout_while(channels, PATIENCE, |waiting| waiting.is_empty()).unwrap();
         if late.timed_out() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -106,9 +107,8 @@ pub fn hello(kind: ChannelKind) -> Hello {
 /// What an honest source says first, of RAM blocks of these sizes.
 pub fn introduction(blocks: &[u64]) -> Vec<u8> {
     let blocks = blocks.iter().enumerate();
-    let blocks = blocks
-        .map(|(n, &pages)| BlockDescription { name: format!("ram{n}"), guest_address: 0, pages })
-        .collect();
+    let blocks =
+        blocks.map(|(n, &pages)| BlockDescription { name: format!("ram{n}"), guest_address: 0, pages }).collect();
     let configuration = Forward::Configuration(vec![("vcpus".into(), "1".into())]);
     let ram = Forward::Ram { page_size: PAGE_SIZE as u32, blocks };
     [forward(&configuration), forward(&ram)].concat()

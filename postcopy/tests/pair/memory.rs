@@ -32,7 +32,9 @@ impl Truth {
 
     pub fn all(&self) -> impl Iterator<Item = (BlockId, PageIndex)> + '_ {
         let blocks = self.pages.iter().enumerate();
-        blocks.flat_map(|(block, pages)| (0..pages.len() as u64).map(move |page| (BlockId(block as u16), PageIndex(page))))
+        blocks.flat_map(|(block, pages)| {
+            (0..pages.len() as u64).map(move |page| (BlockId(block as u16), PageIndex(page)))
+        })
     }
 
     /// The guest writes the page in this RAM: a new number, now and then zeros.

@@ -97,8 +97,15 @@ impl Plan {
         };
         let (line, other) = (line(random), line(random));
         let demand_line = if random.percent(30) { other } else { line };
-        let refusals =
-            [Refusal::Check, Refusal::Load, Refusal::Load, Refusal::Run, Refusal::Pause, Refusal::Save, Refusal::Postcopy];
+        let refusals = [
+            Refusal::Check,
+            Refusal::Load,
+            Refusal::Load,
+            Refusal::Run,
+            Refusal::Pause,
+            Refusal::Save,
+            Refusal::Postcopy,
+        ];
         let refusal = if random.percent(20) { random.pick(&refusals) } else { Refusal::Nothing };
         Self {
             blocks,

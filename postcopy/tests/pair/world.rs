@@ -166,7 +166,9 @@ impl World {
 
     /// What holds after every step.
     fn check(&mut self) {
-        use Status::{Active, Cancelled, Completed, Device, Failed, PostcopyActive, PostcopyPaused, PostcopyRecover, Setup};
+        use Status::{
+            Active, Cancelled, Completed, Device, Failed, PostcopyActive, PostcopyPaused, PostcopyRecover, Setup,
+        };
         let (source, destination) = (&self.source, &self.destination);
         let (leaving, arriving) = (source.machine.status(), destination.machine.status());
         assert!(!(source.running && destination.running), "two guests run: {}", self.describe());
