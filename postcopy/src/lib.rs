@@ -1,4 +1,4 @@
-//! A live-migration engine: precopy, postcopy on userfaultfd, and both in turn.
+#![doc = include_str!("../README.md")]
 
 pub mod bitmap;
 pub mod channel;
