@@ -200,9 +200,11 @@ fn a_guest_that_stood_still_runs_again_wherever_the_migration_ends_before_the_do
     }
 }
 
+type Event = Box<dyn Fn(&mut Source)>;
+
 /// What may happen to a source from outside.
-fn events() -> Vec<Box<dyn Fn(&mut Source)>> {
-    let mut events: Vec<Box<dyn Fn(&mut Source)>> = Vec::new();
+fn events() -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
     for reply in replies() {
         events.push(Box::new(move |source| source.reply(reply.clone(), Duration::ZERO)));
     }
