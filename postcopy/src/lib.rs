@@ -53,3 +53,8 @@ pub mod source;
 pub mod stats;
 pub mod uffd;
 pub mod wire;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

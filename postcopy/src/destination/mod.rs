@@ -1,7 +1,7 @@
 //! The destination of a migration: the guest arrives.
 //!
-//! [`state`] decides, [`driver`] does: it owns the control channel, precopied and background pages and the guest.
-//! [`faults`] serves touched pages on a channel and a thread of its own. [`tracker`] is what both know of each page.
+//! `state` decides, `driver` does: it owns the control channel, precopied and background pages and the guest.
+//! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page.
 
 mod control;
 mod driver;

@@ -16,6 +16,9 @@ use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
 use crate::wire::{BlockDescription, Forward, Fragment};
 
+#[cfg(test)]
+mod tests;
+
 /// What the driver is to do about a message.
 #[derive(Debug, PartialEq)]
 pub enum Effect {

@@ -2,7 +2,7 @@
 
 /// The guest is paused here and may still be resumed here.
 ///
-/// Made when the guest is paused; [`Resumable::hand_over`] consumes it. Whoever holds none cannot resume the guest.
+/// Made when the guest is paused; handing the guest over consumes it. Whoever holds none cannot resume the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resumable {
     running: bool,

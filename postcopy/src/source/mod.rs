@@ -1,6 +1,6 @@
 //! The source of a migration: the guest leaves.
 //!
-//! [`state`] decides, [`driver`] does: it owns the control channel and the guest. [`demand`] answers page requests
+//! `state` decides, `driver` does: it owns the control channel and the guest. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
 
 mod control;

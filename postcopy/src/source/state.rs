@@ -16,25 +16,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::convergence::{Limits, PassFigures, Verdict, bandwidth, decide, expected_downtime};
+use super::convergence::Limits;
 use super::door::{HandedOver, Resumable};
 use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
 use crate::bitmap::RamBitmap;
 use crate::error::MigrationError;
-use crate::guest::Section;
-use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::stats::Status;
-use crate::wire::{Features, Forward, MAX_RUN_PAGES, Reply, fragments};
+use crate::wire::{Features, Forward, Reply};
 
-/// The log is re-armed for so many pages at a time: a call (and a TLB flush) each 16 MiB.
-const CLEAR_PAGES: u64 = 4096;
+mod passes;
+mod switch;
+#[cfg(test)]
+mod tests;
+
 /// Background runs in postcopy: short, so that a change of direction and a limit take effect soon.
 const PUSH_PAGES: u32 = 64;
-/// Before the vCPUs stop, stale pages are dropped in rounds while they run, until a round finds few.
-const DROP_ROUNDS: u32 = 3;
-/// So few newly stale pages are left to the pause.
-const FEW_PAGES: u64 = 2048;
 
 /// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +99,17 @@ struct Pass {
     cleared_to: PageIndex,
 }
 
+/// Rounds of telling the destination what is stale, while the guest still runs.
+#[derive(Clone, Copy, Debug)]
+struct Drops {
+    /// Counted from 1.
+    round: u32,
+    /// Pages told so far; no page of them can become valid again.
+    told: u64,
+    /// Pages of them that the last round was the first to tell: what the destination had to do.
+    fresh: u64,
+}
+
 #[derive(Debug)]
 enum State {
     Describing,
@@ -111,13 +120,9 @@ enum State {
     /// The pass is over; the log is being read.
     Deciding(Pass),
     /// Stale pages are being read from the log to be dropped.
-    Dropping {
-        round: u32,
-    },
+    Dropping(Drops),
     /// The destination drops them.
-    AwaitDropped {
-        round: u32,
-    },
+    AwaitDropped(Drops),
     Pausing(Way),
     Saving(Way, Resumable),
     FinalSync(Way, Resumable),
@@ -204,7 +209,7 @@ impl Source {
         match &self.state {
             State::Describing | State::Arming => Status::Setup,
             State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
-            State::Dropping { .. } | State::AwaitDropped { .. } => Status::Active,
+            State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
             State::AwaitReady(..) => Status::Device,
             State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
@@ -261,60 +266,6 @@ impl Source {
         self.queue.extend(actions);
     }
 
-    // ---- precopy
-
-    fn begin_pass(&mut self, number: u32, begun: Duration) {
-        self.figures.passes = number;
-        self.then([Action::Send(Forward::PassBegin(number))]);
-        self.state = State::Precopy(Pass {
-            number,
-            begin_pages: self.pending.count(),
-            begun,
-            sent: 0,
-            at: (BlockId(0), PageIndex(0)),
-            cleared_to: PageIndex(0),
-        });
-    }
-
-    fn next_of_pass(&mut self, now: Duration) -> Action {
-        if self.postcopy_wanted {
-            return self.switch(Way::Postcopy);
-        }
-        if let Some(then) = self.pace.wait_until(self.limits.bandwidth, now) {
-            return Action::Wait(Some(then));
-        }
-        let State::Precopy(mut pass) = self.take() else { unreachable!("called in a pass") };
-        loop {
-            let (block, from) = pass.at;
-            let Some(bitmap) = self.pending.block(block) else {
-                let number = pass.number;
-                self.state = State::EndOfPass(pass);
-                // What waits in buffers would lengthen the blackout and flatter the bandwidth: the pass ends when it is there.
-                self.then([Action::Send(Forward::Mark(number)), Action::Wait(None)]);
-                return Action::Send(Forward::PassEnd(number));
-            };
-            let Some(next) = bitmap.next_set(from) else {
-                pass.at = (BlockId(block.0 + 1), PageIndex(0));
-                pass.cleared_to = PageIndex(0);
-                continue;
-            };
-            if next >= pass.cleared_to {
-                // Re-arm the log before the pages are read: a write in between is then seen again by the next sync.
-                let start = next.0 / CLEAR_PAGES * CLEAR_PAGES;
-                let end = (start + CLEAR_PAGES).min(bitmap.pages());
-                pass.cleared_to = PageIndex(end);
-                pass.at = (block, next);
-                self.state = State::Precopy(pass);
-                return Action::ClearLog(PageRun { block, start: PageIndex(start), count: (end - start) as u32 });
-            }
-            let most = (pass.cleared_to.0 - next.0).min(u64::from(MAX_RUN_PAGES)) as u32;
-            let Some(run) = bitmap.claim_run(block, next, most) else { continue };
-            pass.at = (block, run.end());
-            self.state = State::Precopy(pass);
-            return Action::SendRun(run);
-        }
-    }
-
     /// A run (or its zeros) was put on the wire: `bytes` of it, headers included.
     pub fn sent(&mut self, bytes: usize, now: Duration) {
         match &mut self.state {
@@ -332,157 +283,11 @@ impl Source {
         self.figures.syncs += 1;
         match self.take() {
             State::Deciding(pass) => self.end_pass(pass, now),
-            State::Dropping { round } => self.drop_stale(round),
+            State::Dropping(drops) => self.drop_stale(drops),
             State::FinalSync(way, door) => self.send_last(way, door),
             other => self.state = other,
         }
     }
-
-    fn end_pass(&mut self, pass: Pass, now: Duration) {
-        let page = PAGE_SIZE as u64;
-        let remaining = self.pending.count();
-        let figures = PassFigures {
-            number: pass.number,
-            begin: pass.begin_pages * page,
-            sent: pass.sent,
-            elapsed: now.saturating_sub(pass.begun),
-            remaining: remaining * page,
-        };
-        let expected = expected_downtime(figures.remaining, bandwidth(&figures, &self.limits));
-        self.figures.expected_downtime = Some(expected);
-        self.figures.dirty_rate = (u128::from(remaining) * 1_000_000_000 / figures.elapsed.as_nanos().max(1)) as u64;
-        let verdict = if self.postcopy_wanted { Verdict::Postcopy } else { decide(&figures, &self.limits) };
-        log::info!(
-            "pass {}: {} KiB sent in {:?}, {} KiB dirtied meanwhile, expected downtime {expected:?}: {verdict:?}",
-            pass.number,
-            pass.sent / 1024,
-            figures.elapsed,
-            figures.remaining / 1024,
-        );
-        match verdict {
-            Verdict::Continue => self.begin_pass(pass.number + 1, now),
-            Verdict::Switchover => {
-                self.switch_now(Way::Precopy);
-            }
-            Verdict::Postcopy => {
-                self.switch_now(Way::Postcopy);
-            }
-        }
-    }
-
-    // ---- the switch
-
-    fn switch(&mut self, way: Way) -> Action {
-        self.switch_now(way);
-        self.queue.pop_front().unwrap_or(Action::Wait(None))
-    }
-
-    fn switch_now(&mut self, way: Way) {
-        if way == Way::Postcopy && self.logging {
-            self.state = State::Dropping { round: 1 };
-            self.then([Action::Sync]);
-        } else {
-            self.state = State::Pausing(way);
-            self.then([Action::Pause]);
-        }
-    }
-
-    /// Hybrid, the guest still runs: what is stale already is dropped now, so that the pause has little left to drop.
-    fn drop_stale(&mut self, round: u32) {
-        let stale = self.pending.count();
-        let told = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
-        self.queue.extend(told);
-        // From the second round on only what the last one did not know is new work to the destination.
-        self.then([Action::Send(Forward::Mark(round)), Action::Wait(None)]);
-        self.state = State::AwaitDropped { round: if stale > FEW_PAGES { round } else { DROP_ROUNDS } };
-    }
-
-    /// The destination has dropped what was stale.
-    fn dropped(&mut self, round: u32) {
-        if round < DROP_ROUNDS {
-            self.then([Action::Sync]);
-            self.state = State::Dropping { round: round + 1 };
-        } else {
-            self.then([Action::Pause]);
-            self.state = State::Pausing(Way::Postcopy);
-        }
-    }
-
-    /// The vCPUs stand still; `running`: they ran before.
-    pub fn paused(&mut self, running: bool) {
-        let door = Resumable::paused(running);
-        match self.take() {
-            State::Pausing(way) => {
-                self.state = State::Saving(way, door);
-                self.then([Action::Save]);
-            }
-            other => {
-                self.state = other;
-                self.then([Action::Resume(door)]);
-            }
-        }
-    }
-
-    /// The state was taken. Taking it may have written to guest RAM, so the log is read after it.
-    pub fn saved(&mut self, sections: Vec<Section>) {
-        let State::Saving(way, door) = self.take() else { unreachable!("saved is the answer to Save") };
-        self.state = State::FinalSync(way, door);
-        if self.logging {
-            self.then([Action::Sync, Action::Send(Forward::State(sections))]);
-        } else {
-            // Nothing was sent yet: everything is pending as it is.
-            self.then([Action::Send(Forward::State(sections))]);
-            let State::FinalSync(way, door) = self.take() else { unreachable!("set above") };
-            self.send_last(way, door);
-        }
-    }
-
-    fn send_last(&mut self, way: Way, door: Resumable) {
-        let mut last = VecDeque::new();
-        match way {
-            Way::Precopy => {
-                for (block, bitmap) in self.pending.blocks() {
-                    while let Some(run) = bitmap.claim_run(block, PageIndex(0), MAX_RUN_PAGES) {
-                        last.push_back(Action::SendRun(run));
-                    }
-                }
-            }
-            Way::Postcopy => {
-                if !self.armed {
-                    let stale = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
-                    last.extend(stale);
-                    last.push_back(Action::Send(Forward::Arm));
-                    self.armed = true;
-                }
-                last.push_back(Action::ServeDemand);
-            }
-        }
-        last.append(&mut self.queue);
-        self.queue = last;
-        self.then([Action::Wait(None)]);
-        self.state = State::AwaitReady(way, door);
-    }
-
-    /// The last moment. `allowed` is whether nobody cancelled before; the driver's answer to [`Action::HandOver`].
-    pub fn try_hand_over(&mut self, allowed: bool) {
-        match self.take() {
-            State::AwaitReady(way, door) if allowed => {
-                let mut last = VecDeque::from([Action::Send(Forward::HandOver { running: door.running() })]);
-                if way == Way::Precopy {
-                    last.push_back(Action::Send(Forward::Complete));
-                }
-                last.push_back(Action::Wait(None));
-                self.queue = last;
-                self.state = State::AwaitRunning(way, door.hand_over());
-            }
-            other => {
-                self.state = other;
-                self.cancel();
-            }
-        }
-    }
-
-    // ---- postcopy
 
     fn next_background(&mut self, now: Duration) -> Action {
         if let Some(then) = self.pace.wait_until(self.limits.postcopy_bandwidth, now) {
@@ -502,17 +307,15 @@ impl Source {
         }
     }
 
-    // ---- what comes from outside
-
     /// A reply of the destination.
     pub fn reply(&mut self, reply: Reply, now: Duration) {
         match (self.take(), reply) {
             (State::Describing, Reply::Accepted) => self.accepted(now),
-            (State::EndOfPass(pass), Reply::Reached(_)) => {
+            (State::EndOfPass(pass), Reply::Reached(number)) if number == pass.number => {
                 self.state = State::Deciding(pass);
                 self.then([Action::Sync]);
             }
-            (State::AwaitDropped { round }, Reply::Reached(_)) => self.dropped(round),
+            (State::AwaitDropped(drops), Reply::Reached(number)) if number == drops.round => self.dropped(drops),
             (State::Arming, Reply::Armed) => {
                 self.state = State::Pausing(Way::Postcopy);
                 self.armed = true;

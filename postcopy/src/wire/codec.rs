@@ -94,6 +94,9 @@ const RUN_LEN: usize = 16;
 /// The most runs in one message.
 const MAX_RUNS: u32 = 4096;
 
+/// The most entries in a list of pairs, blocks or sections: empty ones cost more here than on the wire.
+const MAX_ENTRIES: usize = 4096;
+
 /// The longest body of each message.
 fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
@@ -400,7 +403,7 @@ impl<'a> Reader<'a> {
         mut entry: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
         let count = self.u32()? as usize;
-        if count > self.rest.len() / least {
+        if count > MAX_ENTRIES || count > self.rest.len() / least {
             return Err(self.field("count"));
         }
         (0..count).map(|_| entry(self)).collect()

@@ -15,7 +15,7 @@ pub struct Fragment {
     pub block: BlockId,
     /// The number of the first word.
     pub first_word: u64,
-    /// The words, 1 to [`MAX_WORDS`].
+    /// The words, 1 to 8192.
     pub words: Vec<u64>,
 }
 

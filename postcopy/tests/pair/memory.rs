@@ -105,7 +105,7 @@ impl Log {
     }
 
     pub fn clear(&self, run: PageRun, dirty: &PageBitmap) {
-        assert!(self.on && run.start.0 % 64 == 0);
+        assert!(self.on && run.start.0.is_multiple_of(64));
         if self.forgets == Forgets::WhenCleared {
             let log = self.pages.block(run.block).unwrap();
             for word in (run.start.0 / 64) as usize..run.end().0.div_ceil(64) as usize {

@@ -132,6 +132,18 @@ fn lying_counts_and_impossible_fields_are_named() {
 }
 
 #[test]
+fn many_empty_entries_are_too_many() {
+    let sections = |count: usize| {
+        let empty = Section { name: String::new(), instance: 0, version: 0, bytes: Vec::new() };
+        let bytes = encoded(&Forward::State(vec![empty; count]), Forward::encode);
+        let (header, fields) = split(&bytes);
+        decode_forward(header, fields).map(drop)
+    };
+    assert_eq!(sections(MAX_ENTRIES), Ok(()));
+    assert_eq!(sections(MAX_ENTRIES + 1), Err(DecodeError::Field { tag: tag::STATE, field: "count" }));
+}
+
+#[test]
 fn every_number_has_a_name_of_its_own() {
     for (index, (number, name)) in tag::NAMES.iter().enumerate() {
         assert!(longest(*number).is_some(), "{name} has no limit");

@@ -1,0 +1,242 @@
+//! Every state with every message: what follows is written down, everything else is refused by name.
+
+use super::*;
+use crate::channel::ChannelError;
+use crate::memory::AnonymousRam;
+use crate::ram::{BlockId, PageIndex};
+
+const STATES: [&str; 16] = [
+    "Configuration",
+    "Ram",
+    "Precopy",
+    "Armed",
+    "Loading",
+    "Loading armed",
+    "Loaded",
+    "Loaded armed",
+    "Starting",
+    "Running",
+    "Running armed",
+    "Finishing",
+    "LinkLost",
+    "Rejoining",
+    "Completed",
+    "Failed",
+];
+/// From this one of [`STATES`] on the guest is the destination's, except in the last.
+const OWNED: usize = 9;
+const PAGES: u64 = 100;
+
+fn link_broken() -> MigrationError {
+    MigrationError::Link { peer: "source", source: ChannelError::Closed(None) }
+}
+
+fn state(name: &str) -> State {
+    match name {
+        "Configuration" => State::Configuration,
+        "Ram" => State::Ram,
+        "Precopy" => State::Precopy,
+        "Armed" => State::Armed,
+        "Loading" => State::Loading { armed: false },
+        "Loading armed" => State::Loading { armed: true },
+        "Loaded" => State::Loaded { armed: false },
+        "Loaded armed" => State::Loaded { armed: true },
+        "Starting" => State::Starting { armed: true },
+        "Running" => State::Running { armed: false },
+        "Running armed" => State::Running { armed: true },
+        "Finishing" => State::Finishing,
+        "LinkLost" => State::LinkLost { armed: true, error: link_broken() },
+        "Rejoining" => State::Rejoining { armed: true },
+        "Completed" => State::Completed,
+        "Failed" => State::Failed(link_broken()),
+        other => panic!("no state {other}"),
+    }
+}
+
+fn describe(destination: &Destination) -> &'static str {
+    match &destination.state {
+        State::Configuration => "Configuration",
+        State::Ram => "Ram",
+        State::Precopy => "Precopy",
+        State::Armed => "Armed",
+        State::Loading { armed: false } => "Loading",
+        State::Loading { armed: true } => "Loading armed",
+        State::Loaded { armed: false } => "Loaded",
+        State::Loaded { armed: true } => "Loaded armed",
+        State::Starting { .. } => "Starting",
+        State::Running { armed: false } => "Running",
+        State::Running { armed: true } => "Running armed",
+        State::Finishing => "Finishing",
+        State::LinkLost { .. } => "LinkLost",
+        State::Rejoining { .. } => "Rejoining",
+        State::Completed => "Completed",
+        State::Failed(_) => "Failed",
+    }
+}
+
+fn ram() -> Vec<RamBlock> {
+    vec![AnonymousRam::block("ram", PAGES).unwrap()]
+}
+
+fn run() -> PageRun {
+    PageRun { block: BlockId(0), start: PageIndex(1), count: 2 }
+}
+
+fn everything() -> PageRun {
+    PageRun { block: BlockId(0), start: PageIndex(0), count: PAGES as u32 }
+}
+
+/// A destination in this state; `whole`: every page is here.
+fn destination(name: &str, whole: bool) -> Destination {
+    let tracker = Arc::new(Tracker::new(&ram()));
+    if whole {
+        tracker.placed(everything());
+    }
+    Destination { state: state(name), tracker }
+}
+
+fn stale() -> Fragment {
+    Fragment { block: BlockId(0), first_word: 0, words: vec![1] }
+}
+
+fn messages() -> Vec<Forward> {
+    let blocks = vec![BlockDescription { name: "ram".into(), guest_address: 0, pages: PAGES }];
+    vec![
+        Forward::Configuration(Vec::new()),
+        Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
+        Forward::Description("{}".into()),
+        Forward::PassBegin(1),
+        Forward::PassEnd(1),
+        Forward::Pages(run()),
+        Forward::Zeros(vec![run()]),
+        Forward::Discard(stale()),
+        Forward::Arm,
+        Forward::State(Vec::new()),
+        Forward::HandOver { running: true },
+        Forward::Complete,
+        Forward::Cancel("why".into()),
+        Forward::Mark(4),
+    ]
+}
+
+/// The pairs that are allowed with every page here: the next state and the effect.
+fn allowed(state: &'static str, message: &Forward) -> Option<(&'static str, Effect)> {
+    Some(match (state, message) {
+        ("Configuration", Forward::Configuration(_)) => (state, Effect::Check(Vec::new())),
+        ("Ram", Forward::Ram { .. }) => ("Precopy", Effect::Accept),
+        ("Configuration" | "Ram" | "Precopy", Forward::Description(_)) => (state, Effect::None),
+        ("Precopy", Forward::PassBegin(_)) => (state, Effect::Pass(1)),
+        ("Precopy", Forward::PassEnd(_)) => (state, Effect::None),
+        ("Precopy", Forward::Pages(_)) => (state, Effect::Write(run())),
+        ("Precopy", Forward::Zeros(_)) => (state, Effect::WriteZeros(vec![run()])),
+        ("Precopy", Forward::Discard(_)) => (state, Effect::Discard(stale())),
+        ("Precopy", Forward::Mark(_)) => (state, Effect::Mark(4)),
+        ("Precopy", Forward::Arm) => ("Armed", Effect::Arm),
+        ("Precopy", Forward::State(_)) => ("Loading", Effect::Load(Vec::new())),
+        ("Armed", Forward::State(_)) => ("Loading armed", Effect::Load(Vec::new())),
+        ("Armed" | "Loaded armed" | "Running armed", Forward::Pages(_)) => (state, Effect::Place(run())),
+        ("Armed" | "Loaded armed" | "Running armed", Forward::Zeros(_)) => (state, Effect::PlaceZeros(vec![run()])),
+        ("Loaded" | "Loaded armed", Forward::HandOver { .. }) => ("Starting", Effect::Run { running: true }),
+        ("Running" | "Running armed", Forward::Complete) => ("Completed", Effect::Finish),
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_message_in_every_state() {
+    let ram = ram();
+    for (at, name) in STATES.into_iter().enumerate() {
+        for message in messages() {
+            let mut destination = destination(name, true);
+            let got = destination.message(message.clone(), &ram);
+            let owned = at >= OWNED && name != "Failed";
+            match (allowed(name, &message), got) {
+                (Some((next, effect)), Ok(got)) => assert_eq!((describe(&destination), got), (next, effect)),
+                (None, Err(MigrationError::Cancelled(why))) => {
+                    assert!(matches!(message, Forward::Cancel(_)) && !owned && why == "why", "{name}");
+                }
+                (None, Err(MigrationError::OutOfOrder(said))) => {
+                    assert!(owned || !matches!(message, Forward::Cancel(_)), "{name}");
+                    assert_eq!(said, crate::wire::tag::name(message.tag()), "{name}");
+                    assert_eq!(describe(&destination), name, "a refused message changes nothing");
+                }
+                (expected, got) => panic!("{name} with {message:?}: expected {expected:?}, got {got:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_broken_link_ends_it_before_the_guest_is_here_and_pauses_it_after() {
+    for (at, name) in STATES.into_iter().enumerate() {
+        let owned = at >= OWNED && name != "Failed";
+        for whole in [false, true] {
+            let mut destination = destination(name, whole);
+            assert_eq!(destination.owns_guest(), owned, "{name}");
+            assert_eq!(destination.fail(link_broken()), owned, "{name}");
+            let expected = match name {
+                _ if !owned => "Failed",
+                "Completed" => "Completed",
+                // Whoever has every page needs nobody any more.
+                _ if whole => "Completed",
+                _ => "LinkLost",
+            };
+            assert_eq!(describe(&destination), expected, "{name}, whole: {whole}");
+            assert_eq!(destination.error().is_some(), expected != "Completed");
+        }
+    }
+}
+
+#[test]
+fn the_answers_to_effects_count_only_where_they_were_asked_for() {
+    for name in STATES {
+        let step = |change: fn(&mut Destination)| {
+            let mut destination = destination(name, false);
+            change(&mut destination);
+            describe(&destination)
+        };
+        let expected =
+            |from: &[(&str, &'static str)]| from.iter().find(|(state, _)| *state == name).map_or(name, |(_, to)| to);
+        assert_eq!(step(Destination::checked), expected(&[("Configuration", "Ram")]));
+        assert_eq!(step(Destination::loaded), expected(&[("Loading", "Loaded"), ("Loading armed", "Loaded armed")]));
+        assert_eq!(step(Destination::started), expected(&[("Starting", "Running armed")]));
+        let rejoin = |destination: &mut Destination| {
+            let lost = describe(destination) == "LinkLost";
+            assert_eq!(destination.rejoin(), lost);
+        };
+        assert_eq!(step(rejoin), expected(&[("LinkLost", "Rejoining")]));
+        assert_eq!(step(Destination::rejoined), expected(&[("Rejoining", "Running armed")]));
+        assert_eq!(step(|destination| assert!(!destination.all_received())), name, "pages are missing");
+    }
+}
+
+#[test]
+fn the_end_waits_for_the_last_page_and_is_told_once() {
+    let mut destination = destination("Running armed", false);
+    assert_eq!(destination.message(Forward::Complete, &ram()).unwrap(), Effect::AwaitPages);
+    destination.tracker.placed(PageRun { count: PAGES as u32 - 1, ..everything() });
+    assert!(!destination.all_received());
+    destination.tracker.placed(everything());
+    assert!(destination.all_received() && !destination.all_received());
+    assert_eq!(destination.status(), Status::Completed);
+}
+
+#[test]
+fn without_arming_the_state_needs_every_page() {
+    let mut destination = destination("Precopy", false);
+    let refused = destination.message(Forward::State(Vec::new()), &ram());
+    assert!(matches!(refused, Err(MigrationError::PagesMissing(PAGES))), "{refused:?}");
+}
+
+#[test]
+fn pages_outside_ram_are_refused_in_every_state_that_takes_pages() {
+    let outside = PageRun { block: BlockId(0), start: PageIndex(PAGES - 1), count: 2 };
+    for name in ["Precopy", "Armed", "Loaded armed", "Running armed"] {
+        for message in [Forward::Pages(outside), Forward::Zeros(vec![run(), outside])] {
+            let refused = destination(name, false).message(message, &ram());
+            assert!(matches!(refused, Err(MigrationError::NoSuchPages(_))), "{name}: {refused:?}");
+        }
+    }
+    let fragment = Fragment { block: BlockId(0), first_word: 1, words: vec![1 << 36] };
+    assert!(destination("Precopy", true).message(Forward::Discard(fragment), &ram()).is_err());
+}

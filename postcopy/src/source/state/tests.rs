@@ -1,0 +1,318 @@
+//! Every state with every reply and every event: what follows is written down, and the one-way door stays shut.
+
+use super::*;
+use crate::channel::ChannelError;
+use crate::wire::Fragment;
+
+const STATES: [&str; 17] = [
+    "Describing",
+    "Arming",
+    "Precopy",
+    "EndOfPass",
+    "Deciding",
+    "Dropping",
+    "AwaitDropped",
+    "Pausing",
+    "Saving",
+    "FinalSync",
+    "AwaitReady",
+    "AwaitRunning by precopy",
+    "AwaitRunning by postcopy",
+    "Pushing",
+    "AwaitAllReceived",
+    "Rejoining",
+    "LinkLost",
+];
+/// How many of [`STATES`] are on the near side of the door.
+const BEFORE_THE_DOOR: usize = 11;
+
+fn pass() -> Pass {
+    let at = (BlockId(0), PageIndex(0));
+    Pass { number: 1, begin_pages: 100, begun: Duration::ZERO, sent: 0, at, cleared_to: PageIndex(0) }
+}
+
+fn drops() -> Drops {
+    Drops { round: 1, told: 0, fresh: u64::MAX }
+}
+
+fn link_broken() -> MigrationError {
+    MigrationError::Link { peer: "destination", source: ChannelError::Closed(None) }
+}
+
+fn state(name: &str) -> State {
+    let door = || Resumable::paused(true);
+    let through = || door().hand_over();
+    match name {
+        "Describing" => State::Describing,
+        "Arming" => State::Arming,
+        "Precopy" => State::Precopy(pass()),
+        "EndOfPass" => State::EndOfPass(pass()),
+        "Deciding" => State::Deciding(pass()),
+        "Dropping" => State::Dropping(drops()),
+        "AwaitDropped" => State::AwaitDropped(drops()),
+        "Pausing" => State::Pausing(Way::Postcopy),
+        "Saving" => State::Saving(Way::Precopy, door()),
+        "FinalSync" => State::FinalSync(Way::Postcopy, door()),
+        "AwaitReady" => State::AwaitReady(Way::Precopy, door()),
+        "AwaitRunning by precopy" => State::AwaitRunning(Way::Precopy, through()),
+        "AwaitRunning by postcopy" => State::AwaitRunning(Way::Postcopy, through()),
+        "Pushing" => State::Pushing(Scheduler::new(), through()),
+        "AwaitAllReceived" => State::AwaitAllReceived(Way::Postcopy, through()),
+        "Rejoining" => State::Rejoining(through()),
+        "LinkLost" => State::LinkLost(through(), link_broken()),
+        other => panic!("no state {other}"),
+    }
+}
+
+/// A source in this state, with nothing queued.
+fn source(name: &str) -> Source {
+    let pending = Arc::new(RamBitmap::with_pages([100]));
+    let mut source = Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default());
+    source.queue.clear();
+    source.state = state(name);
+    source
+}
+
+/// The state's name, and what ended it.
+fn describe(source: &Source) -> String {
+    let error = |error: &MigrationError| match error {
+        MigrationError::OutOfOrder(name) => format!("'{name}' refused"),
+        MigrationError::NotStarted(_) => "not started".into(),
+        MigrationError::NoSuchPages(_) => "no such pages".into(),
+        MigrationError::Link { .. } => "link broken".into(),
+        other => other.to_string(),
+    };
+    match &source.state {
+        State::Describing => "Describing".into(),
+        State::Arming => "Arming".into(),
+        State::Precopy(_) => "Precopy".into(),
+        State::EndOfPass(_) => "EndOfPass".into(),
+        State::Deciding(_) => "Deciding".into(),
+        State::Dropping(_) => "Dropping".into(),
+        State::AwaitDropped(_) => "AwaitDropped".into(),
+        State::Pausing(_) => "Pausing".into(),
+        State::Saving(..) => "Saving".into(),
+        State::FinalSync(..) => "FinalSync".into(),
+        State::AwaitReady(..) => "AwaitReady".into(),
+        State::AwaitRunning(Way::Precopy, _) => "AwaitRunning by precopy".into(),
+        State::AwaitRunning(Way::Postcopy, _) => "AwaitRunning by postcopy".into(),
+        State::Pushing(..) => "Pushing".into(),
+        State::AwaitAllReceived(..) => "AwaitAllReceived".into(),
+        State::Rejoining(_) => "Rejoining".into(),
+        State::LinkLost(_, why) => format!("LinkLost: {}", error(why)),
+        State::Ended(Outcome::Completed) => "Completed".into(),
+        State::Ended(Outcome::Cancelled) => "Cancelled".into(),
+        State::Ended(Outcome::Failed(why)) => format!("Failed: {}", error(why)),
+        State::Stepping => panic!("a step left no state behind"),
+    }
+}
+
+fn replies() -> [Reply; 10] {
+    [
+        Reply::Accepted,
+        Reply::Armed,
+        Reply::Ready,
+        Reply::Running,
+        Reply::NotStarted("no".into()),
+        Reply::AllReceived,
+        Reply::Received(Fragment { block: BlockId(0), first_word: 0, words: vec![1] }),
+        Reply::ReceivedEnd,
+        Reply::Reached(1),
+        Reply::Reached(2),
+    ]
+}
+
+/// The pairs that are allowed; every other reply is refused by name.
+fn allowed(state: &str, reply: &Reply) -> Option<&'static str> {
+    Some(match (state, reply) {
+        ("Describing", Reply::Accepted) => "Precopy",
+        ("EndOfPass", Reply::Reached(1)) => "Deciding",
+        ("AwaitDropped", Reply::Reached(1)) => "Dropping", // drops() has many fresh pages
+        ("Arming", Reply::Armed) => "Pausing",
+        ("AwaitReady", Reply::Armed | Reply::Ready) => "AwaitReady",
+        ("AwaitRunning by precopy", Reply::Running) => "AwaitAllReceived",
+        ("AwaitRunning by postcopy", Reply::Running) => "Pushing",
+        ("AwaitRunning by precopy" | "AwaitRunning by postcopy", Reply::NotStarted(_)) => "Failed: not started",
+        ("AwaitAllReceived", Reply::AllReceived) => "Completed",
+        ("Rejoining", Reply::Received(_)) => "Rejoining",
+        ("Rejoining", Reply::ReceivedEnd) => "Pushing",
+        // Nothing is heard on a link that is gone.
+        ("LinkLost", _) => "LinkLost: link broken",
+        _ => return None,
+    })
+}
+
+#[test]
+fn every_reply_in_every_state() {
+    for (at, name) in STATES.into_iter().enumerate() {
+        for reply in replies() {
+            let mut source = source(name);
+            let refusal = match &reply {
+                Reply::NotStarted(_) => "not started".to_owned(),
+                other => format!("'{}' refused", crate::wire::tag::name(other.tag())),
+            };
+            let refused =
+                if at < BEFORE_THE_DOOR { format!("Failed: {refusal}") } else { format!("LinkLost: {refusal}") };
+            let expected = allowed(name, &reply).map_or(refused, str::to_owned);
+            source.reply(reply.clone(), Duration::ZERO);
+            assert_eq!(describe(&source), expected, "{name} with {reply:?}");
+        }
+    }
+}
+
+#[test]
+fn every_event_in_every_state() {
+    for (at, name) in STATES.into_iter().enumerate() {
+        let before = at < BEFORE_THE_DOOR;
+        let mut cancelled = source(name);
+        cancelled.cancel();
+        let same = describe(&source(name));
+        assert_eq!(describe(&cancelled), if before { "Cancelled".into() } else { same.clone() }, "{name} cancelled");
+
+        let mut failed = source(name);
+        failed.fail(link_broken());
+        let lost = if before { "Failed: link broken" } else { "LinkLost: link broken" };
+        assert_eq!(describe(&failed), lost, "{name} with a broken link");
+
+        let mut rejoined = source(name);
+        assert_eq!(rejoined.rejoin(), name == "LinkLost");
+        assert_eq!(describe(&rejoined), if name == "LinkLost" { "Rejoining".into() } else { same.clone() });
+
+        for ended in [Outcome::Completed, Outcome::Cancelled, Outcome::Failed(MigrationError::PausedByUser)] {
+            let mut source = source(name);
+            source.state = State::Ended(ended);
+            let end = describe(&source);
+            replies().into_iter().for_each(|reply| source.reply(reply, Duration::ZERO));
+            source.cancel();
+            source.fail(link_broken());
+            source.synced(Duration::ZERO);
+            assert!(!source.rejoin());
+            assert_eq!((describe(&source), source.next(Duration::ZERO)), (end, Action::End));
+        }
+    }
+}
+
+/// Everything queued, up to the first wait or page.
+fn actions(source: &mut Source) -> Vec<Action> {
+    std::iter::from_fn(|| source.queue.pop_front()).collect()
+}
+
+#[test]
+fn a_guest_that_stood_still_runs_again_wherever_the_migration_ends_before_the_door() {
+    for (at, name) in STATES.into_iter().enumerate() {
+        for cancel in [true, false] {
+            let mut source = source(name);
+            if cancel {
+                source.cancel()
+            } else {
+                source.fail(link_broken())
+            }
+            let resumes = actions(&mut source).iter().filter(|action| matches!(action, Action::Resume(_))).count();
+            let stood_still = matches!(name, "Saving" | "FinalSync" | "AwaitReady");
+            assert_eq!(resumes, usize::from(stood_still && at < BEFORE_THE_DOOR), "{name}");
+        }
+    }
+}
+
+type Event = Box<dyn Fn(&mut Source)>;
+
+/// What may happen to a source from outside.
+fn events() -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for reply in replies() {
+        events.push(Box::new(move |source| source.reply(reply.clone(), Duration::ZERO)));
+    }
+    events.push(Box::new(Source::cancel));
+    events.push(Box::new(|source| source.fail(link_broken())));
+    events.push(Box::new(|source| source.fail(MigrationError::NoPostcopy)));
+    events.push(Box::new(|source| {
+        source.rejoin();
+    }));
+    events.push(Box::new(|source| source.try_hand_over(true)));
+    events.push(Box::new(|source| source.try_hand_over(false)));
+    events.push(Box::new(|source| source.synced(Duration::ZERO)));
+    events.push(Box::new(|source| drop(source.start_postcopy())));
+    events
+}
+
+#[test]
+fn after_the_door_nothing_resumes_the_guest_but_a_destination_that_did_not_start_it() {
+    let events = events();
+    let not_started = replies().iter().position(|reply| matches!(reply, Reply::NotStarted(_))).unwrap();
+    let mut returned = 0;
+    for name in &STATES[BEFORE_THE_DOOR..] {
+        for sequence in 0..events.len().pow(3) {
+            let mut source = source(name);
+            let mut rest = sequence;
+            for _ in 0..3 {
+                let event = rest % events.len();
+                rest /= events.len();
+                let may_return = matches!(source.state, State::AwaitRunning(..)) && event == not_started;
+                events[event](&mut source);
+                let resumes = actions(&mut source).iter().any(|action| matches!(action, Action::Resume(_)));
+                assert_eq!(resumes, may_return, "{name}, events {sequence}");
+                returned += u64::from(resumes);
+            }
+        }
+    }
+    assert!(returned > 0);
+}
+
+#[test]
+fn the_hand_over_needs_a_ready_destination_and_nobody_who_cancelled() {
+    for name in STATES {
+        for allowed in [true, false] {
+            let mut source = source(name);
+            source.try_hand_over(allowed);
+            let sent =
+                actions(&mut source).into_iter().any(|action| matches!(action, Action::Send(Forward::HandOver { .. })));
+            assert_eq!(sent, allowed && name == "AwaitReady", "{name}");
+        }
+    }
+}
+
+#[test]
+fn without_postcopy_at_the_destination_nobody_is_switched_to_it() {
+    let mut asked = source("Precopy");
+    asked.destination = Features::default();
+    assert!(matches!(asked.start_postcopy(), Err(MigrationError::NoPostcopy)));
+    let mut told = source("Describing");
+    told.destination = Features::default();
+    told.limits.postcopy_after = Some(1);
+    told.reply(Reply::Accepted, Duration::ZERO);
+    assert!(matches!(told.state, State::Ended(Outcome::Failed(MigrationError::NoPostcopy))));
+    assert!(matches!(actions(&mut told)[..], [Action::Send(Forward::Cancel(_))]));
+}
+
+#[test]
+fn a_bitmap_of_pages_outside_ram_is_refused() {
+    let mut source = source("Rejoining");
+    let outside = Fragment { block: BlockId(0), first_word: 1, words: vec![1 << 60] };
+    source.reply(Reply::Received(outside), Duration::ZERO);
+    assert_eq!(describe(&source), "LinkLost: no such pages");
+}
+
+#[test]
+fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
+    let mut source = source("Describing");
+    source.limits.postcopy_after = Some(0);
+    source.reply(Reply::Accepted, Duration::ZERO);
+    assert_eq!(actions(&mut source), [Action::Send(Forward::Arm), Action::Wait(None)]);
+    source.reply(Reply::Armed, Duration::ZERO);
+    assert_eq!(actions(&mut source), [Action::Pause]);
+    source.paused(true);
+    assert_eq!(actions(&mut source), [Action::Save]);
+    source.saved(Vec::new());
+    let expected = [Action::ServeDemand, Action::Send(Forward::State(Vec::new())), Action::Wait(None)];
+    assert_eq!(actions(&mut source), expected);
+}
+
+#[test]
+fn the_log_is_armed_before_the_pages_are_read() {
+    let mut source = source("Precopy");
+    let stretch = PageRun { block: BlockId(0), start: PageIndex(0), count: 100 };
+    assert_eq!(source.next(Duration::ZERO), Action::ClearLog(stretch));
+    assert_eq!(source.pending.count(), 100, "what is re-armed is told by the bits that are still set");
+    assert_eq!(source.next(Duration::ZERO), Action::SendRun(stretch));
+    assert_eq!(source.pending.count(), 0);
+}
