@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use serde_json::json;
 
+use crate::support::proxy::Proxy;
 use crate::support::{Machine, Transport, Vm, host};
 
 const MIB: u64 = 1 << 20;
@@ -69,6 +70,31 @@ fn cancelled_in_a_pass() {
     assert_eq!(destination.wait(), 1);
     let line = last_line(&destination);
     assert!(line.starts_with("whimbrel: the incoming migration failed: ") && line.contains("cancel"), "{line}");
+    assert_free(source);
+}
+
+#[test]
+fn cancelled_while_the_link_hangs() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-bandwidth": 32 * MIB}));
+    source.migrate(&link.address());
+    source.qmp.await_event("MIGRATION_PASS");
+    link.hang();
+    // The buffers on the way take some more; then nothing goes.
+    let mut last = u64::MAX;
+    while source.ram("transferred") != last {
+        last = source.ram("transferred");
+        source.guest.await_visits(1);
+        (0..20).for_each(|_| _ = source.guest.next_record());
+    }
+    source.qmp.query("migrate_cancel");
+    source.qmp.await_migration("cancelled");
+    link.cut();
+    assert_eq!(destination.wait(), 1);
     assert_free(source);
 }
 

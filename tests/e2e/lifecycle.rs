@@ -140,6 +140,27 @@ fn a_guest_that_left_can_be_started_afresh() {
     destination.guest.assert_whole();
 }
 
+/// The kernel that is given along with `--incoming` is there for a reset.
+#[test]
+fn a_guest_that_arrived_can_be_reset() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("64M");
+    let mut source = machine.boot_and_begin("ws=16M");
+    let boot = ["--kernel", "builtin:test", "--cmdline", "ws=8M"];
+    let mut destination = machine.with(&boot).receive(Transport::Unix);
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("completed");
+    destination.guest.assert_whole();
+    destination.guest.restarts();
+    destination.qmp.query("system_reset");
+    let begin = destination.guest.await_begin();
+    assert!(begin.contains("pages=2048"), "{begin}");
+    destination.guest.assert_whole();
+}
+
 /// The checker can fail: one page is damaged on purpose, in its middle, where only a full verification looks.
 #[test]
 fn a_damaged_page_is_noticed() {

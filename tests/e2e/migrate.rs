@@ -125,6 +125,76 @@ fn moves(mode: Mode, workload: Workload, cpus: u8, transport: Transport) {
     assert_eq!(destination.end_guest(), 0, "the guest saw errors");
 }
 
+/// A machine of another kind, in every mode.
+fn moves_in_every_mode(machine: &Machine, cmdline: &str) {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    for passes in [-1, 0, 1] {
+        let (mut source, mut destination) = (machine.boot_and_begin(cmdline), machine.receive(Transport::Unix));
+        source.guest.await_visits(5);
+        source.set(json!({"x-postcopy-after": passes}));
+        let uri = destination.address();
+        source.migrate(&uri);
+        source.qmp.await_migration("completed");
+        assert_arrived(&mut source, &mut destination);
+        assert_eq!(destination.end_guest(), 0, "the guest saw errors");
+    }
+}
+
+#[test]
+fn shared_memory() {
+    moves_in_every_mode(&Machine::new("96M,shared=on"), "ws=64M order=rand write=50");
+}
+
+/// Two blocks of RAM, with the hole between them, and most of it never touched.
+#[test]
+fn memory_above_4_gib() {
+    moves_in_every_mode(&Machine::new("5G"), "ws=32M order=rand write=50");
+}
+
+#[test]
+fn four_vcpus_in_all_of_the_memory() {
+    moves_in_every_mode(&Machine::new("64M").cpus(4), "order=hot write=50 zero=30");
+}
+
+/// The guest writes faster than the link carries: precopy would go on for ever, so the rest comes by postcopy.
+#[test]
+fn a_precopy_that_does_not_converge() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let (mut source, mut destination) =
+        (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(Transport::Tcp));
+    source.set(json!({"max-bandwidth": 100 << 20, "downtime-limit": 1}));
+    let uri = destination.address();
+    source.migrate(&uri);
+    while source.qmp.await_event("MIGRATION_PASS")["pass"].as_u64().unwrap() < 3 {}
+    source.qmp.query("migrate-start-postcopy");
+    source.qmp.await_migration("completed");
+    assert!(source.ram("dirty-sync-count") >= 2);
+    assert!(source.ram("postcopy-bytes") > 0);
+    assert_arrived(&mut source, &mut destination);
+}
+
+/// With a guest that writes little, passes become short until the rest fits the allowed downtime.
+#[test]
+fn a_precopy_of_several_passes() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let (mut source, mut destination) = (machine.boot_and_begin("ws=64M rate=3000"), machine.receive(Transport::Tcp));
+    source.set(json!({"max-bandwidth": 100 << 20, "downtime-limit": 20}));
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("completed");
+    assert!(source.ram("dirty-sync-count") >= 3);
+    assert_eq!(source.ram("postcopy-bytes"), 0);
+    assert_arrived(&mut source, &mut destination);
+}
+
 /// One test for each case, so that a failure has a name.
 macro_rules! matrix {
     ($($mode:ident $mode_name:ident),*) => {

@@ -35,6 +35,7 @@ impl Halfway {
         let refusal = self.source.qmp.refused("cont", json!({}));
         assert!(!refusal.is_empty());
         assert_ne!(self.source.qmp.status(), "running");
+        assert_eq!(self.destination.qmp.status(), "running");
         assert!(self.source.ram("remaining") > 0, "there was nothing left to lose");
         for vm in [&mut self.source, &mut self.destination] {
             let report = vm.qmp.query("query-migrate");
@@ -130,6 +131,22 @@ fn the_link_is_cut_again_and_again() {
         halfway.join();
         halfway.source.qmp.await_migration("postcopy-active");
     }
+    halfway.finish();
+}
+
+/// Nobody tells either side that the link is dead; people do.
+#[test]
+fn the_link_hangs_and_is_broken_by_hand() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(HOT, 0);
+    halfway.link.hang();
+    assert_eq!(halfway.source.qmp.query("query-migrate")["status"], "postcopy-active");
+    halfway.source.qmp.query("migrate-pause");
+    halfway.destination.qmp.query("migrate-pause");
+    halfway.assert_paused();
+    halfway.join();
     halfway.finish();
 }
 

@@ -6,7 +6,7 @@
 //! | `vm` | a Whimbrel process with its sockets; `Machine` starts sources and destinations alike |
 //! | `qmp` | a client of the QMP socket |
 //! | `guest` | the talk with the test guest over the serial port |
-//! | `proxy` | a link that counts and can be cut |
+//! | `proxy` | a link that counts, and can hang and be cut |
 //! | `transcript` | everything that a stream said, and waiting for it to say something |
 
 pub mod guest;

@@ -1,9 +1,9 @@
-//! [`Proxy`]: a link between two processes that counts what goes over it and can be cut.
+//! [`Proxy`]: a link between two processes that counts what goes over it, and can hang and be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 /// A TCP link. Connections are forwarded to the target in the order in which they come.
@@ -18,6 +18,9 @@ struct Shared {
     ends: Mutex<Vec<(TcpStream, TcpStream)>>,
     /// Bytes towards the target, all connections together.
     forwarded: AtomicU64,
+    /// Whether nothing goes on, in either direction.
+    hangs: Mutex<bool>,
+    changed: Condvar,
 }
 
 impl Proxy {
@@ -26,7 +29,13 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let target = target.strip_prefix("tcp:").unwrap().to_owned();
-        let shared = Arc::new(Shared { target, ends: Mutex::default(), forwarded: AtomicU64::new(0) });
+        let shared = Arc::new(Shared {
+            target,
+            ends: Mutex::default(),
+            forwarded: AtomicU64::new(0),
+            hangs: Mutex::new(false),
+            changed: Condvar::new(),
+        });
         let accepting = Arc::clone(&shared);
         // Ends with the test's process: a listener cannot be woken, and there are few.
         thread::spawn(move || {
@@ -47,8 +56,15 @@ impl Proxy {
         self.shared.forwarded.load(Ordering::Relaxed)
     }
 
-    /// Cuts every connection: both sides see its end at once.
+    /// From now on nothing goes on, and neither side hears of it: as with a switch that lost its power.
+    pub fn hang(&self) {
+        *self.shared.hangs.lock().unwrap() = true;
+    }
+
+    /// Cuts every connection: both sides see its end at once. Later ones work.
     pub fn cut(&self) {
+        *self.shared.hangs.lock().unwrap() = false;
+        self.shared.changed.notify_all();
         for (near, far) in self.shared.ends.lock().unwrap().drain(..) {
             // One that is gone already needs no cutting.
             let _ = near.shutdown(Shutdown::Both);
@@ -67,21 +83,29 @@ impl Shared {
         far.set_nodelay(true).unwrap();
         let clone = |stream: &TcpStream| stream.try_clone().unwrap();
         self.ends.lock().unwrap().push((clone(&near), clone(&far)));
-        let (there, back) = (Arc::clone(self), (clone(&far), clone(&near)));
-        thread::spawn(move || copy(near, far, |bytes| _ = there.forwarded.fetch_add(bytes, Ordering::Relaxed)));
-        thread::spawn(move || copy(back.0, back.1, |_| ()));
+        let back = (clone(&far), clone(&near));
+        let there = Arc::clone(self);
+        thread::spawn(move || there.copy(near, far, |bytes| _ = there.forwarded.fetch_add(bytes, Ordering::Relaxed)));
+        let here = Arc::clone(self);
+        thread::spawn(move || here.copy(back.0, back.1, |_| ()));
     }
-}
 
-/// Copies until either side ends, and hands the end on.
-fn copy(mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
-    let mut buffer = vec![0; 256 << 10];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..bytes]).is_err() {
-            break;
+    /// Copies until either side ends, and hands the end on.
+    fn copy(&self, mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
+        let mut buffer = vec![0; 256 << 10];
+        while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+            self.wait_while_it_hangs();
+            if to.write_all(&buffer[..bytes]).is_err() {
+                break;
+            }
+            count(bytes as u64);
         }
-        count(bytes as u64);
+        self.wait_while_it_hangs();
+        let _ = to.shutdown(Shutdown::Write);
+        let _ = from.shutdown(Shutdown::Read);
     }
-    let _ = to.shutdown(Shutdown::Write);
-    let _ = from.shutdown(Shutdown::Read);
+
+    fn wait_while_it_hangs(&self) {
+        drop(self.changed.wait_while(self.hangs.lock().unwrap(), |hangs| *hangs).unwrap());
+    }
 }
