@@ -10,6 +10,10 @@ const BIN: Duration = Duration::from_millis(50);
 const SLOW: f64 = 0.8;
 /// After this many bins without a slow stretch the guest has recovered.
 const RECOVERED: usize = 10;
+/// An undisturbed guest is steady if this share of its bins is within [`SWAY`] of its mean speed.
+const STEADY: f64 = 0.8;
+/// How far the speed of a steady guest sways, as a share of its mean.
+const SWAY: f64 = 0.3;
 /// A guest that was this slow for one bin only was not disturbed by the migration.
 const NOISE: usize = 1;
 
@@ -61,6 +65,8 @@ pub struct Marks {
 pub struct Measured {
     /// Visits per second before the migration.
     pub speed: f64,
+    /// Whether that speed was steady. If not, other load on the host makes everything but the blackout a rough figure.
+    pub steady: bool,
     /// No sign of life.
     pub blackout: Span,
     /// Signs of life, but slow; the blackout may lie within one.
@@ -100,6 +106,7 @@ impl Measured {
         let lost = (marks.until - marks.start).as_secs_f64() - done / speed;
         Some(Self {
             speed,
+            steady: is_steady(&curve[..begin], speed),
             blackout,
             brownouts,
             recovered: slow.last().is_none_or(|(_, last)| last + 1 < curve.len()),
@@ -112,6 +119,11 @@ impl Measured {
     pub fn slow_time(&self) -> Duration {
         self.brownouts.iter().map(|span| span.length().saturating_sub(span.overlap(self.blackout))).sum()
     }
+}
+
+fn is_steady(calm: &[Bin], speed: f64) -> bool {
+    let near = calm.iter().filter(|bin| (bin.speed - speed).abs() <= SWAY * speed).count();
+    near as f64 >= STEADY * calm.len() as f64
 }
 
 /// The stretches of slow bins, first and last bin of each, that a migration from bin `begin` to bin `end` caused: those

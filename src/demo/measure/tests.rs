@@ -91,3 +91,11 @@ fn no_work_is_done_in_the_blackout() {
     assert_eq!((work.at(MS(20)), work.at(MS(50)), work.at(MS(80))), (20.0, 20.0, 20.0));
     assert_eq!((work.at(MS(90)).round(), work.at(MS(500))), (25.0, 30.0));
 }
+
+#[test]
+fn a_guest_that_others_disturb_is_not_steady() {
+    let steady = |speed: fn(u64) -> u32| Measured::of(&trace(speed, (2000, 2010), 5100), &MARKS).unwrap().steady;
+    assert!(steady(|_| 1000));
+    assert!(steady(|ms| if ms < 100 { 100 } else { 1000 }), "a hiccup");
+    assert!(!steady(|ms| if ms < 500 { 300 } else { 1000 }));
+}
