@@ -25,7 +25,7 @@ impl Live {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
             // A template that does not parse would only cost the colours.
-            if let Ok(style) = ProgressStyle::with_template("{prefix:9.bold} {bar:24.cyan/dim} {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{prefix:9.bold} {bar:16.cyan/dim} {wide_msg}") {
                 bar.set_style(style.progress_chars("━━╌"));
             }
             bar.set_prefix(mode);
@@ -42,8 +42,10 @@ impl Live {
     /// Shows where the migration stands.
     pub fn migration(&mut self, now: &Progress, speed: f64) {
         if let Some(bar) = &self.bar {
+            // Nothing remains before it is known what there is.
+            let done = if now.transferred == 0 { 0 } else { now.total.saturating_sub(now.remaining) };
             bar.set_length(now.total.max(1));
-            bar.set_position(now.total.saturating_sub(now.remaining));
+            bar.set_position(done);
         }
         self.show(&now.status, &format!("{:>8} sent, {}", format_size(now.transferred), guest(speed)));
     }
@@ -61,7 +63,7 @@ impl Live {
 
     fn show(&mut self, phase: &str, text: &str) {
         match &self.bar {
-            Some(bar) => bar.set_message(format!("{phase:<16} {text}")),
+            Some(bar) => bar.set_message(format!("{phase:<15} {text}")),
             None => {
                 let due = self.written.is_none_or(|at| at.elapsed() >= LINE_EVERY);
                 if due || self.phase != phase {
@@ -87,7 +89,7 @@ impl Drop for Live {
 fn guest(speed: f64) -> String {
     match speed {
         0.0 => "guest silent".to_owned(),
-        speed => format!("guest at {} visits/s", thousands(speed)),
+        speed => format!("{} visits/s", thousands(speed)),
     }
 }
 

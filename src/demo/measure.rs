@@ -8,8 +8,12 @@ use super::trace::{Beat, Trace};
 const BIN: Duration = Duration::from_millis(50);
 /// Below this share of its undisturbed speed the guest is in a brownout.
 const SLOW: f64 = 0.8;
-/// This many good bins in a row end a brownout.
+/// After this many bins without a slow stretch the guest has recovered.
 const RECOVERED: usize = 10;
+/// An undisturbed guest is steady if this share of its bins is within [`SWAY`] of its mean speed.
+const STEADY: f64 = 0.8;
+/// How far the speed of a steady guest sways, as a share of its mean.
+const SWAY: f64 = 0.3;
 /// A guest that was this slow for one bin only was not disturbed by the migration.
 const NOISE: usize = 1;
 
@@ -61,10 +65,12 @@ pub struct Marks {
 pub struct Measured {
     /// Visits per second before the migration.
     pub speed: f64,
+    /// Whether that speed was steady. If not, other load on the host makes everything but the blackout a rough figure.
+    pub steady: bool,
     /// No sign of life.
     pub blackout: Span,
-    /// Signs of life, but slow; the blackout may lie within it.
-    pub brownout: Option<Span>,
+    /// Signs of life, but slow; the blackout may lie within one.
+    pub brownouts: Vec<Span>,
     /// Whether the guest recovered before the last moment looked at.
     pub recovered: bool,
     /// Work that the guest would have done undisturbed and has not, as time of an undisturbed guest.
@@ -89,16 +95,21 @@ impl Measured {
         let curve = work.curve(Span { from: marks.calm, to: marks.until });
         let slow: Vec<bool> = curve.iter().map(|bin| bin.speed < SLOW * speed).collect();
         let begin = curve.partition_point(|bin| bin.span.to <= marks.start);
-        let slow = slow_stretch(&slow, begin);
-        let brownout =
-            slow.map(|(from, to)| Span { from: curve[from].span.from.max(marks.start), to: curve[to].span.to });
+        let end = curve.partition_point(|bin| bin.span.to <= marks.end);
+        let slow = slow_stretches(&slow, begin, end);
+        let span = |(first, last): &(usize, usize)| Span {
+            from: curve[*first].span.from.max(marks.start),
+            to: curve[*last].span.to,
+        };
+        let brownouts = slow.iter().map(span).collect();
         let done = work.at(marks.until) - work.at(marks.start);
         let lost = (marks.until - marks.start).as_secs_f64() - done / speed;
         Some(Self {
             speed,
+            steady: is_steady(&curve[..begin], speed),
             blackout,
-            brownout,
-            recovered: slow.is_none_or(|(_, to)| to + 1 < curve.len()),
+            brownouts,
+            recovered: slow.last().is_none_or(|(_, last)| last + 1 < curve.len()),
             lost: Duration::from_secs_f64(lost.max(0.0)),
             curve,
         })
@@ -106,28 +117,32 @@ impl Measured {
 
     /// How long the guest was slow but not silent.
     pub fn slow_time(&self) -> Duration {
-        self.brownout.map_or(Duration::ZERO, |span| span.length().saturating_sub(span.overlap(self.blackout)))
+        self.brownouts.iter().map(|span| span.length().saturating_sub(span.overlap(self.blackout))).sum()
     }
 }
 
-/// The first and last bin, from `begin` on, of the first stretch of slow bins that good ones do not interrupt for long.
-fn slow_stretch(slow: &[bool], begin: usize) -> Option<(usize, usize)> {
-    let alone = |at: usize| {
-        let after = slow[at..].iter().take_while(|slow| **slow).count();
-        let before = slow[begin..at].iter().rev().take_while(|slow| **slow).count();
-        after + before <= NOISE
-    };
-    let is_slow = |at: &usize| slow[*at] && !alone(*at);
-    let first = (begin..slow.len()).find(is_slow)?;
-    let mut last = first;
-    for at in first..slow.len() {
-        if is_slow(&at) {
-            last = at;
-        } else if at - last > RECOVERED {
+fn is_steady(calm: &[Bin], speed: f64) -> bool {
+    let near = calm.iter().filter(|bin| (bin.speed - speed).abs() <= SWAY * speed).count();
+    near as f64 >= STEADY * calm.len() as f64
+}
+
+/// The stretches of slow bins, first and last bin of each, that a migration from bin `begin` to bin `end` caused: those
+/// in between, and those after it until the guest has recovered.
+fn slow_stretches(slow: &[bool], begin: usize, end: usize) -> Vec<(usize, usize)> {
+    let mut stretches: Vec<(usize, usize)> = Vec::new();
+    let mut at = begin;
+    while at < slow.len() {
+        let length = slow[at..].iter().take_while(|slow| **slow).count();
+        let bad_until = stretches.last().map_or(end, |(_, last)| end.max(last + 1));
+        if at > bad_until + RECOVERED {
             break;
         }
+        if length > NOISE {
+            stretches.push((at, at + length - 1));
+        }
+        at += length.max(1);
     }
-    Some((first, last))
+    stretches
 }
 
 /// The work done so far at any moment.

@@ -137,8 +137,8 @@ fn throughput(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let seconds = |span: Span| (since(zero, span.from), since(zero, span.to));
     svg.rect(scale.plot, r##"fill="#fff""##);
     axes(svg, &scale, true);
-    if let Some(brownout) = measured.brownout {
-        svg.rect(scale.band(seconds(brownout), 2.0), &format!(r#"fill="{BROWNOUT}" fill-opacity="0.45""#));
+    for brownout in &measured.brownouts {
+        svg.rect(scale.band(seconds(*brownout), 2.0), &format!(r#"fill="{BROWNOUT}" fill-opacity="0.45""#));
     }
     curve(svg, journey, &scale);
     svg.rect(scale.band(seconds(measured.blackout), 2.5), &format!(r#"fill="{BLACKOUT}""#));
@@ -188,15 +188,17 @@ fn curve(svg: &mut Svg, journey: &Journey, scale: &Scale) {
 fn notes(svg: &mut Svg, journey: &Journey, scale: &Scale) {
     let zero = journey.marks.start;
     let measured = &journey.measured;
-    let dark = scale.x(since(zero, measured.blackout.to));
-    let mut lines = vec![(dark, format!("blackout {} ms", ms(measured.blackout.length())))];
-    if let Some(brownout) = measured.brownout {
+    let mut lines = vec![format!("blackout {} ms", ms(measured.blackout.length()))];
+    if !measured.brownouts.is_empty() {
         let more = if measured.recovered { "" } else { "more than " };
-        let x = scale.x(since(zero, brownout.from)).max(dark);
-        lines.push((x, format!("brownout {more}{} ms", ms(measured.slow_time()))));
+        lines.push(format!("brownout {more}{} ms", ms(measured.slow_time())));
     }
-    for (row, (x, text)) in lines.iter().enumerate() {
-        svg.text((x + 7.0, scale.plot.y + 46.0 + 17.0 * row as f64), r#"class="note""#, text);
+    // To the right of the blackout, or to its left where there is no room.
+    let dark = scale.x(since(zero, measured.blackout.to));
+    let (x, anchor) = if dark + 200.0 < scale.plot.right() { (dark + 7.0, "start") } else { (dark - 7.0, "end") };
+    for (row, text) in lines.iter().enumerate() {
+        let y = scale.plot.y + 46.0 + 17.0 * row as f64;
+        svg.text((x, y), &format!(r#"class="note" text-anchor="{anchor}""#), text);
     }
 }
 

@@ -35,6 +35,11 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
     let journeys = options.modes.iter().map(|mode| travel(&context, *mode)).collect::<Result<Vec<_>, _>>()?;
 
     println!("\n{}", table::table(&journeys));
+    if journeys.iter().any(|journey| !journey.measured.steady) {
+        println!(
+            "The guest's speed swayed before it moved: other load on this host makes brownout and lost work rough."
+        );
+    }
     write(&options.out, &picture::picture(options, &journeys))?;
     println!("Guest throughput over time, as a picture: {}", options.out.display());
     place.save(&journeys)?;

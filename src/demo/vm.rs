@@ -101,16 +101,17 @@ impl Vm {
 fn still_runs(process: &mut Process, role: &'static str, log: &Path) -> Result<(), DemoError> {
     match process.0.try_wait() {
         Ok(None) => Ok(()),
-        Ok(Some(status)) => Err(DemoError::Ended { role, words: last_words(log).unwrap_or(status.to_string()) }),
+        Ok(Some(status)) => {
+            Err(DemoError::Ended { role, words: last_words(log).unwrap_or_else(|| status.to_string()) })
+        }
         Err(source) => Err(DemoError::Start { role, source }),
     }
 }
 
-/// The last line of a log, without its program's name.
+/// The error that a Whimbrel ended with, from its log.
 fn last_words(log: &Path) -> Option<String> {
     let text = std::fs::read_to_string(log).ok()?;
-    let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
-    Some(line.strip_prefix("whimbrel: ").unwrap_or(line).to_owned())
+    text.lines().rev().find_map(|line| line.strip_prefix("whimbrel: ")).map(str::to_owned)
 }
 
 fn accept(
@@ -131,5 +132,24 @@ fn accept(
         if Instant::now() >= until {
             return Err(raise(ErrorKind::TimedOut.into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_ends_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let listener = UnixListener::bind(directory.path().join("serial")).unwrap();
+        let end = |words: &str| {
+            std::fs::write(&log, words).unwrap();
+            let mut process = Process(Command::new("false").spawn().unwrap());
+            accept(&listener, &mut process, "source", &log).unwrap_err().to_string()
+        };
+        assert!(end("[INFO] up\nwhimbrel: no room\n").ends_with("ended early: no room"));
+        assert!(end("[INFO] up\n").contains("exit status: 1"), "a log line is no reason");
     }
 }

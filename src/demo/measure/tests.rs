@@ -35,7 +35,7 @@ fn a_short_blackout_is_all_there_is() {
     assert!((measured.speed - 1e6).abs() < 2e3, "{}", measured.speed);
     assert_eq!(measured.blackout, Span { from: MS(2000), to: MS(2040) });
     assert!(near(measured.lost, MS(40), MS(4)), "{:?}", measured.lost);
-    assert_eq!((measured.brownout, measured.recovered), (None, true), "one slow bin is noise");
+    assert_eq!((measured.brownouts.len(), measured.recovered), (0, true), "one slow bin is noise");
     assert_eq!(measured.slow_time(), MS_0);
 }
 
@@ -43,7 +43,7 @@ fn a_short_blackout_is_all_there_is() {
 fn a_brownout_has_a_beginning_and_an_end() {
     let speed = |ms| if (1500..2500).contains(&ms) { 100 } else { 1000 };
     let measured = Measured::of(&trace(speed, (1500, 1510), 5100), &MARKS).unwrap();
-    let brownout = measured.brownout.unwrap();
+    let [brownout] = measured.brownouts[..] else { panic!("{:?}", measured.brownouts) };
     assert!(near(brownout.from, MS(1500), BIN) && near(brownout.to, MS(2500), BIN), "{brownout:?}");
     assert!(measured.recovered);
     assert!(near(measured.slow_time(), brownout.length() - MS(10), MS(1)));
@@ -55,7 +55,7 @@ fn a_brownout_has_a_beginning_and_an_end() {
 fn a_guest_that_stays_slow_has_not_recovered() {
     let speed = |ms| if ms < 1500 { 1000 } else { 700 };
     let measured = Measured::of(&trace(speed, (1500, 1510), 5100), &MARKS).unwrap();
-    assert_eq!((measured.recovered, measured.brownout.unwrap().to), (false, MS(5000)));
+    assert_eq!((measured.recovered, measured.brownouts[0].to), (false, MS(5000)));
 }
 
 #[test]
@@ -74,12 +74,14 @@ fn a_guest_that_says_too_little_cannot_be_measured() {
 }
 
 #[test]
-fn slow_stretches() {
+fn stretches_until_the_guest_has_recovered() {
     let bins = |text: &str| text.bytes().map(|byte| byte == b'#').collect::<Vec<_>>();
-    assert_eq!(slow_stretch(&bins("##...."), 2), None, "before the migration");
-    assert_eq!(slow_stretch(&bins("..#...#..."), 0), None, "noise");
-    assert_eq!(slow_stretch(&bins("..##..##.."), 0), Some((2, 7)));
-    assert_eq!(slow_stretch(&bins("..##............##"), 0), Some((2, 3)), "recovered in between");
+    assert_eq!(slow_stretches(&bins("##...."), 2, 4), [], "before the migration");
+    assert_eq!(slow_stretches(&bins("..#...#..."), 0, 9), [], "noise");
+    assert_eq!(slow_stretches(&bins("..##..##.."), 0, 5), [(2, 3), (6, 7)]);
+    let later = bins("..##............##..............##");
+    assert_eq!(slow_stretches(&later, 0, 3), [(2, 3)], "recovered in between");
+    assert_eq!(slow_stretches(&later, 0, 12), [(2, 3), (16, 17)], "the migration goes on");
 }
 
 #[test]
@@ -88,4 +90,12 @@ fn no_work_is_done_in_the_blackout() {
     let work = Work::new(&beats, Span { from: MS(20), to: MS(80) }, 1000.0);
     assert_eq!((work.at(MS(20)), work.at(MS(50)), work.at(MS(80))), (20.0, 20.0, 20.0));
     assert_eq!((work.at(MS(90)).round(), work.at(MS(500))), (25.0, 30.0));
+}
+
+#[test]
+fn a_guest_that_others_disturb_is_not_steady() {
+    let steady = |speed: fn(u64) -> u32| Measured::of(&trace(speed, (2000, 2010), 5100), &MARKS).unwrap().steady;
+    assert!(steady(|_| 1000));
+    assert!(steady(|ms| if ms < 100 { 100 } else { 1000 }), "a hiccup");
+    assert!(!steady(|ms| if ms < 500 { 300 } else { 1000 }));
 }
