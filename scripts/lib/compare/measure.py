@@ -46,7 +46,7 @@ class Stage:
         for case in waiting:
             source = self.sources[case]
             try:
-                source.serial.record("B", source.vmm.boot_seconds)
+                source.serial.record("B whimbrel-guest", source.vmm.boot_seconds)
                 source.qmp.execute("stop")
             except RunFailed as failure:
                 self._drop(case, failure)
@@ -141,7 +141,8 @@ class Move:
         try:
             return self.loop.until(watched, LIMIT, what)
         except RunFailed:
-            self.source.qmp.attempt("migrate_cancel")
+            if not self.source.qmp.ended:
+                self.source.qmp.attempt("migrate_cancel")
             raise
 
     def _failure(self, vm):
@@ -177,7 +178,7 @@ class Move:
             return {}
         start = len(self.destination.serial.text)
         self.destination.serial.send(b"s")
-        return timeline.slow_visits(self.destination.serial.record("S", 30, start))
+        return timeline.slow_visits(self.destination.serial.record("S {", 30, start))
 
     def _talk(self):
         return sum(end - start for start, end in self._beats().talk)
@@ -187,7 +188,7 @@ class Move:
         serial = self.destination.serial
         start = len(serial.text)
         serial.send(b"v")
-        words = serial.record("V", 120, start).split()
+        words = serial.record("V pages=", 120, start).split()
         return int(words[2].removeprefix("errors="))
 
     def _arrivals(self):
