@@ -111,12 +111,9 @@ class Move:
         self._switch()
         self._complete()
         cpu = self._cpu() - cpu
-        said = self.source.qmp.execute("query-migrate")
-        here = self.destination.qmp.execute("query-migrate")
         demand = self._slow_visits()
         self.loop.listen(max(0.0, self.completed + 2.3 + self._talk() - time.monotonic()))
-        errors = self._verify()
-        self._conclude(said, here, demand, cpu, errors)
+        self._conclude(demand, cpu, self._verify())
 
     def _listen(self):
         where = {"unix": f"unix:{self.destination.path('migration')}", "tcp": "tcp:127.0.0.1:0"}[self.case.transport]
@@ -198,7 +195,10 @@ class Move:
         start = self.command - SETTLE
         return timeline.Beats([it for it in self._arrivals() if it[0] >= start])
 
-    def _conclude(self, said, here, demand, cpu, errors):
+    def _conclude(self, demand, cpu, errors):
+        # Only now: QEMU says `completed` before it has reckoned its own times.
+        said = self.source.qmp.execute("query-migrate")
+        here = self.destination.qmp.execute("query-migrate")
         here_arrivals, there_arrivals = self.source.serial.arrivals, self.destination.serial.arrivals
         beats = self._beats()
         quiet = beats.without_talk()
