@@ -93,27 +93,24 @@ class Serial(Channel):
         self.arrivals.append((now, data))
         self.text += data
 
-    def record(self, kind, seconds, start=0):
-        """Waits for a line that begins with `kind` after byte `start`, and returns the whole of it."""
-        needle = b"\n" + kind.encode() + b" "
+    def record(self, beginning, seconds, start=0):
+        """Waits for the record that begins so after byte `start`, and returns it. Firmware may have begun its line."""
 
         def found():
-            give_up = self._line(b"\nX ", 0)
-            if give_up is not None:
-                raise RunFailed(f"the guest gave up: {give_up[2:]}")
-            line = self._line(needle, start)
+            why = self._from("\nX ", 0)
+            if why is not None:
+                raise RunFailed(f"the guest gave up: {why[3:]}")
+            line = self._from(beginning, start)
             if line is None:
                 self.check()
             return line
 
-        return self.loop.until(found, seconds, f"the guest's {kind} record from {self.name}")
+        return self.loop.until(found, seconds, f"'{beginning}' from {self.name}")
 
-    def _line(self, needle, start):
-        # The very first line has no newline before it.
-        text = b"\n" + bytes(self.text[start:])
-        at = text.find(needle)
-        end = text.find(b"\n", at + 1) if at >= 0 else -1
-        return text[at + 1 : end].decode(errors="replace") if end >= 0 else None
+    def _from(self, beginning, start):
+        at = self.text.find(beginning.encode(), start)
+        end = self.text.find(b"\n", at + 1) if at >= 0 else -1
+        return self.text[at:end].decode(errors="replace") if end >= 0 else None
 
 
 class Qmp(Channel):

@@ -46,7 +46,7 @@ class Stage:
         for case in waiting:
             source = self.sources[case]
             try:
-                source.serial.record("B", source.vmm.boot_seconds)
+                source.serial.record("B whimbrel-guest", source.vmm.boot_seconds)
                 source.qmp.execute("stop")
             except RunFailed as failure:
                 self._drop(case, failure)
@@ -111,12 +111,9 @@ class Move:
         self._switch()
         self._complete()
         cpu = self._cpu() - cpu
-        said = self.source.qmp.execute("query-migrate")
-        here = self.destination.qmp.execute("query-migrate")
         demand = self._slow_visits()
         self.loop.listen(max(0.0, self.completed + 2.3 + self._talk() - time.monotonic()))
-        errors = self._verify()
-        self._conclude(said, here, demand, cpu, errors)
+        self._conclude(demand, cpu, self._verify())
 
     def _listen(self):
         where = {"unix": f"unix:{self.destination.path('migration')}", "tcp": "tcp:127.0.0.1:0"}[self.case.transport]
@@ -141,7 +138,8 @@ class Move:
         try:
             return self.loop.until(watched, LIMIT, what)
         except RunFailed:
-            self.source.qmp.attempt("migrate_cancel")
+            if not self.source.qmp.ended:
+                self.source.qmp.attempt("migrate_cancel")
             raise
 
     def _failure(self, vm):
@@ -177,7 +175,7 @@ class Move:
             return {}
         start = len(self.destination.serial.text)
         self.destination.serial.send(b"s")
-        return timeline.slow_visits(self.destination.serial.record("S", 30, start))
+        return timeline.slow_visits(self.destination.serial.record("S {", 30, start))
 
     def _talk(self):
         return sum(end - start for start, end in self._beats().talk)
@@ -187,7 +185,7 @@ class Move:
         serial = self.destination.serial
         start = len(serial.text)
         serial.send(b"v")
-        words = serial.record("V", 120, start).split()
+        words = serial.record("V pages=", 120, start).split()
         return int(words[2].removeprefix("errors="))
 
     def _arrivals(self):
@@ -197,7 +195,10 @@ class Move:
         start = self.command - SETTLE
         return timeline.Beats([it for it in self._arrivals() if it[0] >= start])
 
-    def _conclude(self, said, here, demand, cpu, errors):
+    def _conclude(self, demand, cpu, errors):
+        # Only now: QEMU says `completed` before it has reckoned its own times.
+        said = self.source.qmp.execute("query-migrate")
+        here = self.destination.qmp.execute("query-migrate")
         here_arrivals, there_arrivals = self.source.serial.arrivals, self.destination.serial.arrivals
         beats = self._beats()
         quiet = beats.without_talk()

@@ -125,7 +125,7 @@ def table(runs):
         for vmm, some in sorted(by_vmm.items(), reverse=True):
             well = good(some)
             count = f"{len(well)}" if len(well) == len(some) else f"{len(well)}, {len(some) - len(well)} FAILED"
-            stayed = mode == "hybrid" and sum(not run.figures["switched"] for run in well)
+            stayed = mode != "precopy" and sum(not run.figures["switched"] for run in well)
             note = f" ({stayed} ended in precopy)" if stayed else ""
             cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in COLUMNS]
             out.append(row([workload, mode, vmm + note, count, *cells]))

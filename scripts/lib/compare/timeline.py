@@ -6,7 +6,7 @@ first byte left. So bytes tell when the guest was still, to about a millisecond,
 
 import json
 import statistics
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
 COUNTER = 1 << 32
 # A visit slower than this had to wait for a page; one to a page that is there takes well under a microsecond.
@@ -60,6 +60,17 @@ class Beats:
         first, last = self.at(start), self.at(end)
         return None if first is None or last is None else (last - first) / (end - start)
 
+    def undisturbed(self, command):
+        """(visits at the command, visits a second in the second before it).
+
+        From whole beats before it only: the line that is on its way at the command may be ended by the destination.
+        """
+        first, last = bisect_left(self.times, command - 1), bisect_right(self.times, command) - 1
+        if last <= first:
+            return None, None
+        rate = (self.visits[last] - self.visits[first]) / (self.times[last] - self.times[first])
+        return self.visits[last] + rate * (command - self.times[last]), rate or None
+
     def without_talk(self):
         """The same, as if the guest had not stood and answered: those spans are taken out of time and work."""
         quiet = Beats(())
@@ -96,12 +107,11 @@ def work(beats, command, completed):
     Lost is what is missing 2 s after the end; the speed after is that of the second of those two seconds, since every
     VMM's guest is slow in the first, while KVM builds its own tables anew.
     """
-    before = beats.rate(command - 1, command)
+    first, before = beats.undisturbed(command)
     if not before:
         return None, None, None
-    expected = before * (completed + 2 - command)
-    first, last = beats.at(command), beats.at(completed + 2)
-    lost = None if first is None or last is None else (expected - (last - first)) / before
+    last = beats.at(completed + 2)
+    lost = None if last is None else completed + 2 - command - (last - first) / before
     after = beats.rate(completed + 1, completed + 2)
     return before, lost, None if after is None else after / before
 
@@ -133,7 +143,7 @@ def quantile(buckets, total, share):
 
 def speeds(beats, command, stops, end):
     """(ms since the command, share of the undisturbed speed) for a picture, with the blackout as a drop to zero."""
-    before = beats.rate(command - 1, command)
+    _, before = beats.undisturbed(command)
     if not before:
         return []
     result = []
