@@ -27,6 +27,9 @@ use crate::wire::{DecodeError, HelloError};
 /// How long a silent peer is believed alive: TCP keepalive and TCP_USER_TIMEOUT.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
+const SHORT: usize = 256 * 1024;
+
 /// What can go wrong on a channel.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -116,6 +119,12 @@ impl Channel {
             let _ = socket::setsockopt(self, sockopt::SndBufForce, &(4 << 20))
                 .or_else(|_| socket::setsockopt(self, sockopt::SndBuf, &(4 << 20)));
         }
+    }
+
+    /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
+    /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
+    pub fn keep_short(&self) {
+        let _ = socket::setsockopt(self, sockopt::SndBuf, &SHORT);
     }
 
     /// Ends both directions; a thread that waits on the channel wakes up with an end of stream.

@@ -13,10 +13,18 @@ use crate::progress::Phase;
 use crate::ram::PageRun;
 use crate::wire::{Forward, Request};
 
-/// What to send for a request: each pending page of it, claimed; a page that is not pending any more is on its way already.
+/// What to send for a request: each page of it. Pending ones are claimed, so that the background does not send them, too. One that is
+/// not pending any more is on its way in the background, behind everything that the socket and the link hold: somebody waits for
+/// it, so it is sent once more, ahead of all that. Whichever comes second finds the page there and changes nothing. `answered` are
+/// the pages given on this channel: however often a page is asked for, it is given once.
 ///
 /// Shared by the thread below and the tests without threads.
-pub fn claim(pending: &RamBitmap, request: &Request, mut give: impl FnMut(PageRun)) -> Result<(), MigrationError> {
+pub fn answer(
+    pending: &RamBitmap,
+    answered: &RamBitmap,
+    request: &Request,
+    mut give: impl FnMut(PageRun),
+) -> Result<(), MigrationError> {
     let asked: u64 = request.0.iter().map(|run| u64::from(run.count)).sum();
     if asked > MOST_PAGES {
         return Err(MigrationError::Refused(format!("{asked} pages in one request, more than {MOST_PAGES}")));
@@ -26,8 +34,12 @@ pub fn claim(pending: &RamBitmap, request: &Request, mut give: impl FnMut(PageRu
             return Err(MigrationError::NoSuchPages(run.to_string()));
         }
         let Some(bitmap) = pending.block(run.block) else { continue };
-        for page in run.pages().filter(|page| bitmap.claim(*page)) {
-            give(PageRun::single(run.block, page));
+        for page in run.pages() {
+            bitmap.claim(page);
+            let single = PageRun::single(run.block, page);
+            if answered.set_run(single) > 0 {
+                give(single);
+            }
         }
     }
     Ok(())
@@ -41,6 +53,7 @@ pub(super) struct DemandServer {
     reader: MessageReader,
     wake: Wake,
     batch: Batch,
+    answered: RamBitmap,
 }
 
 /// What one request may ask for: a peer that asks for more makes us hold 16 MiB worth of answers.
@@ -57,7 +70,8 @@ impl DemandServer {
         channel: Arc<Channel>,
     ) -> std::io::Result<Self> {
         let reader = MessageReader::new(channel, READ_BUFFER);
-        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, batch: Batch::default() })
+        let answered = RamBitmap::new(guest.ram());
+        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, batch: Batch::default(), answered })
     }
 
     /// Until the channel ends; the driver is told how.
@@ -85,7 +99,7 @@ impl DemandServer {
     fn answer(&mut self, request: &Request) -> Result<(), MigrationError> {
         let ram: &[RamBlock] = self.guest.ram();
         let (batch, mut normal, mut zero) = (&mut self.batch, 0, 0);
-        claim(&self.shared.pending, request, |run| {
+        answer(&self.shared.pending, &self.answered, request, |run| {
             if ram[usize::from(run.block.0)].is_zero(run.start) {
                 zero += 1;
                 batch.push(&Forward::Zeros(vec![run]));
@@ -120,22 +134,28 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_given_once_and_only_while_it_is_pending() {
+    fn every_page_asked_for_is_given_once_and_the_background_does_not_send_it_too() {
         let pending = RamBitmap::with_pages([10]);
         pending.set_run(PageRun { block: BlockId(0), start: PageIndex(2), count: 3 });
+        let answered = RamBitmap::with_pages([10]);
         let mut given = Vec::new();
-        claim(&pending, &request(0, 4), |run| given.push(run.start.0)).unwrap();
-        claim(&pending, &request(3, 2), |run| given.push(run.start.0)).unwrap();
-        assert_eq!(given, [2, 3, 4]);
+        answer(&pending, &answered, &request(0, 4), |run| given.push(run.start.0)).unwrap();
+        answer(&pending, &answered, &request(3, 2), |run| given.push(run.start.0)).unwrap();
+        assert_eq!(given, [0, 1, 2, 3, 4]);
+        assert_eq!(pending.count(), 0);
     }
 
     #[test]
     fn pages_outside_ram_are_refused_by_name() {
         let pending = RamBitmap::with_pages([10]);
+        let answered = RamBitmap::with_pages([10]);
         for bad in [request(10, 1), request(9, 2), request(u64::MAX - 1, 1)] {
-            assert!(matches!(claim(&pending, &bad, |_| ()), Err(MigrationError::NoSuchPages(_))), "{bad:?}");
+            assert!(
+                matches!(answer(&pending, &answered, &bad, |_| ()), Err(MigrationError::NoSuchPages(_))),
+                "{bad:?}"
+            );
         }
         let elsewhere = Request(vec![PageRun::single(BlockId(1), PageIndex(0))]);
-        assert!(claim(&pending, &elsewhere, |_| ()).is_err());
+        assert!(answer(&pending, &answered, &elsewhere, |_| ()).is_err());
     }
 }

@@ -68,6 +68,7 @@ impl Driver {
     /// The whole migration.
     pub fn run(mut self, connector: Arc<dyn Connector>) {
         self.shared.progress.begin();
+        self.observer.status(Status::Setup);
         let outcome = match self.connect(&*connector, None) {
             Ok((token, features, link)) => self.drive(token, features, link),
             Err(_) if self.shared.cancelled() => Outcome::Cancelled,
@@ -159,16 +160,16 @@ impl Driver {
 
     /// Status, pass and estimates for whoever looks.
     fn tell(&mut self, source: &Source) {
-        let figures = source.figures();
-        if figures.passes != self.seen_pass {
-            self.seen_pass = figures.passes;
-            self.observer.pass(u64::from(figures.passes));
-        }
         let status = source.status();
         // A cancel that was accepted shows as such until it is done.
         let cancelling = self.shared.cancelled() && status != Status::PostcopyActive;
         if !status.is_ended() && !cancelling {
             self.enter(status);
+        }
+        let figures = source.figures();
+        if figures.passes != self.seen_pass {
+            self.seen_pass = figures.passes;
+            self.observer.pass(u64::from(figures.passes));
         }
     }
 
@@ -211,7 +212,10 @@ impl Driver {
                     guest.clear_dirty(run, dirty).map_err(failed_to("log its writes anew"))?;
                 }
             }
-            Action::ServeDemand => self.serve_demand(link)?,
+            Action::ServeDemand => {
+                link.channel.keep_short();
+                self.serve_demand(link)?;
+            }
             Action::Pause => {
                 progress.stopping();
                 let running = guest.pause().map_err(failed_to("pause"))?;
@@ -230,7 +234,10 @@ impl Driver {
                 progress.running();
             }
             Action::HandOver => source.try_hand_over(self.shared.close_door()),
-            Action::HandedOver => guest.handed_over(),
+            Action::HandedOver => {
+                guest.handed_over();
+                self.enter(Status::Completed);
+            }
             Action::Wait(until) => self.wait(until, source, link)?,
             Action::End => {}
         }

@@ -15,7 +15,7 @@ mod state;
 
 pub use control::{SourceHandle, TooLate, start};
 pub use convergence::Limits;
-pub use demand::claim;
+pub use demand::answer;
 pub use door::{HandedOver, Resumable};
 pub use scheduler::Hint;
 pub use state::{Action, Figures, Outcome, Source};

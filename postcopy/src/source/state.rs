@@ -330,12 +330,12 @@ impl Source {
                 self.state = State::AwaitAllReceived(Way::Precopy, door);
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
-                self.stop_logging();
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
-                self.stop_logging();
+                // Ending the log can take as long as a pass, and nobody waits for it: it comes last.
                 self.then([Action::HandedOver]);
+                self.stop_logging();
                 self.state = State::Ended(Outcome::Completed);
             }
             (State::AwaitRunning(_, door), Reply::NotStarted(why)) => {
@@ -435,7 +435,6 @@ impl Source {
 
     fn lose_link(&mut self, door: HandedOver, error: MigrationError) {
         self.queue.clear();
-        self.stop_logging();
         self.state = State::LinkLost(door, error);
     }
 

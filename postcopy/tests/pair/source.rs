@@ -9,7 +9,7 @@ use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{PAGE_SIZE, PageIndex, PageRun};
-use whimbrel_postcopy::source::{Action, Hint, Source, claim};
+use whimbrel_postcopy::source::{Action, Hint, Source, answer};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply, Request, decode_reply};
 
@@ -34,6 +34,8 @@ pub struct SourceEnd {
     /// Waiting, perhaps until a moment.
     pub waiting: Option<Option<Duration>>,
     serving: bool,
+    /// What the demand thread of this link has given.
+    answered: RamBitmap,
     demand_lost: bool,
     pub linked: bool,
     /// The guest's vCPUs.
@@ -75,6 +77,7 @@ impl SourceEnd {
         Self {
             machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone()),
             log: Log::new(&ram, plan.forgets),
+            answered: RamBitmap::new(&ram),
             ram,
             pending,
             hint,
@@ -97,6 +100,7 @@ impl SourceEnd {
         assert!(self.machine.rejoin());
         self.outgoing.clear();
         (self.linked, self.serving, self.demand_lost, self.waiting) = (true, false, false, None);
+        self.answered = RamBitmap::new(&self.ram);
     }
 }
 
@@ -314,7 +318,7 @@ impl World {
         self.link.requests.take(Header::LEN + header.fields());
         let request = Request::decode(header, &fields).unwrap();
         let mut bytes = Vec::new();
-        claim(&source.pending, &request, |run| {
+        answer(&source.pending, &source.answered, &request, |run| {
             if source.ram[usize::from(run.block.0)].is_zero(run.start) {
                 Forward::Zeros(vec![run]).encode(&mut bytes);
             } else {
