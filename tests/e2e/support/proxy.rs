@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use super::LIMIT;
+
 /// A TCP link. Connections are forwarded to the target in the order in which they come.
 pub struct Proxy {
     address: SocketAddr,
@@ -18,9 +20,18 @@ struct Shared {
     ends: Mutex<Vec<(TcpStream, TcpStream)>>,
     /// Bytes towards the target, all connections together.
     forwarded: AtomicU64,
-    /// Whether nothing goes on, in either direction.
-    hangs: Mutex<bool>,
+    flow: Mutex<Flow>,
     changed: Condvar,
+}
+
+/// How bytes go on, in either direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Runs,
+    /// Until the next bytes come.
+    ToHang,
+    /// In the middle of something.
+    Hangs,
 }
 
 impl Proxy {
@@ -33,7 +44,7 @@ impl Proxy {
             target,
             ends: Mutex::default(),
             forwarded: AtomicU64::new(0),
-            hangs: Mutex::new(false),
+            flow: Mutex::new(Flow::Runs),
             changed: Condvar::new(),
         });
         let accepting = Arc::clone(&shared);
@@ -56,14 +67,18 @@ impl Proxy {
         self.shared.forwarded.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing goes on, and neither side hears of it: as with a switch that lost its power.
+    /// From now on nothing goes on, and neither side hears of it: as with a switch that lost its power. That happens in
+    /// the middle of the next bytes, which must be on their way.
     pub fn hang(&self) {
-        *self.shared.hangs.lock().unwrap() = true;
+        let mut flow = self.shared.flow.lock().unwrap();
+        *flow = Flow::ToHang;
+        let hangs = self.shared.changed.wait_timeout_while(flow, LIMIT, |flow| *flow != Flow::Hangs).unwrap();
+        assert!(!hangs.1.timed_out(), "nothing goes over the link that is to hang");
     }
 
     /// Cuts every connection: both sides see its end at once. Later ones work.
     pub fn cut(&self) {
-        *self.shared.hangs.lock().unwrap() = false;
+        *self.shared.flow.lock().unwrap() = Flow::Runs;
         self.shared.changed.notify_all();
         for (near, far) in self.shared.ends.lock().unwrap().drain(..) {
             // One that is gone already needs no cutting.
@@ -94,8 +109,12 @@ impl Shared {
     fn copy(&self, mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
         let mut buffer = vec![0; 256 << 10];
         while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+            let half = bytes / 2;
+            if to.write_all(&buffer[..half]).is_err() {
+                break;
+            }
             self.wait_while_it_hangs();
-            if to.write_all(&buffer[..bytes]).is_err() {
+            if to.write_all(&buffer[half..bytes]).is_err() {
                 break;
             }
             count(bytes as u64);
@@ -106,6 +125,11 @@ impl Shared {
     }
 
     fn wait_while_it_hangs(&self) {
-        drop(self.changed.wait_while(self.hangs.lock().unwrap(), |hangs| *hangs).unwrap());
+        let mut flow = self.flow.lock().unwrap();
+        if *flow == Flow::ToHang {
+            *flow = Flow::Hangs;
+            self.changed.notify_all();
+        }
+        drop(self.changed.wait_while(flow, |flow| *flow != Flow::Runs).unwrap());
     }
 }
