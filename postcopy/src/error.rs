@@ -61,6 +61,9 @@ pub enum MigrationError {
     /// The system refused something small: an eventfd, a thread.
     #[error("the host refused a resource to the migration")]
     Resource(#[from] std::io::Error),
+    /// The process ends, or gave the migration up.
+    #[error("this side was told to end")]
+    Abandoned,
     /// The user broke the link.
     #[error("the migration was paused by the user")]
     PausedByUser,

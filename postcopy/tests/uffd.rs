@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "../../tests/e2e/support/skip.rs"]
+mod skip;
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,6 +16,8 @@ use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
 use whimbrel_postcopy::destination::{self, DestinationHandle};
 use whimbrel_postcopy::source::{self, Limits, SourceHandle};
 use whimbrel_postcopy::stats::Status;
+use whimbrel_postcopy::uffd::Uffd;
+use whimbrel_postcopy::wire::Features;
 
 /// An application: writes pages in random order, checks each page it visits, knows the last generation it wrote.
 struct Application {
@@ -71,6 +75,11 @@ struct Pair {
 }
 
 static SOCKETS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this host lets these tests run; says so if not.
+fn denied() -> bool {
+    Uffd::open().inspect_err(|error| skip::skip(&whimbrel_postcopy::error::sentence(error))).is_err()
+}
 
 fn socket_path() -> PathBuf {
     let number = SOCKETS.fetch_add(1, Ordering::SeqCst);
@@ -131,6 +140,9 @@ fn completed(pair: &mut Pair) {
 
 #[test]
 fn every_mode_moves_a_running_guest_over_every_transport() {
+    if denied() {
+        return;
+    }
     for (passes, tcp) in
         [(None, false), (Some(0), false), (Some(1), false), (Some(2), true), (None, true), (Some(0), true)]
     {
@@ -150,17 +162,46 @@ fn every_mode_moves_a_running_guest_over_every_transport() {
 
 #[test]
 fn postcopy_starts_in_the_middle_of_a_slow_pass() {
+    if denied() {
+        return;
+    }
     let limits = Limits { bandwidth: 4 << 20, ..Limits::default() };
     let mut pair = begin(limits, false, |_, _| ());
     pair.source_watch.until(&[Status::Active]);
-    pair.leaving.start_postcopy();
+    pair.leaving.start_postcopy().unwrap();
     live_on(&pair, 7);
     completed(&mut pair);
     assert!(pair.source_watch.seen().contains(&Status::PostcopyActive));
 }
 
 #[test]
+fn a_destination_without_postcopy_is_known_as_such_and_the_precopy_goes_on() {
+    let source = TestGuest::new(&BLOCKS, true);
+    let destination = TestGuest::new(&BLOCKS, false);
+    let application = Application::fill(&source, &BLOCKS, 7);
+    let address = UnixAddress(socket_path());
+    let listener = Box::new(Listener::unix(&address).unwrap());
+    let (source_watch, watch) = (Watch::new(), Watch::new());
+    let mut arriving =
+        destination::start_with(destination.clone(), listener, watch.clone(), Features::default()).unwrap();
+    let slow = Limits { bandwidth: 2 << 20, ..Limits::default() };
+    let mut leaving = source::start(source, Arc::new(address), slow, source_watch.clone()).unwrap();
+    source_watch.until(&[Status::Active]);
+    let refusal = leaving.start_postcopy().unwrap_err().to_string();
+    assert!(refusal.contains("cannot do postcopy"), "{refusal}");
+    leaving.set_limits(Limits::default());
+    assert_eq!(source_watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    watch.until(&[Status::Completed]);
+    leaving.join();
+    arriving.join();
+    application.verify(&destination);
+}
+
+#[test]
 fn a_paused_guest_arrives_paused() {
+    if denied() {
+        return;
+    }
     for passes in [None, Some(0), Some(1)] {
         let mut pair = begin(Limits { postcopy_after: passes, ..Limits::default() }, false, |source, _| {
             use whimbrel_postcopy::guest::Guest;
@@ -177,6 +218,9 @@ fn a_paused_guest_arrives_paused() {
 
 #[test]
 fn cancelling_leaves_the_guest_running_on_the_source() {
+    if denied() {
+        return;
+    }
     let limits = Limits { bandwidth: 2 << 20, ..Limits::default() };
     let mut pair = begin(limits, true, |_, _| ());
     pair.source_watch.until(&[Status::Active]);
@@ -192,6 +236,9 @@ fn cancelling_leaves_the_guest_running_on_the_source() {
 
 #[test]
 fn a_difference_is_named_on_both_sides_before_any_page_moves() {
+    if denied() {
+        return;
+    }
     let mut pair = begin(Limits::default(), false, |_, destination| {
         destination.configuration.lock().unwrap()[0].1 = "2".into();
     });
@@ -208,6 +255,9 @@ fn a_difference_is_named_on_both_sides_before_any_page_moves() {
 
 #[test]
 fn a_destination_that_cannot_load_the_state_gives_the_guest_back() {
+    if denied() {
+        return;
+    }
     for passes in [None, Some(0), Some(1)] {
         let mut pair = begin(Limits { postcopy_after: passes, ..Limits::default() }, false, |_, destination| {
             destination.refuse_load.store(true, Ordering::SeqCst);
@@ -225,6 +275,9 @@ fn a_destination_that_cannot_load_the_state_gives_the_guest_back() {
 
 #[test]
 fn a_broken_link_in_postcopy_pauses_both_sides_and_a_new_one_joins_them() {
+    if denied() {
+        return;
+    }
     let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
     let mut pair = begin(limits, false, |_, _| ());
     pair.destination.await_running();
@@ -248,6 +301,9 @@ fn a_broken_link_in_postcopy_pauses_both_sides_and_a_new_one_joins_them() {
 
 #[test]
 fn strangers_do_not_disturb_a_waiting_destination() {
+    if denied() {
+        return;
+    }
     let path = socket_path();
     let destination = TestGuest::new(&BLOCKS, false);
     let watch = Watch::new();

@@ -36,6 +36,11 @@ pub enum MigrationError {
     /// `migrate_start_postcopy`, `--postcopy-after` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,
+    /// `migrate_start_postcopy` to a destination without userfaultfd.
+    #[error(
+        "the destination cannot do postcopy: userfaultfd is not available to it, or its postcopy-ram is off; the precopy goes on"
+    )]
+    NoPostcopyThere,
     /// `migrate_start_postcopy` without a migration.
     #[error("no migration is under way: start one with 'migrate -d' first")]
     NotMigrating,

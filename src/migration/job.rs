@@ -143,8 +143,7 @@ impl Migration {
         }
         match &*lock(&self.job) {
             Job::Leaving(handle) if !handle.report().status.is_ended() => {
-                handle.start_postcopy();
-                Ok(())
+                handle.start_postcopy().map_err(|_| MigrationError::NoPostcopyThere)
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
             _ => Err(MigrationError::NotMigrating),

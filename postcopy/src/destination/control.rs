@@ -9,6 +9,7 @@ use super::driver::Driver;
 use super::place::Place;
 use super::tracker::Tracker;
 use crate::channel::{Acceptor, Channel, Wake};
+use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
 use crate::stats::Report;
@@ -32,6 +33,14 @@ impl Shared {
     /// Whether a thread that waits for the network should stop waiting.
     pub fn interrupted(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
+    pub fn ended_here(&self) -> Option<MigrationError> {
+        if self.interrupted() {
+            return Some(MigrationError::Abandoned);
+        }
+        self.break_link.swap(false, Ordering::AcqRel).then_some(MigrationError::PausedByUser)
     }
 
     /// The link's channels from now on.

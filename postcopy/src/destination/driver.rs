@@ -195,8 +195,7 @@ impl Driver {
                 continue;
             };
             // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
-            let ended_here = self.shared.break_link.swap(false, Ordering::AcqRel) || self.shared.interrupted();
-            let error = if ended_here { MigrationError::PausedByUser } else { error };
+            let error = self.shared.ended_here().unwrap_or(error);
             if !destination.owns_guest() {
                 let last_word = Reply::NotStarted(sentence(&error));
                 // The source may be gone; then it knows that nothing runs here from its own side.
@@ -263,8 +262,8 @@ impl Driver {
         faults: &Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         let shared = &self.shared;
-        if shared.abandoned.load(Ordering::Acquire) || shared.break_link.swap(false, Ordering::AcqRel) {
-            return Err(MigrationError::PausedByUser);
+        if let Some(error) = shared.ended_here() {
+            return Err(error);
         }
         if destination.all_received() {
             return self.reply(link, &Reply::AllReceived);

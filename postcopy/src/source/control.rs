@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub start_postcopy: AtomicBool,
     pub break_link: AtomicBool,
     pub abandoned: AtomicBool,
+    /// The destination said that it cannot do postcopy.
+    pub no_postcopy: AtomicBool,
     pub demand_lost: Mutex<Option<MigrationError>>,
     rejoin: Mutex<Option<Arc<dyn Connector>>>,
     limits: Mutex<Limits>,
@@ -60,6 +62,14 @@ impl Shared {
     /// Whether a thread that waits for the network should stop waiting.
     pub fn interrupted(&self) -> bool {
         self.cancelled() || self.abandoned.load(Ordering::Acquire) || self.break_link.load(Ordering::Acquire)
+    }
+
+    /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
+    pub fn ended_here(&self) -> Option<MigrationError> {
+        if self.abandoned.load(Ordering::Acquire) {
+            return Some(MigrationError::Abandoned);
+        }
+        self.break_link.swap(false, Ordering::AcqRel).then_some(MigrationError::PausedByUser)
     }
 
     pub fn take_rejoin(&self) -> Option<Arc<dyn Connector>> {
@@ -92,6 +102,7 @@ pub fn start(
         start_postcopy: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
+        no_postcopy: AtomicBool::new(false),
         demand_lost: Mutex::new(None),
         rejoin: Mutex::new(None),
         limits: Mutex::new(limits),
@@ -118,10 +129,14 @@ impl SourceHandle {
         }
     }
 
-    /// Switches to postcopy as soon as possible.
-    pub fn start_postcopy(&self) {
+    /// Switches to postcopy as soon as possible. Refused without harm to the migration if the destination cannot do it.
+    pub fn start_postcopy(&self) -> Result<(), MigrationError> {
+        if self.shared.no_postcopy.load(Ordering::Acquire) {
+            return Err(MigrationError::NoPostcopy);
+        }
         self.shared.start_postcopy.store(true, Ordering::Release);
         self.shared.wake.ring();
+        Ok(())
     }
 
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.

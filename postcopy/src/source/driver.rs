@@ -105,6 +105,8 @@ impl Driver {
         let open = |kind| greeting::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
         let (demand, _) = open(ChannelKind::Demand)?;
+        let unable = !features.contains(Features::POSTCOPY);
+        self.shared.no_postcopy.store(unable, Ordering::Release);
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
@@ -150,7 +152,7 @@ impl Driver {
             if source.status() == Status::PostcopyPaused {
                 match self.await_rejoin(&mut source, token, link) {
                     Some(new) => link = new,
-                    None => return Outcome::Failed(MigrationError::PausedByUser),
+                    None => return Outcome::Failed(MigrationError::Abandoned),
                 }
             }
         }
@@ -179,6 +181,11 @@ impl Driver {
         if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
             return source.cancel();
         }
+        let error = match error {
+            // Whoever rang wanted something: that is the reason, not the interruption.
+            MigrationError::Link { source: ChannelError::Interrupted, .. } => self.shared.ended_here().unwrap_or(error),
+            other => other,
+        };
         if source.status().is_ended() {
             log::debug!("after the end: {}", sentence(&error));
         }
@@ -314,10 +321,11 @@ impl Driver {
             source.cancel();
             return Ok(true);
         }
-        if shared.abandoned.load(Ordering::Acquire) || shared.break_link.swap(false, Ordering::AcqRel) {
-            return Err(MigrationError::PausedByUser);
+        if let Some(error) = shared.ended_here() {
+            return Err(error);
         }
         if shared.start_postcopy.swap(false, Ordering::AcqRel) {
+            // The handle refuses it; this was said before the destination told what it can do.
             source.start_postcopy()?;
         }
         source.set_limits(shared.limits());

@@ -276,7 +276,7 @@ fn steering_while_it_connects_does_not_end_the_migration() {
     let mut channel = departure.network.open();
     std::io::Read::read_exact(&mut channel, &mut [0; Hello::LEN]).unwrap();
     departure.handle.set_limits(Limits { postcopy_after: Some(0), ..Limits::default() });
-    departure.handle.start_postcopy();
+    departure.handle.start_postcopy().unwrap();
     std::thread::sleep(Duration::from_millis(20));
     say(&mut channel, &welcome());
     let _demand = departure.answer(&welcome());
