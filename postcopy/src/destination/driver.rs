@@ -7,20 +7,19 @@ use std::thread::JoinHandle;
 use super::control::Shared;
 use super::faults::{FaultLine, FaultLoop};
 use super::latency::Latency;
+use super::link::{Link, READ_BUFFER};
 use super::place::Place;
 use super::state::{Destination, Effect};
-use crate::channel::{Acceptor, Channel, ChannelError, MessageReader};
+use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
-use crate::greeting::{self, Until};
+use crate::greeting::Until;
 use crate::guest::{Guest, GuestError, Section};
 use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
 use crate::uffd::{Uffd, UffdError};
-use crate::wire::{Answer, ChannelKind, Features, Fragment, Hello, Reply, Token, decode_forward, fragments};
+use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
 
-/// The control channel's read buffer.
-const READ_BUFFER: usize = 1024 * 1024;
 /// Placed at most so many pages at a time: between two pieces a demanded page gets its turn at the memory map's lock.
 const PIECE: u32 = 64;
 
@@ -38,20 +37,6 @@ impl Drop for Faults {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// One connection to the source.
-struct Link {
-    reader: MessageReader,
-    demand: Arc<Channel>,
-    token: Token,
-}
-
-impl Link {
-    fn close(&self) {
-        self.reader.channel().shutdown();
-        self.demand.shutdown();
     }
 }
 
@@ -120,65 +105,15 @@ impl Driver {
         Ok(Faults { place, line, thread: Some(thread) })
     }
 
-    /// Waits for the source's two channels. Strangers are turned away and do not disturb.
-    fn accept_link(
-        &self,
-        acceptor: &dyn Acceptor,
-        rejoin: Option<Token>,
-        postcopy: bool,
-    ) -> Result<Link, MigrationError> {
-        let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
-        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
-        let features = if postcopy { self.offered } else { Features::default() };
-        loop {
-            let channel = match acceptor.accept(&self.shared.wake) {
-                // Most often the fault loop that lost its old channel; only the end of the process ends this wait.
-                Err(ChannelError::Interrupted) if !self.gives_up() => continue,
-                accepted => accepted.map_err(lost)?,
-            };
-            let hello = match greeting::hello(&channel, &until) {
-                Ok(hello) => hello,
-                Err(error @ ChannelError::Interrupted) => return Err(lost(error)),
-                Err(error) => {
-                    self.turn_away(&channel, &sentence(&error));
-                    continue;
-                }
-            };
-            if control.as_ref().is_some_and(Channel::is_closed) {
-                // A source that died between its two channels must not keep the next one out.
-                (control, token) = (None, rejoin);
-            }
-            if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some()) {
-                self.turn_away(&channel, why);
-                continue;
-            }
-            let version = hello.choose().map_err(|error| lost(error.into()))?;
-            let welcome = Answer::Welcome { version, features };
-            if let Err(error) = greeting::answer(&channel, &welcome, &until) {
-                log::warn!("a connection ended before it was answered: {}", sentence(&error));
-                continue;
-            }
-            token = Some(hello.token);
-            match hello.kind {
-                ChannelKind::Control => control = Some(channel),
-                ChannelKind::Demand => {
-                    let Some(control) = control.take() else { continue };
-                    let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
-                    return Ok(Link { reader, demand: Arc::new(channel), token: hello.token });
-                }
-            }
-        }
-    }
-
     fn gives_up(&self) -> bool {
         self.shared.interrupted()
     }
 
-    fn turn_away(&self, channel: &Channel, why: &str) {
-        log::warn!("a connection was turned away: {why}");
+    /// Waits for a source; offers postcopy only where missing pages can be watched.
+    fn accept_link(&self, acceptor: &dyn Acceptor, rejoin: Option<Token>, watch: bool) -> Result<Link, MigrationError> {
+        let features = if watch { self.offered } else { Features::default() };
         let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
-        // A stranger that does not listen is no concern of ours.
-        let _ = greeting::answer(channel, &Answer::Refused(why.to_owned()), &until);
+        Link::accept(acceptor, rejoin, features, &until)
     }
 
     fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
@@ -455,25 +390,6 @@ fn armed(faults: &Result<Faults, UffdError>) -> Result<&Faults, MigrationError> 
 /// Whether the demand channel still stands, as far as the fault loop knows.
 fn demand_intact(faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
     faults.as_ref().ok().and_then(|faults| faults.line.take_lost()).map_or(Ok(()), Err)
-}
-
-/// Whether the channel belongs to the migration that is awaited.
-fn fits(hello: &Hello, has_control: bool, token: Option<Token>, rejoin: bool) -> Result<(), &'static str> {
-    if hello.recover != rejoin {
-        return Err(if rejoin {
-            "a paused migration is awaited here, not a new one"
-        } else {
-            "no paused migration is here"
-        });
-    }
-    if token.is_some_and(|token| token != hello.token) {
-        return Err("it belongs to another migration");
-    }
-    match (hello.kind, has_control) {
-        (ChannelKind::Control, false) | (ChannelKind::Demand, true) => Ok(()),
-        (ChannelKind::Control, true) => Err("there is a control channel already"),
-        (ChannelKind::Demand, false) => Err("the control channel must come first"),
-    }
 }
 
 fn lost(source: ChannelError) -> MigrationError {

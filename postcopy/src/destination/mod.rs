@@ -7,6 +7,7 @@ mod control;
 mod driver;
 mod faults;
 mod latency;
+mod link;
 mod place;
 mod state;
 mod tracker;
