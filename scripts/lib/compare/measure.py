@@ -2,6 +2,7 @@
 
 import mmap
 import time
+import traceback
 from dataclasses import dataclass, field
 
 from . import timeline
@@ -76,6 +77,9 @@ class Stage:
             Move(self.loop, case, source, destination, run).measure(self.settings.memory_mib)
         except RunFailed as failure:
             run.failure = str(failure)
+        except Exception as error:  # A fault of ours, or an answer of a shape not known: the other runs go on.
+            traceback.print_exc()
+            run.failure = f"unexpected {type(error).__name__}: {error}"
         finally:
             for vm in (source, destination):
                 if isinstance(vm, Vm):
