@@ -138,7 +138,7 @@ class Panel:
             self.canvas.line(self.x0, self.y(share), self.x0 + self.width, self.y(share), INK if share == 0 else GRID)
             if labels:
                 self.canvas.text(self.x0 - 8, self.y(share) + 4, f"{share:.0%}", 11, "end", FAINT)
-        step = round_step(self.end / 4)
+        step = round_step(self.end / 3)
         for i in range(int(self.end / step) + 1):
             ms = i * step
             self.canvas.line(self.x(ms), self.y(0), self.x(ms), self.y(0) + 4, INK)

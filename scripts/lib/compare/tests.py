@@ -67,6 +67,10 @@ class Timeline(unittest.TestCase):
         beats = timeline.Beats([(0.0, b"\nH 00000001 00\nH 00000002 03\n")])
         self.assertEqual(beats.errors, 3)
 
+    def test_lines_read_at_once_are_one_beat(self):
+        beats = timeline.Beats([(0.0, b"\nH 00000001 00\nH 00000002 00\n"), (1.0, b"H 00000005 00\n")])
+        self.assertEqual((beats.times, beats.visits), ([0.0, 1.0], [2, 5]))
+
     def test_slow_visits_leave_out_the_fast_ones(self):
         said = timeline.slow_visits('S {"max_ns":900000,"hist":[[100,5000],[20480,98],[65536,1],[786432,1]]}')
         self.assertEqual(said["count"], 100)

@@ -43,6 +43,9 @@ class Beats:
 
     def _beat(self, now, counter, errors):
         before = self.visits[-1] if self.visits else counter
+        if self.times and now <= self.times[-1]:
+            # Two lines read at once: the later one says all.
+            self.times.pop(), self.visits.pop()
         self.times.append(now)
         self.visits.append(before + (counter - before) % COUNTER)
         self.errors = max(self.errors, errors)
@@ -79,9 +82,10 @@ class Beats:
         for i, (now, visits) in enumerate(zip(self.times, self.visits)):
             if talk and now > talk[0][1]:
                 # The whole way from the beat before the answer to the one after it.
-                cut_time += now - self.times[i - 1]
-                cut_visits += visits - self.visits[i - 1]
                 talk.pop(0)
+                if i:
+                    cut_time += now - self.times[i - 1]
+                    cut_visits += visits - self.visits[i - 1]
                 continue
             quiet.times.append(now - cut_time)
             quiet.visits.append(visits - cut_visits)
