@@ -51,6 +51,7 @@ pub mod progress;
 pub mod ram;
 pub mod source;
 pub mod stats;
+mod turn;
 pub mod uffd;
 pub mod wire;
 

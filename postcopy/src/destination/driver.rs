@@ -17,6 +17,7 @@ use crate::guest::{Guest, GuestError, Section};
 use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
+use crate::turn::Turn;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
 
@@ -249,6 +250,7 @@ impl Driver {
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
+                Turn::Last.take();
                 demand_intact(faults)?;
             }
             Effect::Finish => self.reply(link, &Reply::AllReceived)?,
