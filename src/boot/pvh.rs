@@ -50,6 +50,10 @@ pub fn load(boot: &BootConfig, ram: &GuestRam) -> Result<EntryPoint, BootError> 
 /// Loads the segments; the result is the entry point and where the kernel ends.
 fn load_kernel(kernel: &KernelImage, memory: &GuestMemory, low: u64) -> Result<(u64, u64), BootError> {
     let segments = kernel.segments()?;
+    if !kernel.has_pvh_note() {
+        // Said before anything is: an ordinary program does not fit either, and more memory would not help it.
+        return Err(BootError::NoPvhNote { name: kernel.name.clone() });
+    }
     let mut kernel_end = 0;
     for segment in &segments {
         let end = fits(segment, low).ok_or_else(|| BootError::KernelDoesNotFit {

@@ -66,12 +66,16 @@ impl Driver {
                 self.drive(&mut destination, link, &mut faults);
             }
             Err(error) => {
-                destination.fail(error);
+                destination.fail(self.shared.ended_here().unwrap_or(error));
             }
         }
         if let (Some(error), Status::Failed) = (destination.error(), destination.status()) {
             let text = sentence(error);
-            log::error!("the incoming migration failed: {text}");
+            match error {
+                // Whoever ends the process knows.
+                MigrationError::Abandoned => log::info!("no guest is waited for any more: {text}"),
+                _ => log::error!("the incoming migration failed: {text}"),
+            }
             self.shared.progress.fail(text);
         }
         self.tell(&destination);
