@@ -17,7 +17,6 @@ use crate::guest::{Guest, GuestError, Section};
 use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
-use crate::turn::Turn;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
 
@@ -254,7 +253,6 @@ impl Driver {
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
-                Turn::Last.take();
                 demand_intact(faults)?;
             }
             Effect::Finish => self.reply(link, &Reply::AllReceived)?,

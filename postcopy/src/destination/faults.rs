@@ -18,7 +18,7 @@ use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use crate::turn::Turn;
+use crate::turn::go_first;
 use crate::uffd::{Fault, UffdError};
 use crate::wire::{Forward, Header, Request, decode_demand};
 
@@ -133,7 +133,7 @@ struct Found {
 impl FaultLoop {
     /// Until told to stop. Losing the channel is no end: faults are still noted, to be asked for once there is a new one.
     pub fn run(self) {
-        Turn::First.take();
+        go_first();
         let mut reader: Option<MessageReader> = None;
         let mut events = EventBuffer::new(EVENTS);
         let mut faults = Vec::with_capacity(EVENTS);

@@ -11,7 +11,7 @@ use crate::guest::Guest;
 use crate::memory::RamBlock;
 use crate::progress::Phase;
 use crate::ram::PageRun;
-use crate::turn::Turn;
+use crate::turn::go_first;
 use crate::wire::{Forward, Request};
 
 /// What to send for a request: each page of it. Pending ones are claimed, so that the background does not send them, too. One that is
@@ -77,7 +77,7 @@ impl DemandServer {
 
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
-        Turn::First.take();
+        go_first();
         let error = loop {
             match self.serve_one() {
                 Ok(()) => {}

@@ -17,7 +17,6 @@ use crate::guest::{Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
-use crate::turn::Turn;
 use crate::wire::{BlockDescription, ChannelKind, Features, Forward, Reply, Token, decode_reply, tag};
 
 /// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read whole: a destination that stalls
@@ -347,8 +346,6 @@ impl Driver {
         match reply {
             Reply::Ready => self.shared.progress.step("ready"),
             Reply::Running => {
-                // What is left to do here is the background, or nothing.
-                Turn::Last.take();
                 self.shared.progress.step("running");
                 self.shared.progress.running();
             }
