@@ -166,18 +166,6 @@ impl MessageReader {
         }
     }
 
-    /// Throws away page contents.
-    pub fn skip_contents(&mut self, count: usize) -> Result<(), ChannelError> {
-        let mut rest = count;
-        while rest > 0 {
-            self.fill(1, None)?;
-            let piece = rest.min(self.end - self.start);
-            self.start += piece;
-            rest -= piece;
-        }
-        Ok(())
-    }
-
     /// Makes at least `count` bytes stand in the buffer from `start` on.
     fn fill(&mut self, count: usize, wake: Option<&Wake>) -> Result<(), ChannelError> {
         debug_assert!(count <= self.buffer.len());

@@ -232,14 +232,6 @@ impl Destination {
         }
     }
 
-    /// The error of a destination that failed.
-    pub fn into_error(self) -> Option<MigrationError> {
-        match self.state {
-            State::LinkLost { error, .. } | State::Failed(error) => Some(error),
-            _ => None,
-        }
-    }
-
     /// A new link to the same source stands. False if none was lost.
     pub fn rejoin(&mut self) -> bool {
         match self.state {

@@ -68,13 +68,12 @@ impl Source {
     /// The state was taken. Taking it may have written to guest RAM, so the log is read after it.
     pub fn saved(&mut self, sections: Vec<Section>) {
         let State::Saving(way, door) = self.take() else { unreachable!("saved is the answer to Save") };
-        self.state = State::FinalSync(way, door);
         if self.logging {
+            self.state = State::FinalSync(way, door);
             self.then([Action::Sync, Action::Send(Forward::State(sections))]);
         } else {
             // Nothing was sent yet: everything is pending as it is.
             self.then([Action::Send(Forward::State(sections))]);
-            let State::FinalSync(way, door) = self.take() else { unreachable!("set above") };
             self.send_last(way, door);
         }
     }
