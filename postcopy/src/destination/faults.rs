@@ -166,6 +166,8 @@ impl FaultLoop {
         if let Some(open) = reader.take() {
             open.channel().shutdown();
         }
+        // A send that waited on the old channel may have cleared the ring for a new one: look again.
+        self.line.wake.ring();
         self.lose(error);
     }
 
