@@ -137,6 +137,11 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
+    /// All that is left, for a part that reads itself.
+    pub fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// An error about `field`, for a value that the device itself finds impossible.
     pub fn impossible(&self, field: &'static str, value: u64) -> StateError {
         StateError::Value { device: self.device, field, value }

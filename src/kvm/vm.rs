@@ -1,11 +1,15 @@
 //! One VM: memory slots, interrupt chips, timer and clock.
 
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_CLOCK_REALTIME, KVM_DIRTY_LOG_INITIALLY_SET,
     KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data,
     kvm_enable_cap, kvm_irqchip, kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, VmFd};
+use nix::sys::eventfd::EventFd;
 
 use super::raw::zeroed;
 use super::{Capabilities, GuestRam, KvmError, ManualProtect, VcpuHandle};
@@ -85,6 +89,19 @@ impl Vm {
         Ok(())
     }
 
+    /// Has every write to `notification` raise the edge-triggered line `gsi` (an irqfd). The kernel does so a little later.
+    pub fn interrupt_by(&self, notification: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.fd.register_irqfd(&borrowed(notification), gsi).map_err(KvmError::ioctl("KVM_IRQFD"))
+    }
+
+    /// Has a guest's write of the four bytes `value` to `address` count up `notification`, without an exit to this
+    /// process (an ioeventfd).
+    pub fn notify_by(&self, notification: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
+        self.fd
+            .register_ioevent(&borrowed(notification), &IoEventAddress::Mmio(address), value)
+            .map_err(KvmError::ioctl("KVM_IOEVENTFD"))
+    }
+
     /// Chip `id`'s state: 0 and 1 are the two PICs, 2 is the I/O APIC.
     pub fn irqchip(&self, id: u32) -> Result<kvm_irqchip, KvmError> {
         let mut chip = kvm_irqchip { chip_id: id, ..zeroed() };
@@ -123,4 +140,11 @@ impl Vm {
         };
         self.fd.set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
     }
+}
+
+/// The descriptor in the type that `kvm-ioctls` asks for. Not closed when dropped.
+fn borrowed(notification: &EventFd) -> ManuallyDrop<vmm_sys_util::eventfd::EventFd> {
+    let fd = notification.as_fd().as_raw_fd();
+    // SAFETY: The descriptor is an eventfd, and is only used while `notification` is borrowed; it is not closed.
+    ManuallyDrop::new(unsafe { vmm_sys_util::eventfd::EventFd::from_raw_fd(fd) })
 }

@@ -1,0 +1,164 @@
+//! The gate at which a device's worker stops.
+//!
+//! Two may hold it: the machine, while it stands still, and a vCPU, while its driver sets the device up or
+//! resets it. The worker is parked once it has finished what it was at; what it drives may be looked at then.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use nix::sys::eventfd::EventFd;
+
+/// Who holds the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// The machine stands still.
+    Machine,
+    /// The driver changes the device.
+    Driver,
+}
+
+struct State {
+    machine: bool,
+    driver: bool,
+    parked: bool,
+    shut: bool,
+}
+
+impl State {
+    fn held(&self) -> bool {
+        self.machine || self.driver
+    }
+}
+
+/// See the module's text. Held by the machine at first.
+pub(super) struct Gate {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Takes the worker out of its wait for events.
+    wake: Arc<EventFd>,
+}
+
+impl Gate {
+    pub fn new(wake: Arc<EventFd>) -> Self {
+        let state = State { machine: true, driver: false, parked: false, shut: false };
+        Self { state: Mutex::new(state), changed: Condvar::new(), wake }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // A full counter wakes as well.
+        let _ = self.wake.write(1);
+    }
+
+    /// Asks the worker to park, without waiting for it.
+    pub fn hold(&self, holder: Holder) {
+        let mut state = self.lock();
+        match holder {
+            Holder::Machine => state.machine = true,
+            Holder::Driver => state.driver = true,
+        }
+        self.wake();
+    }
+
+    /// Lets the worker go on, unless the other holder still holds it.
+    pub fn release(&self, holder: Holder) {
+        let mut state = self.lock();
+        match holder {
+            Holder::Machine => state.machine = false,
+            Holder::Driver => state.driver = false,
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends the worker, without waiting.
+    pub fn shut(&self) {
+        self.lock().shut = true;
+        self.changed.notify_all();
+        self.wake();
+    }
+
+    /// Waits until the worker is parked, or has ended; `false` if it is not by `deadline`.
+    pub fn await_parked(&self, deadline: Option<Instant>) -> bool {
+        let mut state = self.lock();
+        while !state.parked {
+            if deadline.is_none() && state.shut {
+                return false;
+            }
+            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return false,
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    /// The worker's side: waits while it is held. `false` once it is to end.
+    pub fn park(&self) -> bool {
+        let mut state = self.lock();
+        state.parked = true;
+        self.changed.notify_all();
+        while state.held() && !state.shut {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.shut {
+            return false;
+        }
+        state.parked = false;
+        true
+    }
+
+    /// The worker's side: whether it is to park.
+    pub fn held(&self) -> bool {
+        let state = self.lock();
+        state.held() || state.shut
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_worker_goes_on_only_when_both_holders_let_go() {
+        let gate = Arc::new(Gate::new(Arc::new(EventFd::new().unwrap())));
+        let (went, passes) = channel();
+        let worker = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                while gate.park() {
+                    went.send(()).unwrap();
+                    while !gate.held() {
+                        thread::yield_now();
+                    }
+                }
+            })
+        };
+        assert!(gate.await_parked(None));
+        gate.hold(Holder::Driver);
+        gate.release(Holder::Machine);
+        assert!(passes.try_recv().is_err());
+        gate.release(Holder::Driver);
+        passes.recv().unwrap();
+        gate.hold(Holder::Machine);
+        assert!(gate.await_parked(None));
+        gate.shut();
+        worker.join().unwrap();
+        assert!(passes.try_recv().is_err());
+        // An ended worker does nothing any more, which is all that a waiter wants to know.
+        assert!(gate.await_parked(Some(Instant::now())));
+    }
+
+    #[test]
+    fn who_waits_for_a_busy_worker_waits_until_the_deadline() {
+        let gate = Gate::new(Arc::new(EventFd::new().unwrap()));
+        assert!(!gate.await_parked(Some(Instant::now())));
+    }
+}
