@@ -17,6 +17,8 @@ pub struct MachineConfig {
     pub vcpus: u8,
     /// Where the serial port goes.
     pub serial: CharDevice,
+    /// The disks, in the order in which they were given.
+    pub disks: Vec<DiskConfig>,
     /// `--name`.
     pub name: Option<String>,
     /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on the source.
@@ -108,6 +110,38 @@ pub struct MemoryConfig {
     pub size: u64,
     /// Backed by a memfd and mapped shared, instead of private anonymous memory.
     pub shared: bool,
+}
+
+/// One `--disk`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// A regular file or a block device.
+    pub path: PathBuf,
+    /// What it holds. Never guessed: a guest that may write a raw disk from its first byte on could choose.
+    pub format: ImageFormat,
+    /// The guest may not write to it, and other readers may share it.
+    pub read_only: bool,
+    /// What the guest reads as the disk's serial number: at most 20 printable ASCII characters; may be empty.
+    pub serial: String,
+}
+
+/// The format of a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// The disk's bytes as they are.
+    Raw,
+    /// QEMU's format, version 2 or 3, with backing files.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// Its name on the command line and in monitors.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
 }
 
 /// A character device, as `--serial` and `--monitor` name it.

@@ -1,6 +1,7 @@
 //! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
 
 mod demo;
+mod disk;
 mod migrate;
 mod parse;
 mod run;

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::parse;
+use super::{disk, parse};
 use crate::config::{
-    BootConfig, CharDevice, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig, MonitorEndpoint, MonitorFace,
-    RunConfig,
+    BootConfig, CharDevice, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig, MonitorEndpoint,
+    MonitorFace, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
 
@@ -22,6 +22,9 @@ pub enum CliError {
         "standard input and output are given to both {0} and {1}; give one of them another place, such as unix:PATH,server"
     )]
     StdioTwice(&'static str, &'static str),
+    /// Two disks with one image.
+    #[error("the disk image '{}' is given twice; two disks can share one only if both are 'readonly'", .0.display())]
+    DiskTwice(PathBuf),
     /// Two listeners at one place.
     #[error("the socket '{0}' is given twice; give each its own path")]
     SocketTwice(String),
@@ -105,6 +108,19 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Machine")]
     paused: bool,
 
+    /// A disk; may be given several times, in the order in which the guest sees them
+    ///
+    /// FILE is a raw or qcow2 image, or a block device; a comma in it is written twice. The format is never guessed. While the
+    /// guest has it, the image is locked: no second virtual machine and no qemu-img can write to it. On the destination of a
+    /// migration it is opened only when the guest arrives.
+    #[arg(
+        long = "disk",
+        value_name = "path=FILE,format=raw|qcow2[,readonly][,serial=TEXT]",
+        value_parser = disk::disk,
+        help_heading = "Devices"
+    )]
+    disks: Vec<DiskConfig>,
+
     /// Where the serial port goes [default: stdio, or null when a monitor has stdio]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
@@ -160,6 +176,7 @@ impl RunArgs {
         });
         check_stdio(&serial, &monitors)?;
         check_sockets(&serial, &monitors)?;
+        disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
 
         let boot = self.kernel.map(|kernel| BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline });
         if boot.is_none() && self.incoming.is_none() {
@@ -172,6 +189,7 @@ impl RunArgs {
                 memory: self.memory,
                 vcpus: self.cpus,
                 serial,
+                disks: self.disks,
                 name: self.name,
                 paused: self.paused,
             },

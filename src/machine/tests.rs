@@ -62,6 +62,7 @@ fn config(vcpus: u8) -> MachineConfig {
         memory: MemoryConfig { size: 32 << 20, shared: false },
         vcpus,
         serial: CharDevice::Null,
+        disks: Vec::new(),
         name: None,
         paused: false,
     }

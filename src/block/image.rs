@@ -1,0 +1,229 @@
+//! [`Image`]: one disk's image.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use imago::file::File;
+use imago::{FormatAccess, StorageExt};
+use nix::unistd::{AccessFlags, access};
+
+use super::chain::{Chain, refuse_no_disk};
+use super::lock::Access;
+use super::{BlockError, Opened, Status};
+use crate::config::{DiskConfig, ImageFormat};
+
+/// What a disk's capacity is counted in, in bytes, whatever the image's own units are.
+pub const SECTOR: u64 = 512;
+/// Zeroes are written in pieces of this many bytes where the format has no shorter way.
+const ZEROES: usize = 64 << 10;
+
+/// What two hosts must agree on before one goes on with the other's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Size of the disk in bytes, a multiple of 512.
+    pub capacity: u64,
+    /// Format of the image.
+    pub format: ImageFormat,
+}
+
+/// What becomes of the room that zeroes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroes {
+    /// May be given back to the host.
+    Unmap,
+    /// Stays taken where it is.
+    Keep,
+}
+
+enum State {
+    /// Before [`Image::open`], and after [`Image::close`]: another process may have it.
+    Closed,
+    /// Open and locked.
+    Open { chain: Box<Chain>, capacity: u64 },
+}
+
+/// A disk's image. It is in one process's hands at a time: [`Image::open`] takes it, [`Image::close`] gives it away, and
+/// in between its files are locked.
+///
+/// Requests take plain bytes at byte offsets and return when the host has taken them; only [`Image::flush`] makes them last.
+pub struct Image {
+    status: Arc<Status>,
+    state: State,
+}
+
+impl Image {
+    /// An image, closed. Looks only whether the file is there and may be opened, because on the destination of a migration
+    /// it is still the source's.
+    pub fn new(config: &DiskConfig) -> Result<Self, BlockError> {
+        refuse_no_disk(&config.path)?;
+        let wanted = match config.read_only {
+            true => AccessFlags::R_OK,
+            false => AccessFlags::R_OK | AccessFlags::W_OK,
+        };
+        access(&config.path, wanted)
+            .map_err(|error| BlockError::Open { path: config.path.clone(), source: error.into() })?;
+        Ok(Self { status: Arc::new(Status::new(config.clone())), state: State::Closed })
+    }
+
+    /// Opens and locks it, anew from the files: nothing of what an earlier opening knew is believed. Does nothing if it is open.
+    pub fn open(&mut self) -> Result<Shape, BlockError> {
+        let config = &self.status.config;
+        if let State::Open { capacity, .. } = self.state {
+            return Ok(Shape { capacity, format: config.format });
+        }
+        let access = if config.read_only { Access::Read } else { Access::Write };
+        let chain = Box::new(Chain::open(&config.path, config.format, access)?);
+        let capacity = chain.image.size();
+        if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
+            return Err(BlockError::Size { path: config.path.clone(), size: capacity });
+        }
+        self.status.set(Some(Opened { capacity, backing: chain.backing().to_vec() }));
+        self.state = State::Open { chain, capacity };
+        Ok(Shape { capacity, format: self.status.config.format })
+    }
+
+    /// Makes everything last, then closes and unlocks it: another process may take it. If that fails, it stays open. Does
+    /// nothing if it is closed.
+    pub fn close(&mut self) -> Result<(), BlockError> {
+        if matches!(self.state, State::Closed) {
+            return Ok(());
+        }
+        self.flush()?;
+        self.status.set(None);
+        self.state = State::Closed;
+        Ok(())
+    }
+
+    /// Its capacity and format; `None` while it is closed.
+    pub fn shape(&self) -> Option<Shape> {
+        match self.state {
+            State::Open { capacity, .. } => Some(Shape { capacity, format: self.status.config.format }),
+            State::Closed => None,
+        }
+    }
+
+    /// Whether it is only read.
+    pub fn read_only(&self) -> bool {
+        self.status.config.read_only
+    }
+
+    /// For the monitor.
+    pub fn status(&self) -> Arc<Status> {
+        self.status.clone()
+    }
+
+    /// Fills `data` with what is at `offset`.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
+        let image = self.range(offset, data.len() as u64)?;
+        let read = image.read(data, offset);
+        self.outcome("reading", read)
+    }
+
+    /// Puts `data` at `offset`. It lasts after the next [`Image::flush`].
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        let image = self.writable_range(offset, data.len() as u64)?;
+        let written = image.write(data, offset);
+        self.outcome("writing to", written)
+    }
+
+    /// Makes what was written last through a loss of power: returns when the host says that its disk has it.
+    pub fn flush(&mut self) -> Result<(), BlockError> {
+        let read_only = self.read_only();
+        let image = self.range(0, 0)?;
+        if read_only {
+            return Ok(());
+        }
+        // The format's own caches into the file first, then the file onto the disk.
+        let flushed = image.flush().and_then(|()| image.sync());
+        self.outcome("flushing", flushed)
+    }
+
+    /// Says that these bytes are of no more use. What they hold afterwards is anything that they ever held, or zeroes.
+    pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), BlockError> {
+        let image = self.writable_range(offset, length)?;
+        // Advice: where a format or file system cannot take it, nothing is lost.
+        let discarded = supported(image.discard_to_any(offset, length)).map(drop);
+        self.outcome("discarding a part of", discarded)
+    }
+
+    /// Has these bytes read as zeroes.
+    pub fn write_zeroes(&mut self, offset: u64, length: u64, room: Zeroes) -> Result<(), BlockError> {
+        let format = self.status.config.format;
+        let image = self.writable_range(offset, length)?;
+        let zeroed = match (room, format) {
+            (Zeroes::Unmap, _) => supported(image.discard_to_zero(offset, length)),
+            (Zeroes::Keep, ImageFormat::Qcow2) => supported(image.write_zeroes(offset, length)),
+            // A format without a map: what is written to the file is all there is.
+            (Zeroes::Keep, ImageFormat::Raw) => image
+                .ensure_data_mapping(offset, length, true)
+                .and_then(|(file, offset, length)| file.write_allocated_zeroes(offset, length))
+                .map(|()| true),
+        };
+        let zeroed = zeroed.and_then(|done| match done {
+            true => Ok(()),
+            // qcow2 of version 2 has no mark for zeroes.
+            false => write_plain_zeroes(image, offset, length),
+        });
+        self.outcome("writing zeroes to", zeroed)
+    }
+
+    fn writable_range(&mut self, offset: u64, length: u64) -> Result<&mut FormatAccess<File>, BlockError> {
+        match self.status.config.read_only {
+            true => Err(BlockError::ReadOnly(self.path().to_owned())),
+            false => self.range(offset, length),
+        }
+    }
+
+    /// The open image, if these bytes are all inside.
+    fn range(&mut self, offset: u64, length: u64) -> Result<&mut FormatAccess<File>, BlockError> {
+        let path = &self.status.config.path;
+        let State::Open { chain, capacity } = &mut self.state else {
+            return Err(BlockError::Closed(path.clone()));
+        };
+        match offset.checked_add(length) {
+            Some(end) if end <= *capacity => Ok(&mut chain.image),
+            _ => Err(BlockError::Range { path: path.clone(), offset, length, capacity: *capacity }),
+        }
+    }
+
+    fn outcome(&self, what: &'static str, outcome: io::Result<()>) -> Result<(), BlockError> {
+        outcome.map_err(|source| BlockError::Io { what, path: self.path().to_owned(), source })
+    }
+
+    fn path(&self) -> &Path {
+        &self.status.config.path
+    }
+}
+
+impl Drop for Image {
+    /// A machine that ends without a word from its guest: what the guest was told is written, is.
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            log::error!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+        }
+    }
+}
+
+/// Whether the format can do it at all.
+fn supported(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_plain_zeroes(image: &FormatAccess<File>, mut offset: u64, mut length: u64) -> io::Result<()> {
+    let zeroes = [0; ZEROES];
+    while length > 0 {
+        let piece = length.min(ZEROES as u64);
+        image.write(&zeroes[..piece as usize], offset)?;
+        offset += piece;
+        length -= piece;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

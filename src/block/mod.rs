@@ -1,0 +1,21 @@
+//! Disk images: raw and qcow2 files and block devices, and the locks that keep two writers apart.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `image` | [`Image`]: one disk's image, closed or open; reads, writes, flushes |
+//! | `chain` | opening an image together with the files it stands on (backing files, external data) |
+//! | `lock` | the locks on those files, where QEMU and qemu-img look for them |
+//! | `status` | what a monitor shows of an image |
+//! | `error` | what can go wrong, each naming the file |
+//!
+//! The formats themselves are the `imago` crate's, which takes no locks. Nothing in here knows of virtio or of migration.
+
+mod chain;
+mod error;
+mod image;
+mod lock;
+mod status;
+
+pub use error::BlockError;
+pub use image::{Image, Shape, Zeroes};
+pub use status::{Opened, Status};
