@@ -17,12 +17,21 @@ pub struct MachineConfig {
     pub vcpus: u8,
     /// Where the serial port goes.
     pub serial: CharDevice,
-    /// The disks, in the order in which they were given.
-    pub disks: Vec<DiskConfig>,
+    /// What is plugged into it beside that.
+    pub devices: DeviceConfig,
     /// `--name`.
     pub name: Option<String>,
     /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on the source.
     pub paused: bool,
+}
+
+/// The virtio devices.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceConfig {
+    /// The disks, in the order in which they were given.
+    pub disks: Vec<DiskConfig>,
+    /// A source of entropy.
+    pub rng: bool,
 }
 
 /// Everything that `whimbrel run` needs: the machine and what stands around it.

@@ -71,6 +71,13 @@ pub trait Guest: Send + Sync {
     /// means that nothing was started and nothing will be: the source resumes the guest on the strength of it.
     fn run(&self, running: bool) -> Result<(), GuestError>;
 
+    /// Destination: the guest was not started here and never will be. Said before the source is told so, which then takes
+    /// back what only one host may have, such as the locks on disks.
+    fn not_started(&self) {}
+
+    /// Destination: every page is here, and no touch of one is the engine's business any more.
+    fn arrived(&self) {}
+
     /// Source: the destination has everything; this guest never runs here again by itself.
     fn handed_over(&self);
 

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::{disk, parse};
 use crate::config::{
-    BootConfig, CharDevice, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig, MonitorEndpoint,
-    MonitorFace, RunConfig,
+    BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
+    MonitorEndpoint, MonitorFace, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
 
@@ -121,6 +121,10 @@ pub struct RunArgs {
     )]
     disks: Vec<DiskConfig>,
 
+    /// A source of entropy, filled from the host's
+    #[arg(long, help_heading = "Devices")]
+    rng: bool,
+
     /// Where the serial port goes [default: stdio, or null when a monitor has stdio]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
@@ -189,7 +193,7 @@ impl RunArgs {
                 memory: self.memory,
                 vcpus: self.cpus,
                 serial,
-                disks: self.disks,
+                devices: DeviceConfig { disks: self.disks, rng: self.rng },
                 name: self.name,
                 paused: self.paused,
             },

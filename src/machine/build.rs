@@ -8,8 +8,9 @@ use std::time::Duration;
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::chipset::Chipset;
-use super::lifecycle::Operation;
+use super::lifecycle::{Hold, Operation};
 use super::machine::{Processor, SwitchedOn};
+use super::peripherals::Peripherals;
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::boot::{self, ram_ranges};
 use crate::chardev::{CharBackend, Output};
@@ -40,7 +41,8 @@ impl Machine {
         if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &ram, &vcpus)?;
         }
-        let board = Board::build(&vm, &config.serial)?;
+        let peripherals = Peripherals::build(&config.devices, &vm, &ram)?;
+        let board = Board::build(&vm, &config.serial, &peripherals)?;
         let pages = ram.blocks().iter().map(|block| block.pages());
         let machine = Arc::new(Self {
             dirty_log: DirtyLog::new(&vm, pages),
@@ -51,17 +53,21 @@ impl Machine {
             serial: board.serial,
             backend: board.backend,
             devices: board.devices,
+            peripherals,
             msrs,
             arrives_paused: config.paused,
             boot: config.boot.clone(),
             switched_on,
             processor,
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
-            operation: Mutex::new(Operation::default()),
+            operation: Mutex::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
             events,
         });
         machine.start_threads(&Arc::new(board.bus))?;
+        if !config.arriving {
+            machine.operate(|operation| machine.take(operation))?;
+        }
         Ok(machine)
     }
 
@@ -82,9 +88,10 @@ impl Machine {
             }
         });
         threads.push(control.map_err(MachineError::Thread)?);
+        threads.extend(self.peripherals.spawn().map_err(MachineError::Thread)?);
         drop(threads);
         // Their numbers are known once they parked.
-        if !self.gate.await_parked(START_LIMIT) {
+        if !self.gate.await_parked(START_LIMIT) || !self.peripherals.await_frozen(START_LIMIT) {
             return Err(MachineError::Stuck);
         }
         let serial = Arc::downgrade(&self.serial);
@@ -162,7 +169,7 @@ struct Board {
 }
 
 impl Board {
-    fn build(vm: &Arc<Vm>, serial: &CharDevice) -> Result<Self, MachineError> {
+    fn build(vm: &Arc<Vm>, serial: &CharDevice, peripherals: &Peripherals) -> Result<Self, MachineError> {
         let backend = CharBackend::open(serial)?;
         let (waker, vm) = (backend.waker(), vm.clone());
         let interrupt = move || {
@@ -179,6 +186,9 @@ impl Board {
         bus.claim_ports(KeyboardController::PORT..KeyboardController::PORT + 1, Arc::new(KeyboardController));
         bus.claim_ports(ResetControl::PORT..ResetControl::PORT + 1, reset_control.clone());
         bus.claim_ports(ExitPort::PORT..ExitPort::PORT + 1, Arc::new(ExitPort));
-        Ok(Self { devices: vec![serial.clone(), reset_control], serial, backend, bus })
+        peripherals.plug(&mut bus);
+        let mut devices: Vec<Arc<dyn SavedDevice>> = vec![serial.clone(), reset_control];
+        devices.extend(peripherals.saved());
+        Ok(Self { devices, serial, backend, bus })
     }
 }

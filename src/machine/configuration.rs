@@ -60,7 +60,10 @@ impl Machine {
             device(name, chipset::VERSION);
         }
         for saved in &self.devices {
-            device(saved.name(), saved.version());
+            match saved.instance() {
+                0 => device(saved.name(), saved.version()),
+                instance => device(&format!("{}.{instance}", saved.name()), saved.version()),
+            }
         }
         // A guest that came from another host brought its own.
         let shown = match self.vcpus.first() {

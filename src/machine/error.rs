@@ -5,6 +5,7 @@ use std::io;
 use super::{RunState, SavedStateError};
 use crate::boot::BootError;
 use crate::chardev::CharDeviceError;
+use crate::devices::virtio::VirtioError;
 use crate::kvm::KvmError;
 use crate::vcpu::VcpuStateError;
 
@@ -48,6 +49,28 @@ pub enum MachineError {
     /// More vCPUs than the host's KVM can give.
     #[error("this host's KVM gives a guest at most {0} vCPUs")]
     TooManyVcpus(usize),
+    /// More virtio devices than there are interrupt lines.
+    #[error("a machine has room for {most} virtio devices, and {given} are given")]
+    TooManyDevices {
+        /// How many are wanted.
+        given: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A virtio device.
+    #[error(transparent)]
+    Virtio(#[from] VirtioError),
+    /// A device cannot take or give up what only one host may have.
+    #[error("{device} cannot be {what}")]
+    Device {
+        /// Its name and number.
+        device: String,
+        /// Taken over or given up.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A thread.
     #[error("a thread of the machine cannot be started")]
     Thread(#[source] io::Error),

@@ -3,27 +3,43 @@
 //! Each is one *operation*: they exclude each other, and what they have to tell is told after the lock is
 //! given back, so that a listener may call the machine again.
 
+use std::error::Error;
 use std::sync::{MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::build::enter;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
+use crate::devices::SavedDevice;
 use crate::vcpu::GuestRequest;
 
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
 /// for a page of a migration whose link is gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// Whether this machine has what only one host may have, such as the locks on its disks' images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// It has.
+    Taken,
+    /// Another host has or may have it; the guest cannot run here.
+    Released,
+}
+
 /// What an operation carries from one to the next.
-#[derive(Default)]
 pub(super) struct Operation {
     /// How the machine stood before a migration stopped it.
     pub before_migration: Option<RunState>,
+    /// See [`Hold`].
+    pub hold: Hold,
     events: Vec<MachineEvent>,
 }
 
 impl Operation {
+    pub(super) const fn new(hold: Hold) -> Self {
+        Self { before_migration: None, hold, events: Vec::new() }
+    }
+
     pub(super) fn tell(&mut self, event: MachineEvent) {
         self.events.push(event);
     }
@@ -65,7 +81,7 @@ impl Machine {
     pub(super) fn freeze(&self, operation: &mut Operation) -> Result<(), MachineError> {
         self.serial.set_receiving(false);
         self.gate.close(&self.vcpus);
-        if !self.gate.await_parked(STOP_LIMIT) {
+        if !self.stands_still() {
             self.thaw();
             return Err(MachineError::Stuck);
         }
@@ -73,7 +89,13 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets vCPUs and input go on. After a stop of any length a guest with kvmclock is told of it.
+    /// Whether all vCPUs, whose gate is closed, and after them all devices come to stand still. Devices last: a vCPU may
+    /// be waiting for one.
+    fn stands_still(&self) -> bool {
+        self.gate.await_parked(STOP_LIMIT) && self.peripherals.freeze(STOP_LIMIT)
+    }
+
+    /// Lets vCPUs, devices and input go on. After a stop of any length a guest with kvmclock is told of it.
     pub(super) fn thaw(&self) {
         if self.vm.capabilities().kvmclock_ctrl {
             for vcpu in self.vcpus.iter() {
@@ -83,6 +105,7 @@ impl Machine {
                 }
             }
         }
+        self.peripherals.thaw();
         self.serial.set_receiving(true);
         self.gate.open();
     }
@@ -112,6 +135,7 @@ impl Machine {
         self.command(|operation| match self.run_state() {
             RunState::Running => Ok(()),
             RunState::Prelaunch | RunState::Paused => {
+                self.take(operation)?;
                 self.become_state(RunState::Running)?;
                 operation.tell(MachineEvent::Resume);
                 self.thaw();
@@ -170,7 +194,7 @@ impl Machine {
         self.operate(|operation| {
             // Closed already by who asked, unless another operation opened it since.
             self.gate.close(&self.vcpus);
-            if self.gate.await_parked(STOP_LIMIT) {
+            if self.stands_still() {
                 let running = self.run_state() == RunState::Running;
                 self.settle(operation);
                 if running && self.run_state() == RunState::Running {
@@ -224,12 +248,64 @@ impl Machine {
         }
     }
 
+    /// Takes what only one host may have. All or nothing. Nothing to do if this machine has it.
+    pub(super) fn take(&self, operation: &mut Operation) -> Result<(), MachineError> {
+        if operation.hold == Hold::Taken {
+            return Ok(());
+        }
+        for device in &self.devices {
+            if let Err(source) = device.acquire() {
+                self.let_go();
+                return Err(MachineError::Device { device: name(&**device), what: "taken over", source });
+            }
+        }
+        operation.hold = Hold::Taken;
+        Ok(())
+    }
+
+    /// Gives up what only one host may have, everything in it made durable. Nothing to do if this machine has not got it. If
+    /// one device fails the machine keeps it all.
+    pub(super) fn give_up(&self, operation: &mut Operation) -> Result<(), MachineError> {
+        if operation.hold == Hold::Released {
+            return Ok(());
+        }
+        for device in &self.devices {
+            if let Err(source) = device.release() {
+                operation.hold = Hold::Released;
+                if let Err(error) = self.take(operation) {
+                    log::error!("what was given up already cannot be taken back: {error}");
+                }
+                return Err(MachineError::Device { device: name(&**device), what: "given up", source });
+            }
+        }
+        operation.hold = Hold::Released;
+        Ok(())
+    }
+
+    /// Gives up what was taken of something that could not be had whole.
+    fn let_go(&self) {
+        for device in &self.devices {
+            if let Err(error) = device.release() {
+                log::warn!("{} cannot be given up: {error}", name(&**device));
+            }
+        }
+    }
+
     /// Ends every thread and puts the terminal back; RAM goes with the last reference. Idempotent.
     pub fn shutdown(&self) {
         self.serial.set_receiving(false);
         self.gate.shut(&self.vcpus);
+        // Their last writes are finished first, as a guest would expect of a machine that is switched off.
+        let vcpus_out = self.gate.await_parked(STOP_LIMIT);
+        let devices_done = self.peripherals.freeze(STOP_LIMIT);
+        self.peripherals.shut();
         let threads = std::mem::take(&mut *self.lock_threads());
-        if self.gate.await_parked(STOP_LIMIT) {
+        if vcpus_out && devices_done {
+            self.operate(|operation| {
+                if let Err(error) = self.give_up(operation) {
+                    log::error!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+                }
+            });
             let own = std::thread::current().id();
             for thread in threads {
                 // The last reference may be dropped by one of them.
@@ -238,7 +314,7 @@ impl Machine {
                 }
             }
         } else {
-            log::warn!("a vCPU does not come out of the guest; it ends with the process");
+            log::warn!("a vCPU or a device does not stop; it ends with the process");
         }
         self.backend.close();
     }
@@ -246,4 +322,9 @@ impl Machine {
     pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A device as messages call it.
+fn name(device: &dyn SavedDevice) -> String {
+    format!("{} {}", device.name(), device.instance())
 }

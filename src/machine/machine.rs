@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use super::chipset::Chipset;
 use super::lifecycle::Operation;
+use super::peripherals::Peripherals;
 use super::{MachineEvent, RunState, VcpuInfo};
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
@@ -25,6 +26,7 @@ pub struct Machine {
     pub(super) gate: Arc<Gate>,
     pub(super) serial: Arc<Serial<Output>>,
     pub(super) backend: CharBackend,
+    pub(super) peripherals: Peripherals,
     /// Every device whose state is saved, in the order of saving.
     pub(super) devices: Vec<Arc<dyn SavedDevice>>,
     pub(super) dirty_log: DirtyLog,

@@ -1,6 +1,7 @@
 //! The only seam to migration: [`Guest`] for [`Machine`].
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
@@ -82,6 +83,7 @@ impl Guest for Machine {
     }
 
     fn resume(&self, running: bool) -> Result<(), GuestError> {
+        self.take_back();
         self.operate(|operation| {
             if self.run_state() != RunState::FinishMigrate {
                 return Ok(());
@@ -93,6 +95,11 @@ impl Guest for Machine {
                 None if running => RunState::Running,
                 None => RunState::Paused,
             };
+            if let Err(error) = self.take(operation) {
+                // Its disks are another's by now: it stands still, and `cont` tries again.
+                self.become_state(if next == RunState::Running { RunState::Paused } else { next })?;
+                return Err(error);
+            }
             self.become_state(next)?;
             if next == RunState::Running {
                 operation.tell(MachineEvent::Resume);
@@ -104,16 +111,20 @@ impl Guest for Machine {
     }
 
     fn save(&self) -> Result<Vec<Section>, GuestError> {
-        self.operate(|_| match self.run_state() {
-            RunState::FinishMigrate => Ok(self.save_sections()?),
+        self.operate(|operation| match self.run_state() {
+            // The destination takes the disks as soon as it has loaded the state.
+            RunState::FinishMigrate => self.give_up(operation).and_then(|()| Ok(self.save_sections()?)),
             state => Err(wrong_moment("saved", state)),
         })
         .map_err(Into::into)
     }
 
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
-        self.operate(|_| match self.run_state() {
-            RunState::Inmigrate => Ok(self.load_sections(sections)?),
+        self.operate(|operation| match self.run_state() {
+            RunState::Inmigrate => {
+                self.load_sections(sections)?;
+                self.take(operation)
+            }
             state => Err(wrong_moment("loaded", state)),
         })
         .map_err(Into::into)
@@ -136,6 +147,16 @@ impl Guest for Machine {
         .map_err(Into::into)
     }
 
+    fn not_started(&self) {
+        let result = self.operate(|operation| match self.run_state() {
+            RunState::Inmigrate => self.give_up(operation),
+            _ => Ok(()),
+        });
+        if let Err(error) = result {
+            log::error!("what the source needs back cannot be given up: {error}");
+        }
+    }
+
     fn handed_over(&self) {
         let result = self.operate(|operation| {
             operation.before_migration = None;
@@ -152,6 +173,25 @@ impl Guest for Machine {
 
     fn vcpus(&self) -> usize {
         self.vcpus.len()
+    }
+}
+
+/// For how long a source that resumes tries to get back what it gave up: the destination may need a moment to let go of it.
+const TAKE_BACK_LIMIT: Duration = Duration::from_secs(3);
+/// How often. Nobody tells of a lock that another host releases.
+const TAKE_BACK_PAUSE: Duration = Duration::from_millis(20);
+
+impl Machine {
+    /// Takes back what was given up for a migration that failed; tries for a while, without keeping others from the machine.
+    fn take_back(&self) {
+        let deadline = Instant::now() + TAKE_BACK_LIMIT;
+        while let Err(error) = self.operate(|operation| self.take(operation)) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            log::debug!("not yet: {error}");
+            std::thread::sleep(TAKE_BACK_PAUSE);
+        }
     }
 }
 

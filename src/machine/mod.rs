@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `machine` | [`Machine`]: what it is made of |
 //! | `build` | putting it together |
+//! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
 //! | `lifecycle` | stop, cont, reset, the guest's own requests, the end |
 //! | `event` | what it tells the world |
@@ -23,6 +24,7 @@ mod lifecycle;
 #[allow(clippy::module_inception)]
 mod machine;
 mod migrate;
+mod peripherals;
 mod run_state;
 mod saved;
 

@@ -6,6 +6,7 @@
 //! | `pic`, `ioapic`, `pit` | 2, 1, 1 | `machine/chipset.rs` |
 //! | `vcpu` | one a vCPU | `vcpu/state.rs` |
 //! | `serial`, `reset-control` | 1 each | `devices/` |
+//! | `virtio-*` | one a device, the instance is its slot | `devices/virtio/device.rs` |
 
 use std::sync::atomic::Ordering;
 
@@ -78,7 +79,7 @@ impl Machine {
         sections.extend(Chipset::save(&self.vm)?.encode());
         sections.extend(self.devices.iter().map(|device| Section {
             name: device.name().into(),
-            instance: 0,
+            instance: device.instance(),
             version: device.version(),
             bytes: device.save(),
         }));
@@ -122,7 +123,7 @@ impl Machine {
         }
         now.start_clock(&saved, &self.vm)?;
         for device in &self.devices {
-            let (version, bytes) = find(device.name(), 0)?;
+            let (version, bytes) = find(device.name(), device.instance())?;
             device.load(version, bytes)?;
         }
         Ok(())
@@ -166,7 +167,7 @@ impl Machine {
             let known = single(section, clock::SECTION)
                 || (name == VCPU && (instance as usize) < self.vcpus.len())
                 || chipset::SECTIONS.iter().any(|(chip, count)| name == *chip && instance < *count)
-                || self.devices.iter().any(|device| single(section, device.name()));
+                || self.devices.iter().any(|device| name == device.name() && instance == device.instance());
             if !known {
                 return Err(SavedStateError::Unknown { name, instance });
             }

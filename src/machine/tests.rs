@@ -12,7 +12,7 @@ use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
 use super::*;
 use crate::boot::testing::pvh_elf;
-use crate::config::{BootConfig, CharDevice, Kernel, MachineConfig, MemoryConfig};
+use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 
 #[path = "../../tests/e2e/support/skip.rs"]
@@ -62,7 +62,7 @@ fn config(vcpus: u8) -> MachineConfig {
         memory: MemoryConfig { size: 32 << 20, shared: false },
         vcpus,
         serial: CharDevice::Null,
-        disks: Vec::new(),
+        devices: DeviceConfig::default(),
         name: None,
         paused: false,
     }

@@ -136,6 +136,7 @@ impl Driver {
             // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
             let error = self.shared.ended_here().unwrap_or(error);
             if !destination.owns_guest() {
+                self.guest.not_started();
                 let last_word = Reply::NotStarted(sentence(&error));
                 // The source may be gone; then it knows that nothing runs here from its own side.
                 let _ = self.reply(&link, &last_word);
@@ -152,6 +153,7 @@ impl Driver {
         }
         if destination.status() == Status::Completed {
             self.finish(faults);
+            self.guest.arrived();
         }
         link.reader.channel().finish();
         // Nothing is awaited there any more, and a fault loop that is inside a message must end, too.

@@ -287,7 +287,7 @@ impl Device for VirtioDevice {
             generation: self.config.generation(),
         };
         match <&mut [u8; 4]>::try_from(&mut *data) {
-            Ok(word) if at % 4 == 0 => *word = self.registers().read(at, outside).to_le_bytes(),
+            Ok(word) if at.is_multiple_of(4) => *word = self.registers().read(at, outside).to_le_bytes(),
             // Section 4.2.2.2: a driver uses aligned words only.
             _ => data.fill(0),
         }
@@ -296,7 +296,7 @@ impl Device for VirtioDevice {
     fn write(&self, at: u64, data: &[u8]) -> Action {
         match <[u8; 4]>::try_from(data) {
             _ if at >= offset::CONFIG => self.write_config(at - offset::CONFIG, data),
-            Ok(word) if at % 4 == 0 => self.write_register(at, u32::from_le_bytes(word)),
+            Ok(word) if at.is_multiple_of(4) => self.write_register(at, u32::from_le_bytes(word)),
             _ => log::debug!("{}: {} bytes are written at {at:#x}", self.kind.name, data.len()),
         }
         Action::None
