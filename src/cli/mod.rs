@@ -2,6 +2,7 @@
 
 mod demo;
 mod migrate;
+mod net;
 mod parse;
 mod run;
 

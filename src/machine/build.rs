@@ -16,6 +16,7 @@ use crate::chardev::{CharBackend, Output};
 use crate::config::{BootConfig, CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, ResetControl, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
+use crate::net::Network;
 use crate::vcpu::{self, Gate, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
 
 /// How long threads may take to start.
@@ -41,6 +42,10 @@ impl Machine {
             enter(boot, &ram, &vcpus)?;
         }
         let board = Board::build(&vm, &config.serial)?;
+        let (network, taps) = Network::open(&config.nets, config.name.as_deref().unwrap_or_default())?;
+        if !taps.is_empty() {
+            return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
+        }
         let pages = ram.blocks().iter().map(|block| block.pages());
         let machine = Arc::new(Self {
             dirty_log: DirtyLog::new(&vm, pages),
@@ -51,6 +56,7 @@ impl Machine {
             serial: board.serial,
             backend: board.backend,
             devices: board.devices,
+            network,
             msrs,
             arrives_paused: config.paused,
             boot: config.boot.clone(),
