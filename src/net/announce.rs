@@ -189,5 +189,4 @@ impl Announcements {
 }
 
 #[cfg(test)]
-#[path = "announce_tests.rs"]
 mod tests;

@@ -206,5 +206,4 @@ impl AsRawFd for Tap {
 }
 
 #[cfg(test)]
-#[path = "tap_tests.rs"]
 mod tests;
