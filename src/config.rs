@@ -1,8 +1,10 @@
 //! The validated machine: what `cli` makes out of raw arguments, once.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::migration::uri::Uri;
+use crate::net::MacAddr;
 
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct MachineConfig {
 pub struct DeviceConfig {
     /// The disks, in the order in which they were given.
     pub disks: Vec<DiskConfig>,
+    /// The network cards (`--net`), in the order in which they were given.
+    pub nets: Vec<NetConfig>,
     /// A source of entropy.
     pub rng: bool,
 }
@@ -171,4 +175,22 @@ pub enum CharDevice {
     },
     /// A new pseudo-terminal; its name is printed.
     Pty,
+}
+
+/// A network card (`--net`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetConfig {
+    /// Its other end.
+    pub tap: TapSource,
+    /// Its address; `None`: one made out of the host, the tap and the machine's name.
+    pub mac: Option<MacAddr>,
+}
+
+/// Where a card's tap comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TapSource {
+    /// The interface of that name, which is created if there is none.
+    Named(String),
+    /// A tap that is open already, under that number in this process.
+    Inherited(RawFd),
 }

@@ -13,7 +13,12 @@ pub mod kvm;
 pub mod machine;
 pub mod migration;
 pub mod monitor;
+pub mod net;
 pub mod run;
 pub mod size;
 pub mod state;
 pub mod vcpu;
+
+#[cfg(test)]
+#[path = "../tests/e2e/support/skip.rs"]
+mod skip;

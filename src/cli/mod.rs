@@ -3,6 +3,7 @@
 mod demo;
 mod disk;
 mod migrate;
+mod net;
 mod parse;
 mod run;
 

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{disk, parse};
+use super::{disk, net, parse};
 use crate::config::{
     BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
-    MonitorEndpoint, MonitorFace, RunConfig,
+    MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
 
@@ -28,6 +28,9 @@ pub enum CliError {
     /// Two listeners at one place.
     #[error("the socket '{0}' is given twice; give each its own path")]
     SocketTwice(String),
+    /// Network cards that get in each other's way.
+    #[error(transparent)]
+    Net(#[from] net::NetClash),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -97,6 +100,14 @@ pub struct RunArgs {
     /// Number of virtual CPUs, 1 to 16
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16), default_value_t = 1, help_heading = "Machine")]
     cpus: u8,
+
+    /// A network card at a tap of the host; may be given several times
+    ///
+    /// A tap that exists is used as it is, joined to a bridge or not; one that does not is created, set up, and gone at the
+    /// end. fd=N takes over a tap that whoever starts this process opened (with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR).
+    /// Without 'mac' the address is made out of the host, the tap and --name. A guest that arrives keeps its own.
+    #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=ADDRESS]", value_parser = net::net, help_heading = "Machine")]
+    nets: Vec<NetConfig>,
 
     /// A name for this virtual machine, shown by 'info name'
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
@@ -181,6 +192,7 @@ impl RunArgs {
         check_stdio(&serial, &monitors)?;
         check_sockets(&serial, &monitors)?;
         disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
+        net::check(&self.nets)?;
 
         let boot = self.kernel.map(|kernel| BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline });
         if boot.is_none() && self.incoming.is_none() {
@@ -193,7 +205,7 @@ impl RunArgs {
                 memory: self.memory,
                 vcpus: self.cpus,
                 serial,
-                devices: DeviceConfig { disks: self.disks, rng: self.rng },
+                devices: DeviceConfig { disks: self.disks, nets: self.nets, rng: self.rng },
                 name: self.name,
                 paused: self.paused,
             },

@@ -10,6 +10,7 @@
 //! | `kick` | the signal and the flag that take a vCPU out of the guest |
 //! | `ram` | guest RAM's mappings |
 //! | `raw` | kernel structures as bytes |
+//! | `tap` | network taps: not KVM's, but here is where unsafe calls are |
 
 mod capabilities;
 mod dirty_log;
@@ -18,6 +19,7 @@ mod hypervisor;
 mod kick;
 mod ram;
 mod raw;
+mod tap;
 mod vcpu;
 mod vm;
 
@@ -28,5 +30,8 @@ pub use hypervisor::Hypervisor;
 pub use kick::{Kick, ThreadId, install_kick_signal};
 pub use ram::{GuestMemory, GuestRam, RamRange};
 pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
+pub use tap::{
+    TapMode, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header, set_tap_offload,
+};
 pub use vcpu::{Exit, VcpuHandle};
 pub use vm::Vm;

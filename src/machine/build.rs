@@ -17,6 +17,7 @@ use crate::chardev::{CharBackend, Output};
 use crate::config::{BootConfig, CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, ResetControl, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
+use crate::net::Network;
 use crate::vcpu::{self, Gate, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
 
 /// How long threads may take to start.
@@ -41,6 +42,10 @@ impl Machine {
         if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &ram, &vcpus)?;
         }
+        let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
+        if !taps.is_empty() {
+            return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
+        }
         let peripherals = Peripherals::build(&config.devices, &vm, &ram)?;
         let board = Board::build(&vm, &config.serial, &peripherals)?;
         let pages = ram.blocks().iter().map(|block| block.pages());
@@ -54,6 +59,7 @@ impl Machine {
             backend: board.backend,
             devices: board.devices,
             peripherals,
+            network,
             msrs,
             arrives_paused: config.paused,
             boot: config.boot.clone(),

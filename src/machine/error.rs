@@ -7,6 +7,7 @@ use crate::boot::BootError;
 use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
 use crate::kvm::KvmError;
+use crate::net::NetworkError;
 use crate::vcpu::VcpuStateError;
 
 /// A machine that cannot be built, or a command that cannot be carried out now.
@@ -40,6 +41,9 @@ pub enum MachineError {
     /// The serial port's other end.
     #[error(transparent)]
     CharDevice(#[from] CharDeviceError),
+    /// The network cards.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// A vCPU's state.
     #[error(transparent)]
     Vcpu(#[from] VcpuStateError),

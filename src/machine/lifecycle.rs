@@ -139,6 +139,7 @@ impl Machine {
                 self.become_state(RunState::Running)?;
                 operation.tell(MachineEvent::Resume);
                 self.thaw();
+                self.network.runs();
                 Ok(())
             }
             RunState::FinishMigrate => refused("Migration is finishing: the guest goes on by itself if it fails"),

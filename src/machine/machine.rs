@@ -12,6 +12,7 @@ use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
 use crate::devices::{SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Vm};
+use crate::net::Network;
 use crate::vcpu::{FeatureWord, Gate, MsrTable, Vcpu, VcpuState};
 
 /// The virtual machine. Shared by the monitor, the migration and the control thread.
@@ -29,6 +30,7 @@ pub struct Machine {
     pub(super) peripherals: Peripherals,
     /// Every device whose state is saved, in the order of saving.
     pub(super) devices: Vec<Arc<dyn SavedDevice>>,
+    pub(super) network: Network,
     pub(super) dirty_log: DirtyLog,
     pub(super) msrs: MsrTable,
     pub(super) boot: Option<BootConfig>,

@@ -135,9 +135,11 @@ impl Guest for Machine {
             if self.run_state() != RunState::Inmigrate {
                 return Err(wrong_moment("started", self.run_state()));
             }
+            self.network.arrived();
             if running && !self.arrives_paused {
                 self.become_state(RunState::Running)?;
                 self.thaw();
+                self.network.runs();
                 operation.tell(MachineEvent::Resume);
                 Ok(())
             } else {
@@ -160,6 +162,7 @@ impl Guest for Machine {
     fn handed_over(&self) {
         let result = self.operate(|operation| {
             operation.before_migration = None;
+            self.network.left();
             self.become_state(RunState::Postmigrate)
         });
         if let Err(error) = result {

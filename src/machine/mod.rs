@@ -10,6 +10,7 @@
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |
+//! | `network` | announcing the guest to the network |
 //! | `configuration` | what a migration's two ends must agree on |
 //! | `migrate` | the seam to the migration engine |
 
@@ -24,6 +25,7 @@ mod lifecycle;
 #[allow(clippy::module_inception)]
 mod machine;
 mod migrate;
+mod network;
 mod peripherals;
 mod run_state;
 mod saved;

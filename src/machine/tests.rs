@@ -14,9 +14,7 @@ use super::*;
 use crate::boot::testing::pvh_elf;
 use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
-
-#[path = "../../tests/e2e/support/skip.rs"]
-mod skip;
+use crate::net::Schedule;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
@@ -43,7 +41,7 @@ fn no_kvm() -> bool {
     match Hypervisor::open() {
         Ok(_) => false,
         Err(error) => {
-            skip::skip(&error.to_string());
+            crate::skip::skip(&error.to_string());
             true
         }
     }
@@ -115,6 +113,21 @@ fn copy_ram(from: &Machine, to: &Machine) {
             to.ram.memory().write_slice(&page, GuestAddress(at)).unwrap();
         }
     }
+}
+
+#[test]
+fn only_a_guest_that_runs_is_announced() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(COUNT));
+    let announce = |names: &[String]| rig.machine.announce(names, "", Schedule::default());
+    assert!(announce(&[]).unwrap_err().to_string().contains("prelaunch"));
+    rig.machine.cont().unwrap();
+    announce(&[]).unwrap();
+    assert!(announce(&["net0".to_owned()]).unwrap_err().to_string().contains("'net0'"));
+    rig.machine.stop().unwrap();
+    assert!(announce(&[]).unwrap_err().to_string().contains("paused"));
 }
 
 #[test]

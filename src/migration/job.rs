@@ -226,6 +226,7 @@ impl Migration {
     /// Replaces them; takes effect at once, also in a running migration.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         lock(&self.settings).parameters = new;
+        self.machine.network().set_schedule(new.announce);
         if let Job::Leaving(handle) = &*lock(&self.job) {
             handle.set_limits(limits(&new));
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::net::{Schedule, Timing};
+
 /// What a migration may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -144,6 +146,8 @@ pub struct Parameters {
     pub downtime_limit: Duration,
     /// `x-postcopy-after`: after how many precopy passes a migration turns to postcopy by itself (0: at once); `None`: never.
     pub postcopy_after: Option<u32>,
+    /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is announced to the network.
+    pub announce: Schedule,
 }
 
 impl Default for Parameters {
@@ -154,6 +158,7 @@ impl Default for Parameters {
             avail_switchover_bandwidth: 0,
             downtime_limit: Duration::from_millis(300),
             postcopy_after: None,
+            announce: Schedule::default(),
         }
     }
 }
@@ -161,6 +166,8 @@ impl Default for Parameters {
 /// A parameter that this program has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parameter {
+    /// See [`Parameters::announce`].
+    Announce(Timing),
     /// See [`Parameters::max_bandwidth`].
     MaxBandwidth,
     /// See [`Parameters::max_postcopy_bandwidth`].
@@ -175,7 +182,11 @@ pub enum Parameter {
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 9] = [
+        Self::Announce(Timing::Initial),
+        Self::Announce(Timing::Max),
+        Self::Announce(Timing::Rounds),
+        Self::Announce(Timing::Step),
         Self::MaxBandwidth,
         Self::MaxPostcopyBandwidth,
         Self::AvailSwitchoverBandwidth,
@@ -184,11 +195,7 @@ impl Parameter {
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 24] = [
-        "announce-initial",
-        "announce-max",
-        "announce-rounds",
-        "announce-step",
+    pub const UNSUPPORTED: [&'static str; 20] = [
         "throttle-trigger-threshold",
         "cpu-throttle-initial",
         "cpu-throttle-increment",
@@ -214,6 +221,10 @@ impl Parameter {
     /// QEMU's name; `x-` for what is ours alone.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Announce(Timing::Initial) => "announce-initial",
+            Self::Announce(Timing::Max) => "announce-max",
+            Self::Announce(Timing::Rounds) => "announce-rounds",
+            Self::Announce(Timing::Step) => "announce-step",
             Self::MaxBandwidth => "max-bandwidth",
             Self::MaxPostcopyBandwidth => "max-postcopy-bandwidth",
             Self::AvailSwitchoverBandwidth => "avail-switchover-bandwidth",
@@ -222,9 +233,11 @@ impl Parameter {
         }
     }
 
-    /// What it counts, as `info migrate_parameters` shows it.
+    /// What it counts, as `info migrate_parameters` shows it; empty where the name says it.
     pub const fn unit(self) -> &'static str {
         match self {
+            Self::Announce(Timing::Rounds) => "",
+            Self::Announce(_) => "ms",
             Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
             Self::DowntimeLimit => "ms",
             Self::PostcopyAfter => "passes",
@@ -248,6 +261,7 @@ impl Parameter {
     /// What values it takes, for messages.
     const fn expected(self) -> &'static str {
         match self {
+            Self::Announce(timing) => timing.expected(),
             Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => {
                 "an integer of at least 0, in bytes/second"
             }
@@ -265,6 +279,7 @@ impl Parameters {
     pub fn get(&self, parameter: Parameter) -> i64 {
         let saturate = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         match parameter {
+            Parameter::Announce(timing) => self.announce.get(timing),
             Parameter::MaxBandwidth => saturate(self.max_bandwidth),
             Parameter::MaxPostcopyBandwidth => saturate(self.max_postcopy_bandwidth),
             Parameter::AvailSwitchoverBandwidth => saturate(self.avail_switchover_bandwidth),
@@ -278,6 +293,7 @@ impl Parameters {
         let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
         let unsigned = || u64::try_from(value).map_err(|_| refuse());
         match parameter {
+            Parameter::Announce(timing) => self.announce.set(timing, value).map_err(|_| refuse())?,
             Parameter::MaxBandwidth => self.max_bandwidth = unsigned()?,
             Parameter::MaxPostcopyBandwidth => self.max_postcopy_bandwidth = unsigned()?,
             Parameter::AvailSwitchoverBandwidth => self.avail_switchover_bandwidth = unsigned()?,
@@ -320,6 +336,8 @@ mod tests {
             (Parameter::MaxBandwidth, -1),
             (Parameter::DowntimeLimit, 2_000_001),
             (Parameter::PostcopyAfter, -2),
+            (Parameter::Announce(Timing::Rounds), 1001),
+            (Parameter::Announce(Timing::Step), 0),
             (Parameter::PostcopyAfter, 1 << 32),
         ] {
             assert!(all.set(parameter, value).is_err());
@@ -341,7 +359,7 @@ mod tests {
         assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
         assert!(matches!(Capability::find("multifd"), Some(Err(_))));
         assert_eq!(Capability::find("warp"), None);
-        assert!(matches!(Parameter::find("announce-max"), Some(Err(_))));
+        assert!(matches!(Parameter::find("tls-creds"), Some(Err(_))));
         assert_eq!(Parameter::find("warp"), None);
     }
 }

@@ -92,6 +92,13 @@ impl Args {
         self.0.get(name).and_then(Value::as_i64)
     }
 
+    /// The texts in an array; empty if not given. Anything else in it is refused.
+    pub fn texts(&self, name: &str) -> Result<Vec<String>, CommandError> {
+        let wrong = |at| CommandError::WrongType { name: format!("{name}[{at}]"), expected: "string" };
+        let text = |(at, value): (usize, &Value)| value.as_str().map(str::to_owned).ok_or_else(|| wrong(at));
+        self.array(name).iter().enumerate().map(text).collect()
+    }
+
     /// An array; empty if not given.
     pub fn array(&self, name: &str) -> &[Value] {
         self.0.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)

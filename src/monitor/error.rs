@@ -64,6 +64,14 @@ pub enum CommandError {
     /// The same in an HMP command.
     #[error("invalid parameter value: {0}")]
     InvalidValue(String),
+    /// A number outside its range.
+    #[error("Parameter '{name}' expects {expected}")]
+    OutOfRange {
+        /// The argument.
+        name: &'static str,
+        /// What would be right.
+        expected: &'static str,
+    },
     /// Not JSON.
     #[error("JSON parse error, {0}")]
     Json(String),

@@ -48,6 +48,11 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::Stop => done(vm.stop()),
         Request::Cont => done(vm.cont()),
         Request::SystemReset => done(vm.reset()),
+        Request::AnnounceSelf { schedule, interfaces, id } => {
+            let schedule = schedule.unwrap_or_else(|| vm.parameters().announce);
+            done(vm.announce(&interfaces, &id, schedule))
+        }
+        Request::QueryNetwork => Ok(Reply::Network(vm.network())),
         Request::Quit => {
             vm.quit();
             Ok(Reply::Done)

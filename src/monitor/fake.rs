@@ -10,6 +10,7 @@ use crate::machine::{MachineError, RunState, VcpuInfo};
 use crate::migration::parameters::{Capabilities, Parameters};
 use crate::migration::uri::Uri;
 use crate::migration::{MigrationError, Side};
+use crate::net::{InterfaceInfo, MacAddr, Schedule, Timing};
 
 /// See the module.
 pub struct FakeVm {
@@ -126,6 +127,19 @@ impl Vm for FakeVm {
     fn reset(&self) -> Result<(), MachineError> {
         self.call("reset");
         Ok(())
+    }
+    fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError> {
+        let numbers = Timing::ALL.map(|it| schedule.get(it));
+        self.call(format!("announce {interfaces:?} {id:?} {numbers:?}"));
+        Ok(())
+    }
+    fn network(&self) -> Vec<InterfaceInfo> {
+        let card = |n: u8| InterfaceInfo {
+            name: format!("net{n}"),
+            tap: format!("tap{}", 7 + n),
+            mac: MacAddr::new([0x52, 0x54, 0, 0x12, 0x34, 0x56 + n]).unwrap(),
+        };
+        vec![card(0), card(1)]
     }
     fn quit(&self) {
         self.call("quit");

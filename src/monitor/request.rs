@@ -6,6 +6,7 @@ use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
 use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters};
 use crate::migration::uri::Uri;
+use crate::net::{InterfaceInfo, Schedule};
 
 /// A command, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +61,17 @@ pub enum Request {
     Cont,
     /// Resets the machine.
     SystemReset,
+    /// Announces the guest to the network.
+    AnnounceSelf {
+        /// How; `None`: by the migration parameters.
+        schedule: Option<Schedule>,
+        /// Through which cards; none: through all.
+        interfaces: Vec<String>,
+        /// A name for it, empty by default: a second of the same name takes the first one's place.
+        id: String,
+    },
+    /// The network cards.
+    QueryNetwork,
     /// Ends the process.
     Quit,
     /// HMP's help on one command, or all.
@@ -92,6 +104,8 @@ pub enum Reply {
     Status(RunState),
     /// To [`Request::QueryCpus`].
     Cpus(Vec<VcpuInfo>),
+    /// To [`Request::QueryNetwork`].
+    Network(Vec<InterfaceInfo>),
     /// To [`Request::QueryVersion`].
     Version,
     /// To [`Request::QueryName`].

@@ -9,6 +9,7 @@ use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::parameters::{Capabilities, Parameters};
 use crate::migration::uri::Uri;
 use crate::migration::{Migration, MigrationError, Side};
+use crate::net::{InterfaceInfo, Schedule};
 
 /// What commands act on. No method blocks on a migration.
 pub trait Vm {
@@ -24,6 +25,10 @@ pub trait Vm {
     fn cont(&self) -> Result<(), MachineError>;
     /// See [`Machine::reset`].
     fn reset(&self) -> Result<(), MachineError>;
+    /// See [`Machine::announce`].
+    fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError>;
+    /// The network cards.
+    fn network(&self) -> Vec<InterfaceInfo>;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -95,6 +100,12 @@ impl Vm for LiveVm {
     }
     fn reset(&self) -> Result<(), MachineError> {
         self.machine.reset()
+    }
+    fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError> {
+        self.machine.announce(interfaces, id, schedule)
+    }
+    fn network(&self) -> Vec<InterfaceInfo> {
+        self.machine.network().info()
     }
     fn quit(&self) {
         self.events.quit();

@@ -16,7 +16,9 @@ pub fn render(reply: &Reply) -> String {
             Capability::ALL.into_iter().map(|it| format!("{}: {}\n", it.name(), on_off(all.get(it)))).collect()
         }
         Reply::Parameters(all) => {
-            Parameter::ALL.into_iter().map(|it| format!("{}: {} {}\n", it.name(), all.get(it), it.unit())).collect()
+            let line =
+                |it: Parameter| format!("{}: {} {}", it.name(), all.get(it), it.unit()).trim_end().to_owned() + "\n";
+            Parameter::ALL.into_iter().map(line).collect()
         }
         Reply::Status(state) => status(*state),
         Reply::Cpus(cpus) => cpus
@@ -26,6 +28,10 @@ pub fn render(reply: &Reply) -> String {
                 let mark = if cpu.index == 0 { '*' } else { ' ' };
                 format!("{mark} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
             })
+            .collect(),
+        Reply::Network(cards) => cards
+            .iter()
+            .map(|it| format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", it.name, it.mac, it.tap))
             .collect(),
         Reply::Version => format!("{}\n", env!("CARGO_PKG_VERSION")),
         Reply::Name(name) => name.as_ref().map_or_else(String::new, |it| format!("{it}\n")),

@@ -31,6 +31,8 @@ fn commands_reach_the_machine() {
         ("migrate_pause", "pause"),
         ("  stop  ", "stop"),
         ("system_reset", "reset"),
+        ("announce_self", "announce [] \"\" [50, 550, 5, 100]"),
+        ("announce_self net0,net1 x", "announce [\"net0\", \"net1\"] \"x\" [50, 550, 5, 100]"),
         ("q", "quit"),
         ("", ""),
     ] {
@@ -64,7 +66,11 @@ fn mistakes_are_named() {
             "migrate_set_capability events yes",
             "migrate_set_capability: 'state' expects 'on' or 'off'\nTry \"help migrate_set_capability\" for more information\n",
         ),
-        ("migrate_set_parameter announce-max 1", "Error: parameter announce-max is not supported\n"),
+        ("migrate_set_parameter tls-creds 1", "Error: parameter tls-creds is not supported\n"),
+        (
+            "migrate_set_parameter announce-rounds 1001",
+            "Error: Parameter 'announce-rounds' expects a value between 0 and 1000\n",
+        ),
         ("migrate_set_parameter warp 1", "Error: invalid parameter value: warp\n"),
     ] {
         assert_eq!(say(&vm, line), answer, "{line}");
@@ -80,12 +86,17 @@ fn parameters_in_the_units_people_use() {
         "migrate_set_parameter max-postcopy-bandwidth 1.5G",
         "migrate_set_parameter downtime-limit 50",
         "migrate_set_parameter x-postcopy-after 2",
+        "migrate_set_parameter announce-rounds 7",
     ] {
         assert_eq!(say(&vm, line), "");
     }
     assert_eq!(
         say(&vm, "info migrate_parameters"),
-        "max-bandwidth: 104857600 bytes/second\n\
+        "announce-initial: 50 ms\n\
+         announce-max: 550 ms\n\
+         announce-rounds: 7\n\
+         announce-step: 100 ms\n\
+         max-bandwidth: 104857600 bytes/second\n\
          max-postcopy-bandwidth: 1610612736 bytes/second\n\
          avail-switchover-bandwidth: 0 bytes/second\n\
          downtime-limit: 50 ms\n\
@@ -112,6 +123,11 @@ fn small_answers() {
     assert_eq!(say(&vm, "info status"), "VM status: running\n");
     assert_eq!(say(&vm, "info cpus"), "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n");
     assert_eq!(say(&vm, "info name"), "guest\n");
+    assert_eq!(
+        say(&vm, "info network"),
+        "net0: model=virtio-net,macaddr=52:54:00:12:34:56\n \\ type=tap,ifname=tap7\n\
+         net1: model=virtio-net,macaddr=52:54:00:12:34:57\n \\ type=tap,ifname=tap8\n"
+    );
     assert_eq!(say(&vm, "info migrate"), "Status: \t\tnone\n");
 }
 

@@ -40,7 +40,7 @@ pub fn render(reply: &Reply) -> Value {
         Reply::Kvm => json!({"enabled": true, "present": true}),
         Reply::Commands => commands(),
         // Asked for by HMP only.
-        Reply::Help(_) => json!({}),
+        Reply::Help(_) | Reply::Network(_) => json!({}),
         Reply::Text(text) => Value::String(text.clone()),
     }
 }

@@ -82,6 +82,12 @@ fn commands_reach_the_machine() {
         ("migrate-pause", json!({}), "pause"),
         ("stop", json!({}), "stop"),
         ("system_reset", json!({}), "reset"),
+        (
+            "announce-self",
+            json!({"initial": 1, "max": 2, "rounds": 3, "step": 4, "interfaces": ["net1"], "id": "x"}),
+            "announce [\"net1\"] \"x\" [1, 2, 3, 4]",
+        ),
+        ("announce-self", json!({"initial": 1, "max": 2, "rounds": 3, "step": 4}), "announce [] \"\" [1, 2, 3, 4]"),
         ("quit", json!({}), "quit"),
     ] {
         assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");
@@ -125,7 +131,23 @@ fn bad_arguments_are_named() {
             "Invalid parameter type for 'max-bandwidth', expected: integer",
         ),
         ("migrate-set-parameters", json!({"warp": 1}), "Parameter 'warp' is unexpected"),
-        ("migrate-set-parameters", json!({"announce-max": 1}), "Parameter 'announce-max' is not supported"),
+        ("migrate-set-parameters", json!({"tls-creds": 1}), "Parameter 'tls-creds' is not supported"),
+        (
+            "migrate-set-parameters",
+            json!({"announce-step": 0}),
+            "Parameter 'announce-step' expects a value between 1 and 10000",
+        ),
+        ("announce-self", json!({"initial": 1, "max": 1, "rounds": 1}), "Parameter 'step' is missing"),
+        (
+            "announce-self",
+            json!({"initial": 1, "max": 1, "rounds": 1001, "step": 1}),
+            "Parameter 'rounds' expects a value between 0 and 1000",
+        ),
+        (
+            "announce-self",
+            json!({"initial": 1, "max": 1, "rounds": 1, "step": 1, "interfaces": ["a", 1]}),
+            "Invalid parameter type for 'interfaces[1]', expected: string",
+        ),
         (
             "migrate-set-parameters",
             json!({"downtime-limit": 2_000_001}),
@@ -170,7 +192,8 @@ fn settings_change_all_or_nothing() {
     assert!(answer["error"].is_object());
     assert_eq!(
         run(&vm, "query-migrate-parameters", json!({}))["return"],
-        json!({"max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
+        json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
+               "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
                "downtime-limit": 300, "x-postcopy-after": 0})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);

@@ -2,6 +2,7 @@
 
 mod machine;
 mod migration;
+mod network;
 
 use super::args::{Args, Kind, Param};
 use super::error::CommandError;
@@ -44,7 +45,7 @@ const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Optio
 
 /// All commands, in the order in which `help` shows them.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    machine::COMMANDS.iter().chain(migration::COMMANDS)
+    machine::COMMANDS.iter().chain(network::COMMANDS).chain(migration::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
