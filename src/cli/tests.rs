@@ -81,6 +81,13 @@ fn a_destination_needs_no_kernel_and_keeps_one_for_resets() {
 }
 
 #[test]
+fn disks_keep_their_order() {
+    let config = run("--kernel k --disk path=b,format=raw --disk path=a,format=qcow2,readonly").unwrap();
+    let disks: Vec<_> = config.machine.disks.iter().map(|it| (it.path.to_str().unwrap(), it.read_only)).collect();
+    assert_eq!(disks, [("b", false), ("a", true)]);
+}
+
+#[test]
 fn bad_values_are_named_with_what_would_be_right() {
     for (arguments, says) in [
         ("--memory 1", "at least 16 MiB"),
@@ -97,6 +104,8 @@ fn bad_values_are_named_with_what_would_be_right() {
         ("--incoming exec:cat", "'exec:' is not supported"),
         ("--incoming nowhere", "not a migration address"),
         ("--kernel builtin:linux", "builtin:test"),
+        ("--disk path=a", "lacks format=raw or format=qcow2"),
+        ("--disk path=a,format=raw --disk path=a,format=raw,readonly", "'a' is given twice"),
         ("--postcopy-after -1", "--postcopy-after"),
         ("--qmp unix:/q,server --monitor unix:/q,server", "given twice"),
     ] {

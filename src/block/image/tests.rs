@@ -85,6 +85,19 @@ fn what_is_written_is_there_after_closing_and_opening() {
 }
 
 #[test]
+fn a_flush_leaves_nothing_in_the_formats_own_caches() {
+    let room = Room::new();
+    let path = room.qcow2("qcow2", None);
+    let mut image = open(&path, ImageFormat::Qcow2).unwrap();
+    image.write(0, &[8; 200_000]).unwrap();
+    image.flush().unwrap();
+    // As if the process had been killed now.
+    let copy = room.path("copy");
+    fs::copy(&path, &copy).unwrap();
+    assert_eq!(read(&mut open(&copy, ImageFormat::Qcow2).unwrap(), 0, 200_000), [8; 200_000]);
+}
+
+#[test]
 fn a_backing_file_shows_through_and_is_not_written() {
     let room = Room::new();
     let base = room.raw("base", 5);
