@@ -79,10 +79,13 @@ impl Vm {
     /// Raises and lowers an interrupt line. Unlike an irqfd, whose work is done later by the kernel, the
     /// edge is in the interrupt controllers when this returns, and so in their saved state.
     pub fn pulse_irq(&self, line: u32) -> Result<(), KvmError> {
-        for active in [true, false] {
-            self.fd.set_irq_line(line, active).map_err(KvmError::ioctl("KVM_IRQ_LINE"))?;
-        }
-        Ok(())
+        self.set_irq(line, true)?;
+        self.set_irq(line, false)
+    }
+
+    /// Sets the level of an interrupt line. Done when this returns.
+    pub fn set_irq(&self, line: u32, level: bool) -> Result<(), KvmError> {
+        self.fd.set_irq_line(line, level).map_err(KvmError::ioctl("KVM_IRQ_LINE"))
     }
 
     /// Chip `id`'s state: 0 and 1 are the two PICs, 2 is the I/O APIC.
