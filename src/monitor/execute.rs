@@ -48,6 +48,7 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::Stop => done(vm.stop()),
         Request::Cont => done(vm.cont()),
         Request::SystemReset => done(vm.reset()),
+        Request::SystemPowerdown => done(vm.powerdown()),
         Request::Quit => {
             vm.quit();
             Ok(Reply::Done)

@@ -127,6 +127,10 @@ impl Vm for FakeVm {
         self.call("reset");
         Ok(())
     }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.call("powerdown");
+        Ok(())
+    }
     fn quit(&self) {
         self.call("quit");
     }

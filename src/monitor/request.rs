@@ -60,6 +60,8 @@ pub enum Request {
     Cont,
     /// Resets the machine.
     SystemReset,
+    /// Presses the power button.
+    SystemPowerdown,
     /// Ends the process.
     Quit,
     /// HMP's help on one command, or all.

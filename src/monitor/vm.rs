@@ -24,6 +24,8 @@ pub trait Vm {
     fn cont(&self) -> Result<(), MachineError>;
     /// See [`Machine::reset`].
     fn reset(&self) -> Result<(), MachineError>;
+    /// See [`Machine::powerdown`].
+    fn powerdown(&self) -> Result<(), MachineError>;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -95,6 +97,9 @@ impl Vm for LiveVm {
     }
     fn reset(&self) -> Result<(), MachineError> {
         self.machine.reset()
+    }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.machine.powerdown()
     }
     fn quit(&self) {
         self.events.quit();

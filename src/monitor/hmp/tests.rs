@@ -31,6 +31,7 @@ fn commands_reach_the_machine() {
         ("migrate_pause", "pause"),
         ("  stop  ", "stop"),
         ("system_reset", "reset"),
+        ("system_powerdown", "powerdown"),
         ("q", "quit"),
         ("", ""),
     ] {

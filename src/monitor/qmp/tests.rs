@@ -82,6 +82,7 @@ fn commands_reach_the_machine() {
         ("migrate-pause", json!({}), "pause"),
         ("stop", json!({}), "stop"),
         ("system_reset", json!({}), "reset"),
+        ("system_powerdown", json!({}), "powerdown"),
         ("quit", json!({}), "quit"),
     ] {
         assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");
