@@ -29,6 +29,8 @@ pub trait Vm {
     fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError>;
     /// The network cards.
     fn network(&self) -> Vec<InterfaceInfo>;
+    /// See [`Machine::powerdown`].
+    fn powerdown(&self) -> Result<(), MachineError>;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -106,6 +108,9 @@ impl Vm for LiveVm {
     }
     fn network(&self) -> Vec<InterfaceInfo> {
         self.machine.network().info()
+    }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.machine.powerdown()
     }
     fn quit(&self) {
         self.events.quit();
