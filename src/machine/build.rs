@@ -8,10 +8,11 @@ use std::time::Duration;
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::chipset::Chipset;
+use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
 use super::machine::{Processor, SwitchedOn};
 use super::peripherals::Peripherals;
-use super::{Machine, MachineError, MachineEvent, RunState};
+use super::{Machine, MachineError, RunState};
 use crate::boot::acpi::Inventory;
 use crate::boot::{self, EntryPoint, ram_ranges};
 use crate::chardev::{CharBackend, Output};
@@ -27,10 +28,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 impl Machine {
     /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
     /// from any thread, with no lock held.
-    pub fn build(
-        config: &MachineConfig,
-        events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> Result<Arc<Self>, MachineError> {
+    pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
@@ -72,7 +70,7 @@ impl Machine {
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
             operation: Mutex::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
-            events,
+            announcer: Announcer::new(events),
         });
         machine.start_threads(&Arc::new(board.bus))?;
         if !config.arriving {

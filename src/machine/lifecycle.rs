@@ -50,9 +50,9 @@ impl Machine {
     pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
         let mut operation = self.operation.lock().unwrap_or_else(PoisonError::into_inner);
         let result = action(&mut operation);
-        let events = std::mem::take(&mut operation.events);
+        self.announcer.note(std::mem::take(&mut operation.events));
         drop(operation);
-        events.into_iter().for_each(|event| (self.events)(event));
+        self.announcer.tell();
         result
     }
 

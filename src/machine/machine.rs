@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::chipset::Chipset;
+use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
-use super::{MachineEvent, RunState, VcpuInfo};
+use super::{RunState, VcpuInfo};
 use crate::boot::acpi::Inventory;
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
@@ -45,7 +46,7 @@ pub struct Machine {
     pub(super) run_state: Mutex<RunState>,
     pub(super) operation: Mutex<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    pub(super) announcer: Announcer,
 }
 
 /// The state of a machine that was just switched on: what a reset goes back to.
