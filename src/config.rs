@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::migration::uri::Uri;
 use crate::net::MacAddr;
+use crate::vcpu::CpuModel;
 
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct MachineConfig {
     pub memory: MemoryConfig,
     /// How many vCPUs, 1 to 16.
     pub vcpus: u8,
+    /// The processor that the guest is shown; with [`MachineConfig::arriving`], the most that it may have been shown.
+    pub cpu: CpuModel,
     /// Where the serial port goes.
     pub serial: CharDevice,
     /// What is plugged into it beside that.

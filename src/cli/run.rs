@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{disk, net, parse};
+use super::{cpu, disk, net, parse};
 use crate::config::{
     BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
     MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
+use crate::vcpu::CpuModel;
 
 /// Arguments that do not go together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,6 +109,14 @@ pub struct RunArgs {
     /// Without 'mac' the address is made out of the host, the tap and --name. A guest that arrives keeps its own.
     #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=ADDRESS]", value_parser = net::net, help_heading = "Machine")]
     nets: Vec<NetConfig>,
+    /// The processor that the guest is shown: host, max or baseline-v1 to -v4, with features more or less
+    ///
+    /// 'host' is everything that this host's KVM can show, 'max' the same. 'baseline-vN' is that level of the x86-64 psABI, alike on
+    /// every host of one vendor, so that a guest can move between generations. '+FEATURE' adds, '-FEATURE' takes away, by the names of
+    /// /proc/cpuinfo: 'baseline-v3,+aes', 'host,-avx512f'. A guest that arrives keeps what it was started with; with --incoming,
+    /// this is the most that it may have been shown. docs/cpu.md has the details.
+    #[arg(long, value_name = "MODEL[,±FEATURE]...", value_parser = cpu::cpu, default_value = "host", help_heading = "Machine")]
+    cpu: CpuModel,
 
     /// A name for this virtual machine, shown by 'info name'
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
@@ -204,6 +213,7 @@ impl RunArgs {
                 arriving: self.incoming.is_some(),
                 memory: self.memory,
                 vcpus: self.cpus,
+                cpu: self.cpu,
                 serial,
                 devices: DeviceConfig { disks: self.disks, nets: self.nets, rng: self.rng },
                 name: self.name,

@@ -8,7 +8,7 @@ use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
 use crate::kvm::KvmError;
 use crate::net::NetworkError;
-use crate::vcpu::VcpuStateError;
+use crate::vcpu::{UnfitHost, VcpuStateError};
 
 /// A machine that cannot be built, or a command that cannot be carried out now.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,9 @@ pub enum MachineError {
     /// Saved state.
     #[error(transparent)]
     Saved(#[from] SavedStateError),
+    /// The host cannot show the processor that was asked for.
+    #[error(transparent)]
+    Cpu(#[from] UnfitHost),
     /// More vCPUs than the host's KVM can give.
     #[error("this host's KVM gives a guest at most {0} vCPUs")]
     TooManyVcpus(usize),

@@ -15,6 +15,7 @@ use crate::boot::testing::{bzimage, pvh_elf};
 use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 use crate::net::Schedule;
+use crate::vcpu::CpuModel;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
@@ -73,6 +74,7 @@ fn config(vcpus: u8) -> MachineConfig {
         arriving: true,
         memory: MemoryConfig { size: 32 << 20, shared: false },
         vcpus,
+        cpu: CpuModel::default(),
         serial: CharDevice::Null,
         devices: DeviceConfig::default(),
         name: None,
