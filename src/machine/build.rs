@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Duration;
 
+use vm_memory::GuestMemoryBackend;
+
 use super::chipset::Chipset;
 use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
@@ -18,7 +20,7 @@ use crate::config::{BootConfig, CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetControl, Rtc, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
-use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcpu, VcpuState};
+use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcpu, VcpuState, physical_bits};
 
 /// How long threads may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -36,6 +38,7 @@ impl Machine {
         let cpu = GuestCpu::fit(config.cpu, &offer)?;
         let vcpus = build_vcpus(&vm, config.vcpus, &cpu)?;
         let processor = processor(&vcpus, &offer, config.cpu)?;
+        check_reach(&ram, &processor)?;
         let msrs = probe_msrs(&hypervisor, &vcpus)?;
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
         let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
@@ -177,6 +180,13 @@ fn processor(vcpus: &[Arc<Vcpu>], offer: &Offer, model: CpuModel) -> Result<Proc
         tsc_khz,
         guest_tsc_khz: AtomicU32::new(tsc_khz),
     })
+}
+
+/// Whether the guest can address all of its RAM.
+fn check_reach(ram: &GuestRam, processor: &Processor) -> Result<(), MachineError> {
+    let bits = physical_bits(&processor.chosen);
+    let beyond = ram.memory().last_addr().0.checked_shr(bits).unwrap_or(0);
+    if beyond == 0 { Ok(()) } else { Err(MachineError::AddressBits { bits }) }
 }
 
 /// The devices and what they are plugged into.

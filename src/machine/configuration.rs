@@ -116,7 +116,8 @@ impl Facts {
                 match value.strip_prefix("0x").map(|hex| u32::from_str_radix(hex, 16)) {
                     Some(Ok(bits)) => {
                         let lacking = missing_features(key, bits, &self.offered);
-                        left_out.extend(missing_features(key, bits, chosen).into_iter().filter(|it| !lacking.contains(it)));
+                        left_out
+                            .extend(missing_features(key, bits, chosen).into_iter().filter(|it| !lacking.contains(it)));
                         missing.extend(lacking);
                     }
                     _ => differences.push(format!("{key} is the unreadable '{value}' on the source")),

@@ -53,6 +53,14 @@ pub enum MachineError {
     /// The host cannot show the processor that was asked for.
     #[error(transparent)]
     Cpu(#[from] UnfitHost),
+    /// RAM that the guest could not reach.
+    #[error(
+        "{bits} address bits, which the guest is shown, do not reach all of its RAM; give it less --memory, or --cpu host"
+    )]
+    AddressBits {
+        /// What CPUID says.
+        bits: u32,
+    },
     /// More vCPUs than the host's KVM can give.
     #[error("this host's KVM gives a guest at most {0} vCPUs")]
     TooManyVcpus(usize),

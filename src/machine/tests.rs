@@ -17,6 +17,8 @@ use crate::kvm::Hypervisor;
 use crate::net::Schedule;
 use crate::vcpu::CpuModel;
 
+mod cpu;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
 /// Where the counting guest counts, and the page that it writes.

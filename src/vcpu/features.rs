@@ -45,9 +45,11 @@ impl Feature {
 
 /// Every name that `--cpu` knows, aliases left out, with its feature.
 fn names() -> impl Iterator<Item = (&'static str, Feature)> {
-    WORDS.iter().enumerate().filter(|(_, word)| word.named_by_user).flat_map(|(at, word)| {
-        word.names.iter().map(move |&(bit, name)| (name, Feature { word: at, bit }))
-    })
+    WORDS
+        .iter()
+        .enumerate()
+        .filter(|(_, word)| word.named_by_user)
+        .flat_map(|(at, word)| word.names.iter().map(move |&(bit, name)| (name, Feature { word: at, bit })))
 }
 
 /// A name without what its spellings differ in.
@@ -65,7 +67,7 @@ pub fn alike(name: &str) -> Vec<&'static str> {
             let contains = wanted.len() >= 3 && known_plain.contains(&wanted);
             (if contains { 1 } else { distance(&wanted, &known_plain) }, known)
         })
-        .filter(|(distance, known)| *distance <= 1 || *distance == 2 && known.len() > 4)
+        .filter(|(distance, known)| *distance <= 1 || *distance == 2 && known.len() >= 4)
         .collect();
     found.sort_by_key(|(distance, _)| *distance);
     found.into_iter().map(|(_, name)| name).take(MOST).collect()
@@ -142,10 +144,9 @@ impl FeatureSet {
 
     /// Each of them, in the order of the words.
     pub fn iter(&self) -> impl Iterator<Item = Feature> + '_ {
-        self.0
-            .iter()
-            .enumerate()
-            .flat_map(|(word, bits)| (0..32).filter(move |bit| bits & 1 << bit != 0).map(move |bit| Feature { word, bit }))
+        self.0.iter().enumerate().flat_map(|(word, bits)| {
+            (0..32).filter(move |bit| bits & 1 << bit != 0).map(move |bit| Feature { word, bit })
+        })
     }
 
     /// Their names.

@@ -77,10 +77,9 @@ impl CpuModel {
             return Err(CpuModelError::Needed(name));
         }
         let unportable = matches!(base, CpuBase::Baseline(_)).then_some(&NOT_ON_A_BASELINE);
-        for (set, added, rules) in [
-            (&added, true, NEVER_ADDED.iter().chain(unportable)),
-            (&removed, false, NEVER_REMOVED.iter().chain(None)),
-        ] {
+        for (set, added, rules) in
+            [(&added, true, NEVER_ADDED.iter().chain(unportable)), (&removed, false, NEVER_REMOVED.iter().chain(None))]
+        {
             for (names, reason) in rules {
                 if let Some(name) = first(common(set, &FeatureSet::named(names))) {
                     return Err(CpuModelError::Fixed { name, added, reason });

@@ -24,9 +24,9 @@ const DETAILS: &[(&str, &[u32])] = &[
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("--cpu {model}: this host's KVM cannot offer {}; use --cpu {instead}", missing.join(", "))]
 pub struct UnfitHost {
-    model: CpuModel,
+    model: Box<CpuModel>,
     missing: Vec<String>,
-    instead: CpuModel,
+    instead: Box<CpuModel>,
 }
 
 /// What a guest with a model is shown on a host.
@@ -48,7 +48,7 @@ impl<'a> GuestCpu<'a> {
         if missing.is_empty() {
             return Ok(Self { model, offer, features });
         }
-        Err(UnfitHost { model, missing: missing.names(), instead: best(&model, offer) })
+        Err(UnfitHost { model: model.into(), missing: missing.names(), instead: best(&model, offer).into() })
     }
 
     /// What CPUID shows on vCPU `index`.
@@ -61,7 +61,10 @@ impl<'a> GuestCpu<'a> {
         };
         let mut leaves = guest_cpuid(&leaves, index, self.offer.vcpus, self.offer.tsc_deadline);
         let of_host = !matches!(self.model.base(), CpuBase::Baseline(_));
-        xsave::fit(&mut leaves, host, &self.features, of_host);
+        // Some hosts have the leaf and not the feature; a guest of theirs keeps it as it is.
+        if !of_host || self.offer.features().shows("xsave") {
+            xsave::fit(&mut leaves, host, &self.features, of_host);
+        }
         self.features.show_in(&mut leaves);
         for (feature, functions) in DETAILS {
             if !self.features.shows(feature) {

@@ -27,14 +27,12 @@ pub fn is_amd(cpuid: &[kvm_cpuid_entry2]) -> bool {
 /// will be.
 pub fn baseline(level: Level, host: &[kvm_cpuid_entry2], features: &FeatureSet) -> Vec<kvm_cpuid_entry2> {
     let amd = is_amd(host);
-    let [_, vendor_b, vendor_c, vendor_d] = host
-        .iter()
-        .find(|leaf| leaf.function == 0)
-        .map_or([0; 4], |leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]);
+    let [_, vendor_b, vendor_c, vendor_d] =
+        host.iter().find(|leaf| leaf.function == 0).map_or([0; 4], |leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]);
     let basic = if features.shows("xsave") { 0xd } else { 0xb };
     let mut leaves = vec![
         leaf(0, [basic, vendor_b, vendor_c, vendor_d]),
-        leaf(1, [SIGNATURE, LINE / 8 << 8, 0, 0]),
+        leaf(1, [SIGNATURE, (LINE / 8) << 8, 0, 0]),
         leaf(6, [0; 4]),
     ];
     leaves.extend((0..=2).map(|index| indexed(7, index, [if index == 0 { 2 } else { 0 }, 0, 0, 0])));
@@ -63,7 +61,10 @@ fn extended(
     let mut leaves = vec![
         leaf(0x8000_0001, [if amd { SIGNATURE } else { 0 }, 0, 0, 0]),
         // The second level: 1 MiB, 16 ways. The third, which only AMD tells here: 16 MiB, 16 ways.
-        leaf(0x8000_0006, [0, 0, 1024 << 16 | 8 << 12 | 1 << 8 | LINE, if amd { 32 << 18 | 8 << 12 | 1 << 8 | LINE } else { 0 }]),
+        leaf(
+            0x8000_0006,
+            [0, 0, 1024 << 16 | 8 << 12 | 1 << 8 | LINE, if amd { 32 << 18 | 8 << 12 | 1 << 8 | LINE } else { 0 }],
+        ),
         leaf(0x8000_0007, [0; 4]),
         leaf(0x8000_0008, [addresses(host, features), 0, 0, 0]),
         leaf(0x8000_0021, [0; 4]),

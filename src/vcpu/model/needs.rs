@@ -23,7 +23,17 @@ const NEEDS: &[(&[&str], &[&str])] = &[
     (&["vaes"], &["avx", "aes"]),
     (&["vpclmulqdq"], &["avx", "pclmulqdq"]),
     (
-        &["avx_vnni", "avx_ifma", "avx_vnni_int8", "avx_vnni_int16", "avx_ne_convert", "sha512", "sm3", "sm4", "avx512f"],
+        &[
+            "avx_vnni",
+            "avx_ifma",
+            "avx_vnni_int8",
+            "avx_vnni_int16",
+            "avx_ne_convert",
+            "sha512",
+            "sm3",
+            "sm4",
+            "avx512f",
+        ],
         &["avx2"],
     ),
     (
@@ -70,9 +80,9 @@ fn grow(features: &FeatureSet, add: impl Fn(&FeatureSet, &mut FeatureSet)) -> Fe
 /// Each feature with each that it needs directly.
 fn pairs() -> impl Iterator<Item = (Feature, Feature)> {
     let named = |names: &'static [&'static str]| names.iter().filter_map(|name| Feature::named(name));
-    NEEDS
-        .iter()
-        .flat_map(move |(dependents, needed)| named(dependents).flat_map(move |one| named(needed).map(move |it| (one, it))))
+    NEEDS.iter().flat_map(move |(dependents, needed)| {
+        named(dependents).flat_map(move |one| named(needed).map(move |it| (one, it)))
+    })
 }
 
 #[cfg(test)]
@@ -91,7 +101,11 @@ mod tests {
     fn what_is_taken_takes_along_what_needs_it() {
         let gone = |name| with_dependents(&FeatureSet::named(&[name]));
         for (name, along, stays) in [
-            ("avx", &["avx2", "fma", "f16c", "avx512f", "avx512_vnni", "vaes"][..], &["xsave", "sse4_2", "bmi1", "aes"][..]),
+            (
+                "avx",
+                &["avx2", "fma", "f16c", "avx512f", "avx512_vnni", "vaes"][..],
+                &["xsave", "sse4_2", "bmi1", "aes"][..],
+            ),
             ("xsave", &["xsaveopt", "avx", "avx512vl", "pku", "amx_int8"], &["sse4_2", "fxsr"]),
             ("avx512f", &["avx512dq", "avx512_fp16", "avx512_vpopcntdq", "avx512_bf16"], &["avx2", "avx_vnni", "vaes"]),
             ("sse3", &["ssse3", "sse4_2", "avx2"], &["sse2", "aes"]),

@@ -93,7 +93,8 @@ fn a_baseline_does_not_tell_one_host_from_another() {
             let expected = level.features();
             assert!(expected.without(&features).is_empty());
             let repeated = |feature: &Feature| feature.name().starts_with("cpuid.80000001.edx bit");
-            let of_xsave = |feature: &Feature| feature.name().ends_with(" state") || feature.name().starts_with("cpuid.d.0");
+            let of_xsave =
+                |feature: &Feature| feature.name().ends_with(" state") || feature.name().starts_with("cpuid.d.0");
             let rest: Vec<_> = features.without(&expected).iter().filter(|it| !repeated(it) && !of_xsave(it)).collect();
             assert_eq!(rest.into_iter().map(Feature::name).collect::<Vec<_>>(), ["ht"]);
         }

@@ -144,6 +144,9 @@ mod tests {
 
     #[test]
     fn the_layout_in_words() {
-        assert_eq!(xsave_layout(&fitted(&["xsave", "avx", "shstk", "xsaves", "pku"], false)), ["2:256@576", "9:8@2696"]);
+        assert_eq!(
+            xsave_layout(&fitted(&["xsave", "avx", "shstk", "xsaves", "pku"], false)),
+            ["2:256@576", "9:8@2696"]
+        );
     }
 }
