@@ -131,3 +131,40 @@ fn a_processor_that_the_host_cannot_show_is_refused() {
         }
     }
 }
+
+#[test]
+fn msrs_of_hidden_features_are_not_sent() {
+    if no_kvm() {
+        return;
+    }
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let sends = |cpu: &str| {
+        let rig = rig(with_cpu(cpu), None);
+        let vcpu = &rig.machine.vcpus[0];
+        let shown = vcpu.cpuid().clone();
+        let saved = rig.machine.msrs.save(&vcpu.lock(), &shown).unwrap();
+        let shows = FeatureSet::of(&shown).shows("arch_capabilities");
+        (shows, saved.iter().any(|msr| msr.index == ARCH_CAPABILITIES))
+    };
+    assert_eq!(sends("host,-arch_capabilities"), (false, false));
+    assert_eq!(sends("baseline-v1"), (false, false));
+    let (shown, sent) = sends("host");
+    assert_eq!(shown, sent);
+}
+
+#[test]
+fn an_msr_that_is_not_here_matters_only_if_something_is_in_it() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), None);
+    let vcpu = rig.machine.vcpus[0].lock();
+    let load = |index, data| {
+        let msr = kvm_bindings::kvm_msr_entry { index, data, ..Default::default() };
+        rig.machine.msrs.load(&vcpu, &[msr]).map_err(|error| error.to_string())
+    };
+    const NOWHERE: u32 = 0x1234;
+    load(NOWHERE, 0).unwrap();
+    let error = load(NOWHERE, 5).unwrap_err();
+    assert!(error.contains("0x5") && error.contains("0x1234"), "{error}");
+}

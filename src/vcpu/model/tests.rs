@@ -197,3 +197,16 @@ fn a_host_that_lacks_something_is_told_all_of_it_and_what_would_do() {
     let error = GuestCpu::fit(model(V2, &[], &[]), &bare).unwrap_err().to_string();
     assert!(error.ends_with("use --cpu host"), "{error}");
 }
+
+#[test]
+fn the_documentation_lists_what_a_baseline_has() {
+    let documentation = include_str!("../../../docs/cpu.md");
+    let rows = documentation.lines().filter_map(|line| {
+        let mut cells = line.trim_matches('|').split('|').map(str::trim);
+        let (first, second) = (cells.next()?, cells.next()?);
+        ["v1", "v2", "v3", "v4", "platform", "from KVM"].contains(&first).then_some(second)
+    });
+    let listed: Vec<&str> = rows.flat_map(str::split_whitespace).collect();
+    assert!(listed.iter().all(|name| Feature::named(name).is_some()), "{listed:?}");
+    assert_eq!(FeatureSet::named(&listed), Level::V4.features());
+}
