@@ -15,13 +15,13 @@ use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
 
 /// Guest-physical address of slot 0's registers; the others follow. Inside the hole below 4 GiB.
-const FIRST: u64 = 0xd000_0000;
+const FIRST: u32 = 0xd000_0000;
 /// Each slot's interrupt line: those of the I/O APIC that no ISA device knows first, then ISA lines that are free here. An
 /// edge cannot be shared, so there are as many devices as lines.
 const LINES: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
 fn slot(number: usize) -> Option<VirtioSlot> {
-    let address = FIRST + number as u64 * VirtioSlot::BYTES;
+    let address = FIRST + number as u32 * VirtioSlot::BYTES;
     LINES.get(number).map(|gsi| VirtioSlot { address, gsi: *gsi })
 }
 
@@ -40,7 +40,7 @@ impl Peripherals {
         let mut devices = Vec::with_capacity(backends.len());
         for (number, backend) in backends.into_iter().enumerate() {
             if let Some(VirtioSlot { address, gsi }) = slot(number) {
-                devices.push(VirtioDevice::new(backend, number as u32, (address, gsi), vm, ram)?);
+                devices.push(VirtioDevice::new(backend, number as u32, (address.into(), gsi), vm, ram)?);
             }
         }
         Ok(Self { devices })
@@ -54,7 +54,8 @@ impl Peripherals {
     /// Puts them on the bus.
     pub fn plug(&self, bus: &mut Bus) {
         for (slot, device) in self.slots().iter().zip(&self.devices) {
-            bus.claim_memory(slot.address..slot.address + VirtioSlot::BYTES, device.clone());
+            let first = u64::from(slot.address);
+            bus.claim_memory(first..first + u64::from(VirtioSlot::BYTES), device.clone());
         }
     }
 
