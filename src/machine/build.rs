@@ -51,6 +51,7 @@ impl Machine {
             serial: board.serial,
             backend: board.backend,
             devices: board.devices,
+            disks: Vec::new(),
             msrs,
             arrives_paused: config.paused,
             boot: config.boot.clone(),

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use super::chipset::Chipset;
 use super::lifecycle::Operation;
 use super::{MachineEvent, RunState, VcpuInfo};
+use crate::block::{DiskInfo, Status};
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
 use crate::devices::{SavedDevice, Serial};
@@ -27,6 +28,8 @@ pub struct Machine {
     pub(super) backend: CharBackend,
     /// Every device whose state is saved, in the order of saving.
     pub(super) devices: Vec<Arc<dyn SavedDevice>>,
+    /// What there is to say of each disk.
+    pub(super) disks: Vec<Arc<Status>>,
     pub(super) dirty_log: DirtyLog,
     pub(super) msrs: MsrTable,
     pub(super) boot: Option<BootConfig>,
@@ -66,6 +69,11 @@ impl Machine {
     /// The vCPUs.
     pub fn vcpus(&self) -> Vec<VcpuInfo> {
         self.vcpus.iter().enumerate().map(|(index, vcpu)| VcpuInfo { index, thread_id: vcpu.kick().thread() }).collect()
+    }
+
+    /// The disks, in the order of the command line.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        self.disks.iter().map(|it| it.info()).collect()
     }
 
     /// Guest RAM in bytes.

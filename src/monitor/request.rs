@@ -2,6 +2,7 @@
 
 use whimbrel_postcopy::stats::Report;
 
+use crate::block::DiskInfo;
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
 use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters};
@@ -46,6 +47,8 @@ pub enum Request {
     QueryStatus,
     /// The vCPUs.
     QueryCpus,
+    /// The disks.
+    QueryBlock,
     /// This program's version.
     QueryVersion,
     /// The machine's name.
@@ -92,6 +95,8 @@ pub enum Reply {
     Status(RunState),
     /// To [`Request::QueryCpus`].
     Cpus(Vec<VcpuInfo>),
+    /// To [`Request::QueryBlock`].
+    Block(Vec<DiskInfo>),
     /// To [`Request::QueryVersion`].
     Version,
     /// To [`Request::QueryName`].
