@@ -18,4 +18,4 @@ mod status;
 
 pub use error::BlockError;
 pub use image::{Image, Shape, Zeroes};
-pub use status::{Opened, Status};
+pub use status::{DiskInfo, Opened, Status};

@@ -14,11 +14,19 @@ pub struct Opened {
     pub backing: Vec<PathBuf>,
 }
 
+/// A disk's image at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// As it was given.
+    pub config: DiskConfig,
+    /// `None` while it is closed: before a guest arrives with it, and after one has left.
+    pub opened: Option<Opened>,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Status {
-    /// As it was given.
-    pub config: DiskConfig,
+    pub(super) config: DiskConfig,
     // Held for a copy or an assignment, never across input or output.
     opened: Mutex<Option<Opened>>,
 }
@@ -28,9 +36,10 @@ impl Status {
         Self { config, opened: Mutex::new(None) }
     }
 
-    /// `None` while the image is closed.
-    pub fn opened(&self) -> Option<Opened> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// As it is now.
+    pub fn info(&self) -> DiskInfo {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        DiskInfo { config: self.config.clone(), opened }
     }
 
     pub(super) fn set(&self, opened: Option<Opened>) {

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{RunState, SavedStateError};
+use crate::block::BlockError;
 use crate::boot::BootError;
 use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
@@ -41,6 +42,9 @@ pub enum MachineError {
     /// The serial port's other end.
     #[error(transparent)]
     CharDevice(#[from] CharDeviceError),
+    /// A disk's image.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The network cards.
     #[error(transparent)]
     Network(#[from] NetworkError),

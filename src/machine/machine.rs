@@ -8,6 +8,7 @@ use super::chipset::Chipset;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
 use super::{MachineEvent, RunState, VcpuInfo};
+use crate::block::DiskInfo;
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
 use crate::devices::{SavedDevice, Serial};
@@ -70,6 +71,11 @@ impl Machine {
     /// The vCPUs.
     pub fn vcpus(&self) -> Vec<VcpuInfo> {
         self.vcpus.iter().enumerate().map(|(index, vcpu)| VcpuInfo { index, thread_id: vcpu.kick().thread() }).collect()
+    }
+
+    /// The disks, in the order of the command line.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        self.peripherals.disks()
     }
 
     /// Guest RAM in bytes.

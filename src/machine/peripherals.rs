@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::MachineError;
+use crate::block::{DiskInfo, Image, Status};
 use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Rng, VirtioDevice};
+use crate::devices::virtio::{Backend, Block, Rng, VirtioDevice};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
 
@@ -38,12 +39,20 @@ impl Slot {
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
+    disks: Vec<Arc<Status>>,
 }
 
 impl Peripherals {
     /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
     pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
-        let backends = backends(config)?;
+        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        let mut disks = Vec::with_capacity(config.disks.len());
+        for disk in &config.disks {
+            let image = Image::new(disk)?;
+            disks.push(image.status());
+            backends.push(Box::new(Block::new(image)));
+        }
+        backends.extend(others(config));
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -53,12 +62,17 @@ impl Peripherals {
                 devices.push(VirtioDevice::new(backend, number as u32, (slot.address, slot.gsi), vm, ram)?);
             }
         }
-        Ok(Self { devices })
+        Ok(Self { devices, disks })
     }
 
     /// Where they are, in the order of slots.
     pub fn slots(&self) -> Vec<Slot> {
         (0..self.devices.len()).filter_map(Slot::number).collect()
+    }
+
+    /// The disks' images, in the order of the command line.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        self.disks.iter().map(|disk| disk.info()).collect()
     }
 
     /// Puts them on the bus.
@@ -101,13 +115,13 @@ impl Peripherals {
     }
 }
 
-/// What `config` asks for, in the order of slots.
-fn backends(config: &DeviceConfig) -> Result<Vec<Box<dyn Backend>>, MachineError> {
+/// What comes after the disks, in the order of slots.
+fn others(config: &DeviceConfig) -> Vec<Box<dyn Backend>> {
     let mut backends: Vec<Box<dyn Backend>> = Vec::new();
     if config.rng {
         backends.push(Box::new(Rng::default()));
     }
-    Ok(backends)
+    backends
 }
 
 #[cfg(test)]
