@@ -108,6 +108,16 @@ impl Image {
         self.status.config.read_only
     }
 
+    /// The serial number that the guest is shown; may be empty.
+    pub fn serial(&self) -> &str {
+        &self.status.config.serial
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.status.config.path
+    }
+
     /// For the monitor.
     pub fn status(&self) -> Arc<Status> {
         self.status.clone()
@@ -189,10 +199,6 @@ impl Image {
 
     fn outcome(&self, what: &'static str, outcome: io::Result<()>) -> Result<(), BlockError> {
         outcome.map_err(|source| BlockError::Io { what, path: self.path().to_owned(), source })
-    }
-
-    fn path(&self) -> &Path {
-        &self.status.config.path
     }
 }
 

@@ -18,6 +18,8 @@ const VENDOR: &str = "cpu.vendor";
 const PHYSICAL: &str = "cpu.physical-bits";
 /// Before a device's name; the value is its layout's version.
 const DEVICE: &str = "device.";
+/// Before a disk's number and what the guest knows of it.
+const DISK: &str = "disk.";
 /// Before a CPUID word's place; the value is its bits in hexadecimal.
 const CPUID: &str = "cpuid.";
 
@@ -63,6 +65,16 @@ impl Machine {
             match saved.instance() {
                 0 => device(saved.name(), saved.version()),
                 instance => device(&format!("{}.{instance}", saved.name()), saved.version()),
+            }
+        }
+        for (number, disk) in self.disks().into_iter().enumerate() {
+            // The path is each host's own business. Which size it has shows when the destination opens it.
+            for (key, value) in [
+                ("format", disk.config.format.name()),
+                ("readonly", if disk.config.read_only { "on" } else { "off" }),
+                ("serial", disk.config.serial.as_str()),
+            ] {
+                pairs.push((format!("{DISK}{number}.{key}"), value.to_owned()));
             }
         }
         // A guest that came from another host brought its own.

@@ -25,6 +25,8 @@ pub enum MachineEvent {
         /// Whether the guest asked for it.
         guest: bool,
     },
+    /// Somebody pressed the power button (event POWERDOWN).
+    Powerdown,
     /// The end (event SHUTDOWN); the process leaves after it.
     Shutdown(ShutdownCause),
 }

@@ -9,9 +9,10 @@ use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
 use super::{MachineEvent, RunState, VcpuInfo};
 use crate::block::DiskInfo;
+use crate::boot::acpi::Inventory;
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
-use crate::devices::{SavedDevice, Serial};
+use crate::devices::{PowerManagement, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Vm};
 use crate::net::Network;
 use crate::vcpu::{FeatureWord, Gate, MsrTable, Vcpu, VcpuState};
@@ -27,6 +28,7 @@ pub struct Machine {
     pub(super) ram: Arc<GuestRam>,
     pub(super) gate: Arc<Gate>,
     pub(super) serial: Arc<Serial<Output>>,
+    pub(super) power: Arc<PowerManagement>,
     pub(super) backend: CharBackend,
     pub(super) peripherals: Peripherals,
     /// Every device whose state is saved, in the order of saving.
@@ -35,6 +37,8 @@ pub struct Machine {
     pub(super) dirty_log: DirtyLog,
     pub(super) msrs: MsrTable,
     pub(super) boot: Option<BootConfig>,
+    /// What a guest that boots here is told of.
+    pub(super) inventory: Inventory,
     /// Started with `--paused`: a guest that arrives is not started.
     pub(super) arrives_paused: bool,
     pub(super) switched_on: SwitchedOn,

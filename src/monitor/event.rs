@@ -88,6 +88,7 @@ impl Event {
                 };
                 Self::new("RESET", Some(json!({"guest": guest, "reason": reason})))
             }
+            MachineEvent::Powerdown => Self::new("POWERDOWN", None),
             MachineEvent::Shutdown(cause) => match cause {
                 ShutdownCause::GuestShutdown | ShutdownCause::GuestExit(_) => Self::shutdown(true, "guest-shutdown"),
                 ShutdownCause::GuestPanic => Self::shutdown(true, "guest-panic"),

@@ -54,6 +54,7 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
             done(vm.announce(&interfaces, &id, schedule))
         }
         Request::QueryNetwork => Ok(Reply::Network(vm.network())),
+        Request::SystemPowerdown => done(vm.powerdown()),
         Request::Quit => {
             vm.quit();
             Ok(Reply::Done)

@@ -145,6 +145,10 @@ impl Vm for FakeVm {
         };
         vec![card(0), card(1)]
     }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.call("powerdown");
+        Ok(())
+    }
     fn quit(&self) {
         self.call("quit");
     }

@@ -75,6 +75,8 @@ pub enum Request {
     },
     /// The network cards.
     QueryNetwork,
+    /// Presses the power button.
+    SystemPowerdown,
     /// Ends the process.
     Quit,
     /// HMP's help on one command, or all.

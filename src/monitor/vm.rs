@@ -32,6 +32,8 @@ pub trait Vm {
     fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError>;
     /// The network cards.
     fn network(&self) -> Vec<InterfaceInfo>;
+    /// See [`Machine::powerdown`].
+    fn powerdown(&self) -> Result<(), MachineError>;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -112,6 +114,9 @@ impl Vm for LiveVm {
     }
     fn network(&self) -> Vec<InterfaceInfo> {
         self.machine.network().info()
+    }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.machine.powerdown()
     }
     fn quit(&self) {
         self.events.quit();

@@ -33,6 +33,7 @@ fn commands_reach_the_machine() {
         ("system_reset", "reset"),
         ("announce_self", "announce [] \"\" [50, 550, 5, 100]"),
         ("announce_self net0,net1 x", "announce [\"net0\", \"net1\"] \"x\" [50, 550, 5, 100]"),
+        ("system_powerdown", "powerdown"),
         ("q", "quit"),
         ("", ""),
     ] {

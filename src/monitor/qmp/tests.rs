@@ -88,6 +88,7 @@ fn commands_reach_the_machine() {
             "announce [\"net1\"] \"x\" [1, 2, 3, 4]",
         ),
         ("announce-self", json!({"initial": 1, "max": 2, "rounds": 3, "step": 4}), "announce [] \"\" [1, 2, 3, 4]"),
+        ("system_powerdown", json!({}), "powerdown"),
         ("quit", json!({}), "quit"),
     ] {
         assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");
