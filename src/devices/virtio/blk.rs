@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use self::complaints::Complaints;
 use self::request::{Extent, Outcome, Request};
-use super::{Backend, Broken, Chain, ConfigSpace, Kind, Work};
+use super::{Backend, Broken, Chain, ConfigSpace, Host, Kind, Work};
 use crate::block::{BlockError, Image, Zeroes};
 use crate::kvm::GuestMemory;
 use crate::state::{Reader, StateError, Writer};
@@ -64,6 +64,13 @@ struct OtherDisk {
     known: u64,
 }
 
+/// One request's place and surroundings.
+struct Asked<'a> {
+    chain: &'a Chain,
+    memory: &'a GuestMemory,
+    host: Host<'a>,
+}
+
 /// See the module's text.
 pub struct Block {
     image: Image,
@@ -91,12 +98,13 @@ impl Block {
     }
 
     /// Answers one request; how many bytes were written for it.
-    fn serve(&mut self, chain: &Chain, memory: &GuestMemory) -> Result<u32, Broken> {
+    fn serve(&mut self, asked: &Asked<'_>) -> Result<u32, Broken> {
+        let Asked { chain, memory, .. } = *asked;
         let Some(room) = chain.writable_bytes().checked_sub(1) else {
             return Err(Broken("a disk request has no room for its status".into()));
         };
         let (outcome, written) = match Request::read(chain, memory)? {
-            Ok(request) => self.carry_out(request, chain, memory)?,
+            Ok(request) => self.carry_out(request, asked)?,
             Err(refusal) => (refusal, 0),
         };
         // The last byte is the status's (section 5.2.6).
@@ -105,27 +113,25 @@ impl Block {
         Ok(written as u32 + 1)
     }
 
-    fn carry_out(&mut self, request: Request, chain: &Chain, memory: &GuestMemory) -> Result<(Outcome, u64), Broken> {
+    fn carry_out(&mut self, request: Request, asked: &Asked<'_>) -> Result<(Outcome, u64), Broken> {
         if !self.inside(&request) {
             return Ok((Outcome::Failed, 0));
         }
         // A driver without flushes relies on its changes being durable.
         let flush = request == Request::Flush || self.features & feature::FLUSH == 0;
         let carried_out = match request {
-            Request::Read { offset, length } => return self.read(chain, memory, offset, length),
-            Request::Write { offset, length } => self.write(chain, memory, offset, length)?,
+            Request::Read { offset, length } => return self.read(asked, offset, length),
+            Request::Write { offset, length } => self.write(asked, offset, length)?,
             Request::Flush => Ok(()),
-            Request::Identify { room } => return self.identify(chain, memory, room),
+            Request::Identify { room } => return self.identify(asked, room),
             Request::Discard(extents) => {
-                extents.iter().try_for_each(|extent| self.image.discard(extent.offset, extent.length))
+                let image = &mut self.image;
+                asked.host.run(|| extents.iter().try_for_each(|extent| image.discard(extent.offset, extent.length)))
             }
-            Request::Zero(extents) => extents.iter().try_for_each(|extent| {
-                let room = if extent.unmap { Zeroes::Unmap } else { Zeroes::Keep };
-                self.image.write_zeroes(extent.offset, extent.length, room)
-            }),
+            Request::Zero(extents) => asked.host.run(|| self.zero(&extents)),
         };
         let carried_out = match carried_out {
-            Ok(()) if flush => self.image.flush(),
+            Ok(()) if flush => asked.host.run(|| self.image.flush()),
             other => other,
         };
         Ok((self.outcome(carried_out), 0))
@@ -144,37 +150,25 @@ impl Block {
         }
     }
 
-    fn read(
-        &mut self,
-        chain: &Chain,
-        memory: &GuestMemory,
-        offset: u64,
-        length: u64,
-    ) -> Result<(Outcome, u64), Broken> {
+    fn read(&mut self, asked: &Asked<'_>, offset: u64, length: u64) -> Result<(Outcome, u64), Broken> {
         let mut done = 0;
         while done < length {
             let piece = buffer(&mut self.bounce, length - done);
-            if let Err(error) = self.image.read(offset + done, piece) {
+            if let Err(error) = asked.host.run(|| self.image.read(offset + done, piece)) {
                 return Ok((self.outcome(Err(error)), done));
             }
-            chain.write_at(memory, done, piece)?;
+            asked.chain.write_at(asked.memory, done, piece)?;
             done += piece.len() as u64;
         }
         Ok((Outcome::Done, done))
     }
 
-    fn write(
-        &mut self,
-        chain: &Chain,
-        memory: &GuestMemory,
-        offset: u64,
-        length: u64,
-    ) -> Result<Result<(), BlockError>, Broken> {
+    fn write(&mut self, asked: &Asked<'_>, offset: u64, length: u64) -> Result<Result<(), BlockError>, Broken> {
         let mut done = 0;
         while done < length {
             let piece = buffer(&mut self.bounce, length - done);
-            chain.read_at(memory, Request::HEADER + done, piece)?;
-            if let Err(error) = self.image.write(offset + done, piece) {
+            asked.chain.read_at(asked.memory, Request::HEADER + done, piece)?;
+            if let Err(error) = asked.host.run(|| self.image.write(offset + done, piece)) {
                 return Ok(Err(error));
             }
             done += piece.len() as u64;
@@ -182,14 +176,21 @@ impl Block {
         Ok(Ok(()))
     }
 
-    fn identify(&self, chain: &Chain, memory: &GuestMemory, room: u64) -> Result<(Outcome, u64), Broken> {
+    fn identify(&self, asked: &Asked<'_>, room: u64) -> Result<(Outcome, u64), Broken> {
         let mut serial = [0; SERIAL];
         // It is no longer; see `cli::disk`.
         for (place, byte) in serial.iter_mut().zip(self.image.serial().bytes()) {
             *place = byte;
         }
-        let written = chain.write_at(memory, 0, &serial[..room.min(SERIAL as u64) as usize])?;
+        let written = asked.chain.write_at(asked.memory, 0, &serial[..room.min(SERIAL as u64) as usize])?;
         Ok((Outcome::Done, written as u64))
+    }
+
+    fn zero(&mut self, extents: &[Extent]) -> Result<(), BlockError> {
+        extents.iter().try_for_each(|extent| {
+            let room = if extent.unmap { Zeroes::Unmap } else { Zeroes::Keep };
+            self.image.write_zeroes(extent.offset, extent.length, room)
+        })
     }
 
     fn outcome(&mut self, carried_out: Result<(), BlockError>) -> Outcome {
@@ -246,9 +247,9 @@ impl Backend for Block {
     }
 
     fn queue_ready(&mut self, index: usize, work: &mut Work<'_>) -> Result<(), Broken> {
-        let memory = work.memory;
+        let (memory, host) = (work.memory, work.host);
         match work.rings.get_mut(index) {
-            Some(ring) => ring.serve(memory, |chain| self.serve(chain, memory)),
+            Some(ring) => ring.serve(memory, |chain| self.serve(&Asked { chain, memory, host })),
             None => Ok(()),
         }
     }

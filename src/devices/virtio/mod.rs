@@ -36,7 +36,7 @@ mod signal;
 pub(crate) mod testing;
 mod worker;
 
-pub use backend::{Backend, Broken, Kind, Work};
+pub use backend::{Backend, Broken, Host, Kind, Work};
 pub use blk::Block;
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
