@@ -78,7 +78,8 @@ impl Image {
         if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
             return Err(BlockError::Size { path: config.path.clone(), size: capacity });
         }
-        self.status.set(Some(Opened { capacity, backing: chain.backing().to_vec() }));
+        let written = chain.written().map_err(|source| BlockError::Open { path: config.path.clone(), source })?;
+        self.status.open(Opened { capacity, backing: chain.backing().to_vec() }, written);
         self.state = State::Open { chain, capacity };
         Ok(Shape { capacity, format: self.status.config.format })
     }
@@ -90,7 +91,7 @@ impl Image {
             return Ok(());
         }
         self.flush()?;
-        self.status.set(None);
+        self.status.close();
         self.state = State::Closed;
         Ok(())
     }
@@ -118,7 +119,7 @@ impl Image {
         &self.status.config.path
     }
 
-    /// For the monitor.
+    /// For the monitor, and whoever else is not its owner.
     pub fn status(&self) -> Arc<Status> {
         self.status.clone()
     }
