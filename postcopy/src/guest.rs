@@ -55,6 +55,10 @@ pub trait Guest: Send + Sync {
     /// Source: ends logging.
     fn stop_dirty_log(&self) -> Result<(), GuestError>;
 
+    /// Source: the guest may be paused soon, and still runs: what would take long then, such as bringing what it wrote onto
+    /// its disks, is better done for the most part now. May take long. Asked before the pages left are counted, once a pass.
+    fn prepare_pause(&self) {}
+
     /// Source: stops every vCPU and device thread; returns whether the guest was running.
     fn pause(&self) -> Result<bool, GuestError>;
 

@@ -38,6 +38,11 @@ impl Chain {
     pub fn backing(&self) -> &[PathBuf] {
         &self.files.backing
     }
+
+    /// Further descriptors of the files that are written to.
+    pub fn written(&self) -> std::io::Result<Vec<fs::File>> {
+        self.files.locks.iter().filter(|lock| lock.access() == Access::Write).map(Lock::file).collect()
+    }
 }
 
 /// The files of a chain, as they are opened one by one.

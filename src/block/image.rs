@@ -78,7 +78,8 @@ impl Image {
         if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
             return Err(BlockError::Size { path: config.path.clone(), size: capacity });
         }
-        self.status.set(Some(Opened { capacity, backing: chain.backing().to_vec() }));
+        let written = chain.written().map_err(|source| BlockError::Open { path: config.path.clone(), source })?;
+        self.status.open(Opened { capacity, backing: chain.backing().to_vec() }, written);
         self.state = State::Open { chain, capacity };
         Ok(Shape { capacity, format: self.status.config.format })
     }
@@ -90,7 +91,7 @@ impl Image {
             return Ok(());
         }
         self.flush()?;
-        self.status.set(None);
+        self.status.close();
         self.state = State::Closed;
         Ok(())
     }
@@ -108,7 +109,17 @@ impl Image {
         self.status.config.read_only
     }
 
-    /// For the monitor.
+    /// The serial number that the guest is shown; may be empty.
+    pub fn serial(&self) -> &str {
+        &self.status.config.serial
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.status.config.path
+    }
+
+    /// For the monitor, and whoever else is not its owner.
     pub fn status(&self) -> Arc<Status> {
         self.status.clone()
     }
@@ -189,10 +200,6 @@ impl Image {
 
     fn outcome(&self, what: &'static str, outcome: io::Result<()>) -> Result<(), BlockError> {
         outcome.map_err(|source| BlockError::Io { what, path: self.path().to_owned(), source })
-    }
-
-    fn path(&self) -> &Path {
-        &self.status.config.path
     }
 }
 

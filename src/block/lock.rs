@@ -56,14 +56,17 @@ impl Access {
 
 /// A held lock: dropping it lets go.
 #[derive(Debug)]
-pub struct Lock(File);
+pub struct Lock {
+    file: File,
+    access: Access,
+}
 
 impl Lock {
     /// Locks `file`, which was opened from `path`, for `access`.
     pub fn take(file: &File, path: &Path, access: Access) -> Result<Self, BlockError> {
         let open = |source| BlockError::Open { path: path.to_owned(), source };
         // A second descriptor of the same description, so that the lock goes only after the first was closed.
-        let lock = Self(file.try_clone().map_err(open)?);
+        let lock = Self { file: file.try_clone().map_err(open)?, access };
         for byte in bytes(USED, access.uses()).chain(bytes(FORBIDDEN, access.forbids())) {
             lock.share(byte).map_err(|error| match error {
                 // Somebody holds the byte for itself alone: not QEMU, but no good sign.
@@ -81,15 +84,25 @@ impl Lock {
         Ok(lock)
     }
 
+    /// What it was taken for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// A further descriptor of what it locks. The lock does not last longer for it.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     fn share(&self, byte: i64) -> Result<(), Errno> {
-        fcntl(&self.0, FcntlArg::F_OFD_SETLK(&region(libc::F_RDLCK, byte, 1))).map(drop)
+        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&region(libc::F_RDLCK, byte, 1))).map(drop)
     }
 
     fn held_by_others(&self, bytes: impl Iterator<Item = i64>) -> Result<bool, Errno> {
         for byte in bytes {
             // Asks for the lock that shares with nobody; one's own description does not count.
             let mut found = region(libc::F_WRLCK, byte, 1);
-            fcntl(&self.0, FcntlArg::F_OFD_GETLK(&mut found))?;
+            fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found))?;
             if c_int::from(found.l_type) != libc::F_UNLCK {
                 return Ok(true);
             }
@@ -101,7 +114,7 @@ impl Lock {
 impl Drop for Lock {
     /// Closing the file would do, if no child process that was just forked had it, too.
     fn drop(&mut self) {
-        if let Err(error) = fcntl(&self.0, FcntlArg::F_OFD_SETLK(&region(libc::F_UNLCK, 0, 0))) {
+        if let Err(error) = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&region(libc::F_UNLCK, 0, 0))) {
             log::warn!("the lock on a disk image cannot be released before its file is closed: {error}");
         }
     }

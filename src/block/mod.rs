@@ -5,7 +5,7 @@
 //! | `image` | [`Image`]: one disk's image, closed or open; reads, writes, flushes |
 //! | `chain` | opening an image together with the files it stands on (backing files, external data) |
 //! | `lock` | the locks on those files, where QEMU and qemu-img look for them |
-//! | `status` | what a monitor shows of an image |
+//! | `status` | what others than its owner know and may ask of an image |
 //! | `error` | what can go wrong, each naming the file |
 //!
 //! The formats themselves are the `imago` crate's, which takes no locks. Nothing in here knows of virtio or of migration.
@@ -18,4 +18,4 @@ mod status;
 
 pub use error::BlockError;
 pub use image::{Image, Shape, Zeroes};
-pub use status::{Opened, Status};
+pub use status::{DiskInfo, Opened, Status};

@@ -1,7 +1,9 @@
-//! What a monitor shows of an image: readable at any time, whatever the image's owner is waiting for.
+//! What others than an image's owner know and may ask of it, at any time, whatever the owner is waiting for.
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::DiskConfig;
 
@@ -14,26 +16,56 @@ pub struct Opened {
     pub backing: Vec<PathBuf>,
 }
 
+/// A disk's image at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskInfo {
+    /// As it was given.
+    pub config: DiskConfig,
+    /// `None` while it is closed: before a guest arrives with it, and after one has left.
+    pub opened: Option<Opened>,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Status {
-    /// As it was given.
-    pub config: DiskConfig,
+    pub(super) config: DiskConfig,
     // Held for a copy or an assignment, never across input or output.
-    opened: Mutex<Option<Opened>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    opened: Option<Opened>,
+    /// Those that are written to.
+    files: Arc<[File]>,
 }
 
 impl Status {
     pub(super) fn new(config: DiskConfig) -> Self {
-        Self { config, opened: Mutex::new(None) }
+        Self { config, state: Mutex::default() }
     }
 
-    /// `None` while the image is closed.
-    pub fn opened(&self) -> Option<Opened> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// As it is now.
+    pub fn info(&self) -> DiskInfo {
+        DiskInfo { config: self.config.clone(), opened: self.lock().opened.clone() }
     }
 
-    pub(super) fn set(&self, opened: Option<Opened>) {
-        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = opened;
+    /// Has the host bring onto its disk what was written to the image's files so far, beside anything that the image's owner does.
+    /// The next [`super::Image::flush`] then has less to do. Nothing if it is closed.
+    pub fn hasten(&self) -> io::Result<()> {
+        let files = self.lock().files.clone();
+        files.iter().try_for_each(File::sync_data)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open(&self, opened: Opened, files: Vec<File>) {
+        *self.lock() = State { opened: Some(opened), files: files.into() };
+    }
+
+    pub(super) fn close(&self) {
+        *self.lock() = State::default();
     }
 }

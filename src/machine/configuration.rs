@@ -22,6 +22,8 @@ const PHYSICAL: &str = "cpu.physical-bits";
 const XSAVE: &str = "cpu.xsave";
 /// Before a device's name; the value is its layout's version.
 const DEVICE: &str = "device.";
+/// Before a disk's number and what the guest knows of it.
+const DISK: &str = "disk.";
 /// Before a CPUID word's place; the value is its bits in hexadecimal.
 const CPUID: &str = "cpuid.";
 
@@ -80,6 +82,16 @@ impl Machine {
             match saved.instance() {
                 0 => device(saved.name(), saved.version()),
                 instance => device(&format!("{}.{instance}", saved.name()), saved.version()),
+            }
+        }
+        for (number, disk) in self.disks().into_iter().enumerate() {
+            // The path is each host's own business. Which size it has shows when the destination opens it.
+            for (key, value) in [
+                ("format", disk.config.format.name()),
+                ("readonly", if disk.config.read_only { "on" } else { "off" }),
+                ("serial", disk.config.serial.as_str()),
+            ] {
+                pairs.push((format!("{DISK}{number}.{key}"), value.to_owned()));
             }
         }
         for word in feature_words(shown) {

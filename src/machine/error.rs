@@ -3,6 +3,7 @@
 use std::io;
 
 use super::{RunState, SavedStateError};
+use crate::block::BlockError;
 use crate::boot::BootError;
 use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
@@ -24,9 +25,10 @@ pub enum MachineError {
         /// What was wanted.
         to: RunState,
     },
-    /// A vCPU does not come out of the guest.
+    /// A vCPU does not come out of the guest, or a device does not finish what it is at.
     #[error(
-        "the guest does not stop: a vCPU waits for a page that does not come, so the migration must be recovered first"
+        "the guest does not stop: it waits for a page that does not come, so the migration must be recovered first, or for \
+         a disk of this host that does not answer"
     )]
     Stuck,
     /// A reset, but there is no kernel.
@@ -41,6 +43,9 @@ pub enum MachineError {
     /// The serial port's other end.
     #[error(transparent)]
     CharDevice(#[from] CharDeviceError),
+    /// A disk's image.
+    #[error(transparent)]
+    Block(#[from] BlockError),
     /// The network cards.
     #[error(transparent)]
     Network(#[from] NetworkError),

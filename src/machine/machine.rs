@@ -11,6 +11,7 @@ use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
 use super::{RunState, VcpuInfo};
+use crate::block::DiskInfo;
 use crate::boot::acpi::Inventory;
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
@@ -80,6 +81,11 @@ impl Machine {
     /// The vCPUs.
     pub fn vcpus(&self) -> Vec<VcpuInfo> {
         self.vcpus.iter().enumerate().map(|(index, vcpu)| VcpuInfo { index, thread_id: vcpu.kick().thread() }).collect()
+    }
+
+    /// The disks, in the order of the command line.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        self.peripherals.disks()
     }
 
     /// Guest RAM in bytes.

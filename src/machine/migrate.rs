@@ -61,6 +61,10 @@ impl Guest for Machine {
         Ok(self.vm.map(&self.ram, false)?)
     }
 
+    fn prepare_pause(&self) {
+        self.peripherals.hasten();
+    }
+
     fn pause(&self) -> Result<bool, GuestError> {
         let before = self.operate(|operation| {
             match self.run_state() {

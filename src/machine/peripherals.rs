@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::MachineError;
+use crate::block::{DiskInfo, Image, Status};
 use crate::boot::acpi::VirtioSlot;
 use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Rng, VirtioDevice};
+use crate::devices::virtio::{Backend, Block, Rng, VirtioDevice};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
 
@@ -28,12 +29,20 @@ fn slot(number: usize) -> Option<VirtioSlot> {
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
+    disks: Vec<Arc<Status>>,
 }
 
 impl Peripherals {
     /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
     pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
-        let backends = backends(config)?;
+        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        let mut disks = Vec::with_capacity(config.disks.len());
+        for disk in &config.disks {
+            let image = Image::new(disk)?;
+            disks.push(image.status());
+            backends.push(Box::new(Block::new(image)));
+        }
+        backends.extend(others(config));
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -43,12 +52,27 @@ impl Peripherals {
                 devices.push(VirtioDevice::new(backend, number as u32, (address.into(), gsi), vm, ram)?);
             }
         }
-        Ok(Self { devices })
+        Ok(Self { devices, disks })
     }
 
     /// Where they are, in the order of slots.
     pub fn slots(&self) -> Vec<VirtioSlot> {
         (0..self.devices.len()).filter_map(slot).collect()
+    }
+
+    /// The disks' images, in the order of the command line.
+    pub fn disks(&self) -> Vec<DiskInfo> {
+        self.disks.iter().map(|disk| disk.info()).collect()
+    }
+
+    /// Has the host bring what was written to the disks onto its own, so that a flush soon after has little to do.
+    pub fn hasten(&self) {
+        for disk in &self.disks {
+            if let Err(error) = disk.hasten() {
+                // Whoever needs it done flushes, and is told.
+                log::debug!("'{}': {error}", disk.info().config.path.display());
+            }
+        }
     }
 
     /// Puts them on the bus.
@@ -92,13 +116,13 @@ impl Peripherals {
     }
 }
 
-/// What `config` asks for, in the order of slots.
-fn backends(config: &DeviceConfig) -> Result<Vec<Box<dyn Backend>>, MachineError> {
+/// What comes after the disks, in the order of slots.
+fn others(config: &DeviceConfig) -> Vec<Box<dyn Backend>> {
     let mut backends: Vec<Box<dyn Backend>> = Vec::new();
     if config.rng {
         backends.push(Box::new(Rng::default()));
     }
-    Ok(backends)
+    backends
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),
         Request::QueryCpus => Ok(Reply::Cpus(vm.vcpus())),
+        Request::QueryBlock => Ok(Reply::Block(vm.disks())),
         Request::QueryVersion => Ok(Reply::Version),
         Request::QueryName => Ok(Reply::Name(vm.name())),
         Request::QueryKvm => Ok(Reply::Kvm),

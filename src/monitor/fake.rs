@@ -6,6 +6,7 @@ use std::time::Duration;
 use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status, Step};
 
 use super::vm::Vm;
+use crate::block::DiskInfo;
 use crate::machine::{MachineError, RunState, VcpuInfo};
 use crate::migration::parameters::{Capabilities, Parameters};
 use crate::migration::uri::Uri;
@@ -116,6 +117,9 @@ impl Vm for FakeVm {
     fn vcpus(&self) -> Vec<VcpuInfo> {
         let vcpu = |index| VcpuInfo { index, thread_id: 100 + index as i32 };
         vec![vcpu(0), vcpu(1)]
+    }
+    fn disks(&self) -> Vec<DiskInfo> {
+        Vec::new()
     }
     fn stop(&self) -> Result<(), MachineError> {
         self.call("stop");

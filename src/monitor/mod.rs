@@ -5,6 +5,7 @@
 //! ([`hmp`], [`qmp`]) take bytes and give bytes; sockets, signals and events meet in [`mainloop`].
 
 pub mod args;
+mod block;
 mod client;
 mod endpoint;
 pub mod error;

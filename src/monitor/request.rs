@@ -2,6 +2,7 @@
 
 use whimbrel_postcopy::stats::Report;
 
+use crate::block::DiskInfo;
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
 use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters};
@@ -47,6 +48,8 @@ pub enum Request {
     QueryStatus,
     /// The vCPUs.
     QueryCpus,
+    /// The disks.
+    QueryBlock,
     /// This program's version.
     QueryVersion,
     /// The machine's name.
@@ -108,6 +111,8 @@ pub enum Reply {
     Cpus(Vec<VcpuInfo>),
     /// To [`Request::QueryNetwork`].
     Network(Vec<InterfaceInfo>),
+    /// To [`Request::QueryBlock`].
+    Block(Vec<DiskInfo>),
     /// To [`Request::QueryVersion`].
     Version,
     /// To [`Request::QueryName`].

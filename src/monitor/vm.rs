@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use whimbrel_postcopy::stats::Report;
 
 use super::event::EventSink;
+use crate::block::DiskInfo;
 use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::parameters::{Capabilities, Parameters};
 use crate::migration::uri::Uri;
@@ -19,6 +20,8 @@ pub trait Vm {
     fn run_state(&self) -> RunState;
     /// See [`Machine::vcpus`].
     fn vcpus(&self) -> Vec<VcpuInfo>;
+    /// See [`Machine::disks`].
+    fn disks(&self) -> Vec<DiskInfo>;
     /// See [`Machine::stop`].
     fn stop(&self) -> Result<(), MachineError>;
     /// See [`Machine::cont`].
@@ -93,6 +96,9 @@ impl Vm for LiveVm {
     }
     fn vcpus(&self) -> Vec<VcpuInfo> {
         self.machine.vcpus()
+    }
+    fn disks(&self) -> Vec<DiskInfo> {
+        self.machine.disks()
     }
     fn stop(&self) -> Result<(), MachineError> {
         self.machine.stop()

@@ -224,6 +224,7 @@ impl Driver {
                 self.serve_demand(link)?;
             }
             Action::Pause => {
+                guest.prepare_pause();
                 progress.stopping();
                 let running = guest.pause().map_err(failed_to("pause"))?;
                 progress.step("pause");
@@ -252,6 +253,10 @@ impl Driver {
     }
 
     fn sync(&mut self, source: &mut Source) -> Result<(), MigrationError> {
+        if source.status() != Status::Device {
+            // Before the log is read: the decision to pause is made by pages that the guest wrote meanwhile, too.
+            self.guest.prepare_pause();
+        }
         for (block, dirty) in self.shared.pending.blocks() {
             self.guest.sync_dirty(block, dirty).map_err(failed_to("tell what it wrote"))?;
         }

@@ -104,7 +104,7 @@ fn a_backing_file_shows_through_and_is_not_written() {
     room.qcow2("middle", Some(("base", "raw")));
     let top = room.qcow2("top", Some(("middle", "qcow2")));
     let mut image = open(&top, ImageFormat::Qcow2).unwrap();
-    let opened = image.status().opened().unwrap();
+    let opened = image.status().info().opened.unwrap();
     assert_eq!(opened, Opened { capacity: SIZE, backing: vec![room.path("middle"), base.clone()] });
     image.write(512, &[6; 512]).unwrap();
     let data = read(&mut image, 0, 2048);
@@ -113,7 +113,7 @@ fn a_backing_file_shows_through_and_is_not_written() {
     image.write_zeroes(0, 512, Zeroes::Unmap).unwrap();
     assert_eq!(read(&mut image, 0, 512), [0; 512]);
     image.close().unwrap();
-    assert_eq!(image.status().opened(), None);
+    assert_eq!(image.status().info().opened, None);
     assert!(fs::read(base).unwrap().iter().all(|it| *it == 5));
 }
 

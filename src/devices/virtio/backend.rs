@@ -4,6 +4,7 @@ use std::error::Error;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::gate::Gate;
 use super::worker::Watch;
 use super::{ConfigSpace, Ring};
 use crate::kvm::GuestMemory;
@@ -38,6 +39,19 @@ pub struct Work<'a> {
     pub watch: &'a Watch,
     /// What the driver sees behind the registers.
     pub config: &'a ConfigSpace,
+    /// What may take the host long is done through it.
+    pub host: Host<'a>,
+}
+
+/// Who wants a device to stand still waits for the host longer than for a page of a migration, which may never come.
+#[derive(Clone, Copy)]
+pub struct Host<'a>(pub(super) &'a Gate);
+
+impl Host<'_> {
+    /// Runs `work`, a flush for example, which touches no guest RAM.
+    pub fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        self.0.at_host(work)
+    }
 }
 
 /// A kind of device, as its worker's thread drives it. All calls come one after the other; while one of them lasts nothing else of

@@ -9,6 +9,7 @@ use std::time::Instant;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use virtio_queue::QueueState;
 
+use super::backend::Host;
 use super::gate::{Gate, Holder};
 use super::registers::{Effect, INDIRECT, Outside, Registers, offset};
 use super::signal::Signal;
@@ -40,7 +41,7 @@ pub struct VirtioDevice {
     registers: Mutex<Registers>,
     config: Arc<ConfigSpace>,
     signal: Signal,
-    gate: Gate,
+    gate: Arc<Gate>,
     notifications: Vec<Arc<EventFd>>,
     inner: Mutex<Inner>,
 }
@@ -52,6 +53,7 @@ pub(super) struct Inner {
     rings: Vec<Ring>,
     pub watch: Watch,
     pub wake: Arc<EventFd>,
+    gate: Arc<Gate>,
     pub notifications: Vec<Arc<EventFd>>,
     config: Arc<ConfigSpace>,
     ram: Arc<GuestRam>,
@@ -60,8 +62,13 @@ pub(super) struct Inner {
 impl Inner {
     /// Lets the backend do something. A device whose driver is not ready has no queues.
     fn work(&mut self, step: impl FnOnce(&mut dyn Backend, &mut Work<'_>) -> Result<(), Broken>) -> Result<(), Broken> {
-        let mut work =
-            Work { memory: self.ram.memory(), rings: &mut self.rings, watch: &self.watch, config: &self.config };
+        let mut work = Work {
+            memory: self.ram.memory(),
+            rings: &mut self.rings,
+            watch: &self.watch,
+            config: &self.config,
+            host: Host(&self.gate),
+        };
         step(self.backend.as_mut(), &mut work)
     }
 
@@ -84,7 +91,7 @@ impl Inner {
     /// Queues as `states` say, with what the driver took.
     fn set_up(&mut self, states: Vec<QueueState>, features: u64, signal: &Signal) -> Result<(), Broken> {
         let memory = self.ram.memory();
-        let ring = |state| Ring::new(state, features & INDIRECT != 0, signal.clone(), memory);
+        let ring = |state| Ring::new(state, features & INDIRECT != 0, signal.clone(), self.gate.clone(), memory);
         self.rings = states.into_iter().map(ring).collect::<Result<_, _>>()?;
         self.backend.start(features);
         Ok(())
@@ -125,19 +132,21 @@ impl VirtioDevice {
             watch.add_descriptor(index, fd)?;
         }
         let signal = Signal::new(line);
+        let gate = Arc::new(Gate::new(wake.clone()));
         let config = backend.config();
         config.connect(signal.clone());
         Ok(Arc::new(Self {
             kind,
             slot,
             registers: Mutex::new(Registers::new(kind, backend.features())),
-            gate: Gate::new(wake.clone()),
+            gate: gate.clone(),
             notifications: notifications.clone(),
             inner: Mutex::new(Inner {
                 backend,
                 rings: Vec::new(),
                 watch,
                 wake,
+                gate,
                 notifications,
                 config: config.clone(),
                 ram: ram.clone(),

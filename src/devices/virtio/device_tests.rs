@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::testing::{Driver, INDIRECT as IN, NEXT, RAM, Raw, WRITE, put_descriptor};
@@ -218,4 +221,68 @@ fn a_machine_reset_leaves_a_device_that_no_driver_has_touched() {
     driver.device.thaw();
     driver.set_up(0);
     assert_eq!(driver.request(0, b"yz", 2), b"zy");
+}
+
+/// Says when it has a request, and waits for leave to answer it.
+struct Slow {
+    config: Arc<ConfigSpace>,
+    begun: Sender<()>,
+    leave: Receiver<()>,
+}
+
+impl Backend for Slow {
+    fn kind(&self) -> Kind {
+        Kind { id: 42, name: "virtio-slow", version: 1, queues: &[16] }
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn config(&self) -> Arc<ConfigSpace> {
+        self.config.clone()
+    }
+    fn queue_ready(&mut self, index: usize, work: &mut Work<'_>) -> Result<(), Broken> {
+        let host = work.host;
+        work.rings[index].serve(work.memory, |_| {
+            self.begun.send(()).unwrap();
+            host.run(|| self.leave.recv().unwrap());
+            Ok(0)
+        })
+    }
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    fn load(&mut self, _version: u8, _bytes: &[u8]) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_device_that_is_to_stand_still_finishes_one_request_and_leaves_the_rest() {
+    let ((begun, begins), (leaves, leave)) = (channel(), channel());
+    let config = Arc::new(ConfigSpace::new(Vec::new()));
+    let mut driver = Driver::start(Box::new(Slow { config, begun, leave }), 0);
+    for head in 0..3 {
+        let raw = Raw { address: 0x3000, bytes: 1, flags: WRITE, next: 0 };
+        put_descriptor(driver.memory(), driver.table(0), head, raw);
+        driver.make_available(0, head);
+    }
+    driver.notify(0);
+    begins.recv().unwrap();
+    driver.device.freeze();
+    // It waits for the host: that counts as no refusal to stand still.
+    let waiter = {
+        let device = driver.device.clone();
+        std::thread::spawn(move || device.await_frozen(Instant::now()))
+    };
+    std::thread::sleep(Duration::from_millis(20));
+    leaves.send(()).unwrap();
+    assert!(waiter.join().unwrap());
+    assert_eq!(driver.await_used(0), (0, 0));
+    assert!(driver.try_used(0).is_none() && begins.try_recv().is_err());
+    driver.device.thaw();
+    leaves.send(()).unwrap();
+    // The driver is told of each at once.
+    assert_eq!(driver.await_used(0), (1, 0));
+    leaves.send(()).unwrap();
+    assert_eq!(driver.await_used(0), (2, 0));
 }

@@ -4,9 +4,14 @@
 //! resets it. The worker is parked once it has finished what it was at; what it drives may be looked at then.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
+
+/// How much longer than for other things is waited for the host: a flush takes as long as a slow disk needs for what was written.
+const HOST_LIMIT: Duration = Duration::from_secs(30);
+/// How long a worker that the host has answered may take to park.
+const RETURN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Who holds the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +26,10 @@ struct State {
     machine: bool,
     driver: bool,
     parked: bool,
+    /// The worker waits for the host, not for the guest's RAM.
+    at_host: bool,
+    /// How often it did so and came back.
+    host_answers: u64,
     shut: bool,
 }
 
@@ -40,7 +49,7 @@ pub(super) struct Gate {
 
 impl Gate {
     pub fn new(wake: Arc<EventFd>) -> Self {
-        let state = State { machine: true, driver: false, parked: false, shut: false };
+        let state = State { machine: true, driver: false, parked: false, at_host: false, host_answers: 0, shut: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), wake }
     }
 
@@ -80,14 +89,34 @@ impl Gate {
         self.wake();
     }
 
-    /// Waits until the worker is parked, or has ended; `false` if it is not by `deadline`.
+    /// The worker's side: runs `work`, which asks the host for something and touches no guest RAM. Whoever waits for the worker
+    /// to stand still has more patience with that: it ends by itself, which a wait for a page need not.
+    pub fn at_host<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.lock().at_host = true;
+        let result = work();
+        let mut state = self.lock();
+        state.at_host = false;
+        state.host_answers += 1;
+        self.changed.notify_all();
+        result
+    }
+
+    /// Waits until the worker is parked, or has ended; `false` if it is not by `deadline`. While it waits for the host the
+    /// deadline is put off, by [`HOST_LIMIT`] at most.
     pub fn await_parked(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.lock();
+        let (mut soon, last) = (deadline, deadline.map(|deadline| deadline + HOST_LIMIT));
+        let mut answers = state.host_answers;
         while !state.parked {
             if deadline.is_none() && state.shut {
                 return false;
             }
-            state = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            if std::mem::replace(&mut answers, state.host_answers) != state.host_answers {
+                // It has to come from there to here.
+                soon = soon.map(|soon| soon.max(Instant::now() + RETURN_LIMIT)).min(last);
+            }
+            let until = if state.at_host { last } else { soon };
+            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return false,
                 Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
@@ -154,6 +183,35 @@ mod tests {
         assert!(passes.try_recv().is_err());
         // An ended worker does nothing any more, which is all that a waiter wants to know.
         assert!(gate.await_parked(Some(Instant::now())));
+    }
+
+    #[test]
+    fn a_worker_that_waits_for_the_host_is_waited_for() {
+        let gate = Arc::new(Gate::new(Arc::new(EventFd::new().unwrap())));
+        let (arrived, at_host) = channel();
+        let (go_on, host) = channel::<()>();
+        let worker = {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.at_host(|| {
+                    arrived.send(()).unwrap();
+                    host.recv().unwrap();
+                });
+                while gate.park() {}
+            })
+        };
+        at_host.recv().unwrap();
+        let waiter = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.await_parked(Some(Instant::now())))
+        };
+        // It would have given up by now, had it no patience.
+        thread::sleep(Duration::from_millis(20));
+        assert!(!waiter.is_finished());
+        go_on.send(()).unwrap();
+        assert!(waiter.join().unwrap());
+        gate.shut();
+        worker.join().unwrap();
     }
 
     #[test]

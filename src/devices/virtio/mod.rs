@@ -11,6 +11,7 @@
 //! | `chain` | a descriptor chain, checked to lie in RAM, and copying in and out of it |
 //! | `signal` | the interrupt, its cause, and `needs reset` |
 //! | `config_space` | the bytes that the driver reads behind the registers |
+//! | `blk` | disks |
 //! | `rng` | entropy |
 //!
 //! ```text
@@ -22,6 +23,7 @@
 //! taken by who has seen it parked.
 
 mod backend;
+mod blk;
 mod chain;
 mod config_space;
 mod device;
@@ -34,7 +36,8 @@ mod signal;
 pub(crate) mod testing;
 mod worker;
 
-pub use backend::{Backend, Broken, Kind, Work};
+pub use backend::{Backend, Broken, Host, Kind, Work};
+pub use blk::Block;
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
 pub use device::{VirtioDevice, VirtioError};

@@ -1,12 +1,14 @@
 //! One queue: taking chains, giving them back, interrupting the driver when it wants that.
 
 use std::num::Wrapping;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::Table;
+use super::gate::Gate;
 use super::signal::Signal;
 use super::{Broken, Chain};
 use crate::kvm::GuestMemory;
@@ -19,18 +21,25 @@ pub struct Ring {
     queue: Queue,
     indirect: bool,
     signal: Signal,
+    gate: Arc<Gate>,
     /// Whether chains were given back of which the driver was not told.
     untold: bool,
 }
 
 impl Ring {
     /// The queue that `state` describes; checked to lie in RAM if it is ready.
-    pub(super) fn new(state: QueueState, indirect: bool, signal: Signal, memory: &GuestMemory) -> Result<Self, Broken> {
+    pub(super) fn new(
+        state: QueueState,
+        indirect: bool,
+        signal: Signal,
+        gate: Arc<Gate>,
+        memory: &GuestMemory,
+    ) -> Result<Self, Broken> {
         let queue = Queue::try_from(state).map_err(|error| Broken(error.to_string()))?;
         if state.ready && !queue.is_valid(memory) {
             return Err(Broken("a queue does not lie in RAM".into()));
         }
-        Ok(Self { queue, indirect, signal, untold: false })
+        Ok(Self { queue, indirect, signal, gate, untold: false })
     }
 
     pub(super) fn state(&self) -> QueueState {
@@ -88,8 +97,9 @@ impl Ring {
         Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 
-    /// Takes all chains, one after the other, until the driver has no more: `serve` gets each and says how many
-    /// bytes it wrote. The driver is told at the end, and asked to notify of the next.
+    /// Takes all chains, one after the other, until the driver has no more or the worker is to stand still: `serve` gets
+    /// each and says how many bytes it wrote. The driver is told of each at once, because the next may take long, and at
+    /// the end is asked to notify of more.
     pub fn serve(
         &mut self,
         memory: &GuestMemory,
@@ -103,8 +113,12 @@ impl Ring {
             while let Some(chain) = self.pop(memory)? {
                 let written = serve(&chain)?;
                 self.complete(memory, chain.head, written)?;
+                self.signal(memory)?;
+                if self.gate.held() {
+                    // When the worker goes on, here or on another host, it looks at every queue.
+                    return Ok(());
+                }
             }
-            self.signal(memory)?;
             if !self.listen(memory)? {
                 return Ok(());
             }

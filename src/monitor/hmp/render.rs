@@ -2,6 +2,7 @@
 
 use crate::machine::RunState;
 use crate::migration::parameters::{Capability, Parameter};
+use crate::monitor::block::info_block;
 use crate::monitor::info_migrate::info_migrate;
 use crate::monitor::request::Reply;
 use crate::monitor::table::{self, Command, Face};
@@ -33,6 +34,7 @@ pub fn render(reply: &Reply) -> String {
             .iter()
             .map(|it| format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", it.name, it.mac, it.tap))
             .collect(),
+        Reply::Block(disks) => info_block(disks),
         Reply::Version => format!("{}\n", env!("CARGO_PKG_VERSION")),
         Reply::Name(name) => name.as_ref().map_or_else(String::new, |it| format!("{it}\n")),
         Reply::Kvm => "kvm support: enabled\n".to_owned(),

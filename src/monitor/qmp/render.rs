@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::machine::RunState;
 use crate::migration::parameters::{Capability, Parameter, Parameters};
+use crate::monitor::block::query_block;
 use crate::monitor::query_migrate::query_migrate;
 use crate::monitor::request::Reply;
 use crate::monitor::table;
@@ -32,6 +33,7 @@ pub fn render(reply: &Reply) -> Value {
                 })
             })
             .collect(),
+        Reply::Block(disks) => query_block(disks),
         Reply::Version => version(),
         Reply::Name(name) => match name {
             Some(name) => json!({ "name": name }),

@@ -58,6 +58,11 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("query-cpus-fast", &[], |_| Ok(Request::QueryCpus)),
     },
     Command {
+        help: "show the disks and their images",
+        hmp: face("info block", &[], |_| Ok(Request::QueryBlock)),
+        qmp: face("query-block", &[], |_| Ok(Request::QueryBlock)),
+    },
+    Command {
         help: "show the machine's name",
         hmp: face("info name", &[], |_| Ok(Request::QueryName)),
         qmp: face("query-name", &[], |_| Ok(Request::QueryName)),
