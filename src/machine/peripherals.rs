@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use super::MachineError;
 use crate::boot::acpi::VirtioSlot;
 use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Rng, VirtioDevice};
+use crate::devices::virtio::{Backend, Net, Rng, VirtioDevice, VirtioError};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
+use crate::net::{Interface, Tap};
 
 /// Guest-physical address of slot 0's registers; the others follow. Inside the hole below 4 GiB.
 const FIRST: u64 = 0xd000_0000;
@@ -25,15 +26,23 @@ fn slot(number: usize) -> Option<VirtioSlot> {
     LINES.get(number).map(|gsi| VirtioSlot { address, gsi: *gsi })
 }
 
+/// A network card and its tap.
+pub(super) type Card = (Arc<Interface>, Tap);
+
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
 }
 
 impl Peripherals {
-    /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
-        let backends = backends(config)?;
+    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken yet.
+    pub fn build(
+        config: &DeviceConfig,
+        cards: Vec<Card>,
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+    ) -> Result<Self, MachineError> {
+        let backends = backends(config, cards)?;
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -92,8 +101,11 @@ impl Peripherals {
 }
 
 /// What `config` asks for, in the order of slots.
-fn backends(config: &DeviceConfig) -> Result<Vec<Box<dyn Backend>>, MachineError> {
+fn backends(config: &DeviceConfig, cards: Vec<Card>) -> Result<Vec<Box<dyn Backend>>, MachineError> {
     let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+    for (interface, tap) in cards {
+        backends.push(Box::new(Net::new(tap, interface).map_err(VirtioError::Host)?));
+    }
     if config.rng {
         backends.push(Box::new(Rng::default()));
     }

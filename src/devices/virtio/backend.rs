@@ -4,8 +4,7 @@ use std::error::Error;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::worker::Watch;
-use super::{ConfigSpace, Ring};
+use super::{ConfigSpace, Ring, Watch};
 use crate::kvm::GuestMemory;
 use crate::state::StateError;
 

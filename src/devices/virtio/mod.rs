@@ -11,6 +11,7 @@
 //! | `chain` | a descriptor chain, checked to lie in RAM, and copying in and out of it |
 //! | `signal` | the interrupt, its cause, and `needs reset` |
 //! | `config_space` | the bytes that the driver reads behind the registers |
+//! | `net` | network cards |
 //! | `rng` | entropy |
 //!
 //! ```text
@@ -26,6 +27,7 @@ mod chain;
 mod config_space;
 mod device;
 mod gate;
+mod net;
 mod registers;
 mod ring;
 mod rng;
@@ -38,5 +40,7 @@ pub use backend::{Backend, Broken, Kind, Work};
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
 pub use device::{VirtioDevice, VirtioError};
+pub use net::Net;
 pub use ring::Ring;
 pub use rng::Rng;
+pub use worker::Watch;
