@@ -36,12 +36,7 @@ pub(super) struct Peripherals {
 
 impl Peripherals {
     /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(
-        config: &DeviceConfig,
-        cards: Vec<Card>,
-        vm: &Vm,
-        ram: &Arc<GuestRam>,
-    ) -> Result<Self, MachineError> {
+    pub fn build(config: &DeviceConfig, cards: Vec<Card>, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
         let backends = backends(config, cards)?;
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });

@@ -105,7 +105,11 @@ impl Net {
 
     /// Nothing comes from the tap any more.
     fn lose_tap(&mut self, watch: &Watch, error: &io::Error) {
-        log::error!("tap '{}' is gone, the guest's card {} hears nothing: {error}", self.tap.name(), self.interface.name());
+        log::error!(
+            "tap '{}' is gone, the guest's card {} hears nothing: {error}",
+            self.tap.name(),
+            self.interface.name()
+        );
         watch.listen(TAP, self.tap.as_fd(), false);
         self.input = Input::Gone;
     }

@@ -8,7 +8,7 @@ use crate::kvm::GuestMemory;
 use crate::net::{HEADER, Tap};
 
 /// How many frames are sent before something else gets its turn.
-const TURN: usize = 64;
+const TURN: usize = 16;
 
 /// Sends what the driver has in its queue.
 pub struct Outbox(Vec<u8>);
