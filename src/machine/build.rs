@@ -42,10 +42,8 @@ impl Machine {
         let msrs = probe_msrs(&hypervisor, &vcpus)?;
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
         let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
-        if !taps.is_empty() {
-            return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
-        }
-        let peripherals = Peripherals::build(&config.devices, &vm, &ram)?;
+        let cards = network.interfaces().iter().cloned().zip(taps).collect();
+        let peripherals = Peripherals::build(&config.devices, cards, &vm, &ram)?;
         let inventory = Inventory { vcpus: config.vcpus, virtio: peripherals.slots() };
         if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &inventory, &ram, &vcpus)?;

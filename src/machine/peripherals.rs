@@ -11,9 +11,10 @@ use super::MachineError;
 use crate::block::{DiskInfo, Image, Status};
 use crate::boot::acpi::VirtioSlot;
 use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Block, Rng, VirtioDevice};
+use crate::devices::virtio::{Backend, Block, Net, Rng, VirtioDevice, VirtioError};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
+use crate::net::{Interface, Tap};
 
 /// Guest-physical address of slot 0's registers; the others follow. Inside the hole below 4 GiB.
 const FIRST: u32 = 0xd000_0000;
@@ -26,6 +27,9 @@ fn slot(number: usize) -> Option<VirtioSlot> {
     LINES.get(number).map(|gsi| VirtioSlot { address, gsi: *gsi })
 }
 
+/// A network card and its tap.
+pub(super) type Card = (Arc<Interface>, Tap);
+
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
@@ -33,8 +37,8 @@ pub(super) struct Peripherals {
 }
 
 impl Peripherals {
-    /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
+    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken yet.
+    pub fn build(config: &DeviceConfig, cards: Vec<Card>, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
@@ -42,7 +46,7 @@ impl Peripherals {
             disks.push(image.status());
             backends.push(Box::new(Block::new(image)));
         }
-        backends.extend(others(config));
+        backends.extend(others(config, cards)?);
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -117,12 +121,15 @@ impl Peripherals {
 }
 
 /// What comes after the disks, in the order of slots.
-fn others(config: &DeviceConfig) -> Vec<Box<dyn Backend>> {
+fn others(config: &DeviceConfig, cards: Vec<Card>) -> Result<Vec<Box<dyn Backend>>, MachineError> {
     let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+    for (interface, tap) in cards {
+        backends.push(Box::new(Net::new(tap, interface).map_err(VirtioError::Host)?));
+    }
     if config.rng {
         backends.push(Box::new(Rng::default()));
     }
-    backends
+    Ok(backends)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | `signal` | the interrupt, its cause, and `needs reset` |
 //! | `config_space` | the bytes that the driver reads behind the registers |
 //! | `blk` | disks |
+//! | `net` | network cards |
 //! | `rng` | entropy |
 //!
 //! ```text
@@ -28,6 +29,7 @@ mod chain;
 mod config_space;
 mod device;
 mod gate;
+mod net;
 mod registers;
 mod ring;
 mod rng;
@@ -41,5 +43,7 @@ pub use blk::Block;
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
 pub use device::{VirtioDevice, VirtioError};
+pub use net::Net;
 pub use ring::Ring;
 pub use rng::Rng;
+pub use worker::Watch;
