@@ -25,7 +25,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
-    /// from any thread, with no lock held.
+    /// from any thread and only takes note: a device that tells something may hold locks of the machine.
     pub fn build(
         config: &MachineConfig,
         events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
@@ -33,6 +33,9 @@ impl Machine {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
+        if config.arriving {
+            ram.keep_all();
+        }
         let vm = Arc::new(hypervisor.create_vm()?);
         vm.map(&ram, false)?;
         let vcpus = build_vcpus(&hypervisor, &vm, config.vcpus)?;
@@ -46,7 +49,7 @@ impl Machine {
         if !taps.is_empty() {
             return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
         }
-        let peripherals = Peripherals::build(&config.devices, &vm, &ram)?;
+        let peripherals = Peripherals::build(&config.devices, &vm, &ram, &events)?;
         let board = Board::build(&vm, &config.serial, &peripherals)?;
         let pages = ram.blocks().iter().map(|block| block.pages());
         let machine = Arc::new(Self {
@@ -103,6 +106,7 @@ impl Machine {
         let serial = Arc::downgrade(&self.serial);
         let receive = move |bytes: &[u8]| serial.upgrade().map_or(0, |port| port.receive(bytes));
         self.backend.start(Box::new(receive))?;
+        self.peripherals.listen()?;
         Ok(())
     }
 }
@@ -176,7 +180,7 @@ struct Board {
 
 impl Board {
     fn build(vm: &Arc<Vm>, serial: &CharDevice, peripherals: &Peripherals) -> Result<Self, MachineError> {
-        let backend = CharBackend::open(serial)?;
+        let backend = CharBackend::open(serial, "serial0")?;
         let (waker, vm) = (backend.waker(), vm.clone());
         let interrupt = move || {
             if let Err(error) = vm.pulse_irq(Serial::<Output>::IRQ) {

@@ -25,6 +25,9 @@ pub enum MachineEvent {
         /// Whether the guest asked for it.
         guest: bool,
     },
+    /// The guest's share of its memory changed (event BALLOON_CHANGE): [`super::Machine::see_balloon_change`] says to what, and until
+    /// that was asked this is not told again.
+    BalloonChange,
     /// The end (event SHUTDOWN); the process leaves after it.
     Shutdown(ShutdownCause),
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::MachineError;
-use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Rng, VirtioDevice};
+use super::{MachineError, MachineEvent};
+use crate::chardev::{CharBackend, CharDeviceError};
+use crate::config::{CharDevice, DeviceConfig};
+use crate::devices::virtio::{Backend, Balloon, BalloonLevel, Console, Inbox, Rng, VirtioDevice, VirtioError};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
 
@@ -38,12 +39,40 @@ impl Slot {
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
+    console: Option<ConsoleEnd>,
+    balloon: Option<Arc<BalloonLevel>>,
+}
+
+/// The console's other end, outside of the machine.
+struct ConsoleEnd {
+    chardev: CharBackend,
+    inbox: Arc<Inbox>,
 }
 
 impl Peripherals {
-    /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
-        let backends = backends(config)?;
+    /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet. `events` is told
+    /// what the guest does by them.
+    pub fn build(
+        config: &DeviceConfig,
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+        events: &Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    ) -> Result<Self, MachineError> {
+        let mut backends: Vec<Box<dyn Backend>> = Vec::new();
+        let console = config.console.as_ref().map(console).transpose()?.map(|(backend, end)| {
+            backends.push(Box::new(backend));
+            end
+        });
+        if config.rng {
+            backends.push(Box::new(Rng::default()));
+        }
+        let balloon = config.balloon.then(|| {
+            let events = events.clone();
+            let balloon = Balloon::new(ram.clone(), Box::new(move || events(MachineEvent::BalloonChange)));
+            let level = balloon.level();
+            backends.push(Box::new(balloon));
+            level
+        });
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -53,7 +82,12 @@ impl Peripherals {
                 devices.push(VirtioDevice::new(backend, number as u32, (slot.address, slot.gsi), vm, ram)?);
             }
         }
-        Ok(Self { devices })
+        Ok(Self { devices, console, balloon })
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonLevel> {
+        self.balloon.as_deref()
     }
 
     /// Where they are, in the order of slots.
@@ -76,6 +110,22 @@ impl Peripherals {
     /// Starts their workers, standing still.
     pub fn spawn(&self) -> std::io::Result<Vec<JoinHandle<()>>> {
         self.devices.iter().map(VirtioDevice::spawn).collect()
+    }
+
+    /// Lets input come from outside. Once.
+    pub fn listen(&self) -> Result<(), CharDeviceError> {
+        let Some(end) = &self.console else {
+            return Ok(());
+        };
+        let inbox = end.inbox.clone();
+        end.chardev.start(Box::new(move |bytes| inbox.receive(bytes)))
+    }
+
+    /// Closes what leads outside, and gives a terminal its settings back. Idempotent.
+    pub fn close(&self) {
+        if let Some(end) = &self.console {
+            end.chardev.close();
+        }
     }
 
     /// Has them finish what they are at; whether all stand still within `limit`. The vCPUs stand still already.
@@ -101,13 +151,14 @@ impl Peripherals {
     }
 }
 
-/// What `config` asks for, in the order of slots.
-fn backends(config: &DeviceConfig) -> Result<Vec<Box<dyn Backend>>, MachineError> {
-    let mut backends: Vec<Box<dyn Backend>> = Vec::new();
-    if config.rng {
-        backends.push(Box::new(Rng::default()));
-    }
-    Ok(backends)
+/// A console and its other end.
+fn console(place: &CharDevice) -> Result<(Console, ConsoleEnd), MachineError> {
+    let chardev = CharBackend::open(place, "console0")?;
+    let waker = chardev.waker();
+    let console =
+        Console::new(Box::new(chardev.output()), Box::new(move || waker.wake())).map_err(VirtioError::Host)?;
+    let inbox = console.inbox();
+    Ok((console, ConsoleEnd { chardev, inbox }))
 }
 
 #[cfg(test)]

@@ -72,6 +72,10 @@ pub enum Request {
     },
     /// The network cards.
     QueryNetwork,
+    /// Asks the guest to make do with so many bytes of memory.
+    SetBalloon(u64),
+    /// How much memory the guest has left.
+    QueryBalloon,
     /// Ends the process.
     Quit,
     /// HMP's help on one command, or all.
@@ -106,6 +110,8 @@ pub enum Reply {
     Cpus(Vec<VcpuInfo>),
     /// To [`Request::QueryNetwork`].
     Network(Vec<InterfaceInfo>),
+    /// To [`Request::QueryBalloon`]: in bytes.
+    Balloon(u64),
     /// To [`Request::QueryVersion`].
     Version,
     /// To [`Request::QueryName`].

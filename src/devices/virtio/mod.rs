@@ -12,6 +12,8 @@
 //! | `signal` | the interrupt, its cause, and `needs reset` |
 //! | `config_space` | the bytes that the driver reads behind the registers |
 //! | `rng` | entropy |
+//! | `console` | a console, Linux's `hvc0` |
+//! | `balloon` | memory that the guest gives back |
 //!
 //! ```text
 //!  vCPU: register write --> registers --> worker parked --> queues set up or taken away --> worker goes on
@@ -22,8 +24,10 @@
 //! taken by who has seen it parked.
 
 mod backend;
+mod balloon;
 mod chain;
 mod config_space;
+mod console;
 mod device;
 mod gate;
 mod registers;
@@ -35,8 +39,10 @@ pub(crate) mod testing;
 mod worker;
 
 pub use backend::{Backend, Broken, Kind, Work};
+pub use balloon::{Balloon, BalloonLevel};
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
+pub use console::{Console, Inbox};
 pub use device::{VirtioDevice, VirtioError};
 pub use ring::Ring;
 pub use rng::Rng;

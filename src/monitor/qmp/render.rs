@@ -32,6 +32,7 @@ pub fn render(reply: &Reply) -> Value {
                 })
             })
             .collect(),
+        Reply::Balloon(bytes) => json!({ "actual": bytes }),
         Reply::Version => version(),
         Reply::Name(name) => match name {
             Some(name) => json!({ "name": name }),
