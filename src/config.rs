@@ -103,9 +103,9 @@ pub enum MonitorEndpoint {
 /// What to boot.
 #[derive(Clone, Debug)]
 pub struct BootConfig {
-    /// An ELF with a PVH note, or the guest that is built in.
+    /// A bzImage, an ELF with a PVH note, or the guest that is built in.
     pub kernel: Kernel,
-    /// A file that is handed over as the first module.
+    /// A file that is handed over as the kernel's initrd (to a PVH kernel: its first module).
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub cmdline: String,

@@ -18,14 +18,50 @@ pub enum BootError {
         #[source]
         source: io::Error,
     },
-    /// Not an ELF of this machine.
-    #[error("kernel {name} is not an x86-64 ELF: give an uncompressed kernel (vmlinux)")]
-    NotElf {
+    /// Nothing that is known.
+    #[error("kernel {name} is neither an ELF (vmlinux) nor a bzImage (vmlinuz): give one of these")]
+    NotAKernel {
         /// The kernel.
         name: String,
     },
+    /// Compressed as a whole.
+    #[error(
+        "kernel {name} is compressed with {by}: unpack it with '{tool}', or give the bzImage (vmlinuz), which unpacks itself"
+    )]
+    Compressed {
+        /// The kernel.
+        name: String,
+        /// What compressed it.
+        by: &'static str,
+        /// What unpacks it.
+        tool: &'static str,
+    },
+    /// An ELF, but of another machine.
+    #[error(
+        "kernel {name} is an ELF, but not a whole one for x86-64: give one built for x86-64, or a bzImage (vmlinuz)"
+    )]
+    NotOurElf {
+        /// The kernel.
+        name: String,
+    },
+    /// A bzImage of 32 bits, or from before Linux 3.8.
+    #[error("kernel {name} has no 64-bit entry (boot protocol 2.12): give an x86-64 kernel, Linux 3.8 or newer")]
+    No64BitEntry {
+        /// The kernel.
+        name: String,
+    },
+    /// A bzImage that ends too early.
+    #[error("kernel {name} is cut off: it has {bytes} bytes, its header speaks of {wanted}; copy it again")]
+    CutOff {
+        /// The kernel.
+        name: String,
+        /// How long it is.
+        bytes: usize,
+        /// How long it should be.
+        wanted: usize,
+    },
     /// No PVH note.
-    #[error("kernel {name} has no PVH entry note: build it with CONFIG_PVH, or give another kernel")]
+    #[error("kernel {name} has no PVH entry note: build it with CONFIG_PVH, or give its bzImage (vmlinuz)")]
     NoPvhNote {
         /// The kernel.
         name: String,
@@ -66,6 +102,14 @@ pub enum BootError {
         bytes: usize,
         /// How long it may be.
         limit: usize,
+    },
+    /// More devices than there is room to describe.
+    #[error("the ACPI tables of {bytes} bytes do not fit into the {limit} bytes kept for them; use fewer devices")]
+    AcpiTooLong {
+        /// Their length.
+        bytes: u64,
+        /// How long they may be.
+        limit: u64,
     },
     /// Guest RAM cannot be written.
     #[error("boot data cannot be written into guest RAM")]

@@ -1,4 +1,4 @@
-//! A kernel's bytes, wherever they come from, and the segments that its headers name.
+//! A kernel's bytes, wherever they come from, and what they are.
 
 use std::path::Path;
 
@@ -8,19 +8,31 @@ use crate::config::Kernel;
 /// The test guest, built by `tests/guest/build.rs`.
 const TEST_GUEST: &[u8] = include_bytes!(env!("WHIMBREL_TEST_GUEST"));
 
+/// How compressed files begin, what compressed them, and what a user unpacks them with.
+const COMPRESSED: [(&[u8], &str, &str); 8] = [
+    (b"\x1f\x8b", "gzip", "gunzip"),
+    (b"\xfd7zXZ\0", "xz", "unxz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
+    (b"BZh", "bzip2", "bunzip2"),
+    (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
+    (b"\x02\x21\x4c\x18", "lz4", "unlz4"),
+    (b"\x5d\0\0", "lzma", "unlzma"),
+    (b"\x89LZO\0", "lzop", "lzop -d"),
+];
+
 /// A kernel image with the name that errors call it by.
 pub struct KernelImage {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
 }
 
-/// A loadable part of the image. Its bytes beyond `file_bytes` are zero.
+/// What a kernel image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    /// The guest-physical address.
-    pub address: u64,
-    pub file_bytes: u64,
-    pub memory_bytes: u64,
+pub(super) enum Format {
+    /// An ELF; whether it has a PVH note is another question.
+    Elf,
+    /// A bzImage: real-mode setup code with a header, then the compressed kernel.
+    BzImage,
 }
 
 impl KernelImage {
@@ -32,14 +44,22 @@ impl KernelImage {
         }
     }
 
-    /// Whether it has the note that says where a PVH boot enters it.
-    pub(super) fn has_pvh_note(&self) -> bool {
-        has_pvh_note(&self.bytes).unwrap_or(false)
-    }
+    /// What it is, by its bytes.
+    pub(super) fn format(&self) -> Result<Format, BootError> {
+        /// Where a bzImage has its magic word (Documentation/arch/x86/boot.rst).
+        const MAGIC: std::ops::Range<usize> = 0x202..0x206;
 
-    /// The loadable segments. The image is checked to be a little-endian x86-64 ELF.
-    pub(super) fn segments(&self) -> Result<Vec<Segment>, BootError> {
-        segments(&self.bytes).ok_or_else(|| BootError::NotElf { name: self.name.clone() })
+        let bytes = self.bytes.as_slice();
+        let name = || self.name.clone();
+        if bytes.starts_with(b"\x7fELF") {
+            Ok(Format::Elf)
+        } else if bytes.get(MAGIC) == Some(b"HdrS") {
+            Ok(Format::BzImage)
+        } else if let Some((_, by, tool)) = COMPRESSED.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
+            Err(BootError::Compressed { name: name(), by, tool })
+        } else {
+            Err(BootError::NotAKernel { name: name() })
+        }
     }
 }
 
@@ -48,69 +68,34 @@ pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError
     std::fs::read(path).map_err(|source| BootError::Read { what, name: path.display().to_string(), source })
 }
 
-fn u16_at(elf: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(elf.get(at..at.checked_add(2)?)?.try_into().ok()?))
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
 
-fn u32_at(elf: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(elf.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-fn u64_at(elf: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(elf.get(at..at.checked_add(8)?)?.try_into().ok()?))
-}
-
-/// The program headers of one kind. Field offsets of Elf64_Ehdr and Elf64_Phdr (System V ABI, AMD64 supplement).
-fn program_headers(elf: &[u8], kind: u32) -> Option<Vec<usize>> {
-    const MACHINE_X86_64: u16 = 62;
-    const HEADER_BYTES: u16 = 56;
-    // 64-bit and little-endian.
-    if elf.get(..6)? != b"\x7fELF\x02\x01" || u16_at(elf, 18)? != MACHINE_X86_64 {
-        return None;
+    fn format(bytes: &[u8]) -> Result<Format, String> {
+        KernelImage { name: "k".into(), bytes: bytes.to_vec() }.format().map_err(|error| error.to_string())
     }
-    if u16_at(elf, 54)? != HEADER_BYTES {
-        return None;
-    }
-    let table = usize::try_from(u64_at(elf, 32)?).ok()?;
-    let mut found = Vec::new();
-    for number in 0..usize::from(u16_at(elf, 56)?) {
-        let header = table.checked_add(number * usize::from(HEADER_BYTES))?;
-        if u32_at(elf, header)? == kind {
-            found.push(header);
+
+    #[test]
+    fn kernels_are_known_by_their_bytes() {
+        assert_eq!(format(b"\x7fELF"), Ok(Format::Elf));
+        let mut image = vec![0; 0x400];
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        assert_eq!(format(&image), Ok(Format::BzImage));
+        // A bzImage is also a program for EFI.
+        image[..2].copy_from_slice(b"MZ");
+        assert_eq!(format(&image), Ok(Format::BzImage));
+        for other in [&b""[..], b"#!/bin/sh\n", b"MZ", &[0; 0x400]] {
+            assert!(format(other).unwrap_err().contains("neither"));
         }
     }
-    Some(found)
-}
 
-fn segments(elf: &[u8]) -> Option<Vec<Segment>> {
-    const LOAD: u32 = 1;
-    let segment = |header: usize| {
-        Some(Segment {
-            address: u64_at(elf, header + 24)?,
-            file_bytes: u64_at(elf, header + 32)?,
-            memory_bytes: u64_at(elf, header + 40)?,
-        })
-    };
-    program_headers(elf, LOAD)?.into_iter().map(segment).collect()
-}
-
-/// Looks through the notes: each has the lengths of its name and of its contents, its type, and both padded to 4 bytes.
-fn has_pvh_note(elf: &[u8]) -> Option<bool> {
-    const NOTE: u32 = 4;
-    const PHYS32_ENTRY: u32 = 18;
-    for header in program_headers(elf, NOTE)? {
-        let start = usize::try_from(u64_at(elf, header + 8)?).ok()?;
-        let length = usize::try_from(u64_at(elf, header + 32)?).ok()?;
-        let mut notes = elf.get(start..start.checked_add(length)?)?;
-        while notes.len() >= 12 {
-            let name = u32_at(notes, 0)? as usize;
-            let contents = u32_at(notes, 4)? as usize;
-            let padded = name.next_multiple_of(4).checked_add(contents.next_multiple_of(4))?;
-            if u32_at(notes, 8)? == PHYS32_ENTRY && notes.get(12..)?.starts_with(b"Xen\0") {
-                return Some(true);
-            }
-            notes = notes.get(12usize.checked_add(padded)?..).unwrap_or(&[]);
-        }
+    #[test]
+    fn a_compressed_kernel_is_told_what_to_do() {
+        let text = format(b"\x1f\x8b\x08\0").unwrap_err();
+        assert!(text.contains("gzip") && text.contains("gunzip"), "{text}");
+        let text = format(b"\x28\xb5\x2f\xfd....").unwrap_err();
+        assert!(text.contains("unzstd"), "{text}");
     }
-    Some(false)
 }

@@ -1,8 +1,23 @@
-//! Putting a kernel into guest RAM: an ELF with a PVH note, its command line and its initrd.
+//! Putting a kernel into guest RAM, with its command line, its initrd and what it is told of the machine.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `load` | all of it, in the kernel's own way |
+//! | `image` | a kernel's bytes and what they are |
+//! | `elf` | an ELF's headers |
+//! | `pvh` | an ELF with a PVH note |
+//! | `linux64` | a bzImage, by Linux's 64-bit boot protocol |
+//! | `acpi` | the tables that describe the machine |
+//! | `layout`, `memory_map` | where everything is, and what the guest is told of that |
 
+pub mod acpi;
+mod elf;
 mod error;
 mod image;
 mod layout;
+mod linux64;
+mod load;
+mod memory_map;
 mod pvh;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -10,4 +25,5 @@ pub(crate) mod testing;
 pub use error::BootError;
 pub use image::KernelImage;
 pub use layout::{RAM_ABOVE_HOLE, ram_ranges};
-pub use pvh::{EntryPoint, load};
+pub use linux64::GDT_LIMIT;
+pub use load::{EntryPoint, load};

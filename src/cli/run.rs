@@ -36,7 +36,7 @@ pub enum CliError {
 const RUN_EXAMPLES: &str = "\
 EXAMPLES:
   Boot a kernel with a serial console on this terminal:
-    whimbrel run --kernel vmlinux --memory 1G --cpus 2 --append 'console=ttyS0'
+    whimbrel run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --append 'console=ttyS0'
 
   Boot the built-in test guest, with a monitor on this terminal and QMP for programs:
     whimbrel run --kernel builtin:test --serial null --monitor stdio --qmp unix:/run/vm.qmp,server
@@ -67,14 +67,14 @@ PLACES:
     after_long_help = RUN_EXAMPLES
 )]
 pub struct RunArgs {
-    /// An ELF kernel with a PVH note, or builtin:test for the test guest
+    /// A Linux kernel (vmlinuz), an ELF with a PVH note, or builtin:test for the test guest
     ///
     /// Not needed with --incoming, for the guest brings its memory along. Given there, with --initrd and --cmdline, it is
     /// what the guest boots from when it resets itself or is reset after it arrived.
     #[arg(long, value_name = "FILE|builtin:test", value_parser = parse::kernel, help_heading = "Boot")]
     kernel: Option<Kernel>,
 
-    /// A file handed to the kernel as its first module
+    /// The kernel's initrd
     #[arg(long, value_name = "FILE", help_heading = "Boot")]
     initrd: Option<PathBuf>,
 

@@ -95,7 +95,8 @@ fn a_destination_needs_no_kernel_and_keeps_one_for_resets() {
 #[test]
 fn disks_keep_their_order() {
     let config = run("--kernel k --disk path=b,format=raw --disk path=a,format=qcow2,readonly").unwrap();
-    let disks: Vec<_> = config.machine.disks.iter().map(|it| (it.path.to_str().unwrap(), it.read_only)).collect();
+    let disks: Vec<_> =
+        config.machine.devices.disks.iter().map(|it| (it.path.to_str().unwrap(), it.read_only)).collect();
     assert_eq!(disks, [("b", false), ("a", true)]);
 }
 

@@ -5,13 +5,17 @@
 
 mod bus;
 mod exit_port;
+mod pm;
 mod reset;
+mod rtc;
 mod serial;
 pub mod virtio;
 
 pub use bus::{Action, Bus, Device};
 pub use exit_port::ExitPort;
+pub use pm::PowerManagement;
 pub use reset::{KeyboardController, ResetControl};
+pub use rtc::Rtc;
 pub use serial::Serial;
 
 use std::error::Error;

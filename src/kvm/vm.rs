@@ -83,10 +83,13 @@ impl Vm {
     /// Raises and lowers an interrupt line. Unlike an irqfd, whose work is done later by the kernel, the
     /// edge is in the interrupt controllers when this returns, and so in their saved state.
     pub fn pulse_irq(&self, line: u32) -> Result<(), KvmError> {
-        for active in [true, false] {
-            self.fd.set_irq_line(line, active).map_err(KvmError::ioctl("KVM_IRQ_LINE"))?;
-        }
-        Ok(())
+        self.set_irq(line, true)?;
+        self.set_irq(line, false)
+    }
+
+    /// Sets the level of an interrupt line. Done when this returns.
+    pub fn set_irq(&self, line: u32, level: bool) -> Result<(), KvmError> {
+        self.fd.set_irq_line(line, level).map_err(KvmError::ioctl("KVM_IRQ_LINE"))
     }
 
     /// Has every write to `notification` raise the edge-triggered line `gsi` (an irqfd). The kernel does so a little later.

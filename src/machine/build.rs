@@ -8,17 +8,19 @@ use std::time::Duration;
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::chipset::Chipset;
+use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
 use super::machine::{Processor, SwitchedOn};
 use super::peripherals::Peripherals;
-use super::{Machine, MachineError, MachineEvent, RunState};
-use crate::boot::{self, ram_ranges};
+use super::{Machine, MachineError, RunState};
+use crate::boot::acpi::Inventory;
+use crate::boot::{self, EntryPoint, ram_ranges};
 use crate::chardev::{CharBackend, Output};
 use crate::config::{BootConfig, CharDevice, MachineConfig};
-use crate::devices::{Bus, ExitPort, KeyboardController, ResetControl, SavedDevice, Serial};
+use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetControl, Rtc, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
-use crate::vcpu::{self, Gate, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
+use crate::vcpu::{self, Gate, LongMode, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
 
 /// How long threads may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -26,10 +28,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 impl Machine {
     /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
     /// from any thread and only takes note: a device that tells something may hold locks of the machine.
-    pub fn build(
-        config: &MachineConfig,
-        events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> Result<Arc<Self>, MachineError> {
+    pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
@@ -42,14 +41,15 @@ impl Machine {
         let processor = processor(&vcpus)?;
         let msrs = probe_msrs(&hypervisor, &vcpus)?;
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
-        if let (Some(boot), false) = (&config.boot, config.arriving) {
-            enter(boot, &ram, &vcpus)?;
-        }
         let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
         if !taps.is_empty() {
             return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
         }
         let peripherals = Peripherals::build(&config.devices, &vm, &ram, &events)?;
+        let inventory = Inventory { vcpus: config.vcpus, virtio: peripherals.slots() };
+        if let (Some(boot), false) = (&config.boot, config.arriving) {
+            enter(boot, &inventory, &ram, &vcpus)?;
+        }
         let board = Board::build(&vm, &config.serial, &peripherals)?;
         let pages = ram.blocks().iter().map(|block| block.pages());
         let machine = Arc::new(Self {
@@ -59,6 +59,7 @@ impl Machine {
             vm,
             ram,
             serial: board.serial,
+            power: board.power,
             backend: board.backend,
             devices: board.devices,
             peripherals,
@@ -66,12 +67,13 @@ impl Machine {
             msrs,
             arrives_paused: config.paused,
             boot: config.boot.clone(),
+            inventory,
             switched_on,
             processor,
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
             operation: Mutex::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
-            events,
+            announcer: Announcer::new(events),
         });
         machine.start_threads(&Arc::new(board.bus))?;
         if !config.arriving {
@@ -112,10 +114,23 @@ impl Machine {
 }
 
 /// Loads the kernel and puts vCPU 0, which is in the state of a machine just switched on, at its entry.
-pub(super) fn enter(boot: &BootConfig, ram: &GuestRam, vcpus: &[Arc<Vcpu>]) -> Result<(), MachineError> {
-    let entry = boot::load(boot, ram)?;
-    if let Some(first) = vcpus.first() {
-        vcpu::enter_pvh(&first.lock(), entry.address, entry.start_info)?;
+pub(super) fn enter(
+    boot: &BootConfig,
+    inventory: &Inventory,
+    ram: &GuestRam,
+    vcpus: &[Arc<Vcpu>],
+) -> Result<(), MachineError> {
+    let entry = boot::load(boot, ram, inventory)?;
+    let Some(first) = vcpus.first() else {
+        return Ok(());
+    };
+    let vcpu = first.lock();
+    match entry {
+        EntryPoint::Pvh { address, start_info } => vcpu::enter_pvh(&vcpu, address, start_info)?,
+        EntryPoint::Linux64 { address, zero_page, page_tables, gdt } => {
+            let tables = LongMode { page_tables, gdt, gdt_limit: boot::GDT_LIMIT };
+            vcpu::enter_linux64(&vcpu, address, zero_page, tables)?;
+        }
     }
     Ok(())
 }
@@ -173,6 +188,7 @@ fn processor(vcpus: &[Arc<Vcpu>]) -> Result<Processor, MachineError> {
 /// The devices and what they are plugged into.
 struct Board {
     serial: Arc<Serial<Output>>,
+    power: Arc<PowerManagement>,
     backend: CharBackend,
     devices: Vec<Arc<dyn SavedDevice>>,
     bus: Bus,
@@ -181,24 +197,35 @@ struct Board {
 impl Board {
     fn build(vm: &Arc<Vm>, serial: &CharDevice, peripherals: &Peripherals) -> Result<Self, MachineError> {
         let backend = CharBackend::open(serial, "serial0")?;
-        let (waker, vm) = (backend.waker(), vm.clone());
+        let waker = backend.waker();
+        let pulsed = vm.clone();
         let interrupt = move || {
-            if let Err(error) = vm.pulse_irq(Serial::<Output>::IRQ) {
+            if let Err(error) = pulsed.pulse_irq(Serial::<Output>::IRQ) {
                 log::error!("an interrupt of the serial port is lost: {error}");
             }
         };
         let room = move || waker.wake();
         let serial = Arc::new(Serial::new(Arc::new(interrupt), backend.output(), Arc::new(room)));
+        let levelled = vm.clone();
+        let sci = move |level| {
+            if let Err(error) = levelled.set_irq(PowerManagement::IRQ, level) {
+                log::error!("the interrupt of the power button cannot be set: {error}");
+            }
+        };
+        let power = Arc::new(PowerManagement::new(Arc::new(sci)));
+        let rtc = Arc::new(Rtc::default());
         let reset_control = Arc::new(ResetControl::default());
         let mut bus = Bus::default();
         let first = Serial::<Output>::PORT;
         bus.claim_ports(first..first + Serial::<Output>::PORTS, serial.clone());
         bus.claim_ports(KeyboardController::PORT..KeyboardController::PORT + 1, Arc::new(KeyboardController));
         bus.claim_ports(ResetControl::PORT..ResetControl::PORT + 1, reset_control.clone());
+        bus.claim_ports(PowerManagement::PORT..PowerManagement::PORT + PowerManagement::PORTS, power.clone());
+        bus.claim_ports(Rtc::PORT..Rtc::PORT + Rtc::PORTS, rtc.clone());
         bus.claim_ports(ExitPort::PORT..ExitPort::PORT + 1, Arc::new(ExitPort));
         peripherals.plug(&mut bus);
-        let mut devices: Vec<Arc<dyn SavedDevice>> = vec![serial.clone(), reset_control];
+        let mut devices: Vec<Arc<dyn SavedDevice>> = vec![serial.clone(), reset_control, power.clone(), rtc];
         devices.extend(peripherals.saved());
-        Ok(Self { devices, serial, backend, bus })
+        Ok(Self { devices, serial, power, backend, bus })
     }
 }

@@ -1,4 +1,4 @@
-//! Stop, cont, reset, the guest's own requests, and the end.
+//! Stop, cont, reset, the power button, the guest's own requests, and the end.
 //!
 //! Each is one *operation*: they exclude each other, and what they have to tell is told after the lock is
 //! given back, so that a listener may call the machine again.
@@ -50,9 +50,9 @@ impl Machine {
     pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
         let mut operation = self.operation.lock().unwrap_or_else(PoisonError::into_inner);
         let result = action(&mut operation);
-        let events = std::mem::take(&mut operation.events);
+        self.announcer.note(std::mem::take(&mut operation.events));
         drop(operation);
-        events.into_iter().for_each(|event| (self.events)(event));
+        self.announcer.tell();
         result
     }
 
@@ -180,6 +180,27 @@ impl Machine {
         })
     }
 
+    /// `system_powerdown`: presses the power button. What comes of that is up to the guest: a kernel that has not come so far
+    /// yet, or is stopped, finds the press later. Where no guest can ever find it, this is refused.
+    pub fn powerdown(&self) -> Result<(), MachineError> {
+        let refused = |words: &str| Err(MachineError::Refused(words.into()));
+        self.command(|operation| match self.run_state() {
+            RunState::Running | RunState::Prelaunch | RunState::Paused => {
+                self.power.press_power_button();
+                operation.tell(MachineEvent::Powerdown);
+                Ok(())
+            }
+            // Its state may be on its way already, without the press.
+            RunState::FinishMigrate => refused("the guest is about to run at the destination: press the button there"),
+            RunState::Postmigrate => refused("the guest runs at the destination: press the button there"),
+            // Refused by `command` already.
+            RunState::Inmigrate => refused("the guest has not arrived yet"),
+            RunState::InternalError | RunState::Shutdown => {
+                refused("no guest runs that could notice the power button: quit ends the process")
+            }
+        })
+    }
+
     /// Puts everything back to the state of a machine just switched on and loads the kernel again.
     fn restart(&self, operation: &mut Operation, guest: bool) -> Result<(), MachineError> {
         let boot = self.boot.as_ref().ok_or(MachineError::NoKernel)?;
@@ -188,7 +209,7 @@ impl Machine {
             state.load(vcpu, &self.msrs, None)?;
         }
         self.devices.iter().for_each(|device| device.reset());
-        enter(boot, &self.ram, &self.vcpus)?;
+        enter(boot, &self.inventory, &self.ram, &self.vcpus)?;
         operation.tell(MachineEvent::Reset { guest });
         Ok(())
     }

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::chipset::Chipset;
+use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
-use super::{MachineEvent, RunState, VcpuInfo};
+use super::{RunState, VcpuInfo};
+use crate::boot::acpi::Inventory;
 use crate::chardev::{CharBackend, Output};
 use crate::config::BootConfig;
-use crate::devices::{SavedDevice, Serial};
+use crate::devices::{PowerManagement, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Vm};
 use crate::net::Network;
 use crate::vcpu::{FeatureWord, Gate, MsrTable, Vcpu, VcpuState};
@@ -26,6 +28,7 @@ pub struct Machine {
     pub(super) ram: Arc<GuestRam>,
     pub(super) gate: Arc<Gate>,
     pub(super) serial: Arc<Serial<Output>>,
+    pub(super) power: Arc<PowerManagement>,
     pub(super) backend: CharBackend,
     pub(super) peripherals: Peripherals,
     /// Every device whose state is saved, in the order of saving.
@@ -34,6 +37,8 @@ pub struct Machine {
     pub(super) dirty_log: DirtyLog,
     pub(super) msrs: MsrTable,
     pub(super) boot: Option<BootConfig>,
+    /// What a guest that boots here is told of.
+    pub(super) inventory: Inventory,
     /// Started with `--paused`: a guest that arrives is not started.
     pub(super) arrives_paused: bool,
     pub(super) switched_on: SwitchedOn,
@@ -41,7 +46,7 @@ pub struct Machine {
     pub(super) run_state: Mutex<RunState>,
     pub(super) operation: Mutex<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    pub(super) announcer: Announcer,
 }
 
 /// The state of a machine that was just switched on: what a reset goes back to.

@@ -6,7 +6,7 @@
 //! | `build` | putting it together |
 //! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
-//! | `lifecycle` | stop, cont, reset, the guest's own requests, the end |
+//! | `lifecycle` | stop, cont, reset, the power button, the guest's own requests, the end |
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |

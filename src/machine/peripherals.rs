@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::event::Listener;
 use super::{MachineError, MachineEvent};
+use crate::boot::acpi::VirtioSlot;
 use crate::chardev::{CharBackend, CharDeviceError};
 use crate::config::{CharDevice, DeviceConfig};
 use crate::devices::virtio::{Backend, Balloon, BalloonLevel, Console, Inbox, Rng, VirtioDevice, VirtioError};
@@ -20,20 +22,9 @@ const FIRST: u64 = 0xd000_0000;
 /// edge cannot be shared, so there are as many devices as lines.
 const LINES: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
-/// Where a device's registers are, and its interrupt line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
-    /// The guest-physical address of [`VirtioDevice::BYTES`] bytes.
-    pub address: u64,
-    /// The global system interrupt: edge-triggered, active high.
-    pub gsi: u32,
-}
-
-impl Slot {
-    fn number(number: usize) -> Option<Self> {
-        let address = FIRST + number as u64 * VirtioDevice::BYTES;
-        LINES.get(number).map(|gsi| Self { address, gsi: *gsi })
-    }
+fn slot(number: usize) -> Option<VirtioSlot> {
+    let address = FIRST + number as u64 * VirtioSlot::BYTES;
+    LINES.get(number).map(|gsi| VirtioSlot { address, gsi: *gsi })
 }
 
 /// See the module's text.
@@ -52,12 +43,7 @@ struct ConsoleEnd {
 impl Peripherals {
     /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet. `events` is told
     /// what the guest does by them.
-    pub fn build(
-        config: &DeviceConfig,
-        vm: &Vm,
-        ram: &Arc<GuestRam>,
-        events: &Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> Result<Self, MachineError> {
+    pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>, events: &Listener) -> Result<Self, MachineError> {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();
         let console = config.console.as_ref().map(console).transpose()?.map(|(backend, end)| {
             backends.push(Box::new(backend));
@@ -78,8 +64,8 @@ impl Peripherals {
         }
         let mut devices = Vec::with_capacity(backends.len());
         for (number, backend) in backends.into_iter().enumerate() {
-            if let Some(slot) = Slot::number(number) {
-                devices.push(VirtioDevice::new(backend, number as u32, (slot.address, slot.gsi), vm, ram)?);
+            if let Some(VirtioSlot { address, gsi }) = slot(number) {
+                devices.push(VirtioDevice::new(backend, number as u32, (address, gsi), vm, ram)?);
             }
         }
         Ok(Self { devices, console, balloon })
@@ -91,14 +77,14 @@ impl Peripherals {
     }
 
     /// Where they are, in the order of slots.
-    pub fn slots(&self) -> Vec<Slot> {
-        (0..self.devices.len()).filter_map(Slot::number).collect()
+    pub fn slots(&self) -> Vec<VirtioSlot> {
+        (0..self.devices.len()).filter_map(slot).collect()
     }
 
     /// Puts them on the bus.
     pub fn plug(&self, bus: &mut Bus) {
         for (slot, device) in self.slots().iter().zip(&self.devices) {
-            bus.claim_memory(slot.address..slot.address + VirtioDevice::BYTES, device.clone());
+            bus.claim_memory(slot.address..slot.address + VirtioSlot::BYTES, device.clone());
         }
     }
 
@@ -167,10 +153,10 @@ mod tests {
 
     #[test]
     fn slots_do_not_overlap_and_end() {
-        let slots: Vec<_> = (0..20).map_while(Slot::number).collect();
+        let slots: Vec<_> = (0..20).map_while(slot).collect();
         assert_eq!(slots.len(), 16);
-        assert_eq!(slots[0], Slot { address: 0xd000_0000, gsi: 16 });
-        assert_eq!(slots[15], Slot { address: 0xd000_f000, gsi: 15 });
+        assert_eq!(slots[0], VirtioSlot { address: 0xd000_0000, gsi: 16 });
+        assert_eq!(slots[15], VirtioSlot { address: 0xd000_f000, gsi: 15 });
         let mut lines: Vec<_> = slots.iter().map(|slot| slot.gsi).collect();
         lines.sort_unstable();
         lines.dedup();

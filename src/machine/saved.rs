@@ -5,7 +5,7 @@
 //! | `clock` | 1 | `machine/clock.rs` |
 //! | `pic`, `ioapic`, `pit` | 2, 1, 1 | `machine/chipset.rs` |
 //! | `vcpu` | one a vCPU | `vcpu/state.rs` |
-//! | `serial`, `reset-control` | 1 each | `devices/` |
+//! | `serial`, `reset-control`, `power-management`, `rtc` | 1 each | `devices/` |
 //! | `virtio-*` | one a device, the instance is its slot | `devices/virtio/device.rs` |
 
 use std::sync::atomic::Ordering;

@@ -11,7 +11,7 @@ use whimbrel_postcopy::guest::Guest;
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
 use super::*;
-use crate::boot::testing::pvh_elf;
+use crate::boot::testing::{bzimage, pvh_elf};
 use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 use crate::net::Schedule;
@@ -33,6 +33,20 @@ const RESET_TWICE: &[u8] = &[
     0xff, 0x05, 0, 0, 0x20, 0, 0x83, 0x3d, 0, 0, 0x20, 0, 3, 0x74, 7, 0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd, 0xb0,
     7, 0xe6, 0xf4, 0xeb, 0xf7,
 ];
+/// In long mode, entered by Linux's 64-bit protocol: leaves with the code 42 if RSI leads to boot parameters with the magic
+/// number "HdrS", through a stack and the segments of the GDT: `cmp dword [rsi+0x202], 0x53726448; jne 1f; mov esp, 0x8000;
+/// push 0x10; lea rax, [rip+3]; push rax; lretq; mov eax, 0x18; mov ss, eax; push 42; pop rax; out 0xf4, al; 1: hlt; jmp 1b`.
+const LINUX64: &[u8] = &[
+    0x81, 0xbe, 0x02, 0x02, 0, 0, 0x48, 0x64, 0x72, 0x53, 0x75, 0x1f, 0xbc, 0, 0x80, 0, 0, 0x6a, 0x10, 0x48, 0x8d,
+    0x05, 3, 0, 0, 0, 0x50, 0x48, 0xcb, 0xb8, 0x18, 0, 0, 0, 0x8e, 0xd0, 0x6a, 42, 0x58, 0xe6, 0xf4, 0x90, 0x90, 0xf4,
+    0xeb, 0xfd,
+];
+/// Powers off by the sleep register: `mov dx, 0x604; mov ax, 0x3400; out dx, ax; 1: hlt; jmp 1b`.
+const POWER_OFF: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4, 0xeb, 0xfd];
+/// Leaves with code 9 once the power button was pressed: `mov dx, 0x600; 1: in ax, dx; test ah, 1; jz 1b; mov al, 9;
+/// out 0xf4, al; jmp 1b`.
+const AWAIT_BUTTON: &[u8] =
+    &[0x66, 0xba, 0x00, 0x06, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0xb0, 9, 0xe6, 0xf4, 0xeb, 0xf3];
 /// Echoes: `mov dx, 0x3fd; 1: in al, dx; test al, 1; jz 1b; mov dx, 0x3f8; in al, dx; out dx, al; jmp 0`.
 const ECHO: &[u8] =
     &[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xef];
@@ -66,10 +80,14 @@ fn config(vcpus: u8) -> MachineConfig {
     }
 }
 
-fn rig(mut config: MachineConfig, code: Option<&[u8]>) -> Rig {
-    let kernel = code.map(|code| {
+fn rig(config: MachineConfig, code: Option<&[u8]>) -> Rig {
+    rig_with(config, code.map(|code| pvh_elf(BASE, code, 0x1000)))
+}
+
+fn rig_with(mut config: MachineConfig, kernel: Option<Vec<u8>>) -> Rig {
+    let kernel = kernel.map(|kernel| {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), pvh_elf(BASE, code, 0x1000)).unwrap();
+        std::fs::write(file.path(), kernel).unwrap();
         config.arriving = false;
         config.boot =
             Some(BootConfig { kernel: Kernel::File(file.path().into()), initrd: None, cmdline: String::new() });
@@ -165,6 +183,51 @@ fn a_guest_resets_itself() {
     rig.machine.cont().unwrap();
     assert_eq!(rig.await_shutdown(), ShutdownCause::GuestExit(7));
     assert_eq!(rig.count(), 3);
+}
+
+#[test]
+fn a_bzimage_is_entered_in_long_mode() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig_with(config(2), Some(bzimage(LINUX64)));
+    rig.machine.cont().unwrap();
+    assert_eq!(rig.await_shutdown(), ShutdownCause::GuestExit(42));
+}
+
+#[test]
+fn a_guest_powers_itself_off() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(1), Some(POWER_OFF));
+    rig.machine.cont().unwrap();
+    assert_eq!(rig.await_shutdown(), ShutdownCause::GuestShutdown);
+    assert_eq!(rig.machine.run_state(), RunState::Shutdown);
+    assert!(rig.machine.powerdown().unwrap_err().to_string().contains("no guest runs"));
+}
+
+#[test]
+fn the_power_button_reaches_a_guest_that_runs_or_will() {
+    if no_kvm() {
+        return;
+    }
+    for press_first in [true, false] {
+        let rig = rig(config(1), Some(AWAIT_BUTTON));
+        if press_first {
+            rig.machine.powerdown().unwrap();
+            assert_eq!(rig.events.recv_timeout(LIMIT).unwrap(), MachineEvent::Powerdown);
+        }
+        rig.machine.cont().unwrap();
+        assert_eq!(rig.events.recv_timeout(LIMIT).unwrap(), MachineEvent::Resume);
+        if !press_first {
+            rig.machine.powerdown().unwrap();
+            assert_eq!(rig.events.recv_timeout(LIMIT).unwrap(), MachineEvent::Powerdown);
+        }
+        assert_eq!(rig.await_shutdown(), ShutdownCause::GuestExit(9));
+    }
+    let arriving = rig(config(1), None);
+    assert!(arriving.machine.powerdown().is_err());
 }
 
 #[test]

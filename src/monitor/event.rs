@@ -93,6 +93,7 @@ impl Event {
             MachineEvent::BalloonChange => {
                 Self::new("BALLOON_CHANGE", vm.see_balloon_change().ok().map(|actual| json!({"actual": actual})))
             }
+            MachineEvent::Powerdown => Self::new("POWERDOWN", None),
             MachineEvent::Shutdown(cause) => match cause {
                 ShutdownCause::GuestShutdown | ShutdownCause::GuestExit(_) => Self::shutdown(true, "guest-shutdown"),
                 ShutdownCause::GuestPanic => Self::shutdown(true, "guest-panic"),

@@ -55,6 +55,7 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::QueryNetwork => Ok(Reply::Network(vm.network())),
         Request::SetBalloon(bytes) => done(vm.set_balloon(bytes)),
         Request::QueryBalloon => Ok(Reply::Balloon(vm.balloon_actual()?)),
+        Request::SystemPowerdown => done(vm.powerdown()),
         Request::Quit => {
             vm.quit();
             Ok(Reply::Done)

@@ -156,6 +156,10 @@ impl Vm for FakeVm {
         self.call("see balloon");
         self.balloon_actual()
     }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.call("powerdown");
+        Ok(())
+    }
     fn quit(&self) {
         self.call("quit");
     }

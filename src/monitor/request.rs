@@ -76,6 +76,8 @@ pub enum Request {
     SetBalloon(u64),
     /// How much memory the guest has left.
     QueryBalloon,
+    /// Presses the power button.
+    SystemPowerdown,
     /// Ends the process.
     Quit,
     /// HMP's help on one command, or all.

@@ -35,6 +35,8 @@ pub trait Vm {
     fn balloon_actual(&self) -> Result<u64, MachineError>;
     /// See [`Machine::see_balloon_change`].
     fn see_balloon_change(&self) -> Result<u64, MachineError>;
+    /// See [`Machine::powerdown`].
+    fn powerdown(&self) -> Result<(), MachineError>;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -121,6 +123,9 @@ impl Vm for LiveVm {
     }
     fn see_balloon_change(&self) -> Result<u64, MachineError> {
         self.machine.see_balloon_change()
+    }
+    fn powerdown(&self) -> Result<(), MachineError> {
+        self.machine.powerdown()
     }
     fn quit(&self) {
         self.events.quit();

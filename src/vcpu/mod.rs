@@ -8,7 +8,7 @@
 //! | `msrs` | which model-specific registers this host can save and load |
 //! | `cpuid` | the CPUID leaves of each vCPU |
 //! | `features` | CPUID features by name, and which of them a host lacks |
-//! | `boot` | the registers of a vCPU that begins at a PVH entry point |
+//! | `boot` | the registers of a vCPU that begins at a kernel's entry point |
 //! | `dump` | registers as text, for the log of a guest that died |
 
 mod boot;
@@ -24,7 +24,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-pub use boot::{enter_pvh, prepare};
+pub use boot::{LongMode, enter_linux64, enter_pvh, prepare};
 pub use cpuid::guest_cpuid;
 pub use features::{FeatureWord, feature_words, missing_features};
 pub use gate::{Gate, GuestRequest};

@@ -23,7 +23,9 @@ fn rig(features: u64) -> Rig {
     let ram = testing::ram();
     let announced = Arc::new(AtomicUsize::new(0));
     let counter = announced.clone();
-    let count = move || drop(counter.fetch_add(1, Ordering::SeqCst));
+    let count = move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+    };
     let balloon = Balloon::new(ram.clone(), Box::new(count));
     let level = balloon.level();
     let mut driver = Driver::present(Box::new(balloon), ram);

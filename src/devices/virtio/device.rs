@@ -92,9 +92,6 @@ impl Inner {
 }
 
 impl VirtioDevice {
-    /// Bytes of a device's registers and configuration space.
-    pub const BYTES: u64 = 0x1000;
-
     /// A device in `slot`, whose registers the caller puts at `address` and whose interrupt is the line `gsi`. Its
     /// worker stands still until [`Self::thaw`].
     pub fn new(

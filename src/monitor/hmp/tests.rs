@@ -35,6 +35,7 @@ fn commands_reach_the_machine() {
         ("announce_self net0,net1 x", "announce [\"net0\", \"net1\"] \"x\" [50, 550, 5, 100]"),
         ("balloon 256", "balloon 268435456"),
         ("balloon 1G", "balloon 1073741824"),
+        ("system_powerdown", "powerdown"),
         ("q", "quit"),
         ("", ""),
     ] {

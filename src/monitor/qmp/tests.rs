@@ -89,6 +89,7 @@ fn commands_reach_the_machine() {
         ),
         ("announce-self", json!({"initial": 1, "max": 2, "rounds": 3, "step": 4}), "announce [] \"\" [1, 2, 3, 4]"),
         ("balloon", json!({"value": 5 << 20}), "balloon 5242880"),
+        ("system_powerdown", json!({}), "powerdown"),
         ("quit", json!({}), "quit"),
     ] {
         assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");

@@ -38,6 +38,11 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("system_reset", &[], |_| Ok(Request::SystemReset)),
     },
     Command {
+        help: "press the power button, so that the guest powers off by itself",
+        hmp: face("system_powerdown", &[], |_| Ok(Request::SystemPowerdown)),
+        qmp: face("system_powerdown", &[], |_| Ok(Request::SystemPowerdown)),
+    },
+    Command {
         help: "end the process, and with it the machine",
         hmp: aliased("quit", "q", |_| Ok(Request::Quit)),
         qmp: face("quit", &[], |_| Ok(Request::Quit)),

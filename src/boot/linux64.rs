@@ -1,0 +1,132 @@
+//! Loading a bzImage by Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst): the compressed kernel where it
+//! prefers to be, and the boot parameters ("zero page") with memory map, command line, initrd and the way to ACPI.
+//!
+//! The kernel is entered in long mode, 512 bytes behind its start, so its real-mode setup code never runs. It unpacks
+//! itself within the `init_size` bytes that its header asks for.
+
+use std::io::Cursor;
+
+use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
+use linux_loader::loader::{BzImage, KernelLoader};
+use vm_memory::{ByteValued, Bytes, GuestAddress};
+
+use super::image::KernelImage;
+use super::layout::{ACPI, COMMAND_LINE, GDT, PAGE_TABLES, ZERO_PAGE};
+use super::load::{Initrd, fits, load_initrd, low_end, write_command_line};
+use super::memory_map::memory_map;
+use super::{BootError, EntryPoint};
+use crate::config::BootConfig;
+use crate::kvm::{GuestMemory, GuestRam};
+
+/// The descriptors: two that nobody uses, then flat 64-bit code (`__BOOT_CS`, 0x10) and flat data (`__BOOT_DS`, 0x18).
+const DESCRIPTORS: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+/// The offset of the descriptors' last byte, as the processor wants it.
+pub const GDT_LIMIT: u16 = (size_of_val(&DESCRIPTORS) - 1) as u16;
+
+/// Where the header is in the image.
+const HEADER: usize = 0x1f1;
+/// The first version of the protocol with a 64-bit entry that the header tells of.
+const OLDEST: u16 = 0x020c;
+/// The 64-bit entry, from the kernel's start.
+const ENTRY: u64 = 0x200;
+/// Nobody whom the kernel knows.
+const UNKNOWN_LOADER: u8 = 0xff;
+/// How much the page tables map: four page directories of 2 MiB pages.
+const DIRECTORIES: u64 = 4;
+
+/// A bzImage, its header checked against its length.
+struct Parts<'a> {
+    header: setup_header,
+    /// Setup code and kernel, without what may follow, such as a signature.
+    image: &'a [u8],
+    /// The kernel alone.
+    kernel_bytes: u64,
+}
+
+/// Loads `kernel` and what goes with it.
+pub(super) fn load(kernel: &KernelImage, boot: &BootConfig, ram: &GuestRam) -> Result<EntryPoint, BootError> {
+    let memory = ram.memory();
+    let low = low_end(ram);
+    let Parts { header, image, kernel_bytes } = parts(kernel)?;
+    let start = header.pref_address;
+    let needed = kernel_bytes.max(header.init_size.into());
+    let end = fits(start, needed, low).ok_or_else(|| BootError::KernelDoesNotFit {
+        name: kernel.name.clone(),
+        start,
+        end: start.saturating_add(needed),
+    })?;
+    BzImage::load(memory, Some(GuestAddress(start)), &mut Cursor::new(image), None)
+        .map_err(|source| BootError::Damaged { name: kernel.name.clone(), source })?;
+    write_command_line(&boot.cmdline, header.cmdline_size as usize, memory)?;
+    // The highest address that the initrd's last byte may have.
+    let highest = u64::from(header.initrd_addr_max) + 1;
+    let initrd = boot.initrd.as_ref().map(|path| load_initrd(path, memory, end, low.min(highest))).transpose()?;
+    memory.write_obj(boot_parameters(header, ram.bytes(), initrd), GuestAddress(ZERO_PAGE))?;
+    write_long_mode(memory)?;
+    Ok(EntryPoint::Linux64 { address: start + ENTRY, zero_page: ZERO_PAGE, page_tables: PAGE_TABLES, gdt: GDT })
+}
+
+/// Checks the header.
+fn parts(kernel: &KernelImage) -> Result<Parts<'_>, BootError> {
+    let name = || kernel.name.clone();
+    let bytes = kernel.bytes.as_slice();
+    let cut_off = |wanted: usize| BootError::CutOff { name: name(), bytes: bytes.len(), wanted };
+    let mut header = setup_header::default();
+    let end = HEADER + size_of::<setup_header>();
+    header.as_mut_slice().copy_from_slice(bytes.get(HEADER..end).ok_or_else(|| cut_off(end))?);
+    if header.version < OLDEST || header.loadflags & LOADED_HIGH == 0 || header.xloadflags & XLF_KERNEL_64 == 0 {
+        return Err(BootError::No64BitEntry { name: name() });
+    }
+    // Zero means four for the sake of very old kernels; the boot sector is not counted; `syssize` counts 16 bytes.
+    let sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
+    let kernel_bytes = u64::from(header.syssize) * 16;
+    let wanted = (sectors + 1) * 512 + kernel_bytes as usize;
+    let image = bytes.get(..wanted).ok_or_else(|| cut_off(wanted))?;
+    Ok(Parts { header, image, kernel_bytes })
+}
+
+/// The zero page: the image's own header with the loader's part filled in, memory map and RSDP.
+fn boot_parameters(header: setup_header, ram_bytes: u64, initrd: Option<Initrd>) -> boot_params {
+    let mut params = boot_params { hdr: header, acpi_rsdp_addr: ACPI.start, ..Default::default() };
+    params.hdr.type_of_loader = UNKNOWN_LOADER;
+    params.hdr.cmd_line_ptr = COMMAND_LINE as u32;
+    if let Some(initrd) = initrd {
+        params.hdr.ramdisk_image = initrd.address as u32;
+        params.ext_ramdisk_image = (initrd.address >> 32) as u32;
+        params.hdr.ramdisk_size = initrd.bytes as u32;
+        params.ext_ramdisk_size = (initrd.bytes >> 32) as u32;
+    }
+    let map = memory_map(ram_bytes);
+    for (entry, it) in params.e820_table.iter_mut().zip(&map) {
+        *entry = boot_e820_entry { addr: it.address, size: it.bytes, r#type: it.kind as u32 };
+    }
+    params.e820_entries = map.len() as u8;
+    params
+}
+
+/// Writes the descriptors and page tables that map the first 4 GiB to themselves.
+fn write_long_mode(memory: &GuestMemory) -> Result<(), BootError> {
+    /// Entries: present and writable; a whole 2 MiB page.
+    const TABLE: u64 = 0b11;
+    const HUGE: u64 = TABLE | 1 << 7;
+
+    for (at, descriptor) in DESCRIPTORS.iter().enumerate() {
+        memory.write_obj(*descriptor, GuestAddress(GDT + at as u64 * 8))?;
+    }
+    let (pointers, directories) = (PAGE_TABLES + 0x1000, PAGE_TABLES + 0x2000);
+    let mut pages = vec![0u64; 512 * (2 + DIRECTORIES as usize)];
+    pages[0] = pointers | TABLE;
+    for number in 0..DIRECTORIES {
+        pages[512 + number as usize] = (directories + number * 0x1000) | TABLE;
+    }
+    for (number, entry) in pages[1024..].iter_mut().enumerate() {
+        *entry = (number as u64) << 21 | HUGE;
+    }
+    let bytes: Vec<u8> = pages.into_iter().flat_map(u64::to_le_bytes).collect();
+    memory.write_slice(&bytes, GuestAddress(PAGE_TABLES))?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "linux64_tests.rs"]
+mod tests;
