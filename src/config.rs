@@ -37,8 +37,12 @@ pub struct DeviceConfig {
     pub disks: Vec<DiskConfig>,
     /// The network cards (`--net`), in the order in which they were given.
     pub nets: Vec<NetConfig>,
+    /// Where the virtio console goes; `None`: there is no such console.
+    pub console: Option<CharDevice>,
     /// A source of entropy.
     pub rng: bool,
+    /// A balloon, with free page reporting.
+    pub balloon: bool,
 }
 
 /// Everything that `whimbrel run` needs: the machine and what stands around it.

@@ -47,10 +47,10 @@ EXAMPLES:
     (whimbrel) migrate tcp:otherhost:4444
 
 PLACES:
-  stdio              this terminal; only one of serial and monitors can have it
-  null | none        nowhere (serial) | no monitor
-  pty                a new pseudo-terminal, named in the log (serial)
-  file:PATH          a file or FIFO, output only (serial)
+  stdio              this terminal; only one of serial, console and monitors can have it
+  null | none        nowhere (serial, console) | no monitor
+  pty                a new pseudo-terminal, named in the log (serial, console)
+  file:PATH          a file or FIFO, output only (serial, console)
   unix:PATH          connects to a unix socket
   unix:PATH,server   listens there (mode 0600), does not wait, removes it at the end
   tcp:HOST:PORT,server
@@ -145,7 +145,18 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Devices")]
     rng: bool,
 
-    /// Where the serial port goes [default: stdio, or null when a monitor has stdio]
+    /// A balloon: 'balloon SIZE' on the monitor asks the guest to make do with less memory
+    ///
+    /// A guest with such a driver also reports memory that it does not use at the moment (free page reporting): it is given back
+    /// to the host and need not be sent by a migration.
+    #[arg(long, help_heading = "Devices")]
+    balloon: bool,
+
+    /// A console without a serial port's cost, hvc0 in Linux, beside the serial port
+    #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
+    console: Option<CharDevice>,
+
+    /// Where the serial port goes [default: stdio, or null when a monitor or the console has stdio]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
 
@@ -193,13 +204,16 @@ impl RunArgs {
         };
         let monitors: Vec<_> =
             endpoints(self.monitors, MonitorFace::Hmp).chain(endpoints(self.qmp, MonitorFace::Qmp)).collect();
-        let monitor_has_stdio = monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
-        let serial = self.serial.unwrap_or(match monitor_has_stdio {
+        let stdio_is_taken =
+            self.console == Some(CharDevice::Stdio) || monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
+        let serial = self.serial.unwrap_or(match stdio_is_taken {
             true => CharDevice::Null,
             false => CharDevice::Stdio,
         });
-        check_stdio(&serial, &monitors)?;
-        check_sockets(&serial, &monitors)?;
+        let devices: Vec<_> =
+            [("--serial", Some(&serial)), ("--console", self.console.as_ref())].into_iter().filter_map(given).collect();
+        check_stdio(&devices, &monitors)?;
+        check_sockets(&devices, &monitors)?;
         disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
         net::check(&self.nets)?;
 
@@ -215,7 +229,13 @@ impl RunArgs {
                 vcpus: self.cpus,
                 cpu: self.cpu,
                 serial,
-                devices: DeviceConfig { disks: self.disks, nets: self.nets, rng: self.rng },
+                devices: DeviceConfig {
+                    disks: self.disks,
+                    nets: self.nets,
+                    console: self.console,
+                    rng: self.rng,
+                    balloon: self.balloon,
+                },
                 name: self.name,
                 paused: self.paused,
             },
@@ -226,30 +246,37 @@ impl RunArgs {
     }
 }
 
-fn check_stdio(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
-    let serial = (*serial == CharDevice::Stdio).then_some("--serial");
+/// A character device together with the option that gives it.
+type Given<'a> = (&'static str, &'a CharDevice);
+
+fn given<'a>((option, device): (&'static str, Option<&'a CharDevice>)) -> Option<Given<'a>> {
+    device.map(|device| (option, device))
+}
+
+fn check_stdio(devices: &[Given<'_>], monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let devices = devices.iter().filter(|(_, device)| **device == CharDevice::Stdio).map(|(option, _)| *option);
     let monitors = monitors.iter().filter(|it| it.endpoint == MonitorEndpoint::Stdio).map(|it| match it.face {
         MonitorFace::Hmp => "--monitor",
         MonitorFace::Qmp => "--qmp",
     });
-    let mut owners = serial.into_iter().chain(monitors);
+    let mut owners = devices.chain(monitors);
     match (owners.next(), owners.next()) {
         (Some(first), Some(second)) => Err(CliError::StdioTwice(first, second)),
         _ => Ok(()),
     }
 }
 
-fn check_sockets(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
-    let serial = match serial {
+fn check_sockets(devices: &[Given<'_>], monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let devices = devices.iter().filter_map(|(_, device)| match device {
         CharDevice::Unix { path, server: true } => Some(path),
         _ => None,
-    };
+    });
     let monitors = monitors.iter().filter_map(|it| match &it.endpoint {
         MonitorEndpoint::UnixServer(path) => Some(path),
         _ => None,
     });
     let mut seen = Vec::new();
-    for path in serial.into_iter().chain(monitors) {
+    for path in devices.chain(monitors) {
         if seen.contains(&path) {
             return Err(CliError::SocketTwice(path.display().to_string()));
         }

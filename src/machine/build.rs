@@ -27,11 +27,14 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
-    /// from any thread, with no lock held.
+    /// from any thread and only takes note: a device that tells something may hold locks of the machine.
     pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
+        if config.arriving {
+            ram.keep_all();
+        }
         let vm = Arc::new(hypervisor.create_vm()?);
         vm.map(&ram, false)?;
         let offer = offer(&hypervisor, config.vcpus)?;
@@ -43,7 +46,7 @@ impl Machine {
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
         let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
         let cards = network.interfaces().iter().cloned().zip(taps).collect();
-        let peripherals = Peripherals::build(&config.devices, cards, &vm, &ram)?;
+        let peripherals = Peripherals::build(&config.devices, cards, &vm, &ram, &events)?;
         let inventory = Inventory { vcpus: config.vcpus, virtio: peripherals.slots() };
         if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &inventory, &ram, &vcpus)?;
@@ -106,6 +109,7 @@ impl Machine {
         let serial = Arc::downgrade(&self.serial);
         let receive = move |bytes: &[u8]| serial.upgrade().map_or(0, |port| port.receive(bytes));
         self.backend.start(Box::new(receive))?;
+        self.peripherals.listen()?;
         Ok(())
     }
 }
@@ -198,7 +202,7 @@ struct Board {
 
 impl Board {
     fn build(vm: &Arc<Vm>, serial: &CharDevice, peripherals: &Peripherals) -> Result<Self, MachineError> {
-        let backend = CharBackend::open(serial)?;
+        let backend = CharBackend::open(serial, "serial0")?;
         let waker = backend.waker();
         let pulsed = vm.clone();
         let interrupt = move || {

@@ -40,7 +40,7 @@ pub enum MachineError {
     /// The kernel, initrd or command line.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The serial port's other end.
+    /// The other end of the serial port or the console.
     #[error(transparent)]
     CharDevice(#[from] CharDeviceError),
     /// A disk's image.
@@ -77,6 +77,9 @@ pub enum MachineError {
         /// How many there may be.
         most: usize,
     },
+    /// There is no balloon.
+    #[error("No balloon device has been activated: the machine has none without --balloon")]
+    NoBalloon,
     /// A virtio device.
     #[error(transparent)]
     Virtio(#[from] VirtioError),

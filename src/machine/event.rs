@@ -30,6 +30,9 @@ pub enum MachineEvent {
     },
     /// Somebody pressed the power button (event POWERDOWN).
     Powerdown,
+    /// The guest's share of its memory changed (event BALLOON_CHANGE): [`super::Machine::see_balloon_change`] says to what, and until
+    /// that was asked this is not told again.
+    BalloonChange,
     /// The end (event SHUTDOWN); the process leaves after it.
     Shutdown(ShutdownCause),
 }

@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::MachineError;
+use super::event::Listener;
+use super::{MachineError, MachineEvent};
 use crate::block::{DiskInfo, Image, Status};
 use crate::boot::acpi::VirtioSlot;
-use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Block, Net, Rng, VirtioDevice, VirtioError};
+use crate::chardev::{CharBackend, CharDeviceError};
+use crate::config::{CharDevice, DeviceConfig};
+use crate::devices::virtio::{
+    Backend, Balloon, BalloonLevel, Block, Console, Inbox, Net, Rng, VirtioDevice, VirtioError,
+};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
 use crate::net::{Interface, Tap};
@@ -34,11 +38,26 @@ pub(super) type Card = (Arc<Interface>, Tap);
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
     disks: Vec<Arc<Status>>,
+    console: Option<ConsoleEnd>,
+    balloon: Option<Arc<BalloonLevel>>,
+}
+
+/// The console's other end, outside of the machine.
+struct ConsoleEnd {
+    chardev: CharBackend,
+    inbox: Arc<Inbox>,
 }
 
 impl Peripherals {
-    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(config: &DeviceConfig, cards: Vec<Card>, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
+    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken
+    /// yet. `events` is told what the guest does by them.
+    pub fn build(
+        config: &DeviceConfig,
+        cards: Vec<Card>,
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+        events: &Listener,
+    ) -> Result<Self, MachineError> {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
@@ -46,7 +65,23 @@ impl Peripherals {
             disks.push(image.status());
             backends.push(Box::new(Block::new(image)));
         }
-        backends.extend(others(config, cards)?);
+        for (interface, tap) in cards {
+            backends.push(Box::new(Net::new(tap, interface).map_err(VirtioError::Host)?));
+        }
+        let console = config.console.as_ref().map(console).transpose()?.map(|(backend, end)| {
+            backends.push(Box::new(backend));
+            end
+        });
+        if config.rng {
+            backends.push(Box::new(Rng::default()));
+        }
+        let balloon = config.balloon.then(|| {
+            let events = events.clone();
+            let balloon = Balloon::new(ram.clone(), Box::new(move || events(MachineEvent::BalloonChange)));
+            let level = balloon.level();
+            backends.push(Box::new(balloon));
+            level
+        });
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
@@ -56,7 +91,12 @@ impl Peripherals {
                 devices.push(VirtioDevice::new(backend, number as u32, (address.into(), gsi), vm, ram)?);
             }
         }
-        Ok(Self { devices, disks })
+        Ok(Self { devices, disks, console, balloon })
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonLevel> {
+        self.balloon.as_deref()
     }
 
     /// Where they are, in the order of slots.
@@ -97,6 +137,22 @@ impl Peripherals {
         self.devices.iter().map(VirtioDevice::spawn).collect()
     }
 
+    /// Lets input come from outside. Once.
+    pub fn listen(&self) -> Result<(), CharDeviceError> {
+        let Some(end) = &self.console else {
+            return Ok(());
+        };
+        let inbox = end.inbox.clone();
+        end.chardev.start(Box::new(move |bytes| inbox.receive(bytes)))
+    }
+
+    /// Closes what leads outside, and gives a terminal its settings back. Idempotent.
+    pub fn close(&self) {
+        if let Some(end) = &self.console {
+            end.chardev.close();
+        }
+    }
+
     /// Has them finish what they are at; whether all stand still within `limit`. The vCPUs stand still already.
     pub fn freeze(&self, limit: Duration) -> bool {
         self.devices.iter().for_each(|device| device.freeze());
@@ -120,16 +176,14 @@ impl Peripherals {
     }
 }
 
-/// What comes after the disks, in the order of slots.
-fn others(config: &DeviceConfig, cards: Vec<Card>) -> Result<Vec<Box<dyn Backend>>, MachineError> {
-    let mut backends: Vec<Box<dyn Backend>> = Vec::new();
-    for (interface, tap) in cards {
-        backends.push(Box::new(Net::new(tap, interface).map_err(VirtioError::Host)?));
-    }
-    if config.rng {
-        backends.push(Box::new(Rng::default()));
-    }
-    Ok(backends)
+/// A console and its other end.
+fn console(place: &CharDevice) -> Result<(Console, ConsoleEnd), MachineError> {
+    let chardev = CharBackend::open(place, "console0")?;
+    let waker = chardev.waker();
+    let console =
+        Console::new(Box::new(chardev.output()), Box::new(move || waker.wake())).map_err(VirtioError::Host)?;
+    let inbox = console.inbox();
+    Ok((console, ConsoleEnd { chardev, inbox }))
 }
 
 #[cfg(test)]

@@ -244,6 +244,8 @@ impl VirtioDevice {
     }
 
     fn write_config(&self, at: u64, data: &[u8]) {
+        // One vCPU at a time changes the device: the first to end would let the worker go while the other still needs it parked.
+        let _alone = self.registers();
         if self.config.write(at as usize, data) {
             self.with_worker_parked(|inner| {
                 inner.backend.config_written();
