@@ -35,9 +35,7 @@ class Workshop:
         extra = [(kernel.image, "boot/vmlinuz"), (guest, "boot/initrd"), *self.options.file]
         initrd = images.host(kernel, busybox, {"whimbrel": whimbrel, "lab-agent": programs["lab-agent"]}, extra=extra)
         self.progress.say(f"booting host a (initramfs {len(initrd) >> 20} MiB)")
-        # A card on a network without anybody else: br0 and tap0 are there all the same.
-        card = ["-netdev", "hubport,id=lab,hubid=0", "-device", "virtio-net-pci,netdev=lab,romfile="]
-        self.machine.start(kernel.image, initrd, card)
+        self.machine.start(kernel.image, initrd)
         self.progress.say(f"host a is ready after {self.machine.ready():.1f} s of its own")
 
     def run(self, command):
