@@ -13,6 +13,7 @@ HOST_MODULES = ["virtio_pci", "virtio_net", "virtio_rng", "kvm_amd", "tun", "bri
 STORE_MODULES = ["virtio_pci", "virtio_net", "virtio_rng", "bridge", "nfsd", "nfsv4"]
 GUEST_MODULES = [
     "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "rtc_cmos", "ext4",
+    "button", "evdev",
 ]  # fmt: skip
 
 # Programs of this machine that are handy in a host, if they are installed. (Of two with one name, the shell takes busybox's own.)
@@ -39,6 +40,7 @@ def host(kernel, busybox, programs, modules=HOST_MODULES, extra=()):
 def guest(kernel, busybox, programs):
     """The initramfs of the guest."""
     archive = _basic(kernel, busybox, GUEST_MODULES, INIT / "guest")
+    archive.copy(INIT / "ending", "bin/ending")
     for name, path in programs.items():
         archive.copy(path, f"bin/{name}")
     return archive.bytes()
