@@ -111,6 +111,63 @@ class Line:
         return bytes(data)
 
 
+class Relay:
+    """A connection to a unix socket in a host, as if it were a socket here."""
+
+    def __init__(self, line):
+        self._line = line
+
+    def recv(self, _longest):
+        """Some bytes; none at the end."""
+        kind, content = self._line.receive()
+        return content if kind == "o" else b""
+
+    def sendall(self, data):
+        """Sends bytes."""
+        self._line.give(data)
+
+    def close(self):
+        """Closes it."""
+        self._line.close()
+
+
+class Job:
+    """A command that runs in a host while the lab does something else."""
+
+    def __init__(self, hand, command, take):
+        self.command = command
+        self.status = None
+        self._line = hand.line()
+        self._ended = threading.Event()
+        threading.Thread(target=self._follow, args=(take,), daemon=True).start()
+
+    def _follow(self, take):
+        try:
+            self._line.send("S", self.command.encode())
+            self._line.end_input()
+            while True:
+                kind, content = self._line.receive()
+                if kind == "x":
+                    self.status = int(content)
+                    return
+                take(kind, content)
+        except OSError:
+            # The host is gone, or somebody called `end`.
+            pass
+        finally:
+            self._ended.set()
+
+    def wait(self, seconds):
+        """Waits for its end; the exit status, or None if there is none."""
+        self._ended.wait(seconds)
+        return self.status
+
+    def end(self):
+        """Ends it, with all processes of its group."""
+        self._line.close()
+        self._ended.wait(5)
+
+
 class Hand:
     """What the lab can do in one host."""
 
@@ -146,6 +203,10 @@ class Hand:
             watchdog.cancel()
             line.close()
 
+    def begin(self, command, take):
+        """Begins a shell command, and hands each piece of output to `take(kind, bytes)`."""
+        return Job(self, command, take)
+
     def run(self, command, given=b"", seconds=60):
         """Runs a shell command to its end, whatever that is."""
         pieces = {"o": bytearray(), "e": bytearray()}
@@ -163,17 +224,17 @@ class Hand:
         """Writes a file there."""
         self.check(f"cat >'{path}' && chmod {mode} '{path}'", content)
 
-    def connect(self, path, seconds=30):
-        """Connects to a unix socket there, as soon as it exists, and returns the connection."""
+    def connect(self, path, seconds=30, hopeless=lambda: False):
+        """Connects to a unix socket there, as soon as it exists; tries no longer than there is hope."""
         deadline = time.monotonic() + seconds
         while True:
             line = self.line()
             line.send("C", path.encode())
             kind, content = line.receive()
             if kind == "o":
-                return line
+                return Relay(line)
             line.close()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or hopeless():
                 raise LabFailed(f"no connection on host {self.name}: {content.decode(errors='replace').strip()}")
             # Whoever will listen there cannot be asked when.
             time.sleep(0.05)
