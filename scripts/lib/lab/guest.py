@@ -62,6 +62,7 @@ class Process:
 
     def __init__(self, host, plan, more=()):
         self.host = host
+        self.port = None
         self.said = bytearray()
         folder = f"{host.folder}/{plan.name}.{next(PORTS)}"
         serial, qmp = f"{folder}/serial", f"{folder}/qmp"
@@ -145,16 +146,19 @@ class Guest:
         beyond = lambda line: (words := line.split(" "))[0] == program and len(words) > 1 and words[1].isdigit() and int(words[1]) > number
         return self.console.line(beyond, seconds, f"'{program}' to come past {number}")[1]
 
-    def begin_move(self, mode, host, **parameters):
-        """Starts a migration and returns the destination's process."""
-        destination = self._process(host, ["--incoming", "defer"])
-        port = next(PORTS)
-        destination.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{port}")
+    def prepare_move(self, host):
+        """Starts the process that the guest is to move to, and returns it."""
+        process = self._process(host, ["--incoming", "defer"])
+        process.port = next(PORTS)
+        process.qmp.execute("migrate-incoming", uri=f"tcp:0.0.0.0:{process.port}")
+        return process
+
+    def begin_move(self, mode, destination, **parameters):
+        """Starts a migration to a prepared process."""
         self.at.qmp.execute("migrate-set-parameters", downtime_limit=DOWNTIME_LIMIT_MS, **MODES[mode], **parameters)
         # A guest that comes back has gone before.
         self.at.qmp.events.clear()
-        self.at.qmp.execute("migrate", uri=f"tcp:{host.address}:{port}")
-        return destination
+        self.at.qmp.execute("migrate", uri=f"tcp:{destination.host.address}:{destination.port}")
 
     def end_move(self, mode, destination, seconds=MOVE_SECONDS):
         """Waits for the migration's end, lets the source go, and returns the figures."""
@@ -173,7 +177,16 @@ class Guest:
 
     def move(self, mode, host, **parameters):
         """A whole migration."""
-        return self.end_move(mode, self.begin_move(mode, host, **parameters))
+        destination = self.prepare_move(host)
+        self.begin_move(mode, destination, **parameters)
+        return self.end_move(mode, destination)
+
+    def power_down(self, seconds=90):
+        """Presses the power button, and waits until the guest has shut itself down and its process has ended."""
+        self.at.qmp.execute("system_powerdown")
+        status = self.at.exit_status(seconds)
+        if status:
+            raise LabFailed(f"{self.at.qmp.name} ended with status {status} after the guest's shutdown: {self.at.last_words()}")
 
     def complaints(self):
         """Lines of the console that tell of an error."""
