@@ -22,6 +22,11 @@ def lab_programs(cache):
     return _cargo(ROOT / "tests" / "lab", ["--release", *target, *static])
 
 
+def tsc_khz(programs):
+    """The frequency of this machine's time stamp counter."""
+    return int(subprocess.run([programs["lab-tsc"]], stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
 def _cargo(folder, arguments):
     command = ["cargo", "build", "--quiet", *arguments, "--message-format=json-render-diagnostics"]
     try:

@@ -58,7 +58,7 @@ def _start(hosts, options, progress):
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")
     in_hosts = {"lab-agent": programs["lab-agent"], "whimbrel": whimbrel}
-    hosts.start(kernel, busybox, in_hosts, {"vmlinuz": kernel.image, "initrd": guest})
+    hosts.start(kernel, busybox, in_hosts, {"vmlinuz": kernel.image, "initrd": guest}, build.tsc_khz(programs))
     progress.say("the hosts are ready")
 
 

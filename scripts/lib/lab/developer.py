@@ -13,7 +13,7 @@ from .machine import Machine
 from .progress import LabFailed
 
 # What boot-linux says to Whimbrel if it is not told anything.
-BOOT = ["run", "--kernel", "/boot/vmlinuz", "--initrd", "/boot/initrd", "--cmdline", "console=ttyS0", "--serial", "stdio"]
+BOOT = ["run", "--kernel", "/boot/vmlinuz", "--initrd", "/boot/initrd", "--cmdline", "console=ttyS0 noxsave", "--serial", "stdio"]
 
 
 class Workshop:
@@ -31,10 +31,11 @@ class Workshop:
         kernel, busybox = Kernel(packages.kernel()), packages.busybox()
         programs = build.lab_programs(self.options.cache)
         whimbrel = self.options.binary or build.whimbrel()
-        guest = images.guest(kernel, busybox, {name: path for name, path in programs.items() if name != "lab-agent"})
+        guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
         extra = [(kernel.image, "boot/vmlinuz"), (guest, "boot/initrd"), *self.options.file]
         initrd = images.host(kernel, busybox, {"whimbrel": whimbrel, "lab-agent": programs["lab-agent"]}, extra=extra)
         self.progress.say(f"booting host a (initramfs {len(initrd) >> 20} MiB)")
+        self.machine.tsc_khz = build.tsc_khz(programs)
         self.machine.start(kernel.image, initrd)
         self.progress.say(f"host a is ready after {self.machine.ready():.1f} s of its own")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from .channel import Console, Qmp
 from .progress import LabFailed
 
+# quiet: each byte on the console costs time. noxsave: the emulated SVM does not show KVM the guest's XSETBV.
+KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off noxsave"
 PORTS = itertools.count(4000)
 # A Linux host needs about 5 s for it, alone.
 BOOT_SECONDS = 120
@@ -49,7 +51,7 @@ class Plan:
     def arguments(self):
         """Whimbrel's arguments that make such a machine."""
         told = [f"lab.run={','.join(self.programs)}", f"lab.address={self.address()}", *(["lab.disk=1"] if self.disk else []), *self.words]
-        linux = ["--initrd", "/boot/initrd", "--cmdline", " ".join(["console=ttyS0 quiet panic=-1 mitigations=off", *told])]
+        linux = ["--initrd", "/boot/initrd", "--cmdline", " ".join([KERNEL_WORDS, *told])]
         words = ["--kernel", self.kernel, *(["--append", " ".join(self.words)] if self.kernel.startswith("builtin:") else linux)]
         words += ["--memory", f"{self.memory_mib}M", "--cpus", str(self.cpus), "--name", self.name]
         words += ["--disk", f"path={self.disk},format={self.disk_format}"] if self.disk else []

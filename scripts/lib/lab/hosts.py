@@ -38,7 +38,7 @@ class Emulated:
         self.a, self.b = (Host(name, self.machines[name].address, self.machines[name].hand, "/run") for name in "ab")
         self.store = self.machines["store"].hand
 
-    def start(self, kernel, busybox, programs, boot):
+    def start(self, kernel, busybox, programs, boot, tsc_khz):
         """Boots all hosts, with `programs` in their /bin and `boot` in their /boot."""
         agent = {"lab-agent": programs["lab-agent"]}
         extra = [(content, f"boot/{name}") for name, content in boot.items()]
@@ -47,6 +47,7 @@ class Emulated:
         ports = {name: self.network.socket_port(name) for name in self.machines}
         self.network.start()
         for name, machine in self.machines.items():
+            machine.tsc_khz = tsc_khz
             machine.start(kernel.image, store if name == "store" else host, ports[name])
         for machine in self.machines.values():
             machine.ready()

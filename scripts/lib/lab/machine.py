@@ -13,7 +13,7 @@ QEMU = "qemu-system-x86_64"
 class Machine:
     """One host. `start` it, wait until it is `ready`, give it commands by `hand`, and `end` it."""
 
-    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2):
+    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2, tsc_khz=None):
         self.name = name
         self.address = address
         self.hand = Hand(switchboard, name)
@@ -21,6 +21,7 @@ class Machine:
         self.folder = folder
         self.memory_mib = memory_mib
         self.cpus = cpus
+        self.tsc_khz = tsc_khz
         self.process = None
         self.began = None
 
@@ -43,9 +44,10 @@ class Machine:
 
     def _command(self, kernel, image, port):
         told = {"name": self.name, "address": self.address, "agent": f"10.0.2.2:{self.switchboard.port}", "token": self.switchboard.token}
-        words = ["console=ttyS0", "quiet", "panic=-1", "mitigations=off", "random.trust_cpu=on", "ipv6.disable=1", *(f"lab.{key}={value}" for key, value in told.items())]
+        words = ["console=ttyS0", "quiet", "panic=-1", "mitigations=off", "random.trust_cpu=on", "ipv6.disable=1", *self._clock()]
+        words += [f"lab.{key}={value}" for key, value in told.items()]
         return [
-            QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,-la57", "-machine", "q35", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
+            QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,-la57", "-machine", "q35,hpet=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.path('console')}",
             "-device", "virtio-rng-pci", "-netdev", "user,id=control", "-device", "virtio-net-pci,netdev=control,romfile=",
             "-netdev", f"dgram,id=lab,local.type=fd,local.str={port.fileno()}" if port else "hubport,id=lab,hubid=0",
@@ -53,6 +55,11 @@ class Machine:
             "-device", f"virtio-net-pci,netdev=lab,romfile=,host_mtu=9000,mac={self.mac()}",
             "-kernel", str(kernel), "-initrd", str(image), "-append", " ".join(words),
         ]  # fmt: skip
+
+    def _clock(self):
+        """The emulated counter is the real one, the same on all processors and hosts, but the kernel could not know. What it would
+        measure early, on a busy machine, is far off; it may refine what it is told."""
+        return ["tsc=reliable", f"tsc_early_khz={self.tsc_khz}"] if self.tsc_khz else []
 
     def mac(self):
         """The address of its card on the lab's network."""
