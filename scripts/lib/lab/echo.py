@@ -24,8 +24,10 @@ class Echoes:
         """The next request if it is time for one."""
         if now < self.next_at:
             return None
-        # After a pause of the lab itself: no burst to catch up, which nobody would send.
-        self.next_at = max(self.next_at + EVERY, now)
+        self.next_at += EVERY
+        if self.next_at <= now:
+            # After a pause of the lab itself: no burst to catch up, which nobody would send.
+            self.next_at = now + EVERY
         self.sent.append(now)
         sequence = (len(self.sent) - 1) & 0xFFFF
         return frames.echo_request(self.mac, MAC, self.address, ADDRESS, self.identity, sequence)
