@@ -52,7 +52,7 @@ class Machine:
             "-device", "virtio-rng-pci", "-netdev", "user,id=control", "-device", "virtio-net-pci,netdev=control,romfile=",
             "-netdev", f"dgram,id=lab,local.type=fd,local.str={port.fileno()}" if port else "hubport,id=lab,hubid=0",
             # Large frames: what passes them on costs time by the frame.
-            "-device", f"virtio-net-pci,netdev=lab,romfile=,host_mtu=9000,mac={self.mac()}",
+            "-device", f"virtio-net-pci,netdev=lab,romfile=,host_mtu=60000,mac={self.mac()}",
             "-kernel", str(kernel), "-initrd", str(image), "-append", " ".join(words),
         ]  # fmt: skip
 
