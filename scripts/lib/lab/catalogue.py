@@ -33,6 +33,8 @@ def full(moments_each=20, moves=10):
     for mode in MODES:
         yield Case("0", "built-in test guest", mode, partial(builtin.run, mode=mode))
     for mode in MODES:
+        yield Case("0", "two writers of one disk", mode, partial(builtin.two_writers, mode=mode))
+    for mode in MODES:
         yield Case("1", "memory", mode, partial(journey.run, mode=mode, loads=[Memory()]))
     for image_format in FORMATS:
         for mode in MODES:
@@ -59,4 +61,4 @@ def quick():
         yield Case("1+2+3+4", f"memory, {image_format}, ping, clocks", mode, partial(journey.run, mode=mode, loads=loads))
     yield Case("6", "reboot during postcopy", "postcopy", partial(endings.reboot, mode="postcopy", phase="postcopy"))
     yield Case("5", "2 moments of the boot", "hybrid", partial(moments.run, mode="hybrid", count=2))
-    yield Case("0", "built-in test guest", "postcopy", partial(builtin.run, mode="postcopy"))
+    yield Case("0", "two writers of one disk", "postcopy", partial(builtin.two_writers, mode="postcopy"))

@@ -1,12 +1,14 @@
 """The lab's hosts, all of them: two that guests move between, a third that is their storage, and the network that joins them."""
 
 import gzip
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from . import images
 from .agent import Switchboard
 from .machine import Machine
 from .network import Network
+from .progress import LabFailed
 
 SHARED = "/shared"
 STORE = "192.168.77.10"
@@ -53,10 +55,26 @@ class Emulated:
             machine.ready()
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._mount, (self.a, self.b)))
+        self._prove_locks()
 
     def _mount(self, host):
         options = f"vers=4.2,addr={STORE},clientaddr={host.address}"
         host.hand.check(f"mkdir -p {SHARED} && mount -t nfs4 -o {options} {STORE}:/ {SHARED}")
+
+    def _prove_locks(self):
+        """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find.
+        (The NFS client turns flock(1)'s lock into one on all bytes at the server, as it does with those of fcntl.)"""
+        path = f"{SHARED}/.lock"
+        held = threading.Event()
+        holder = self.a.hand.begin(f"flock -n {path} sh -c 'echo held; exec sleep 60'", lambda *_: held.set())
+        try:
+            if not held.wait(20):
+                raise LabFailed("host a gets no lock on the shared storage")
+            if self.b.hand.run(f"flock -n {path} true").status == 0:
+                raise LabFailed("the shared storage gave host b a lock that host a holds")
+        finally:
+            holder.end()
+        self.b.hand.check(f"flock {path} rm {path}")
 
     def put_shared(self, content, name):
         """Writes a file to the shared storage, and returns its path on the hosts."""
@@ -68,7 +86,7 @@ class Emulated:
         pieces = bytearray()
         status = self.store.stream(f"gzip -1 -c /export/{name} && rm /export/{name}", lambda kind, data: pieces.extend(data if kind == "o" else b""), seconds=120)
         if status:
-            raise OSError(f"/export/{name} cannot be read: status {status}")
+            raise LabFailed(f"/export/{name} cannot be read: status {status}")
         return gzip.decompress(bytes(pieces))
 
     def end(self):

@@ -1,5 +1,9 @@
 """Scenario 0: Whimbrel's own test guest. It needs nothing of Linux: if it fails, the lab or the migration itself is broken."""
 
+import dataclasses
+
+from .. import disk
+from ..guest import Guest
 from ..progress import LabFailed
 
 
@@ -15,3 +19,30 @@ def run(bench, mode):
         raise LabFailed(f"the test guest says '{verdict}'")
     guest.at.quit()
     return [move]
+
+
+def two_writers(bench, mode):
+    """An image that a guest on one host writes to is refused on the other, until that guest has moved there."""
+    plan = bench.plan(kernel="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
+    image = f"{plan.name}.raw"
+    plan = dataclasses.replace(plan, disk=bench.hosts.put_shared(disk.make("raw", image, bench.folder), image))
+    guest = bench.guest(plan)
+    guest.console.line(lambda line: line.startswith("H "), 30, "a heartbeat")
+    _refused(plan, bench.hosts.b)
+    move = guest.move(mode, bench.hosts.b)
+    _refused(plan, bench.hosts.a)
+    guest.at.quit()
+    bench.hosts.take_shared(image)
+    return [move]
+
+
+def _refused(plan, host):
+    """Whimbrel must not start with an image that is in use."""
+    try:
+        second = Guest(plan, host)
+    except LabFailed as why:
+        if "lock" not in str(why):
+            raise LabFailed(f"a second guest with the same disk was refused on host {host.name}, but not for its lock: {why}") from why
+        return
+    second.end()
+    raise LabFailed(f"two guests had one disk: the one on host {host.name} was not refused")
