@@ -31,6 +31,7 @@ class Bench:
         self.folder = folder
         self.random = random.Random(f"{seed} {name}")
         self._guests = []
+        self._shared = []
 
     def plan(self, **wishes):
         """A guest's plan, with what is this bench's own already in it."""
@@ -41,6 +42,11 @@ class Bench:
         guest = Guest(plan, self.hosts.a, *more)
         self._guests.append(guest)
         return guest
+
+    def share(self, content, name):
+        """Puts a file on the shared storage for as long as this case lasts, and returns its path on the hosts."""
+        self._shared.append(name)
+        return self.hosts.put_shared(content, name)
 
     def accept(self, guest):
         """Fails if the guest or its kernel complained of something."""
@@ -59,6 +65,9 @@ class Bench:
         """Ends the guests and writes down what they said."""
         for guest in self._guests:
             guest.end()
+        for name in self._shared:
+            self.hosts.remove_shared(name)
+        for guest in self._guests:
             (self.folder / f"{guest.plan.name}.console").write_text(guest.console.text())
             for process in guest.processes:
                 with open(self.folder / f"{guest.plan.name}.whimbrel", "ab") as log:

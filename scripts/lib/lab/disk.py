@@ -6,7 +6,7 @@ import subprocess
 
 from .progress import LabFailed
 
-SIZE = 48 << 20
+SIZE = 32 << 20
 
 
 def make(image_format, name, folder):

@@ -64,7 +64,7 @@ class Process:
 
     def __init__(self, host, plan, more=()):
         self.host = host
-        self.port = None
+        self.port = self.console = None
         self.said = bytearray()
         folder = f"{host.folder}/{plan.name}.{next(PORTS)}"
         serial, qmp = f"{folder}/serial", f"{folder}/qmp"
@@ -112,11 +112,17 @@ class Move:
     mode: str
     total: float
     downtime: float
-    console_blackout: float = None
+    # Both ends of the guest's serial port, if it says enough there for a blackout to be seen.
+    ends: tuple = ()
     ping_gap: float = None
     ping_lost: int = None
-    passes: int = None
     notes: list = field(default_factory=list)
+
+    @property
+    def console_blackout(self):
+        """From the last byte of the source to the first of the destination."""
+        last, first = (self.ends[0].last, self.ends[1].first) if self.ends else (None, None)
+        return first - last if first and last else None
 
 
 class Guest:
@@ -131,7 +137,7 @@ class Guest:
     def _process(self, host, more):
         process = Process(host, self.plan, more)
         self.processes.append(process)
-        self.console.attach(process.serial)
+        process.console = self.console.attach(process.serial)
         return process
 
     def ready(self, seconds=BOOT_SECONDS):
@@ -171,11 +177,9 @@ class Guest:
             reason = told.get("error-desc", "without a reason")
             raise LabFailed(f"the migration of {self.plan.name} ended as {ending}: {reason}; its destination said: {destination.last_words()}")
         self.at = destination
-        old, new = self.console.ends[-2:]
         destination.qmp.event("RESUME", 30)
         source.quit()
-        blackout = new.first - old.last if new.first and old.last else None
-        return Move(mode, told["total-time"] / 1000, told["downtime"] / 1000, blackout, passes=told["ram"].get("dirty-sync-count"))
+        return Move(mode, told["total-time"] / 1000, told["downtime"] / 1000, (source.console, destination.console))
 
     def move(self, mode, host, **parameters):
         """A whole migration."""

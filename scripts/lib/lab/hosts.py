@@ -33,7 +33,7 @@ class Emulated:
         self.network = Network()
         self.switchboard = Switchboard()
         self.machines = {
-            "store": Machine("store", STORE, self.switchboard, logs, 512, 1),
+            "store": Machine("store", STORE, self.switchboard, logs, 768, 1),
             "a": Machine("a", "192.168.77.11", self.switchboard, logs, memory_mib, 2),
             "b": Machine("b", "192.168.77.12", self.switchboard, logs, memory_mib, 2),
         }
@@ -62,19 +62,23 @@ class Emulated:
         host.hand.check(f"mkdir -p {SHARED} && mount -t nfs4 -o {options} {STORE}:/ {SHARED}")
 
     def _prove_locks(self):
-        """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find.
-        (The NFS client turns flock(1)'s lock into one on all bytes at the server, as it does with those of fcntl.)"""
+        """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find."""
         path = f"{SHARED}/.lock"
-        held = threading.Event()
-        holder = self.a.hand.begin(f"flock -n {path} sh -c 'echo held; exec sleep 60'", lambda *_: held.set())
+        said, told = bytearray(), threading.Event()
+
+        def take(_, data):
+            said.extend(data)
+            told.set()
+
+        # It holds the lock for as long as its input is open.
+        holder = self.a.hand.begin(f"sleep 60 | lab-lock {path}", take)
         try:
-            if not held.wait(20):
-                raise LabFailed("host a gets no lock on the shared storage")
-            if self.b.hand.run(f"flock -n {path} true").status == 0:
-                raise LabFailed("the shared storage gave host b a lock that host a holds")
+            told.wait(20)
+            answers = [said.decode().strip(), self.b.hand.check(f"lab-lock {path} </dev/null").strip()]
         finally:
             holder.end()
-        self.b.hand.check(f"flock {path} rm {path}")
+        if answers != ["held", "refused"]:
+            raise LabFailed(f"the shared storage does not enforce locks: host a was told '{answers[0]}', and then host b '{answers[1]}'")
 
     def put_shared(self, content, name):
         """Writes a file to the shared storage, and returns its path on the hosts."""
@@ -82,12 +86,16 @@ class Emulated:
         return f"{SHARED}/{name}"
 
     def take_shared(self, name):
-        """Reads a file of the shared storage, and removes it."""
+        """Reads a file of the shared storage."""
         pieces = bytearray()
-        status = self.store.stream(f"gzip -1 -c /export/{name} && rm /export/{name}", lambda kind, data: pieces.extend(data if kind == "o" else b""), seconds=120)
+        status = self.store.stream(f"gzip -1 -c /export/{name}", lambda kind, data: pieces.extend(data if kind == "o" else b""), seconds=120)
         if status:
             raise LabFailed(f"/export/{name} cannot be read: status {status}")
         return gzip.decompress(bytes(pieces))
+
+    def remove_shared(self, name):
+        """Removes a file of the shared storage."""
+        self.store.check(f"rm -f /export/{name}")
 
     def end(self):
         """Leaves nothing running."""

@@ -92,7 +92,7 @@ class Records:
     def prepare(self, bench, plan):
         """Makes the disk, on the shared storage."""
         self.image = f"{plan.name}.{self.format}"
-        path = bench.hosts.put_shared(disk.make(self.format, self.image, bench.folder), self.image)
+        path = bench.share(disk.make(self.format, self.image, bench.folder), self.image)
         return dataclasses.replace(plan, disk=path)
 
     def begin(self, bench, guest):

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 from . import agent, catalogue, channel, disk, echo, frames, kernel, network, table
 from .bench import Bench, Outcome
@@ -305,7 +306,8 @@ class Catalogue(unittest.TestCase):
 class Table(unittest.TestCase):
     def outcomes(self):
         case = catalogue.Case("3", "ping", "hybrid", None)
-        moves = [Move("hybrid", 2.0, 0.010, 0.050, 0.040, 2), Move("hybrid", 3.0, 0.012, None, 0.060, 1)]
+        ends = (SimpleNamespace(last=7.0), SimpleNamespace(first=7.05))
+        moves = [Move("hybrid", 2.0, 0.010, ends, 0.040, 2), Move("hybrid", 3.0, 0.012, (), 0.060, 1)]
         return [Outcome(case, moves, 9.0), Outcome(case, [], 1.0, "it broke")]
 
     def test_the_longest_of_several_moves_stands_there_and_losses_are_added(self):

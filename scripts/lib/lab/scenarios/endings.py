@@ -19,7 +19,7 @@ def reboot(bench, mode, phase):
     guest.console.line(lambda line: line.startswith("guest: ready"), 180, "the guest to boot again", after=boots)
     bench.accept(guest)
     # The figures of a boot say nothing of the migration.
-    move.console_blackout = None
+    move.ends = ()
     guest.power_down()
     return [move]
 

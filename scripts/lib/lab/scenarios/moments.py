@@ -37,5 +37,5 @@ def _at(bench, mode, moment):
     bench.accept(guest)
     guest.at.quit()
     # A console that says nothing for seconds is ordinary in a boot.
-    move.console_blackout = None
+    move.ends = ()
     return move
