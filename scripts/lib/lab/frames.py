@@ -8,6 +8,8 @@ ARP, RARP, IPV4, IPV6 = 0x0806, 0x8035, 0x0800, 0x86DD
 ICMP = 1
 ECHO_REPLY, ECHO_REQUEST = 0, 8
 SHORTEST = 14
+# The kinds of frame by which a machine, or its host, says where its address is now.
+ANNOUNCEMENTS = ("RARP", "gratuitous ARP")
 
 
 def mac(text):

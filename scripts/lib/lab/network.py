@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .echo import Station
 from .progress import LabFailed
-from .switch import Move, Switch
+from .switch import Announcement, Move, Switch
 
 LONGEST_FRAME = 65600
 # Frames that wait for a slow machine. More is dropped, as a switch does.
@@ -69,6 +69,10 @@ class Network:
     def moves(self, mac=None):
         """The moves of a MAC address so far, or of all."""
         return [Move(**it) for it in self._ask(order="moves") if mac in (None, it["mac"])]
+
+    def announcements(self, mac):
+        """The announcements of a MAC address so far."""
+        return [it for it in (Announcement(**it) for it in self._ask(order="announcements")) if it.mac == mac]
 
     def traffic(self):
         """Frames forwarded, flooded and dropped."""
@@ -143,6 +147,8 @@ class Exchange:
                 return self.station.end(order["mac"])
             case "moves":
                 return [dataclasses.asdict(it) for it in self.switch.moves]
+            case "announcements":
+                return [dataclasses.asdict(it) for it in self.switch.announcements]
             case "traffic":
                 return {"frames": self.frames, "floods": self.switch.floods, "dropped": self.dropped}
 

@@ -16,12 +16,23 @@ class Move:
     by: str
 
 
+@dataclass
+class Announcement:
+    """A MAC address was announced at a port, known there or not."""
+
+    at: float
+    mac: str
+    port: str
+    by: str
+
+
 class Switch:
     """Forwards a frame to where its destination was last seen, or to all. Time is an argument: seconds on any clock."""
 
     def __init__(self, ports):
         self.ports = list(ports)
         self.moves = []
+        self.announcements = []
         self.floods = 0
         self._places = {}
 
@@ -46,9 +57,12 @@ class Switch:
         source = frame[6:12]
         if source[0] & 1:
             return
+        kind = frames.kind(frame)
+        if kind in frames.ANNOUNCEMENTS:
+            self.announcements.append(Announcement(now, frames.mac_text(source), port, kind))
         before = self._places.get(source)
         if before == port:
             return
         self._places[source] = port
         if before is not None:
-            self.moves.append(Move(now, frames.mac_text(source), before, port, frames.kind(frame)))
+            self.moves.append(Move(now, frames.mac_text(source), before, port, kind))

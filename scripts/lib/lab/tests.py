@@ -125,6 +125,9 @@ class Switching(unittest.TestCase):
         self.assertEqual(switch.forward(frames.BROADCAST + A + b"\x80\x35" + bytes(46), "b", 2.5), ["a"])
         self.assertEqual([(it.at, it.left, it.reached, it.by) for it in switch.moves], [(2.5, "a", "b", "RARP")])
         self.assertEqual(switch.place("52:54:00:00:00:0a"), "b")
+        switch.forward(frames.BROADCAST + A + b"\x80\x35" + bytes(46), "b", 3)
+        self.assertEqual([(it.at, it.port) for it in switch.announcements], [(2.5, "b"), (3, "b")], "also where it is known")
+        self.assertEqual(len(switch.moves), 1)
 
     def test_stumps_and_groups_as_senders_teach_nothing(self):
         switch = Switch("ab")

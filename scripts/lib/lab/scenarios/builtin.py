@@ -40,7 +40,7 @@ def _refused(plan, host):
     try:
         second = Guest(plan, host)
     except LabFailed as why:
-        if "in use" not in str(why):
+        if "another process" not in str(why):
             raise LabFailed(f"a second guest with the same disk was refused on host {host.name}, but not for its lock: {why}") from why
         return
     second.end()
