@@ -76,6 +76,8 @@ class Process:
             self.qmp = Qmp(self._connect(qmp), f"{plan.name}'s process on host {host.name}")
             self.qmp.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         except LabFailed as why:
+            # One that refuses to run says why as it ends.
+            self.job.wait(3)
             self.end()
             raise LabFailed(f"{why}; Whimbrel said: {self.last_words()}") from why
 
