@@ -1,0 +1,105 @@
+"""The lab's hosts, all of them: two that guests move between, a third that is their storage, and the network that joins them."""
+
+import gzip
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from . import images
+from .agent import Switchboard
+from .machine import Machine
+from .network import Network
+from .progress import LabFailed
+
+SHARED = "/shared"
+STORE = "192.168.77.10"
+
+
+class Host:
+    """A place for guests: a hand in it, its address for migrations, and where its sockets may be."""
+
+    def __init__(self, name, address, hand, folder):
+        self.name = name
+        self.address = address
+        self.hand = hand
+        self.folder = folder
+
+
+class Emulated:
+    """Hosts that are emulated machines."""
+
+    shared = SHARED
+
+    def __init__(self, logs, memory_mib=1536):
+        self.network = Network()
+        self.switchboard = Switchboard()
+        self.machines = {
+            "store": Machine("store", STORE, self.switchboard, logs, 768, 1),
+            "a": Machine("a", "192.168.77.11", self.switchboard, logs, memory_mib, 2),
+            "b": Machine("b", "192.168.77.12", self.switchboard, logs, memory_mib, 2),
+        }
+        self.a, self.b = (Host(name, self.machines[name].address, self.machines[name].hand, "/run") for name in "ab")
+        self.store = self.machines["store"].hand
+
+    def start(self, kernel, busybox, programs, boot, tsc_khz):
+        """Boots all hosts, with `programs` in their /bin and `boot` in their /boot."""
+        agent = {"lab-agent": programs["lab-agent"]}
+        extra = [(content, f"boot/{name}") for name, content in boot.items()]
+        host = images.host(kernel, busybox, programs, extra=extra)
+        store = images.host(kernel, busybox, agent, images.STORE_MODULES, [(images.INIT / "store", "etc/role")])
+        ports = {name: self.network.socket_port(name) for name in self.machines}
+        self.network.start()
+        for name, machine in self.machines.items():
+            machine.tsc_khz = tsc_khz
+            machine.start(kernel.image, store if name == "store" else host, ports[name])
+        for machine in self.machines.values():
+            machine.ready()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._mount, (self.a, self.b)))
+        self._prove_locks()
+
+    def _mount(self, host):
+        options = f"vers=4.2,addr={STORE},clientaddr={host.address}"
+        host.hand.check(f"mkdir -p {SHARED} && mount -t nfs4 -o {options} {STORE}:/ {SHARED}")
+
+    def _prove_locks(self):
+        """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find."""
+        path = f"{SHARED}/.lock"
+        said, told = bytearray(), threading.Event()
+
+        def take(_, data):
+            said.extend(data)
+            told.set()
+
+        # It holds the lock for as long as its input is open.
+        holder = self.a.hand.begin(f"sleep 60 | lab-lock {path}", take)
+        try:
+            told.wait(20)
+            answers = [said.decode().strip(), self.b.hand.check(f"lab-lock {path} </dev/null").strip()]
+        finally:
+            holder.end()
+        if answers != ["held", "refused"]:
+            raise LabFailed(f"the shared storage does not enforce locks: host a was told '{answers[0]}', and then host b '{answers[1]}'")
+
+    def put_shared(self, content, name):
+        """Writes a file to the shared storage, and returns its path on the hosts."""
+        self.store.check(f"gunzip >/export/{name}", gzip.compress(content, 1), 120)
+        return f"{SHARED}/{name}"
+
+    def take_shared(self, name):
+        """Reads a file of the shared storage."""
+        pieces = bytearray()
+        status = self.store.stream(f"gzip -1 -c /export/{name}", lambda kind, data: pieces.extend(data if kind == "o" else b""), seconds=120)
+        if status:
+            raise LabFailed(f"/export/{name} cannot be read: status {status}")
+        return gzip.decompress(bytes(pieces))
+
+    def remove_shared(self, name):
+        """Removes a file of the shared storage."""
+        self.store.check(f"rm -f /export/{name}")
+
+    def end(self):
+        """Leaves nothing running."""
+        for machine in self.machines.values():
+            machine.end()
+        self.network.end()
+        self.switchboard.close()
