@@ -16,6 +16,8 @@ use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig,
 use crate::kvm::Hypervisor;
 use crate::net::Schedule;
 
+mod disks;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
 /// Where the counting guest counts, and the page that it writes.
