@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::migration::uri::Uri;
 use crate::net::MacAddr;
+use crate::vcpu::CpuModel;
 
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct MachineConfig {
     pub memory: MemoryConfig,
     /// How many vCPUs, 1 to 16.
     pub vcpus: u8,
+    /// The processor that the guest is shown; with [`MachineConfig::arriving`], the most that it may have been shown.
+    pub cpu: CpuModel,
     /// Where the serial port goes.
     pub serial: CharDevice,
     /// What is plugged into it beside that.
@@ -34,8 +37,12 @@ pub struct DeviceConfig {
     pub disks: Vec<DiskConfig>,
     /// The network cards (`--net`), in the order in which they were given.
     pub nets: Vec<NetConfig>,
+    /// Where the virtio console goes; `None`: there is no such console.
+    pub console: Option<CharDevice>,
     /// A source of entropy.
     pub rng: bool,
+    /// A balloon, with free page reporting.
+    pub balloon: bool,
 }
 
 /// Everything that `whimbrel run` needs: the machine and what stands around it.

@@ -44,15 +44,15 @@ pub struct Inventory {
 /// A virtio-mmio device as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioSlot {
-    /// The guest-physical address of its registers, which are [`VirtioSlot::BYTES`] long.
-    pub address: u64,
+    /// The guest-physical address of its registers, which are [`VirtioSlot::BYTES`] long. In the hole below 4 GiB.
+    pub address: u32,
     /// Its interrupt: edge-triggered, active high, its own.
     pub gsi: u32,
 }
 
 impl VirtioSlot {
     /// The length of a device's registers.
-    pub const BYTES: u64 = 0x1000;
+    pub const BYTES: u32 = 0x1000;
 }
 
 /// Tables, one after another, each with its guest-physical address.

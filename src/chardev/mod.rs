@@ -1,6 +1,6 @@
-//! What is behind the serial port: a terminal, a file, a socket, a pseudo-terminal or nothing.
+//! What is behind the serial port and the console: a terminal, a file, a socket, a pseudo-terminal or nothing.
 //!
-//! Output is written by whoever has it (a vCPU thread), without ever blocking: what a slow reader does not
+//! Output is written by whoever has it (a vCPU's or a device's thread), without ever blocking: what a slow reader does not
 //! take waits in a bounded backlog, and what does not fit there is dropped, with one warning. Input is
 //! read by a thread of its own, and only when the last of it was taken: the pipe, socket or terminal
 //! itself makes the other end wait, so no byte is lost.
@@ -35,7 +35,7 @@ pub type Receive = Box<dyn FnMut(&[u8]) -> usize + Send>;
 #[derive(Debug, thiserror::Error)]
 pub enum CharDeviceError {
     /// A file or FIFO.
-    #[error("{} cannot be opened for the serial port's output", path.display())]
+    #[error("{} cannot be opened for output", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -68,12 +68,13 @@ pub enum CharDeviceError {
     #[error("standard input and output cannot be used")]
     Stdio(#[source] io::Error),
     /// The thread or its wake-up.
-    #[error("the thread of the serial port cannot be started")]
+    #[error("the thread of a character device cannot be started")]
     Thread(#[source] io::Error),
 }
 
 /// An open character device.
 pub struct CharBackend {
+    label: &'static str,
     output: Output,
     waker: Waker,
     endpoint: Mutex<Option<Endpoint>>,
@@ -81,12 +82,12 @@ pub struct CharBackend {
 }
 
 impl CharBackend {
-    /// Opens it. Nobody is waited for.
-    pub fn open(device: &CharDevice) -> Result<Self, CharDeviceError> {
+    /// Opens it. Nobody is waited for. `label` names it for who is to find its pseudo-terminal.
+    pub fn open(device: &CharDevice, label: &'static str) -> Result<Self, CharDeviceError> {
         let waker = Waker::new().map_err(CharDeviceError::Thread)?;
-        let output = Output::new(waker.clone());
-        let endpoint = Endpoint::open(device, &output)?;
-        Ok(Self { output, waker, endpoint: Mutex::new(Some(endpoint)), thread: Mutex::new(None) })
+        let output = Output::new(label, waker.clone());
+        let endpoint = Endpoint::open(device, label, &output)?;
+        Ok(Self { label, output, waker, endpoint: Mutex::new(Some(endpoint)), thread: Mutex::new(None) })
     }
 
     /// The writing side.
@@ -107,7 +108,7 @@ impl CharBackend {
         };
         let (output, waker) = (self.output.clone(), self.waker.clone());
         let thread = Builder::new()
-            .name("serial".into())
+            .name(self.label.into())
             .spawn(move || thread::serve(endpoint, &output, &waker, receive))
             .map_err(CharDeviceError::Thread)?;
         *lock(&self.thread) = Some(thread);

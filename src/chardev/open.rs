@@ -34,7 +34,7 @@ pub(super) enum Endpoint {
 
 impl Endpoint {
     /// Opens `device`; its writing side goes to `output`.
-    pub fn open(device: &CharDevice, output: &Output) -> Result<Self, CharDeviceError> {
+    pub fn open(device: &CharDevice, label: &str, output: &Output) -> Result<Self, CharDeviceError> {
         match device {
             CharDevice::Null => Ok(Self::Null),
             CharDevice::Stdio => stdio(output).map_err(CharDeviceError::Stdio),
@@ -47,7 +47,7 @@ impl Endpoint {
             CharDevice::Unix { path, server: true } => Listener::bind(path)
                 .map(Self::Server)
                 .map_err(|source| CharDeviceError::Listen { path: path.clone(), source }),
-            CharDevice::Pty => pty(output).map_err(CharDeviceError::Pty),
+            CharDevice::Pty => pty(label, output).map_err(CharDeviceError::Pty),
         }
     }
 
@@ -92,7 +92,7 @@ pub(super) fn stream(socket: UnixStream) -> io::Result<File> {
     Ok(File::from(OwnedFd::from(socket)))
 }
 
-fn pty(output: &Output) -> io::Result<Endpoint> {
+fn pty(label: &str, output: &Output) -> io::Result<Endpoint> {
     let OpenptyResult { master, slave } = openpty(None, None)?;
     let mut settings = tcgetattr(&slave)?;
     cfmakeraw(&mut settings);
@@ -100,7 +100,7 @@ fn pty(output: &Output) -> io::Result<Endpoint> {
     fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let name = nix::unistd::ttyname(&slave)?;
     // As QEMU does, so that scripts find it.
-    println!("char device redirected to {} (label serial0)", name.display());
+    println!("char device redirected to {} (label {label})", name.display());
     let master = File::from(master);
     output.connect(master.try_clone()?);
     Ok(Endpoint::Stream { file: master, _keep: Some(Box::new(slave)) })

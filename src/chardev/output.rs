@@ -14,6 +14,7 @@ use super::Waker;
 pub(super) const BACKLOG: usize = 256 << 10;
 
 struct Link {
+    label: &'static str,
     file: Option<File>,
     /// Whether the file may block, so that it is asked before each write.
     shared: bool,
@@ -29,9 +30,15 @@ pub struct Output {
 }
 
 impl Output {
-    pub(super) fn new(waker: Waker) -> Self {
+    pub(super) fn new(label: &'static str, waker: Waker) -> Self {
         Self {
-            link: Arc::new(Mutex::new(Link { file: None, shared: false, backlog: VecDeque::new(), dropped: false })),
+            link: Arc::new(Mutex::new(Link {
+                label,
+                file: None,
+                shared: false,
+                backlog: VecDeque::new(),
+                dropped: false,
+            })),
             waker,
         }
     }
@@ -122,7 +129,7 @@ impl Link {
         self.backlog.extend(&bytes[..kept]);
         if kept < bytes.len() && !self.dropped {
             self.dropped = true;
-            log::warn!("nobody reads the serial port's output: what comes now is dropped");
+            log::warn!("nobody reads the output of {}: what comes now is dropped", self.label);
         }
     }
 }

@@ -24,7 +24,7 @@ fn a_server_takes_one_client_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let device = CharDevice::Unix { path: path.clone(), server: true };
-    let backend = CharBackend::open(&device).unwrap();
+    let backend = CharBackend::open(&device, "serial0").unwrap();
     let (receive, received) = sink();
     backend.start(receive).unwrap();
     backend.output().write_all(b"nobody hears this").unwrap();
@@ -48,7 +48,7 @@ fn connecting_goes_both_ways() {
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
     let device = CharDevice::Unix { path, server: false };
-    let backend = CharBackend::open(&device).unwrap();
+    let backend = CharBackend::open(&device, "serial0").unwrap();
     let (receive, received) = sink();
     backend.start(receive).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
@@ -67,7 +67,7 @@ fn a_slow_reader_gets_the_backlog_in_order_and_blocks_nobody() {
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
     let device = CharDevice::Unix { path, server: false };
-    let backend = CharBackend::open(&device).unwrap();
+    let backend = CharBackend::open(&device, "serial0").unwrap();
     backend.start(sink().0).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(LIMIT)).unwrap();
@@ -88,7 +88,7 @@ fn input_that_is_not_taken_waits_and_is_offered_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let device = CharDevice::Unix { path: path.clone(), server: true };
-    let backend = CharBackend::open(&device).unwrap();
+    let backend = CharBackend::open(&device, "serial0").unwrap();
     let room = Arc::new(AtomicUsize::new(0));
     let (sender, received) = mpsc::channel();
     let left = room.clone();
@@ -114,7 +114,7 @@ fn a_fifo_without_a_reader_does_not_hang() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let backend = CharBackend::open(&CharDevice::File(path.clone())).unwrap();
+    let backend = CharBackend::open(&CharDevice::File(path.clone()), "serial0").unwrap();
     backend.start(sink().0).unwrap();
     backend.output().write_all(b"kept").unwrap();
     let mut reader = std::fs::File::open(&path).unwrap();
@@ -127,7 +127,7 @@ fn a_fifo_without_a_reader_does_not_hang() {
 fn a_file_holds_the_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    let backend = CharBackend::open(&CharDevice::File(path.clone())).unwrap();
+    let backend = CharBackend::open(&CharDevice::File(path.clone()), "serial0").unwrap();
     backend.output().write_all(b"line\n").unwrap();
     backend.close();
     assert_eq!(std::fs::read(&path).unwrap(), b"line\n");
@@ -138,7 +138,7 @@ fn what_cannot_be_opened_is_named() {
     let missing = PathBuf::from("/nonexistent/serial");
     let device = CharDevice::Unix { path: missing.clone(), server: false };
     for device in [device, CharDevice::File(missing)] {
-        let error = CharBackend::open(&device).err().unwrap();
+        let error = CharBackend::open(&device, "serial0").err().unwrap();
         assert!(error.to_string().contains("/nonexistent/serial"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
 
+mod cpu;
 mod demo;
 mod disk;
 mod migrate;

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{disk, net, parse};
+use super::{cpu, disk, net, parse};
 use crate::config::{
     BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
     MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
+use crate::vcpu::CpuModel;
 
 /// Arguments that do not go together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,10 +47,10 @@ EXAMPLES:
     (whimbrel) migrate tcp:otherhost:4444
 
 PLACES:
-  stdio              this terminal; only one of serial and monitors can have it
-  null | none        nowhere (serial) | no monitor
-  pty                a new pseudo-terminal, named in the log (serial)
-  file:PATH          a file or FIFO, output only (serial)
+  stdio              this terminal; only one of serial, console and monitors can have it
+  null | none        nowhere (serial, console) | no monitor
+  pty                a new pseudo-terminal, named in the log (serial, console)
+  file:PATH          a file or FIFO, output only (serial, console)
   unix:PATH          connects to a unix socket
   unix:PATH,server   listens there (mode 0600), does not wait, removes it at the end
   tcp:HOST:PORT,server
@@ -108,6 +109,14 @@ pub struct RunArgs {
     /// Without 'mac' the address is made out of the host, the tap and --name. A guest that arrives keeps its own.
     #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=ADDRESS]", value_parser = net::net, help_heading = "Machine")]
     nets: Vec<NetConfig>,
+    /// The processor that the guest is shown: host, max or baseline-v1 to -v4, with features more or less
+    ///
+    /// 'host' is everything that this host's KVM can show, 'max' the same. 'baseline-vN' is that level of the x86-64 psABI, alike on
+    /// every host of one vendor, so that a guest can move between generations. '+FEATURE' adds, '-FEATURE' takes away, by the names of
+    /// /proc/cpuinfo: 'baseline-v3,+aes', 'host,-avx512f'. A guest that arrives keeps what it was started with; with --incoming,
+    /// this is the most that it may have been shown. docs/cpu.md has the details.
+    #[arg(long, value_name = "MODEL[,±FEATURE]...", value_parser = cpu::cpu, default_value = "host", help_heading = "Machine")]
+    cpu: CpuModel,
 
     /// A name for this virtual machine, shown by 'info name'
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
@@ -136,7 +145,18 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Devices")]
     rng: bool,
 
-    /// Where the serial port goes [default: stdio, or null when a monitor has stdio]
+    /// A balloon: 'balloon SIZE' on the monitor asks the guest to make do with less memory
+    ///
+    /// A guest with such a driver also reports memory that it does not use at the moment (free page reporting): it is given back
+    /// to the host and need not be sent by a migration.
+    #[arg(long, help_heading = "Devices")]
+    balloon: bool,
+
+    /// A console without a serial port's cost, hvc0 in Linux, beside the serial port
+    #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
+    console: Option<CharDevice>,
+
+    /// Where the serial port goes [default: stdio, or null when a monitor or the console has stdio]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
 
@@ -184,13 +204,16 @@ impl RunArgs {
         };
         let monitors: Vec<_> =
             endpoints(self.monitors, MonitorFace::Hmp).chain(endpoints(self.qmp, MonitorFace::Qmp)).collect();
-        let monitor_has_stdio = monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
-        let serial = self.serial.unwrap_or(match monitor_has_stdio {
+        let stdio_is_taken =
+            self.console == Some(CharDevice::Stdio) || monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
+        let serial = self.serial.unwrap_or(match stdio_is_taken {
             true => CharDevice::Null,
             false => CharDevice::Stdio,
         });
-        check_stdio(&serial, &monitors)?;
-        check_sockets(&serial, &monitors)?;
+        let devices: Vec<_> =
+            [("--serial", Some(&serial)), ("--console", self.console.as_ref())].into_iter().filter_map(given).collect();
+        check_stdio(&devices, &monitors)?;
+        check_sockets(&devices, &monitors)?;
         disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
         net::check(&self.nets)?;
 
@@ -204,8 +227,15 @@ impl RunArgs {
                 arriving: self.incoming.is_some(),
                 memory: self.memory,
                 vcpus: self.cpus,
+                cpu: self.cpu,
                 serial,
-                devices: DeviceConfig { disks: self.disks, nets: self.nets, rng: self.rng },
+                devices: DeviceConfig {
+                    disks: self.disks,
+                    nets: self.nets,
+                    console: self.console,
+                    rng: self.rng,
+                    balloon: self.balloon,
+                },
                 name: self.name,
                 paused: self.paused,
             },
@@ -216,30 +246,37 @@ impl RunArgs {
     }
 }
 
-fn check_stdio(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
-    let serial = (*serial == CharDevice::Stdio).then_some("--serial");
+/// A character device together with the option that gives it.
+type Given<'a> = (&'static str, &'a CharDevice);
+
+fn given<'a>((option, device): (&'static str, Option<&'a CharDevice>)) -> Option<Given<'a>> {
+    device.map(|device| (option, device))
+}
+
+fn check_stdio(devices: &[Given<'_>], monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let devices = devices.iter().filter(|(_, device)| **device == CharDevice::Stdio).map(|(option, _)| *option);
     let monitors = monitors.iter().filter(|it| it.endpoint == MonitorEndpoint::Stdio).map(|it| match it.face {
         MonitorFace::Hmp => "--monitor",
         MonitorFace::Qmp => "--qmp",
     });
-    let mut owners = serial.into_iter().chain(monitors);
+    let mut owners = devices.chain(monitors);
     match (owners.next(), owners.next()) {
         (Some(first), Some(second)) => Err(CliError::StdioTwice(first, second)),
         _ => Ok(()),
     }
 }
 
-fn check_sockets(serial: &CharDevice, monitors: &[MonitorConfig]) -> Result<(), CliError> {
-    let serial = match serial {
+fn check_sockets(devices: &[Given<'_>], monitors: &[MonitorConfig]) -> Result<(), CliError> {
+    let devices = devices.iter().filter_map(|(_, device)| match device {
         CharDevice::Unix { path, server: true } => Some(path),
         _ => None,
-    };
+    });
     let monitors = monitors.iter().filter_map(|it| match &it.endpoint {
         MonitorEndpoint::UnixServer(path) => Some(path),
         _ => None,
     });
     let mut seen = Vec::new();
-    for path in serial.into_iter().chain(monitors) {
+    for path in devices.chain(monitors) {
         if seen.contains(&path) {
             return Err(CliError::SocketTwice(path.display().to_string()));
         }

@@ -70,6 +70,18 @@ fn a_monitor_on_stdio_takes_it_from_the_serial_port() {
 }
 
 #[test]
+fn a_console_has_a_place_of_its_own() {
+    let config = run("--kernel k --console unix:/c,server --rng --balloon").unwrap().machine;
+    assert_eq!(config.serial, CharDevice::Stdio);
+    assert_eq!(config.devices.console, Some(CharDevice::Unix { path: "/c".into(), server: true }));
+    assert!(config.devices.rng && config.devices.balloon);
+    let config = run("--kernel k --console stdio").unwrap().machine;
+    assert_eq!((config.serial, config.devices.console), (CharDevice::Null, Some(CharDevice::Stdio)));
+    let config = run("--kernel k").unwrap().machine;
+    assert!(config.devices.console.is_none() && !config.devices.balloon);
+}
+
+#[test]
 fn a_destination_needs_no_kernel_and_keeps_one_for_resets() {
     let config = run("--incoming tcp:0.0.0.0:4444 --paused").unwrap();
     assert!(matches!(config.incoming, Some(Incoming::At(_))) && config.machine.paused);
@@ -107,6 +119,10 @@ fn bad_values_are_named_with_what_would_be_right() {
         ("--kernel builtin:linux", "builtin:test"),
         ("--disk path=a", "lacks format=raw or format=qcow2"),
         ("--disk path=a,format=raw --disk path=a,format=raw,readonly", "'a' is given twice"),
+        ("--console stdio --serial stdio", "both --serial and --console"),
+        ("--console stdio --monitor stdio", "both --console and --monitor"),
+        ("--console unix:/q,server --qmp unix:/q,server", "given twice"),
+        ("--console tty", "stdio, null, pty"),
         ("--postcopy-after -1", "--postcopy-after"),
         ("--qmp unix:/q,server --monitor unix:/q,server", "given twice"),
     ] {

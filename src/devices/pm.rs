@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
 
-/// Bits of status and enable: the firmware has released the global lock; the power button was pressed.
+/// Bits of status and enable: the firmware has released the global lock; the power button was pressed; the RTC's alarm.
 const GLOBAL: u16 = 1 << 5;
 const POWER_BUTTON: u16 = 1 << 8;
-/// What can be enabled. No firmware ever holds the global lock, so it is never released either, but a guest enables that
-/// before it uses the lock. Timer, sleep button and RTC are not there, and the FADT says so.
-const ENABLES: u16 = GLOBAL | POWER_BUTTON;
+const ALARM: u16 = 1 << 10;
+/// What can be enabled. No firmware ever holds the global lock, so it is never released either, and the RTC has no alarm;
+/// but Linux enables both, looks whether they stay so, and complains of broken hardware if not. Timer and sleep button are
+/// not there, and the FADT says so.
+const ENABLES: u16 = GLOBAL | POWER_BUTTON | ALARM;
 
 /// Bits of the control register: ACPI mode is on, for ever; wake up on bus mastering; the kind of sleep; fall asleep.
 const SCI_ENABLED: u16 = 1;

@@ -11,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -18,7 +19,7 @@ use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, bitmap::NewBitmap};
 use whimbrel_postcopy::memory::{Backing, RamBlock};
-use whimbrel_postcopy::ram::PAGE_SIZE;
+use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
 use super::KvmError;
 
@@ -26,6 +27,8 @@ use super::KvmError;
 pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
 
 const HUGE_PAGE: usize = 2 << 20;
+/// The most pages that are discarded at once.
+const RUN: usize = 1 << 30;
 
 /// A contiguous piece of guest-physical RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub struct GuestRam {
     ranges: Vec<RamRange>,
     blocks: Vec<RamBlock>,
     mappings: Vec<Arc<Mapping>>,
+    /// See [`GuestRam::keep_all`].
+    keeps_all: AtomicBool,
 }
 
 impl GuestRam {
@@ -93,7 +98,7 @@ impl GuestRam {
             bytes: ranges.iter().map(|range| range.bytes).sum(),
             source: io::Error::other(error),
         })?;
-        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings })
+        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings, keeps_all: AtomicBool::new(false) })
     }
 
     /// The memory, for this process's own reads and writes.
@@ -114,6 +119,38 @@ impl GuestRam {
     /// All RAM in bytes.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.bytes).sum()
+    }
+
+    /// From here on nothing is discarded, until [`Self::all_here`]: a guest arrives. While userfaultfd watches its RAM, a page that
+    /// is discarded would be missing again after it had come, and its source would not have it any more.
+    pub fn keep_all(&self) {
+        self.keeps_all.store(true, Ordering::SeqCst);
+    }
+
+    /// Every page of the guest that arrived is here.
+    pub fn all_here(&self) {
+        self.keeps_all.store(false, Ordering::SeqCst);
+    }
+
+    /// Gives the whole pages of RAM in the `bytes` bytes from guest-physical `address` on back to the host: they read as zero. What
+    /// is not RAM is passed over. While a guest arrives nothing happens.
+    pub fn discard(&self, address: u64, bytes: u64) -> io::Result<()> {
+        if self.keeps_all.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let end = address.saturating_add(bytes);
+        for ((number, range), block) in (0..).zip(&self.ranges).zip(&self.blocks) {
+            let page = PAGE_SIZE as u64;
+            let first = address.max(range.guest_address) - range.guest_address;
+            let first = first.min(range.bytes).div_ceil(page);
+            let last = end.saturating_sub(range.guest_address).min(range.bytes) / page;
+            // A run counts its pages in 32 bits.
+            for start in (first..last).step_by(RUN) {
+                let count = (last - start).min(RUN as u64) as u32;
+                block.discard(PageRun { block: BlockId(number), start: PageIndex(start), count })?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the range `slot` is in this process.
@@ -208,6 +245,56 @@ mod tests {
             assert_eq!(ram.host_address(0) % HUGE_PAGE as u64, 0);
             assert_eq!(ram.bytes(), 6 << 20);
         }
+    }
+
+    /// The numbers of those of the first 8 pages, and of the last 2 before the hole, that hold something.
+    fn left(ram: &GuestRam) -> Vec<u64> {
+        let holds = |page: &u64| ram.memory().read_obj::<u8>(GuestAddress(page * 4096 + 5)).unwrap() != 0;
+        (0..8).chain(1022..1024).filter(holds).collect()
+    }
+
+    #[test]
+    fn whole_pages_of_ram_are_discarded_and_nothing_else_is() {
+        for shared in [false, true] {
+            let ram = two(shared);
+            let fill = || {
+                for page in (0..8).chain(1022..1024) {
+                    ram.memory().write_obj(7u8, GuestAddress(page * 4096 + 5)).unwrap();
+                }
+            };
+            for (address, bytes, kept) in [
+                (0x1000, 0x2000, vec![0, 3, 4, 5, 6, 7, 1022, 1023]),
+                (0x1001, 0x2fff, vec![0, 1, 4, 5, 6, 7, 1022, 1023]),
+                (0x0fff, 0x1000, vec![0, 1, 2, 3, 4, 5, 6, 7, 1022, 1023]),
+                (0x2000, 0, vec![0, 1, 2, 3, 4, 5, 6, 7, 1022, 1023]),
+                (0x3f_f000, 8 << 30, vec![0, 1, 2, 3, 4, 5, 6, 7, 1022]),
+                (u64::MAX - 5, u64::MAX, vec![0, 1, 2, 3, 4, 5, 6, 7, 1022, 1023]),
+                (0, u64::MAX, vec![]),
+            ] {
+                fill();
+                ram.discard(address, bytes).unwrap();
+                assert_eq!(left(&ram), kept, "{address:#x}+{bytes:#x}");
+            }
+            // The second range, by its own addresses.
+            let high = GuestAddress((4 << 30) + 0x1000);
+            ram.memory().write_obj(7u8, high).unwrap();
+            ram.discard(0x1000, 0x1000).unwrap();
+            assert_eq!(ram.memory().read_obj::<u8>(high).unwrap(), 7);
+            ram.discard(high.0, 0x1000).unwrap();
+            assert_eq!(ram.memory().read_obj::<u8>(high).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn while_a_guest_arrives_nothing_is_discarded() {
+        let ram = two(false);
+        ram.memory().write_obj(7u8, GuestAddress(5)).unwrap();
+        ram.keep_all();
+        ram.discard(0, 0x1000).unwrap();
+        assert_eq!(left(&ram), [0]);
+        ram.all_here();
+        ram.discard(0, 0x1000).unwrap();
+        assert_eq!(left(&ram), [0; 0]);
     }
 
     #[test]

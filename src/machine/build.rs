@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Duration;
 
-use kvm_bindings::kvm_cpuid_entry2;
+use vm_memory::GuestMemoryBackend;
 
 use super::chipset::Chipset;
+use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
 use super::machine::{Processor, SwitchedOn};
 use super::peripherals::Peripherals;
-use super::{Machine, MachineError, MachineEvent, RunState};
+use super::{Machine, MachineError, RunState};
 use crate::boot::acpi::Inventory;
 use crate::boot::{self, EntryPoint, ram_ranges};
 use crate::chardev::{CharBackend, Output};
@@ -19,32 +20,33 @@ use crate::config::{BootConfig, CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetControl, Rtc, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
-use crate::vcpu::{self, Gate, LongMode, MsrTable, Vcpu, VcpuState, feature_words, guest_cpuid};
+use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcpu, VcpuState, physical_bits};
 
 /// How long threads may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
     /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
-    /// from any thread, with no lock held.
-    pub fn build(
-        config: &MachineConfig,
-        events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
-    ) -> Result<Arc<Self>, MachineError> {
+    /// from any thread and only takes note: a device that tells something may hold locks of the machine.
+    pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
+        if config.arriving {
+            ram.keep_all();
+        }
         let vm = Arc::new(hypervisor.create_vm()?);
         vm.map(&ram, false)?;
-        let vcpus = build_vcpus(&hypervisor, &vm, config.vcpus)?;
-        let processor = processor(&vcpus)?;
+        let offer = offer(&hypervisor, config.vcpus)?;
+        let cpu = GuestCpu::fit(config.cpu, &offer)?;
+        let vcpus = build_vcpus(&vm, config.vcpus, &cpu)?;
+        let processor = processor(&vcpus, &offer, config.cpu)?;
+        check_reach(&ram, &processor)?;
         let msrs = probe_msrs(&hypervisor, &vcpus)?;
         let switched_on = SwitchedOn { chipset: Chipset::save(&vm)?, vcpus: save_vcpus(&vcpus, &msrs)? };
         let (network, taps) = Network::open(&config.devices.nets, config.name.as_deref().unwrap_or_default())?;
-        if !taps.is_empty() {
-            return Err(MachineError::Refused("--net: the machine has no place for network cards yet".into()));
-        }
-        let peripherals = Peripherals::build(&config.devices, &vm, &ram)?;
+        let cards = network.interfaces().iter().cloned().zip(taps).collect();
+        let peripherals = Peripherals::build(&config.devices, cards, &vm, &ram, &events)?;
         let inventory = Inventory { vcpus: config.vcpus, virtio: peripherals.slots() };
         if let (Some(boot), false) = (&config.boot, config.arriving) {
             enter(boot, &inventory, &ram, &vcpus)?;
@@ -72,7 +74,7 @@ impl Machine {
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
             operation: Mutex::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
-            events,
+            announcer: Announcer::new(events),
         });
         machine.start_threads(&Arc::new(board.bus))?;
         if !config.arriving {
@@ -107,6 +109,7 @@ impl Machine {
         let serial = Arc::downgrade(&self.serial);
         let receive = move |bytes: &[u8]| serial.upgrade().map_or(0, |port| port.receive(bytes));
         self.backend.start(Box::new(receive))?;
+        self.peripherals.listen()?;
         Ok(())
     }
 }
@@ -133,16 +136,20 @@ pub(super) fn enter(
     Ok(())
 }
 
-fn build_vcpus(hypervisor: &Hypervisor, vm: &Vm, count: u8) -> Result<Arc<[Arc<Vcpu>]>, MachineError> {
+/// What the host can show the vCPUs of such a machine.
+fn offer(hypervisor: &Hypervisor, vcpus: u8) -> Result<Offer, MachineError> {
     let capabilities = hypervisor.capabilities();
-    if usize::from(count) > capabilities.max_vcpus {
+    if usize::from(vcpus) > capabilities.max_vcpus {
         return Err(MachineError::TooManyVcpus(capabilities.max_vcpus));
     }
-    let supported = hypervisor.supported_cpuid()?;
+    Ok(Offer::new(hypervisor.supported_cpuid()?, vcpus, capabilities.tsc_deadline))
+}
+
+fn build_vcpus(vm: &Vm, count: u8, cpu: &GuestCpu<'_>) -> Result<Arc<[Arc<Vcpu>]>, MachineError> {
     (0..count)
         .map(|index| {
             let handle = vm.create_vcpu(index)?;
-            let cpuid = guest_cpuid(&supported, index, count, capabilities.tsc_deadline);
+            let cpuid = cpu.leaves(index);
             handle.set_cpuid(&cpuid)?;
             vcpu::prepare(&handle)?;
             Ok(Arc::new(Vcpu::new(index, cpuid, handle)))
@@ -162,25 +169,26 @@ fn save_vcpus(vcpus: &[Arc<Vcpu>], msrs: &MsrTable) -> Result<Vec<VcpuState>, Ma
     vcpus.iter().map(|vcpu| Ok(VcpuState::save(vcpu, msrs, (None, 0))?)).collect()
 }
 
-/// What vCPU 0 shows, which but for the topology is what all show.
-fn processor(vcpus: &[Arc<Vcpu>]) -> Result<Processor, MachineError> {
-    let cpuid = vcpus.first().map(|vcpu| vcpu.cpuid().clone()).unwrap_or_default();
-    let leaf = |function| cpuid.iter().find(|leaf| leaf.function == function);
-    let vendor = |leaf: &kvm_cpuid_entry2| {
-        let name: Vec<u8> = [leaf.ebx, leaf.edx, leaf.ecx].into_iter().flat_map(u32::to_le_bytes).collect();
-        String::from_utf8_lossy(&name).into_owned()
-    };
+/// What vCPU 0 shows and could show, which but for the topology is what all do.
+fn processor(vcpus: &[Arc<Vcpu>], offer: &Offer, model: CpuModel) -> Result<Processor, MachineError> {
     let tsc_khz = match vcpus.first() {
         Some(first) => first.lock().tsc_khz()?,
         None => 0,
     };
     Ok(Processor {
-        vendor: leaf(0).map(vendor).unwrap_or_default(),
-        physical_bits: leaf(0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff),
-        features: feature_words(&cpuid),
+        offered: offer.leaves(0),
+        chosen: vcpus.first().map(|vcpu| vcpu.cpuid().clone()).unwrap_or_default(),
+        model,
         tsc_khz,
         guest_tsc_khz: AtomicU32::new(tsc_khz),
     })
+}
+
+/// Whether the guest can address all of its RAM.
+fn check_reach(ram: &GuestRam, processor: &Processor) -> Result<(), MachineError> {
+    let bits = physical_bits(&processor.chosen);
+    let beyond = ram.memory().last_addr().0.checked_shr(bits).unwrap_or(0);
+    if beyond == 0 { Ok(()) } else { Err(MachineError::AddressBits { bits }) }
 }
 
 /// The devices and what they are plugged into.
@@ -194,7 +202,7 @@ struct Board {
 
 impl Board {
     fn build(vm: &Arc<Vm>, serial: &CharDevice, peripherals: &Peripherals) -> Result<Self, MachineError> {
-        let backend = CharBackend::open(serial)?;
+        let backend = CharBackend::open(serial, "serial0")?;
         let waker = backend.waker();
         let pulsed = vm.clone();
         let interrupt = move || {

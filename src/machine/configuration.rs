@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::atomic::Ordering;
 
+use kvm_bindings::kvm_cpuid_entry2;
 use whimbrel_postcopy::guest::Configuration;
 use whimbrel_postcopy::ram::PAGE_SIZE;
 
+use super::machine::Processor;
 use super::saved::same_rate;
 use super::{Machine, chipset, clock};
-use crate::vcpu::{FeatureWord, VcpuState, feature_words, missing_features};
+use crate::vcpu::{FeatureWord, VcpuState, feature_words, missing_features, physical_bits, vendor, xsave_layout};
 
 const MEMORY: &str = "memory";
 const VCPUS: &str = "vcpus";
@@ -16,6 +18,8 @@ const PAGE: &str = "page-size";
 const TSC: &str = "tsc-khz";
 const VENDOR: &str = "cpu.vendor";
 const PHYSICAL: &str = "cpu.physical-bits";
+/// Where XSAVE puts each component: the processor's to say, so a guest that knows one layout cannot use another.
+const XSAVE: &str = "cpu.xsave";
 /// Before a device's name; the value is its layout's version.
 const DEVICE: &str = "device.";
 /// Before a disk's number and what the guest knows of it.
@@ -37,21 +41,34 @@ impl fmt::Display for Differences<'_> {
 }
 
 /// The facts of one machine that the other end asks for.
-struct Facts<'a> {
+struct Facts {
     pairs: Configuration,
-    features: &'a [FeatureWord],
+    /// What the host can show.
+    offered: Vec<FeatureWord>,
+    /// What the machine was started to show, and how that was said.
+    chosen: (String, Vec<FeatureWord>),
     tsc_control: bool,
 }
 
 impl Machine {
+    /// This machine with the processor that its guest is shown. A guest that came from another host brought its own.
     pub(super) fn describe(&self) -> Configuration {
+        match self.vcpus.first() {
+            Some(first) => self.describe_with(&first.cpuid()),
+            None => self.describe_with(&[]),
+        }
+    }
+
+    /// This machine with the processor that these leaves show.
+    fn describe_with(&self, shown: &[kvm_cpuid_entry2]) -> Configuration {
         let mut pairs: Configuration = vec![
             (MEMORY.into(), self.memory_size().to_string()),
             (VCPUS.into(), self.vcpus.len().to_string()),
             (PAGE.into(), PAGE_SIZE.to_string()),
             (TSC.into(), self.processor.guest_tsc_khz.load(Ordering::Relaxed).to_string()),
-            (VENDOR.into(), self.processor.vendor.clone()),
-            (PHYSICAL.into(), self.processor.physical_bits.to_string()),
+            (VENDOR.into(), vendor(shown)),
+            (PHYSICAL.into(), physical_bits(shown).to_string()),
+            (XSAVE.into(), xsave_layout(shown).join(" ")),
         ];
         let mut device = |name: &str, version: u32| {
             pairs.push((format!("{DEVICE}{name}"), version.to_string()));
@@ -77,39 +94,44 @@ impl Machine {
                 pairs.push((format!("{DISK}{number}.{key}"), value.to_owned()));
             }
         }
-        // A guest that came from another host brought its own.
-        let shown = match self.vcpus.first() {
-            Some(first) => feature_words(&first.cpuid()),
-            None => Vec::new(),
-        };
-        for word in shown {
+        for word in feature_words(shown) {
             pairs.push((word.key.into(), format!("{:#x}", word.bits)));
         }
         pairs
     }
 
     pub(super) fn compare(&self, source: &Configuration) -> Result<(), ConfigurationError> {
+        // What the host can show, not what this machine was started with, nor a guest that was here before: the guest that
+        // arrives brings its own leaves.
+        let Processor { offered, chosen, model, .. } = &self.processor;
         let here = Facts {
-            pairs: self.describe(),
-            features: &self.processor.features,
+            pairs: self.describe_with(offered),
+            offered: feature_words(offered),
+            chosen: (model.to_string(), feature_words(chosen)),
             tsc_control: self.vm.capabilities().tsc_control,
         };
         here.check(source)
     }
 }
 
-impl Facts<'_> {
+impl Facts {
     fn get(&self, key: &str) -> Option<&str> {
         get(&self.pairs, key)
     }
 
     fn check(&self, source: &Configuration) -> Result<(), ConfigurationError> {
         let mut differences = Vec::new();
-        let mut missing = Vec::new();
+        let (model, chosen) = &self.chosen;
+        let (mut missing, mut left_out) = (Vec::new(), Vec::new());
         for (key, value) in source {
             if key.starts_with(CPUID) {
                 match value.strip_prefix("0x").map(|hex| u32::from_str_radix(hex, 16)) {
-                    Some(Ok(bits)) => missing.extend(missing_features(key, bits, self.features)),
+                    Some(Ok(bits)) => {
+                        let lacking = missing_features(key, bits, &self.offered);
+                        left_out
+                            .extend(missing_features(key, bits, chosen).into_iter().filter(|it| !lacking.contains(it)));
+                        missing.extend(lacking);
+                    }
                     _ => differences.push(format!("{key} is the unreadable '{value}' on the source")),
                 }
             } else {
@@ -125,6 +147,13 @@ impl Facts<'_> {
             let names = missing.join(", ");
             differences.push(format!("the destination's processor lacks the features {names}"));
         }
+        if !left_out.is_empty() {
+            let names = left_out.join(", ");
+            differences.push(format!(
+                "the guest was shown {names}, which the destination's '--cpu {model}' leaves out; give it the source's \
+                 --cpu, or none, and the guest keeps what it has"
+            ));
+        }
         if differences.is_empty() { Ok(()) } else { Err(ConfigurationError(differences)) }
     }
 
@@ -135,6 +164,7 @@ impl Facts<'_> {
         let fits = match (key, source.parse::<u32>(), here.parse::<u32>()) {
             (TSC, Ok(source), Ok(here)) => self.tsc_control || same_rate(source, here),
             (PHYSICAL, Ok(source), Ok(here)) => here >= source,
+            (XSAVE, ..) => source.split_whitespace().all(|part| here.split_whitespace().any(|it| it == part)),
             _ => source == here,
         };
         (!fits).then(|| format!("{key} is {source} on the source and {here} on the destination"))
@@ -150,23 +180,28 @@ fn get<'a>(pairs: &'a Configuration, key: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    const FEATURES: &[FeatureWord] = &[FeatureWord { key: "cpuid.7.0.ebx", bits: 1 << 5 }];
-
     fn pairs(list: &[(&str, &str)]) -> Configuration {
         list.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
     }
 
-    fn here() -> Facts<'static> {
+    fn word(bits: u32) -> Vec<FeatureWord> {
+        vec![FeatureWord { key: "cpuid.7.0.ebx", bits }]
+    }
+
+    /// The host has avx2 and bmi1; the machine was started without bmi1.
+    fn here() -> Facts {
         Facts {
             pairs: pairs(&[
                 (MEMORY, "1024"),
                 (VCPUS, "2"),
                 (TSC, "2000000"),
                 (PHYSICAL, "46"),
+                (XSAVE, "2:256@576 9:8@2696"),
                 ("device.serial", "1"),
                 ("cpuid.7.0.ebx", "0x20"),
             ]),
-            features: FEATURES,
+            offered: word(1 << 5 | 1 << 3),
+            chosen: ("host,-bmi1".into(), word(1 << 5)),
             tsc_control: false,
         }
     }
@@ -183,6 +218,8 @@ mod tests {
         here().check(&here().pairs).unwrap();
         here().check(&with(TSC, "2000100")).unwrap();
         here().check(&with(PHYSICAL, "39")).unwrap();
+        here().check(&with(XSAVE, "")).unwrap();
+        here().check(&with(XSAVE, "2:256@576")).unwrap();
         here().check(&with("cpuid.7.0.ebx", "0x0")).unwrap();
     }
 
@@ -193,9 +230,11 @@ mod tests {
             (VCPUS, "1", "vcpus is 1 on the source and 2 on the destination"),
             (TSC, "3000000", "tsc-khz"),
             (PHYSICAL, "52", "physical-bits"),
+            (XSAVE, "2:256@576 9:8@832", "cpu.xsave is 2:256@576 9:8@832 on the source"),
             ("device.serial", "2", "device.serial is 2 on the source and 1 on the destination"),
             ("device.disk", "1", "device.disk is 1 on the source and not there on the destination"),
-            ("cpuid.7.0.ebx", "0x10020", "avx512f"),
+            ("cpuid.7.0.ebx", "0x10028", "lacks the features avx512f; the guest was shown bmi1, which"),
+            ("cpuid.7.0.ebx", "0x8", "the destination's '--cpu host,-bmi1' leaves out"),
             ("cpuid.7.0.ebx", "everything", "unreadable"),
             ("cpuid.77.eax", "0x1", "cpuid.77.eax bit 0"),
         ] {

@@ -9,7 +9,7 @@ use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
 use crate::kvm::KvmError;
 use crate::net::NetworkError;
-use crate::vcpu::VcpuStateError;
+use crate::vcpu::{UnfitHost, VcpuStateError};
 
 /// A machine that cannot be built, or a command that cannot be carried out now.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum MachineError {
     /// The kernel, initrd or command line.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The serial port's other end.
+    /// The other end of the serial port or the console.
     #[error(transparent)]
     CharDevice(#[from] CharDeviceError),
     /// A disk's image.
@@ -55,6 +55,17 @@ pub enum MachineError {
     /// Saved state.
     #[error(transparent)]
     Saved(#[from] SavedStateError),
+    /// The host cannot show the processor that was asked for.
+    #[error(transparent)]
+    Cpu(#[from] UnfitHost),
+    /// RAM that the guest could not reach.
+    #[error(
+        "{bits} address bits, which the guest is shown, do not reach all of its RAM; give it less --memory, or --cpu host"
+    )]
+    AddressBits {
+        /// What CPUID says.
+        bits: u32,
+    },
     /// More vCPUs than the host's KVM can give.
     #[error("this host's KVM gives a guest at most {0} vCPUs")]
     TooManyVcpus(usize),
@@ -66,6 +77,9 @@ pub enum MachineError {
         /// How many there may be.
         most: usize,
     },
+    /// There is no balloon.
+    #[error("No balloon device has been activated: the machine has none without --balloon")]
+    NoBalloon,
     /// A virtio device.
     #[error(transparent)]
     Virtio(#[from] VirtioError),

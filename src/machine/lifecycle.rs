@@ -50,15 +50,18 @@ impl Machine {
     pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
         let mut operation = self.operation.lock().unwrap_or_else(PoisonError::into_inner);
         let result = action(&mut operation);
-        let events = std::mem::take(&mut operation.events);
+        self.announcer.note(std::mem::take(&mut operation.events));
         drop(operation);
-        events.into_iter().for_each(|event| (self.events)(event));
+        self.announcer.tell();
         result
     }
 
     /// Runs a user's command. One for a guest that is still arriving is refused at once: the operation that
     /// loads it may wait for pages, and a monitor must not wait with it.
-    fn command(&self, action: impl FnOnce(&mut Operation) -> Result<(), MachineError>) -> Result<(), MachineError> {
+    pub(super) fn command(
+        &self,
+        action: impl FnOnce(&mut Operation) -> Result<(), MachineError>,
+    ) -> Result<(), MachineError> {
         if self.run_state() == RunState::Inmigrate {
             return Err(MachineError::Refused(
                 "the guest has not arrived yet: it starts by itself once it is here".into(),
@@ -339,6 +342,7 @@ impl Machine {
             log::warn!("a vCPU or a device does not stop; it ends with the process");
         }
         self.backend.close();
+        self.peripherals.close();
     }
 
     pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

@@ -4,10 +4,13 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use kvm_bindings::kvm_cpuid_entry2;
+
 use super::chipset::Chipset;
+use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
-use super::{MachineEvent, RunState, VcpuInfo};
+use super::{RunState, VcpuInfo};
 use crate::block::DiskInfo;
 use crate::boot::acpi::Inventory;
 use crate::chardev::{CharBackend, Output};
@@ -15,7 +18,7 @@ use crate::config::BootConfig;
 use crate::devices::{PowerManagement, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Vm};
 use crate::net::Network;
-use crate::vcpu::{FeatureWord, Gate, MsrTable, Vcpu, VcpuState};
+use crate::vcpu::{CpuModel, Gate, MsrTable, Vcpu, VcpuState};
 
 /// The virtual machine. Shared by the monitor, the migration and the control thread.
 ///
@@ -46,7 +49,7 @@ pub struct Machine {
     pub(super) run_state: Mutex<RunState>,
     pub(super) operation: Mutex<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
-    pub(super) events: Arc<dyn Fn(MachineEvent) + Send + Sync>,
+    pub(super) announcer: Announcer,
 }
 
 /// The state of a machine that was just switched on: what a reset goes back to.
@@ -55,11 +58,14 @@ pub(super) struct SwitchedOn {
     pub vcpus: Vec<VcpuState>,
 }
 
-/// The host's processor, as far as a guest may be shown it.
+/// The processor: what the host can show a guest, and what this machine was started to show.
 pub(super) struct Processor {
-    pub vendor: String,
-    pub physical_bits: u32,
-    pub features: Vec<FeatureWord>,
+    /// All that the host's KVM can show.
+    pub offered: Vec<kvm_cpuid_entry2>,
+    /// The part of it that `--cpu` chose.
+    pub chosen: Vec<kvm_cpuid_entry2>,
+    /// The choice.
+    pub model: CpuModel,
     /// The host's TSC.
     pub tsc_khz: u32,
     /// The guest's TSC, which is the host's unless the guest came from another.

@@ -163,6 +163,10 @@ impl Guest for Machine {
         }
     }
 
+    fn arrived(&self) {
+        self.ram.all_here();
+    }
+
     fn handed_over(&self) {
         let result = self.operate(|operation| {
             operation.before_migration = None;

@@ -10,10 +10,12 @@
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |
+//! | `balloon` | asking the guest for memory |
 //! | `network` | announcing the guest to the network |
 //! | `configuration` | what a migration's two ends must agree on |
 //! | `migrate` | the seam to the migration engine |
 
+mod balloon;
 mod build;
 mod chipset;
 mod clock;

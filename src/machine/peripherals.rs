@@ -7,34 +7,57 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::MachineError;
+use super::event::Listener;
+use super::{MachineError, MachineEvent};
 use crate::block::{DiskInfo, Image, Status};
 use crate::boot::acpi::VirtioSlot;
-use crate::config::DeviceConfig;
-use crate::devices::virtio::{Backend, Block, Rng, VirtioDevice};
+use crate::chardev::{CharBackend, CharDeviceError};
+use crate::config::{CharDevice, DeviceConfig};
+use crate::devices::virtio::{
+    Backend, Balloon, BalloonLevel, Block, Console, Inbox, Net, Rng, VirtioDevice, VirtioError,
+};
 use crate::devices::{Bus, SavedDevice};
 use crate::kvm::{GuestRam, Vm};
+use crate::net::{Interface, Tap};
 
 /// Guest-physical address of slot 0's registers; the others follow. Inside the hole below 4 GiB.
-const FIRST: u64 = 0xd000_0000;
+const FIRST: u32 = 0xd000_0000;
 /// Each slot's interrupt line: those of the I/O APIC that no ISA device knows first, then ISA lines that are free here. An
 /// edge cannot be shared, so there are as many devices as lines.
 const LINES: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
 fn slot(number: usize) -> Option<VirtioSlot> {
-    let address = FIRST + number as u64 * VirtioSlot::BYTES;
+    let address = FIRST + number as u32 * VirtioSlot::BYTES;
     LINES.get(number).map(|gsi| VirtioSlot { address, gsi: *gsi })
 }
+
+/// A network card and its tap.
+pub(super) type Card = (Arc<Interface>, Tap);
 
 /// See the module's text.
 pub(super) struct Peripherals {
     devices: Vec<Arc<VirtioDevice>>,
     disks: Vec<Arc<Status>>,
+    console: Option<ConsoleEnd>,
+    balloon: Option<Arc<BalloonLevel>>,
+}
+
+/// The console's other end, outside of the machine.
+struct ConsoleEnd {
+    chardev: CharBackend,
+    inbox: Arc<Inbox>,
 }
 
 impl Peripherals {
-    /// The devices that `config` names, standing still. Nothing that only one host may have is taken yet.
-    pub fn build(config: &DeviceConfig, vm: &Vm, ram: &Arc<GuestRam>) -> Result<Self, MachineError> {
+    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken
+    /// yet. `events` is told what the guest does by them.
+    pub fn build(
+        config: &DeviceConfig,
+        cards: Vec<Card>,
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+        events: &Listener,
+    ) -> Result<Self, MachineError> {
         let mut backends: Vec<Box<dyn Backend>> = Vec::new();
         let mut disks = Vec::with_capacity(config.disks.len());
         for disk in &config.disks {
@@ -42,17 +65,38 @@ impl Peripherals {
             disks.push(image.status());
             backends.push(Box::new(Block::new(image)));
         }
-        backends.extend(others(config));
+        for (interface, tap) in cards {
+            backends.push(Box::new(Net::new(tap, interface).map_err(VirtioError::Host)?));
+        }
+        let console = config.console.as_ref().map(console).transpose()?.map(|(backend, end)| {
+            backends.push(Box::new(backend));
+            end
+        });
+        if config.rng {
+            backends.push(Box::new(Rng::default()));
+        }
+        let balloon = config.balloon.then(|| {
+            let events = events.clone();
+            let balloon = Balloon::new(ram.clone(), Box::new(move || events(MachineEvent::BalloonChange)));
+            let level = balloon.level();
+            backends.push(Box::new(balloon));
+            level
+        });
         if backends.len() > LINES.len() {
             return Err(MachineError::TooManyDevices { given: backends.len(), most: LINES.len() });
         }
         let mut devices = Vec::with_capacity(backends.len());
         for (number, backend) in backends.into_iter().enumerate() {
             if let Some(VirtioSlot { address, gsi }) = slot(number) {
-                devices.push(VirtioDevice::new(backend, number as u32, (address, gsi), vm, ram)?);
+                devices.push(VirtioDevice::new(backend, number as u32, (address.into(), gsi), vm, ram)?);
             }
         }
-        Ok(Self { devices, disks })
+        Ok(Self { devices, disks, console, balloon })
+    }
+
+    /// The balloon, if there is one.
+    pub fn balloon(&self) -> Option<&BalloonLevel> {
+        self.balloon.as_deref()
     }
 
     /// Where they are, in the order of slots.
@@ -78,7 +122,8 @@ impl Peripherals {
     /// Puts them on the bus.
     pub fn plug(&self, bus: &mut Bus) {
         for (slot, device) in self.slots().iter().zip(&self.devices) {
-            bus.claim_memory(slot.address..slot.address + VirtioSlot::BYTES, device.clone());
+            let first = u64::from(slot.address);
+            bus.claim_memory(first..first + u64::from(VirtioSlot::BYTES), device.clone());
         }
     }
 
@@ -90,6 +135,22 @@ impl Peripherals {
     /// Starts their workers, standing still.
     pub fn spawn(&self) -> std::io::Result<Vec<JoinHandle<()>>> {
         self.devices.iter().map(VirtioDevice::spawn).collect()
+    }
+
+    /// Lets input come from outside. Once.
+    pub fn listen(&self) -> Result<(), CharDeviceError> {
+        let Some(end) = &self.console else {
+            return Ok(());
+        };
+        let inbox = end.inbox.clone();
+        end.chardev.start(Box::new(move |bytes| inbox.receive(bytes)))
+    }
+
+    /// Closes what leads outside, and gives a terminal its settings back. Idempotent.
+    pub fn close(&self) {
+        if let Some(end) = &self.console {
+            end.chardev.close();
+        }
     }
 
     /// Has them finish what they are at; whether all stand still within `limit`. The vCPUs stand still already.
@@ -115,13 +176,14 @@ impl Peripherals {
     }
 }
 
-/// What comes after the disks, in the order of slots.
-fn others(config: &DeviceConfig) -> Vec<Box<dyn Backend>> {
-    let mut backends: Vec<Box<dyn Backend>> = Vec::new();
-    if config.rng {
-        backends.push(Box::new(Rng::default()));
-    }
-    backends
+/// A console and its other end.
+fn console(place: &CharDevice) -> Result<(Console, ConsoleEnd), MachineError> {
+    let chardev = CharBackend::open(place, "console0")?;
+    let waker = chardev.waker();
+    let console =
+        Console::new(Box::new(chardev.output()), Box::new(move || waker.wake())).map_err(VirtioError::Host)?;
+    let inbox = console.inbox();
+    Ok((console, ConsoleEnd { chardev, inbox }))
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use crate::boot::testing::{bzimage, pvh_elf};
 use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 use crate::net::Schedule;
+use crate::vcpu::CpuModel;
+
+mod cpu;
 
 mod disks;
 
@@ -75,6 +78,7 @@ fn config(vcpus: u8) -> MachineConfig {
         arriving: true,
         memory: MemoryConfig { size: 32 << 20, shared: false },
         vcpus,
+        cpu: CpuModel::default(),
         serial: CharDevice::Null,
         devices: DeviceConfig::default(),
         name: None,
@@ -533,4 +537,90 @@ fn sixteen_vcpus_and_ram_beyond_the_hole_work() {
     let first = rig.machine.vcpus()[0].thread_id;
     assert_eq!(rig.machine.vcpu_of_thread(first), Some(0));
     assert_eq!(rig.machine.vcpu_of_thread(1), None);
+}
+
+#[test]
+fn a_guest_that_arrives_gives_no_memory_back_before_all_of_it_is_here() {
+    if no_kvm() {
+        return;
+    }
+    let mut config = config(1);
+    config.devices.balloon = true;
+    let rig = rig(config, None);
+    let machine = &rig.machine;
+    let page = GuestAddress(0x50_0000);
+    machine.ram.memory().write_obj(7u8, page).unwrap();
+    machine.ram.discard(page.0, 4096).unwrap();
+    assert_eq!(machine.ram.memory().read_obj::<u8>(page).unwrap(), 7);
+    machine.arrived();
+    machine.ram.discard(page.0, 4096).unwrap();
+    assert_eq!(machine.ram.memory().read_obj::<u8>(page).unwrap(), 0);
+}
+
+#[test]
+fn the_balloons_target_is_set_where_the_guest_is_and_travels_with_it() {
+    if no_kvm() {
+        return;
+    }
+    let with_balloon = || {
+        let mut config = config(1);
+        config.devices.balloon = true;
+        config
+    };
+    let source = rig(with_balloon(), Some(COUNT));
+    let machine = &source.machine;
+    machine.set_balloon(24 << 20).unwrap();
+    assert_eq!(machine.balloon_actual().unwrap(), 32 << 20);
+    machine.cont().unwrap();
+    machine.pause().unwrap();
+    assert!(machine.set_balloon(16 << 20).unwrap_err().to_string().contains("leaves"));
+    let sections = machine.save().unwrap();
+    let destination = rig(with_balloon(), None);
+    assert!(destination.machine.set_balloon(16 << 20).is_err());
+    destination.machine.load(&sections).unwrap();
+    let balloon = |machine: &Machine| {
+        machine.save_sections().unwrap().into_iter().find(|section| section.name == "virtio-balloon").unwrap().bytes
+    };
+    assert_eq!(balloon(&destination.machine), balloon(machine));
+    let without = rig(config(1), Some(COUNT));
+    assert!(matches!(without.machine.set_balloon(1 << 20), Err(MachineError::NoBalloon)));
+}
+
+#[test]
+fn memory_that_was_given_back_is_sent_as_zero_pages() {
+    use crate::migration::Migration;
+    use whimbrel_postcopy::stats::Status;
+    if no_kvm() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("unix:{}", folder.path().join("m").display()).parse().unwrap();
+    let (source, destination) = (rig(config(1), Some(COUNT)), rig(config(1), None));
+    let (sender, ended) = mpsc::channel();
+    let [leaving, arriving] = [&source, &destination].map(|rig| {
+        let sender = Mutex::new(sender.clone());
+        let tell = move |event| drop(sender.lock().unwrap().send(event));
+        Migration::new(rig.machine.clone(), None, Arc::new(tell))
+    });
+    // 4 MiB that differ, of which 3 are given back.
+    let (start, bytes, given) = (8u64 << 20, 4u64 << 20, 3u64 << 20);
+    for at in (start..start + bytes).step_by(4096) {
+        source.machine.ram.memory().write_obj(at, GuestAddress(at)).unwrap();
+    }
+    source.machine.ram.discard(start, given).unwrap();
+    arriving.incoming(&uri).unwrap();
+    leaving.start(&uri).unwrap();
+    let status = |migration: &Migration| migration.report().unwrap().1.status;
+    while status(&leaving) != Status::Completed || status(&arriving) != Status::Completed {
+        ended.recv_timeout(LIMIT).unwrap();
+        assert!(status(&leaving) != Status::Failed && status(&arriving) != Status::Failed);
+    }
+    let ram = leaving.report().unwrap().1.ram;
+    // The kernel's pages are a handful.
+    let data = (bytes - given) / 4096;
+    assert!((data..data + 100).contains(&ram.normal), "{} pages of data", ram.normal);
+    assert!(ram.duplicate >= given / 4096, "{} zero pages", ram.duplicate);
+    let there = |at: u64| destination.machine.ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
+    assert!((start..start + given).step_by(4096).all(|at| there(at) == 0));
+    assert!((start + given..start + bytes).step_by(4096).all(|at| there(at) == at));
 }

@@ -85,6 +85,7 @@ impl CommandError {
     pub const fn class(&self) -> &'static str {
         match self {
             Self::NotFound(_) | Self::NotNegotiated | Self::NegotiatedTwice => "CommandNotFound",
+            Self::Machine(MachineError::NoBalloon) => "DeviceNotActive",
             _ => "GenericError",
         }
     }

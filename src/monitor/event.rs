@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 use mio::Waker;
 use serde_json::{Value, json};
 
+use super::vm::Vm;
 use crate::machine::{MachineEvent, ShutdownCause};
 use crate::migration::MigrationEvent;
 
@@ -77,7 +78,7 @@ impl Event {
     }
 
     /// The machine's events.
-    pub fn of_machine(event: MachineEvent) -> Self {
+    pub fn of_machine(event: MachineEvent, vm: &dyn Vm) -> Self {
         match event {
             MachineEvent::Stop => Self::new("STOP", None),
             MachineEvent::Resume => Self::new("RESUME", None),
@@ -87,6 +88,10 @@ impl Event {
                     false => "host-qmp-system-reset",
                 };
                 Self::new("RESET", Some(json!({"guest": guest, "reason": reason})))
+            }
+            // Without a balloon there is no such event.
+            MachineEvent::BalloonChange => {
+                Self::new("BALLOON_CHANGE", vm.see_balloon_change().ok().map(|actual| json!({"actual": actual})))
             }
             MachineEvent::Powerdown => Self::new("POWERDOWN", None),
             MachineEvent::Shutdown(cause) => match cause {

@@ -54,6 +54,8 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
             done(vm.announce(&interfaces, &id, schedule))
         }
         Request::QueryNetwork => Ok(Reply::Network(vm.network())),
+        Request::SetBalloon(bytes) => done(vm.set_balloon(bytes)),
+        Request::QueryBalloon => Ok(Reply::Balloon(vm.balloon_actual()?)),
         Request::SystemPowerdown => done(vm.powerdown()),
         Request::Quit => {
             vm.quit();

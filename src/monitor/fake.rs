@@ -23,6 +23,8 @@ pub struct FakeVm {
     pub capabilities: Cell<Capabilities>,
     /// Its parameters.
     pub parameters: Cell<Parameters>,
+    /// The guest's share of its memory in bytes; `None`: it has no balloon.
+    pub balloon: Cell<Option<u64>>,
     /// Whether every migration command is refused, because one is under way.
     pub refuses: Cell<bool>,
 }
@@ -35,6 +37,7 @@ impl FakeVm {
             report: RefCell::new(None),
             capabilities: Cell::new(Capabilities::default()),
             parameters: Cell::new(Parameters::default()),
+            balloon: Cell::new(Some(300 << 20)),
             refuses: Cell::new(false),
         }
     }
@@ -144,6 +147,18 @@ impl Vm for FakeVm {
             mac: MacAddr::new([0x52, 0x54, 0, 0x12, 0x34, 0x56 + n]).unwrap(),
         };
         vec![card(0), card(1)]
+    }
+    fn set_balloon(&self, bytes: u64) -> Result<(), MachineError> {
+        self.balloon_actual()?;
+        self.call(format!("balloon {bytes}"));
+        Ok(())
+    }
+    fn balloon_actual(&self) -> Result<u64, MachineError> {
+        self.balloon.get().ok_or(MachineError::NoBalloon)
+    }
+    fn see_balloon_change(&self) -> Result<u64, MachineError> {
+        self.call("see balloon");
+        self.balloon_actual()
     }
     fn powerdown(&self) -> Result<(), MachineError> {
         self.call("powerdown");

@@ -19,6 +19,7 @@ use super::event::{Event, EventSink, Notice};
 use super::hmp::HmpSession;
 use super::qmp::QmpSession;
 use super::session::Session;
+use super::throttle::Throttle;
 use super::vm::Vm;
 use crate::config::{MonitorConfig, MonitorEndpoint, MonitorFace};
 use crate::machine::{MachineEvent, ShutdownCause};
@@ -78,6 +79,8 @@ pub struct MainLoop {
     clients: BTreeMap<Token, Client>,
     next_token: usize,
     next_tick: Option<Instant>,
+    /// A guest could fill every client's wire with this event.
+    balloon: Throttle,
     /// The guest is beyond help, but a client may want to look.
     panicked: bool,
 }
@@ -97,6 +100,7 @@ impl MainLoop {
             clients: BTreeMap::new(),
             next_token: FIRST_FREE,
             next_tick: None,
+            balloon: Throttle::default(),
             panicked: false,
         };
         for monitor in monitors {
@@ -194,7 +198,8 @@ impl MainLoop {
                 Notice::Machine(MachineEvent::Shutdown(cause)) => {
                     return Some(Ending::Guest(cause));
                 }
-                Notice::Machine(event) => self.tell(&Event::of_machine(event), vm),
+                Notice::Machine(MachineEvent::BalloonChange) => self.balloon.happened(),
+                Notice::Machine(event) => self.tell(&Event::of_machine(event, vm), vm),
                 Notice::Migration(event) => {
                     self.tell_migration(&event, vm);
                     if let Some(error) = incoming_failure(&event, vm) {
@@ -202,6 +207,9 @@ impl MainLoop {
                     }
                 }
             }
+        }
+        if self.balloon.is_due(Instant::now()) {
+            self.tell(&Event::of_machine(MachineEvent::BalloonChange, vm), vm);
         }
         None
     }
@@ -252,7 +260,10 @@ impl MainLoop {
     fn timeout(&self) -> Option<Duration> {
         match self.clients.values().any(Client::is_runnable) {
             true => Some(Duration::ZERO),
-            false => self.next_tick.map(|at| at.saturating_duration_since(Instant::now())),
+            false => {
+                let next = [self.next_tick, self.balloon.deadline()].into_iter().flatten().min();
+                next.map(|at| at.saturating_duration_since(Instant::now()))
+            }
         }
     }
 
@@ -295,7 +306,7 @@ impl MainLoop {
     /// The last event, and what the wires take of all that is left.
     fn say_goodbye(&mut self, ending: &Ending, vm: &dyn Vm) {
         let event = match ending {
-            Ending::Guest(cause) => Event::of_machine(MachineEvent::Shutdown(*cause)),
+            Ending::Guest(cause) => Event::of_machine(MachineEvent::Shutdown(*cause), vm),
             Ending::Quit => Event::shutdown(false, "host-qmp-quit"),
             Ending::Signal => Event::shutdown(false, "host-signal"),
             Ending::IncomingFailed(_) => Event::shutdown(false, "host-error"),

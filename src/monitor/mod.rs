@@ -21,6 +21,7 @@ pub mod request;
 pub mod session;
 mod splitter;
 pub mod table;
+mod throttle;
 pub mod vm;
 
 pub use mainloop::{Ending, MainLoop, MonitorError};

@@ -75,6 +75,10 @@ pub enum Request {
     },
     /// The network cards.
     QueryNetwork,
+    /// Asks the guest to make do with so many bytes of memory.
+    SetBalloon(u64),
+    /// How much memory the guest has left.
+    QueryBalloon,
     /// Presses the power button.
     SystemPowerdown,
     /// Ends the process.
@@ -113,6 +117,8 @@ pub enum Reply {
     Network(Vec<InterfaceInfo>),
     /// To [`Request::QueryBlock`].
     Block(Vec<DiskInfo>),
+    /// To [`Request::QueryBalloon`]: in bytes.
+    Balloon(u64),
     /// To [`Request::QueryVersion`].
     Version,
     /// To [`Request::QueryName`].

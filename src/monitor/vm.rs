@@ -32,6 +32,12 @@ pub trait Vm {
     fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError>;
     /// The network cards.
     fn network(&self) -> Vec<InterfaceInfo>;
+    /// See [`Machine::set_balloon`].
+    fn set_balloon(&self, bytes: u64) -> Result<(), MachineError>;
+    /// See [`Machine::balloon_actual`].
+    fn balloon_actual(&self) -> Result<u64, MachineError>;
+    /// See [`Machine::see_balloon_change`].
+    fn see_balloon_change(&self) -> Result<u64, MachineError>;
     /// See [`Machine::powerdown`].
     fn powerdown(&self) -> Result<(), MachineError>;
     /// Ends the process, after the answers that are on their way.
@@ -114,6 +120,15 @@ impl Vm for LiveVm {
     }
     fn network(&self) -> Vec<InterfaceInfo> {
         self.machine.network().info()
+    }
+    fn set_balloon(&self, bytes: u64) -> Result<(), MachineError> {
+        self.machine.set_balloon(bytes)
+    }
+    fn balloon_actual(&self) -> Result<u64, MachineError> {
+        self.machine.balloon_actual()
+    }
+    fn see_balloon_change(&self) -> Result<u64, MachineError> {
+        self.machine.see_balloon_change()
     }
     fn powerdown(&self) -> Result<(), MachineError> {
         self.machine.powerdown()

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{Announcements, MacAddr, Schedule, TooManyAnnouncements};
 
@@ -31,7 +31,7 @@ pub struct Interface {
 impl Interface {
     /// A card that is called `name` here and whose other end is the host's interface `tap`.
     pub fn new(name: String, tap: String, mac: MacAddr) -> std::io::Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         Ok(Self { name, tap, mac: Mutex::new(mac), announcements: Mutex::default(), wake })
     }
 

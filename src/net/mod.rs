@@ -24,4 +24,4 @@ pub use rarp::{RARP_FRAME, rarp_frame};
 pub use tap::{HEADER, Offload, Tap, TapError};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

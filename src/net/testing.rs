@@ -18,6 +18,8 @@ pub fn own_network() -> bool {
         skip::skip(&format!("a network namespace of its own is not to be had: {error}"));
         return false;
     }
+    // Where there is IPv6: the host's own frames are no part of any test.
+    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     match std::fs::File::open("/dev/net/tun") {
         Ok(_) => true,
         Err(error) => {
@@ -48,12 +50,17 @@ impl Wire {
 
     /// The next frame of that type, waiting for it. Others, such as those of the host's own IPv6, are passed over.
     pub fn receive(&self, ethertype: u16) -> Vec<u8> {
+        self.receive_any(&[ethertype])
+    }
+
+    /// The same for any of several types.
+    pub fn receive_any(&self, ethertypes: &[u16]) -> Vec<u8> {
         loop {
             await_input(&self.0);
             let mut frame = vec![0; 1 << 16];
             let length = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty()).unwrap();
             frame.truncate(length);
-            if frame[12..14] == ethertype.to_be_bytes() {
+            if ethertypes.iter().any(|it| frame[12..14] == it.to_be_bytes()) {
                 return frame;
             }
         }

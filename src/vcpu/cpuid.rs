@@ -7,16 +7,18 @@ use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 /// Which bits are where (Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E).
 const LEAF1_ECX_VMX: u32 = 1 << 5;
+const LEAF1_ECX_PDCM: u32 = 1 << 15;
 const LEAF1_ECX_TSC_DEADLINE: u32 = 1 << 24;
 const LEAF1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF1_EDX_HTT: u32 = 1 << 28;
 const EXTENDED1_ECX_SVM: u32 = 1 << 2;
+const EXTENDED1_ECX_PERFCTR_CORE: u32 = 1 << 23;
 
 /// The leaves that vCPU `index` of `count` shows, out of those that the host's KVM supports.
 pub fn guest_cpuid(supported: &[kvm_cpuid_entry2], index: u8, count: u8, tsc_deadline: bool) -> Vec<kvm_cpuid_entry2> {
     let highest = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.eax);
-    let mut leaves: Vec<_> =
-        supported.iter().filter(|entry| !matches!(entry.function, 0xa | 0xb | 0x1f | 0x8000_000a)).copied().collect();
+    let hidden = |function| matches!(function, 0xa | 0xb | 0x1f | 0x8000_000a | 0x8000_0022);
+    let mut leaves: Vec<_> = supported.iter().filter(|entry| !hidden(entry.function)).copied().collect();
     for leaf in &mut leaves {
         adapt(leaf, index, count, tsc_deadline);
     }
@@ -32,7 +34,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, index: u8, count: u8, tsc_deadline: bool) 
     match leaf.function {
         1 => {
             leaf.ebx = leaf.ebx & 0xffff | u32::from(count) << 16 | u32::from(index) << 24;
-            leaf.ecx &= !(LEAF1_ECX_VMX | LEAF1_ECX_TSC_DEADLINE);
+            leaf.ecx &= !(LEAF1_ECX_VMX | LEAF1_ECX_PDCM | LEAF1_ECX_TSC_DEADLINE);
             leaf.ecx |= LEAF1_ECX_HYPERVISOR;
             if tsc_deadline {
                 leaf.ecx |= LEAF1_ECX_TSC_DEADLINE;
@@ -46,7 +48,7 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, index: u8, count: u8, tsc_deadline: bool) 
             leaf.eax = sharing(leaf.eax, others) & 0x03ff_ffff | others << 26;
         }
         0x8000_001d if leaf.eax & 0x1f != 0 => leaf.eax = sharing(leaf.eax, others),
-        0x8000_0001 => leaf.ecx &= !EXTENDED1_ECX_SVM,
+        0x8000_0001 => leaf.ecx &= !(EXTENDED1_ECX_SVM | EXTENDED1_ECX_PERFCTR_CORE),
         0x8000_0008 => {
             leaf.ecx = leaf.ecx & !0xf0ff | others | id_bits(count) << 12;
         }
@@ -100,13 +102,13 @@ mod tests {
     fn host() -> Vec<kvm_cpuid_entry2> {
         vec![
             leaf(0, 0, [0x1f, 0, 0, 0]),
-            leaf(1, 0, [0x806f8, 0x1740_0800, LEAF1_ECX_VMX | 1, 0x1000_0001]),
+            leaf(1, 0, [0x806f8, 0x1740_0800, LEAF1_ECX_VMX | LEAF1_ECX_PDCM | 1, 0x1000_0001]),
             leaf(4, 0, [1 | 1 << 5 | 1 << 14 | 7 << 26, 0, 0, 0]),
             leaf(4, 3, [3 | 3 << 5 | 127 << 14 | 63 << 26, 0, 0, 0]),
             leaf(0xa, 0, [5, 5, 5, 5]),
             leaf(0xb, 0, [1, 2, 0x100, 9]),
             leaf(0x1f, 0, [1, 2, 0x100, 9]),
-            leaf(0x8000_0001, 0, [0, 0, EXTENDED1_ECX_SVM | 1, 0]),
+            leaf(0x8000_0001, 0, [0, 0, EXTENDED1_ECX_SVM | EXTENDED1_ECX_PERFCTR_CORE | 1, 0]),
         ]
     }
 
@@ -115,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn leaf_one_tells_the_vcpu_and_hides_nesting() {
+    fn leaf_one_tells_the_vcpu_and_hides_nesting_and_counters() {
         let leaves = guest_cpuid(&host(), 2, 4, true);
         let one = find(&leaves, 1, 0);
         assert_eq!(one.ebx, 2 << 24 | 4 << 16 | 0x0800);

@@ -1,9 +1,11 @@
-//! CPUID features by name, and which of them a host lacks.
+//! CPUID features by name, sets of them, and which of them a host lacks.
 //!
 //! A guest goes on using what it was shown when it booted, so a destination must have every feature bit
 //! that the source's guest was shown; it may have more.
 
 use kvm_bindings::kvm_cpuid_entry2;
+
+use super::words::{ALIASES, COUNT, WORDS, Word};
 
 /// One CPUID register that holds feature bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,214 +16,185 @@ pub struct FeatureWord {
     pub bits: u32,
 }
 
-#[derive(Clone, Copy)]
-enum Register {
-    Eax,
-    Ebx,
-    Ecx,
-    Edx,
-}
-use Register::{Eax, Ebx, Ecx, Edx};
-
-struct Layout {
-    key: &'static str,
-    function: u32,
-    index: u32,
-    register: Register,
-    /// Bits that tell the state of the running system and not what the processor can do.
-    dynamic: u32,
-    /// `bit name` pairs.
-    names: &'static [(u32, &'static str)],
+/// One feature: a bit of one of the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Feature {
+    word: usize,
+    bit: u8,
 }
 
-const fn layout(
-    key: &'static str,
-    function: u32,
-    index: u32,
-    register: Register,
-    dynamic: u32,
-    names: &'static [(u32, &'static str)],
-) -> Layout {
-    Layout { key, function, index, register, dynamic, names }
+impl Feature {
+    /// The feature of that name. Case does not matter, nor how the parts of a name are joined: `sse4_1`, `sse4.1`, `sse4-1` and
+    /// `SSE41` are one.
+    pub fn named(name: &str) -> Option<Self> {
+        let plain = plain(name);
+        let alias = ALIASES.iter().find(|(alias, _)| self::plain(alias) == plain);
+        let plain = alias.map_or(plain, |(_, name)| self::plain(name));
+        names().find(|(known, _)| self::plain(known) == plain).map(|(_, feature)| feature)
+    }
+
+    /// Its name; a bit without one is named by its place.
+    pub fn name(self) -> String {
+        let Some(word) = WORDS.get(self.word) else {
+            return String::new();
+        };
+        let name = word.names.iter().find(|(bit, _)| *bit == self.bit);
+        name.map_or_else(|| format!("{} bit {}", word.key, self.bit), |(_, name)| (*name).into())
+    }
 }
 
-/// The words that are compared. Names are those of Linux's /proc/cpuinfo.
-const WORDS: &[Layout] = &[
-    layout("cpuid.1.ecx", 1, 0, Ecx, 1 << 27, LEAF1_ECX),
-    layout("cpuid.1.edx", 1, 0, Edx, 0, LEAF1_EDX),
-    layout("cpuid.6.eax", 6, 0, Eax, 0, &[(2, "arat")]),
-    layout("cpuid.7.0.ebx", 7, 0, Ebx, 0, LEAF7_EBX),
-    layout("cpuid.7.0.ecx", 7, 0, Ecx, 1 << 4, LEAF7_ECX),
-    layout("cpuid.7.0.edx", 7, 0, Edx, 0, LEAF7_EDX),
-    layout("cpuid.7.1.eax", 7, 1, Eax, 0, &[(4, "avx_vnni"), (5, "avx512_bf16")]),
-    layout("cpuid.d.0.eax", 0xd, 0, Eax, 0, XSTATE),
-    layout("cpuid.d.1.eax", 0xd, 1, Eax, 0, &[(0, "xsaveopt"), (1, "xsavec"), (3, "xsaves")]),
-    layout("cpuid.40000001.eax", 0x4000_0001, 0, Eax, 0, KVM),
-    layout("cpuid.80000001.ecx", 0x8000_0001, 0, Ecx, 0, EXTENDED1_ECX),
-    layout("cpuid.80000001.edx", 0x8000_0001, 0, Edx, 0, EXTENDED1_EDX),
-    layout("cpuid.80000007.edx", 0x8000_0007, 0, Edx, 0, &[(8, "constant_tsc")]),
-    layout("cpuid.80000008.ebx", 0x8000_0008, 0, Ebx, 0, &[(0, "clzero"), (12, "ibpb"), (24, "amd_ssbd")]),
-];
+/// Every name that `--cpu` knows, aliases left out, with its feature.
+fn names() -> impl Iterator<Item = (&'static str, Feature)> {
+    WORDS
+        .iter()
+        .enumerate()
+        .filter(|(_, word)| word.named_by_user)
+        .flat_map(|(at, word)| word.names.iter().map(move |&(bit, name)| (name, Feature { word: at, bit })))
+}
 
-const LEAF1_ECX: &[(u32, &str)] = &[
-    (0, "sse3"),
-    (1, "pclmulqdq"),
-    (9, "ssse3"),
-    (12, "fma"),
-    (13, "cx16"),
-    (17, "pcid"),
-    (19, "sse4_1"),
-    (20, "sse4_2"),
-    (21, "x2apic"),
-    (22, "movbe"),
-    (23, "popcnt"),
-    (24, "tsc_deadline_timer"),
-    (25, "aes"),
-    (26, "xsave"),
-    (28, "avx"),
-    (29, "f16c"),
-    (30, "rdrand"),
-    (31, "hypervisor"),
-];
-const LEAF1_EDX: &[(u32, &str)] = &[
-    (0, "fpu"),
-    (4, "tsc"),
-    (5, "msr"),
-    (6, "pae"),
-    (8, "cx8"),
-    (9, "apic"),
-    (13, "pge"),
-    (15, "cmov"),
-    (16, "pat"),
-    (19, "clflush"),
-    (23, "mmx"),
-    (24, "fxsr"),
-    (25, "sse"),
-    (26, "sse2"),
-    (28, "ht"),
-];
-const LEAF7_EBX: &[(u32, &str)] = &[
-    (0, "fsgsbase"),
-    (1, "tsc_adjust"),
-    (3, "bmi1"),
-    (4, "hle"),
-    (5, "avx2"),
-    (7, "smep"),
-    (8, "bmi2"),
-    (9, "erms"),
-    (10, "invpcid"),
-    (11, "rtm"),
-    (16, "avx512f"),
-    (17, "avx512dq"),
-    (18, "rdseed"),
-    (19, "adx"),
-    (20, "smap"),
-    (21, "avx512ifma"),
-    (23, "clflushopt"),
-    (24, "clwb"),
-    (28, "avx512cd"),
-    (29, "sha_ni"),
-    (30, "avx512bw"),
-    (31, "avx512vl"),
-];
-const LEAF7_ECX: &[(u32, &str)] = &[
-    (1, "avx512vbmi"),
-    (2, "umip"),
-    (3, "pku"),
-    (5, "waitpkg"),
-    (6, "avx512_vbmi2"),
-    (8, "gfni"),
-    (9, "vaes"),
-    (10, "vpclmulqdq"),
-    (11, "avx512_vnni"),
-    (12, "avx512_bitalg"),
-    (14, "avx512_vpopcntdq"),
-    (16, "la57"),
-    (22, "rdpid"),
-    (27, "movdiri"),
-    (28, "movdir64b"),
-];
-const LEAF7_EDX: &[(u32, &str)] = &[
-    (4, "fsrm"),
-    (10, "md_clear"),
-    (14, "serialize"),
-    (20, "ibt"),
-    (22, "amx_bf16"),
-    (23, "avx512_fp16"),
-    (24, "amx_tile"),
-    (25, "amx_int8"),
-    (26, "spec_ctrl"),
-    (27, "stibp"),
-    (28, "flush_l1d"),
-    (29, "arch_capabilities"),
-    (31, "ssbd"),
-];
-const XSTATE: &[(u32, &str)] = &[
-    (2, "avx state"),
-    (5, "avx512 mask state"),
-    (6, "avx512 state"),
-    (7, "avx512 upper state"),
-    (9, "pku state"),
-    (17, "amx configuration state"),
-    (18, "amx tile state"),
-];
-const KVM: &[(u32, &str)] = &[
-    (0, "kvmclock"),
-    (3, "kvmclock2"),
-    (4, "kvm_asyncpf"),
-    (5, "kvm_steal_time"),
-    (6, "kvm_pv_eoi"),
-    (7, "kvm_pv_unhalt"),
-    (9, "kvm_pv_tlb_flush"),
-    (11, "kvm_pv_ipi"),
-    (12, "kvm_poll_control"),
-    (13, "kvm_pv_sched_yield"),
-    (14, "kvm_asyncpf_int"),
-    (24, "kvmclock_stable"),
-];
-const EXTENDED1_ECX: &[(u32, &str)] = &[
-    (0, "lahf_lm"),
-    (4, "cr8_legacy"),
-    (5, "abm"),
-    (6, "sse4a"),
-    (7, "misalignsse"),
-    (8, "3dnowprefetch"),
-    (11, "xop"),
-    (16, "fma4"),
-    (22, "topoext"),
-];
-const EXTENDED1_EDX: &[(u32, &str)] = &[(11, "syscall"), (20, "nx"), (26, "pdpe1gb"), (27, "rdtscp"), (29, "lm")];
+/// A name without what its spellings differ in.
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '_' | '-' | '.')).flat_map(char::to_lowercase).collect()
+}
+
+/// Up to four names that somebody who wrote `name` may have meant, the most alike first.
+pub fn alike(name: &str) -> Vec<&'static str> {
+    const MOST: usize = 4;
+    let wanted = plain(name);
+    let mut found: Vec<(usize, &'static str)> = names()
+        .map(|(known, _)| {
+            let known_plain = plain(known);
+            let contains = wanted.len() >= 3 && known_plain.contains(&wanted);
+            (if contains { 1 } else { distance(&wanted, &known_plain) }, known)
+        })
+        .filter(|(distance, known)| *distance <= 1 || *distance == 2 && known.len() >= 4)
+        .collect();
+    found.sort_by_key(|(distance, _)| *distance);
+    found.into_iter().map(|(_, name)| name).take(MOST).collect()
+}
+
+/// How many letters must be put in, taken out or changed to make one word the other (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, letter) in one.chars().enumerate() {
+        let mut diagonal = at;
+        let mut left = at + 1;
+        for (cell, same) in row.iter_mut().skip(1).zip(other.iter().map(|it| *it == letter)) {
+            let here = (diagonal + usize::from(!same)).min(left + 1).min(*cell + 1);
+            diagonal = std::mem::replace(cell, here);
+            left = here;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = at + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// A set of features, bits without a name among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FeatureSet([u32; COUNT]);
+
+impl FeatureSet {
+    /// What CPUID shows.
+    pub fn of(cpuid: &[kvm_cpuid_entry2]) -> Self {
+        Self(std::array::from_fn(|at| {
+            let word = &WORDS[at];
+            find(cpuid, word).map_or(0, |leaf| word.register.of(leaf) & !word.dynamic)
+        }))
+    }
+
+    /// The features of these names; names that do not exist are left out.
+    pub fn named(names: &[&str]) -> Self {
+        names.iter().filter_map(|name| Feature::named(name)).collect()
+    }
+
+    /// Whether the feature is there.
+    pub fn has(&self, feature: Feature) -> bool {
+        self.0.get(feature.word).is_some_and(|bits| bits & 1 << feature.bit != 0)
+    }
+
+    /// Whether the feature of that name is there.
+    pub fn shows(&self, name: &str) -> bool {
+        Feature::named(name).is_some_and(|feature| self.has(feature))
+    }
+
+    /// Puts one in.
+    pub fn insert(&mut self, feature: Feature) {
+        if let Some(bits) = self.0.get_mut(feature.word) {
+            *bits |= 1 << feature.bit;
+        }
+    }
+
+    /// What is in either.
+    pub fn with(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] | other.0[at]))
+    }
+
+    /// What is in this and not in the other.
+    pub fn without(&self, other: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] & !other.0[at]))
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|bits| *bits == 0)
+    }
+
+    /// Each of them, in the order of the words.
+    pub fn iter(&self) -> impl Iterator<Item = Feature> + '_ {
+        self.0.iter().enumerate().flat_map(|(word, bits)| {
+            (0..32).filter(move |bit| bits & 1 << bit != 0).map(move |bit| Feature { word, bit })
+        })
+    }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<String> {
+        self.iter().map(Feature::name).collect()
+    }
+
+    /// Has the leaves show these features and no others. A word whose leaf is missing stays so; those of XSAVE's components are not
+    /// touched, because more than bits depends on them (`model/xsave.rs`).
+    pub fn show_in(&self, cpuid: &mut [kvm_cpuid_entry2]) {
+        for (word, bits) in WORDS.iter().zip(self.0).filter(|(word, _)| word.named_by_user) {
+            let leaf = cpuid.iter_mut().find(|leaf| leaf.function == word.function && leaf.index == word.index);
+            if let Some(register) = leaf.map(|leaf| word.register.of_mut(leaf)) {
+                *register = *register & word.dynamic | bits;
+            }
+        }
+    }
+}
+
+impl FromIterator<Feature> for FeatureSet {
+    fn from_iter<T: IntoIterator<Item = Feature>>(features: T) -> Self {
+        let mut set = Self::default();
+        features.into_iter().for_each(|feature| set.insert(feature));
+        set
+    }
+}
+
+fn find<'a>(cpuid: &'a [kvm_cpuid_entry2], word: &Word) -> Option<&'a kvm_cpuid_entry2> {
+    cpuid.iter().find(|leaf| leaf.function == word.function && leaf.index == word.index)
+}
 
 /// The feature words of what a vCPU is shown; those that are zero are left out.
 pub fn feature_words(cpuid: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
-    let word = |layout: &Layout| {
-        let leaf = cpuid.iter().find(|leaf| leaf.function == layout.function && leaf.index == layout.index)?;
-        let bits = match layout.register {
-            Eax => leaf.eax,
-            Ebx => leaf.ebx,
-            Ecx => leaf.ecx,
-            Edx => leaf.edx,
-        } & !layout.dynamic;
-        (bits != 0).then_some(FeatureWord { key: layout.key, bits })
-    };
-    WORDS.iter().filter_map(word).collect()
+    let set = FeatureSet::of(cpuid);
+    let words = WORDS.iter().zip(set.0).filter(|(_, bits)| *bits != 0);
+    words.map(|(word, bits)| FeatureWord { key: word.key, bits }).collect()
 }
 
 /// The names of the bits in `wanted` that word `key` does not have in `here`; bits without a name are
 /// named by their place.
 pub fn missing_features(key: &str, wanted: u32, here: &[FeatureWord]) -> Vec<String> {
     let have = here.iter().find(|word| word.key == key).map_or(0, |word| word.bits);
-    let names = WORDS.iter().find(|layout| layout.key == key).map_or(&[][..], |layout| layout.names);
     let missing = wanted & !have;
-    (0..32)
-        .filter(|bit| missing & (1 << bit) != 0)
-        .map(|bit| {
-            names
-                .iter()
-                .find(|(number, _)| *number == bit)
-                .map_or_else(|| format!("{key} bit {bit}"), |(_, name)| (*name).into())
-        })
-        .collect()
+    let bits = (0..32u8).filter(|bit| missing & (1 << bit) != 0);
+    match WORDS.iter().position(|word| word.key == key) {
+        Some(word) => bits.map(|bit| Feature { word, bit }.name()).collect(),
+        None => bits.map(|bit| format!("{key} bit {bit}")).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -238,10 +211,69 @@ mod tests {
     fn a_missing_feature_has_its_name() {
         let here = [FeatureWord { key: "cpuid.7.0.ebx", bits: 1 << 5 }];
         assert_eq!(
-            missing_features("cpuid.7.0.ebx", 1 << 5 | 1 << 16 | 1 << 2, &here),
-            ["cpuid.7.0.ebx bit 2", "avx512f"]
+            missing_features("cpuid.7.0.ebx", 1 << 5 | 1 << 16 | 1 << 12, &here),
+            ["cpuid.7.0.ebx bit 12", "avx512f"]
         );
         assert!(missing_features("cpuid.7.0.ebx", 1 << 5, &here).is_empty());
         assert_eq!(missing_features("cpuid.99.eax", 1, &here), ["cpuid.99.eax bit 0"]);
+    }
+
+    #[test]
+    fn a_name_has_many_spellings_and_one_meaning() {
+        let named = |name: &str| Feature::named(name).map(Feature::name);
+        for (given, name) in [
+            ("sse4_1", "sse4_1"),
+            ("sse4.1", "sse4_1"),
+            ("SSE4-1", "sse4_1"),
+            ("pni", "sse3"),
+            ("lzcnt", "abm"),
+            ("tsc-deadline", "tsc_deadline_timer"),
+            ("avx512-vpopcntdq", "avx512_vpopcntdq"),
+            ("avx512vnni", "avx512_vnni"),
+            ("kvm-pv-eoi", "kvm_pv_eoi"),
+            ("invtsc", "constant_tsc"),
+        ] {
+            assert_eq!(named(given).as_deref(), Some(name), "{given}");
+        }
+        for unknown in ["", "-", "avx state", "avx5", "nosuch"] {
+            assert_eq!(named(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn no_two_features_share_a_name_and_every_alias_leads_somewhere() {
+        let mut plain_names: Vec<_> = names().map(|(name, _)| plain(name)).collect();
+        plain_names.extend(ALIASES.iter().map(|(alias, _)| plain(alias)));
+        let count = plain_names.len();
+        plain_names.sort();
+        plain_names.dedup();
+        assert_eq!(plain_names.len(), count);
+        for (alias, name) in ALIASES {
+            assert!(names().any(|(known, _)| known == *name), "{alias} -> {name}");
+        }
+        assert!(names().all(|(name, feature)| Feature::named(name) == Some(feature)));
+    }
+
+    #[test]
+    fn likely_meanings_are_offered() {
+        assert_eq!(alike("axv2").first(), Some(&"avx2"));
+        assert!(alike("avx512").contains(&"avx512f"), "{:?}", alike("avx512"));
+        assert!(alike("nosuchfeature").is_empty());
+        assert_eq!((distance("kitten", "sitting"), distance("", "ab"), distance("ab", "")), (3, 2, 2));
+    }
+
+    #[test]
+    fn sets_go_into_leaves_and_come_out() {
+        let mut leaves = [
+            kvm_cpuid_entry2 { function: 7, ebx: !0, ecx: 1 << 4 | 1 << 3, ..Default::default() },
+            kvm_cpuid_entry2 { function: 0xd, eax: 7, ..Default::default() },
+        ];
+        let set = FeatureSet::named(&["bmi1", "avx2", "umip"]);
+        set.show_in(&mut leaves);
+        assert_eq!((leaves[0].ebx, leaves[0].ecx), (1 << 3 | 1 << 5, 1 << 4 | 1 << 2));
+        assert_eq!(leaves[1].eax, 7);
+        assert_eq!(FeatureSet::of(&leaves[..1]), set);
+        assert_eq!(set.names(), ["bmi1", "avx2", "umip"]);
+        assert!(set.without(&FeatureSet::named(&["bmi1", "avx2", "umip"])).is_empty());
     }
 }

@@ -7,8 +7,10 @@
 //! | `state` | saved registers: the layout, and the order of saving and loading |
 //! | `msrs` | which model-specific registers this host can save and load |
 //! | `cpuid` | the CPUID leaves of each vCPU |
-//! | `features` | CPUID features by name, and which of them a host lacks |
 //! | `boot` | the registers of a vCPU that begins at a kernel's entry point |
+//! | `features` | CPUID features by name, sets of them, and which of them a host lacks |
+//! | `words` | where CPUID has its features, and their names |
+//! | `model` | what `--cpu` chooses: the processor that a guest is shown |
 //! | `dump` | registers as text, for the log of a guest that died |
 
 mod boot;
@@ -16,9 +18,11 @@ mod cpuid;
 mod dump;
 mod features;
 mod gate;
+mod model;
 mod msrs;
 mod state;
 mod thread;
+mod words;
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -26,8 +30,11 @@ use kvm_bindings::kvm_cpuid_entry2;
 
 pub use boot::{LongMode, enter_linux64, enter_pvh, prepare};
 pub use cpuid::guest_cpuid;
-pub use features::{FeatureWord, feature_words, missing_features};
+pub use features::{Feature, FeatureSet, FeatureWord, alike, feature_words, missing_features};
 pub use gate::{Gate, GuestRequest};
+pub use model::{
+    CpuBase, CpuModel, CpuModelError, GuestCpu, Level, Offer, UnfitHost, physical_bits, vendor, xsave_layout,
+};
 pub use msrs::{MsrError, MsrTable};
 pub use state::{TscStart, VcpuState, VcpuStateError};
 pub use thread::spawn;

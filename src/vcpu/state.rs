@@ -18,7 +18,7 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs,
 };
 
-use super::msrs::{TSC, entry};
+use super::msrs::{TSC, entry, is_of_the_processor};
 use super::{MsrError, MsrTable, Vcpu};
 use crate::kvm::{KernelStruct, KvmError, as_bytes, from_bytes};
 use crate::state::{Reader, StateError, Writer};
@@ -91,7 +91,7 @@ impl VcpuState {
         let mut vcpu = vcpu.lock();
         // First: KVM takes pending INIT and SIPI into account here, which changes what follows.
         let mp_state = vcpu.mp_state()?;
-        let mut msrs = table.save(&vcpu)?;
+        let mut msrs = table.save(&vcpu, &cpuid)?;
         let read = msrs.iter().position(|msr| msr.index == TSC);
         let read = read.map_or(0, |at| msrs.remove(at).data);
         let tsc_khz = vcpu.tsc_khz()?;
@@ -118,8 +118,8 @@ impl VcpuState {
 
     /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base (sregs) and
     /// before the TSC deadline (MSRs), which comes after the TSC; events after the registers, whose setting
-    /// clears pending exceptions. Without `tsc` it is a reset: the TSC goes on and CPUID, which KVM does not
-    /// let a vCPU change that ran, stays.
+    /// clears pending exceptions. Without `tsc` it is a reset: the TSC goes on, and CPUID and the MSRs that say what the
+    /// processor is, which KVM does not let a vCPU change that ran, stay: they may be those of another host.
     pub fn load(&self, vcpu: &Vcpu, table: &MsrTable, tsc: Option<TscStart>) -> Result<(), VcpuStateError> {
         let mut shown = vcpu.cpuid();
         let mut vcpu = vcpu.lock();
@@ -135,7 +135,10 @@ impl VcpuState {
         vcpu.set_debugregs(&self.debugregs)?;
         vcpu.set_lapic(&self.lapic)?;
         match tsc {
-            None => table.load(&vcpu, &self.msrs)?,
+            None => {
+                let changeable = self.msrs.iter().filter(|msr| !is_of_the_processor(msr.index));
+                table.load(&vcpu, &changeable.copied().collect::<Vec<_>>())?;
+            }
             Some(TscStart::Offset(offset)) => {
                 vcpu.set_tsc_offset(offset)?;
                 table.load(&vcpu, &self.msrs)?;

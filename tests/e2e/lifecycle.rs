@@ -265,9 +265,11 @@ fn kernels_that_are_none_are_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
     run("/nowhere/vmlinux", &["/nowhere/vmlinux", "No such file"]);
-    run(path, &[path, "not an x86-64 ELF"]);
+    run(path, &[path, "neither an ELF"]);
     std::fs::write(path, "#!/bin/sh\necho I am no kernel\n").unwrap();
-    run(path, &[path, "not an x86-64 ELF"]);
+    run(path, &[path, "neither an ELF"]);
+    std::fs::write(path, b"\x1f\x8b\x08 a vmlinux.gz").unwrap();
+    run(path, &[path, "gunzip"]);
     // An ELF of this machine, but a program.
     run(env!("CARGO_BIN_EXE_whimbrel"), &[env!("CARGO_BIN_EXE_whimbrel")]);
     let mut elf = std::fs::read(env!("CARGO_BIN_EXE_whimbrel")).unwrap();

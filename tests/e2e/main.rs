@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod cancel;
+mod cpu;
 mod lifecycle;
 mod migrate;
 mod monitor;

@@ -1,9 +1,7 @@
 //! The DSDT: the devices that a guest cannot find by itself, in ACPI's machine language (chapters 6, 19 and 20).
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope, ZERO,
-};
+use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO};
 use acpi_tables::sdt::Sdt;
 
 use super::{VirtioSlot, table};
@@ -65,8 +63,7 @@ fn clock(aml: &mut Vec<u8>) {
 
 /// `LNRO0005` is what Linux knows a virtio-mmio device by.
 fn virtio_mmio(number: usize, slot: &VirtioSlot, aml: &mut Vec<u8>) {
-    let last = slot.address + (VirtioSlot::BYTES - 1);
-    let registers = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, slot.address, last, None);
+    let registers = Memory32Fixed::new(true, slot.address, VirtioSlot::BYTES);
     Device::new(
         format!("VR{:02X}", number & 0xff).as_str().into(),
         vec![

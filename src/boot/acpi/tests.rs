@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn inventory(vcpus: u8, devices: u64) -> Inventory {
-    let virtio = (0..devices).map(|n| VirtioSlot { address: 0xd000_0000 + n * 0x1000, gsi: 16 + n as u32 }).collect();
+fn inventory(vcpus: u8, devices: u32) -> Inventory {
+    let virtio = (0..devices).map(|n| VirtioSlot { address: 0xd000_0000 + n * 0x1000, gsi: 16 + n }).collect();
     Inventory { vcpus, virtio }
 }
 
@@ -111,11 +111,10 @@ fn the_devices_are_described() {
     for (name, address, gsi) in [(b"VR00", 0xd000_0000u64, 16), (b"VR01", 0xd000_1000, 17)] {
         let device = &dsdt[find(dsdt, name).unwrap()..];
         assert!(find(device, b"LNRO0005").unwrap() < 32);
-        // A QWord memory descriptor: minimum, maximum, no translation, length.
-        let memory = &device[find(device, &[0x8a, 0x2b, 0, 0]).unwrap()..];
-        let fields = [14, 22, 30, 38].map(|at| word(memory, at, 8));
-        assert_eq!(fields, [address, address + 0xfff, 0, 0x1000]);
-        assert_eq!(memory[46..55], [0x89, 6, 0, 0x03, 1, gsi, 0, 0, 0]);
+        // A 32-bit fixed memory descriptor: writable, address, length.
+        let memory = &device[find(device, &[0x86, 9, 0, 1]).unwrap()..];
+        assert_eq!((word(memory, 4, 4), word(memory, 8, 4)), (address, 0x1000));
+        assert_eq!(memory[12..21], [0x89, 6, 0, 0x03, 1, gsi, 0, 0, 0]);
     }
     assert_eq!(find(dsdt, b"VR02"), None);
 }

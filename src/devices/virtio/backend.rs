@@ -5,8 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::gate::Gate;
-use super::worker::Watch;
-use super::{ConfigSpace, Ring};
+use super::{ConfigSpace, Ring, Watch};
 use crate::kvm::GuestMemory;
 use crate::state::StateError;
 

@@ -13,8 +13,8 @@ use super::backend::Host;
 use super::gate::{Gate, Holder};
 use super::registers::{Effect, INDIRECT, Outside, Registers, offset};
 use super::signal::Signal;
-use super::worker::{self, Event, Watch};
-use super::{Backend, Broken, ConfigSpace, Kind, Ring, Work};
+use super::worker::{self, Event};
+use super::{Backend, Broken, ConfigSpace, Kind, Ring, Watch, Work};
 use crate::devices::{Action, Device, SavedDevice};
 use crate::kvm::{GuestRam, KvmError, Vm};
 use crate::state::{Reader, StateError, Writer};
@@ -244,6 +244,8 @@ impl VirtioDevice {
     }
 
     fn write_config(&self, at: u64, data: &[u8]) {
+        // One vCPU at a time changes the device: the first to end would let the worker go while the other still needs it parked.
+        let _alone = self.registers();
         if self.config.write(at as usize, data) {
             self.with_worker_parked(|inner| {
                 inner.backend.config_written();

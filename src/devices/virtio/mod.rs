@@ -12,7 +12,10 @@
 //! | `signal` | the interrupt, its cause, and `needs reset` |
 //! | `config_space` | the bytes that the driver reads behind the registers |
 //! | `blk` | disks |
+//! | `net` | network cards |
 //! | `rng` | entropy |
+//! | `console` | a console, Linux's `hvc0` |
+//! | `balloon` | memory that the guest gives back |
 //!
 //! ```text
 //!  vCPU: register write --> registers --> worker parked --> queues set up or taken away --> worker goes on
@@ -23,11 +26,14 @@
 //! taken by who has seen it parked.
 
 mod backend;
+mod balloon;
 mod blk;
 mod chain;
 mod config_space;
+mod console;
 mod device;
 mod gate;
+mod net;
 mod registers;
 mod ring;
 mod rng;
@@ -37,9 +43,13 @@ pub(crate) mod testing;
 mod worker;
 
 pub use backend::{Backend, Broken, Host, Kind, Work};
+pub use balloon::{Balloon, BalloonLevel};
 pub use blk::Block;
 pub use chain::{Chain, Segment};
 pub use config_space::ConfigSpace;
+pub use console::{Console, Inbox};
 pub use device::{VirtioDevice, VirtioError};
+pub use net::Net;
 pub use ring::Ring;
 pub use rng::Rng;
+pub use worker::Watch;

@@ -41,9 +41,11 @@ impl Watch {
 
     /// Listens to the backend's descriptor `index` or, where it could not use what comes, stops doing so.
     pub fn listen(&self, index: usize, fd: BorrowedFd<'_>, on: bool) {
-        let events = if on { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
-        if let Err(error) = self.0.modify(fd, &mut EpollEvent::new(events, DESCRIPTORS + index as u64)) {
-            log::error!("a device's input cannot be switched: {error}");
+        // Taken out, not only muted: a descriptor that has failed is reported as long as it is in the set.
+        let result = if on { self.add_descriptor(index, fd) } else { self.0.delete(fd).map_err(Into::into) };
+        match result.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(()) | Err((Some(libc::EEXIST | libc::ENOENT), _)) => {}
+            Err((_, error)) => log::error!("a device's input cannot be switched: {error}"),
         }
     }
 }

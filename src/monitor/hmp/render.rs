@@ -35,6 +35,8 @@ pub fn render(reply: &Reply) -> String {
             .map(|it| format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", it.name, it.mac, it.tap))
             .collect(),
         Reply::Block(disks) => info_block(disks),
+        // In MiB, rounded down, as in QEMU.
+        Reply::Balloon(bytes) => format!("balloon: actual={}\n", bytes >> 20),
         Reply::Version => format!("{}\n", env!("CARGO_PKG_VERSION")),
         Reply::Name(name) => name.as_ref().map_or_else(String::new, |it| format!("{it}\n")),
         Reply::Kvm => "kvm support: enabled\n".to_owned(),

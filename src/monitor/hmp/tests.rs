@@ -33,6 +33,8 @@ fn commands_reach_the_machine() {
         ("system_reset", "reset"),
         ("announce_self", "announce [] \"\" [50, 550, 5, 100]"),
         ("announce_self net0,net1 x", "announce [\"net0\", \"net1\"] \"x\" [50, 550, 5, 100]"),
+        ("balloon 256", "balloon 268435456"),
+        ("balloon 1G", "balloon 1073741824"),
         ("system_powerdown", "powerdown"),
         ("q", "quit"),
         ("", ""),
@@ -72,6 +74,7 @@ fn mistakes_are_named() {
             "migrate_set_parameter announce-rounds 1001",
             "Error: Parameter 'announce-rounds' expects a value between 0 and 1000\n",
         ),
+        ("balloon 0", "Error: Parameter 'value' expects a size\n"),
         ("migrate_set_parameter warp 1", "Error: invalid parameter value: warp\n"),
     ] {
         assert_eq!(say(&vm, line), answer, "{line}");
@@ -124,6 +127,7 @@ fn small_answers() {
     assert_eq!(say(&vm, "info status"), "VM status: running\n");
     assert_eq!(say(&vm, "info cpus"), "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n");
     assert_eq!(say(&vm, "info name"), "guest\n");
+    assert_eq!(say(&vm, "info balloon"), "balloon: actual=300\n");
     assert_eq!(
         say(&vm, "info network"),
         "net0: model=virtio-net,macaddr=52:54:00:12:34:56\n \\ type=tap,ifname=tap7\n\

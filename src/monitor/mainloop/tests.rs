@@ -97,6 +97,25 @@ fn a_client_that_does_not_read_holds_nobody_up() {
 }
 
 #[test]
+fn the_balloon_is_told_of_now_and_then_and_at_last() {
+    serve(FakeVm::new, |path, sink| {
+        let mut peer = Peer::new(path);
+        let tell = sink.machine();
+        let start = Instant::now();
+        for times in [1, 1000] {
+            for _ in 0..times {
+                tell(MachineEvent::BalloonChange);
+            }
+            let line = peer.line();
+            assert!(line.contains("BALLOON_CHANGE") && line.contains("314572800"), "{line}");
+        }
+        assert!(start.elapsed() >= Duration::from_millis(900));
+        sink.quit();
+        assert!(peer.line().contains("SHUTDOWN"));
+    });
+}
+
+#[test]
 fn migration_events_need_their_capability() {
     let vm = || {
         let vm = FakeVm::new();

@@ -34,6 +34,7 @@ pub fn render(reply: &Reply) -> Value {
             })
             .collect(),
         Reply::Block(disks) => query_block(disks),
+        Reply::Balloon(bytes) => json!({ "actual": bytes }),
         Reply::Version => version(),
         Reply::Name(name) => match name {
             Some(name) => json!({ "name": name }),

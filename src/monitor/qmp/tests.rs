@@ -88,12 +88,28 @@ fn commands_reach_the_machine() {
             "announce [\"net1\"] \"x\" [1, 2, 3, 4]",
         ),
         ("announce-self", json!({"initial": 1, "max": 2, "rounds": 3, "step": 4}), "announce [] \"\" [1, 2, 3, 4]"),
+        ("balloon", json!({"value": 5 << 20}), "balloon 5242880"),
         ("system_powerdown", json!({}), "powerdown"),
         ("quit", json!({}), "quit"),
     ] {
         assert_eq!(run(&vm, name, arguments), json!({"return": {}}), "{name}");
         assert_eq!(vm.told(), told);
     }
+}
+
+#[test]
+fn the_balloon_is_there_or_not() {
+    let vm = FakeVm::new();
+    assert_eq!(run(&vm, "query-balloon", json!({})), json!({"return": {"actual": 300 << 20}}));
+    for value in [0, -1] {
+        let refused = run(&vm, "balloon", json!({ "value": value }));
+        assert_eq!(refused["error"]["desc"], "Parameter 'value' expects a size");
+    }
+    vm.balloon.set(None);
+    for (name, arguments) in [("query-balloon", json!({})), ("balloon", json!({"value": 1}))] {
+        assert_eq!(run(&vm, name, arguments)["error"]["class"], "DeviceNotActive");
+    }
+    assert_eq!(vm.told(), "");
 }
 
 #[test]
@@ -225,7 +241,7 @@ fn queries() {
 fn events_come_after_negotiation_only() {
     let vm = FakeVm::new();
     let mut out = Vec::new();
-    let event = Event::of_machine(MachineEvent::Reset { guest: true });
+    let event = Event::of_machine(MachineEvent::Reset { guest: true }, &FakeVm::new());
     let _ = QmpSession::new().notify(&event, &vm, &mut out);
     assert!(out.is_empty());
     let _ = ready(&vm).notify(&event, &vm, &mut out);
@@ -238,7 +254,7 @@ fn events_come_after_negotiation_only() {
     let of = |event| Event::of_migration(&event).to_json();
     assert_eq!(of(MigrationEvent::Status(Status::PostcopyActive))["data"], json!({"status": "postcopy-active"}));
     assert_eq!(of(MigrationEvent::Pass(2))["data"], json!({"pass": 2}));
-    let stop = Event::of_machine(MachineEvent::Stop).to_json();
+    let stop = Event::of_machine(MachineEvent::Stop, &FakeVm::new()).to_json();
     assert!(stop.get("data").is_none());
 }
 

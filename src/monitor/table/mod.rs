@@ -1,5 +1,6 @@
 //! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
 
+mod balloon;
 mod machine;
 mod migration;
 mod network;
@@ -45,7 +46,7 @@ const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Optio
 
 /// All commands, in the order in which `help` shows them.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    machine::COMMANDS.iter().chain(network::COMMANDS).chain(migration::COMMANDS)
+    machine::COMMANDS.iter().chain(balloon::COMMANDS).chain(network::COMMANDS).chain(migration::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
