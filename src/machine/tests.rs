@@ -19,6 +19,8 @@ use crate::vcpu::CpuModel;
 
 mod cpu;
 
+mod disks;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
 /// Where the counting guest counts, and the page that it writes.

@@ -261,6 +261,8 @@ fn a_device_that_is_to_stand_still_finishes_one_request_and_leaves_the_rest() {
     let ((begun, begins), (leaves, leave)) = (channel(), channel());
     let config = Arc::new(ConfigSpace::new(Vec::new()));
     let mut driver = Driver::start(Box::new(Slow { config, begun, leave }), 0);
+    // Gone before the driver, which waits for the worker, if something fails here.
+    let leaves = leaves;
     for head in 0..3 {
         let raw = Raw { address: 0x3000, bytes: 1, flags: WRITE, next: 0 };
         put_descriptor(driver.memory(), driver.table(0), head, raw);

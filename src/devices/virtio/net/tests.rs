@@ -269,7 +269,8 @@ fn an_announcement_is_made_by_the_card_and_by_a_driver_that_can() {
     let schedule = Schedule { rounds: 1, ..Schedule::default() };
     for _ in 0..3 {
         interface.announce("", schedule).unwrap();
-        assert_eq!(driver.await_interrupt(), 2);
+        // That of the round before may come only now: its answer was seen without waiting for it.
+        while driver.await_interrupt() & 2 == 0 {}
         assert_eq!(wire.receive(RARP), rarp_frame(mac()));
         assert_eq!(status(&driver), 3);
         assert_eq!(command(&mut driver, &[3, 0]), 0);
