@@ -133,8 +133,8 @@ impl Ring {
         Ok(())
     }
 
-    /// The same, but `most` chains at most, of which the driver is told together; whether there may be more. If so the driver is not asked to notify: the
-    /// caller comes back by itself.
+    /// The same, but `most` chains at most, of which the driver is told together; whether there may be more. If so the driver
+    /// is not asked to notify: the caller comes back by itself.
     pub fn serve_some(
         &mut self,
         memory: &GuestMemory,
