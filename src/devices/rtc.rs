@@ -95,7 +95,7 @@ impl SavedDevice for Rtc {
         Self::VERSION
     }
 
-    /// Layout, version 1: u8 index, the clock as [`Clock::save`] writes it.
+    /// Layout, version 1: u8 index, the clock as `rtc/clock.rs` writes it.
     fn save(&self) -> Vec<u8> {
         let chip = self.lock();
         let mut writer = Writer::default();

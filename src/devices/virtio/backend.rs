@@ -66,8 +66,8 @@ pub trait Backend: Send {
     /// What the driver reads behind the registers; changes are made through it at any time.
     fn config(&self) -> Arc<ConfigSpace>;
 
-    /// The driver wrote `data` at `offset` behind the registers. Called on a vCPU's thread, for a backend that has such fields
-    /// by way of [`ConfigSpace::writable`]; nothing by default.
+    /// The driver wrote something behind the registers, where [`ConfigSpace::with_writable`] lets it; it stands there already.
+    /// Called on a vCPU's thread, with the worker parked; nothing by default.
     fn config_written(&mut self) {}
 
     /// The descriptors that it wants to be woken by, beside its queues; constant. The worker listens to all of them at first.
