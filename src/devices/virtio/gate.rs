@@ -140,6 +140,12 @@ impl Gate {
         true
     }
 
+    /// Whether the worker stands still.
+    #[cfg(test)]
+    pub fn is_parked(&self) -> bool {
+        self.lock().parked
+    }
+
     /// The worker's side: whether it is to park.
     pub fn held(&self) -> bool {
         let state = self.lock();

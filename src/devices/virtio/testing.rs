@@ -102,6 +102,14 @@ impl Driver {
         assert!(self.device.await_frozen(Instant::now() + PATIENCE));
     }
 
+    /// Has the device go on, and waits until it does: one that is frozen at once may never have noticed.
+    pub fn thaw(&self) {
+        self.device.thaw();
+        while self.device.gate().is_parked() {
+            std::thread::yield_now();
+        }
+    }
+
     /// Does what a driver does from its discovery to DRIVER_OK.
     pub fn set_up(&mut self, features: u64) {
         self.write(offset::STATUS, 0);

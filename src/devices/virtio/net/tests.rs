@@ -115,11 +115,11 @@ fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
 
 /// Waits until the card has done all there is to do.
 fn settle(driver: &Driver) {
-    for _ in 0..2 {
-        // Whoever goes on looks at every queue before it stands still again.
-        driver.freeze();
-        driver.device.thaw();
-    }
+    // Whoever goes on looks at every queue before it stands still again.
+    driver.freeze();
+    driver.thaw();
+    driver.freeze();
+    driver.thaw();
 }
 
 fn status(driver: &Driver) -> u8 {
