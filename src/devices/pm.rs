@@ -72,7 +72,8 @@ impl Registers {
         if kind == PowerManagement::SOFT_OFF {
             return Action::PowerOff;
         }
-        log::warn!("the guest asks for the sleep state of type {kind}, which ACPI did not offer it: it goes on");
+        // A guest can do this as often as it likes: no line for each.
+        log::debug!("the guest asks for the sleep state of type {kind}, which ACPI did not offer it: it goes on");
         Action::None
     }
 }

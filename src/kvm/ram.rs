@@ -127,6 +127,11 @@ impl GuestRam {
         self.keeps_all.store(true, Ordering::SeqCst);
     }
 
+    /// Whether a guest is still arriving: a touch of a page may wait for it.
+    pub fn keeps_all(&self) -> bool {
+        self.keeps_all.load(Ordering::SeqCst)
+    }
+
     /// Every page of the guest that arrived is here.
     pub fn all_here(&self) {
         self.keeps_all.store(false, Ordering::SeqCst);

@@ -12,6 +12,7 @@ use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
 use super::machine::{Processor, SwitchedOn};
 use super::peripherals::Peripherals;
+use super::turn::Turns;
 use super::{Machine, MachineError, RunState};
 use crate::boot::acpi::Inventory;
 use crate::boot::{self, EntryPoint, ram_ranges};
@@ -72,7 +73,7 @@ impl Machine {
             switched_on,
             processor,
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
-            operation: Mutex::new(Operation::new(Hold::Released)),
+            operation: Turns::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
             announcer: Announcer::new(events),
         });

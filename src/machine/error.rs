@@ -31,6 +31,12 @@ pub enum MachineError {
          a disk of this host that does not answer"
     )]
     Stuck,
+    /// Another operation lasts.
+    #[error(
+        "the machine is busy: what was asked of it before waits for a page that does not come, so the migration must be \
+         recovered first, or for a disk of this host that does not answer"
+    )]
+    Busy,
     /// A reset, but there is no kernel.
     #[error("this guest came by migration and cannot be reset: give --kernel along with --incoming, as on the source")]
     NoKernel,

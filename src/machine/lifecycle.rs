@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::build::enter;
+use super::turn::Turn;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::devices::SavedDevice;
 use crate::vcpu::GuestRequest;
@@ -16,6 +17,12 @@ use crate::vcpu::GuestRequest;
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
 /// for a page of a migration whose link is gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// For how long a user's command waits for the operation before it. Far more than one lasts, unless it waits for a page of a
+/// migration whose link is gone, or for the host: the monitor must then be free to recover the migration, or to quit.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// For how long the end of the process waits for an operation that waits for the host's disk.
+const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether this machine has what only one host may have, such as the locks on its disks' images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +39,14 @@ pub(super) struct Operation {
     pub before_migration: Option<RunState>,
     /// See [`Hold`].
     pub hold: Hold,
+    /// That a reset waits for a vCPU or a device was said.
+    waits: bool,
     events: Vec<MachineEvent>,
 }
 
 impl Operation {
     pub(super) const fn new(hold: Hold) -> Self {
-        Self { before_migration: None, hold, events: Vec::new() }
+        Self { before_migration: None, hold, waits: false, events: Vec::new() }
     }
 
     pub(super) fn tell(&mut self, event: MachineEvent) {
@@ -48,7 +57,15 @@ impl Operation {
 impl Machine {
     /// Runs one operation and then tells what happened.
     pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
-        let mut operation = self.operation.lock().unwrap_or_else(PoisonError::into_inner);
+        self.carry_out(self.operation.take(), action)
+    }
+
+    /// The same for who cannot wait for ever; `None` if another operation is not done in time.
+    fn operate_within<R>(&self, patience: Duration, action: impl FnOnce(&mut Operation) -> R) -> Option<R> {
+        Some(self.carry_out(self.operation.take_within(patience)?, action))
+    }
+
+    fn carry_out<R>(&self, mut operation: Turn<'_, Operation>, action: impl FnOnce(&mut Operation) -> R) -> R {
         let result = action(&mut operation);
         self.announcer.note(std::mem::take(&mut operation.events));
         drop(operation);
@@ -67,7 +84,7 @@ impl Machine {
                 "the guest has not arrived yet: it starts by itself once it is here".into(),
             ));
         }
-        self.operate(action)
+        self.operate_within(PATIENCE, action).unwrap_or(Err(MachineError::Busy))
     }
 
     /// Changes the run state, if that is legal.
@@ -85,8 +102,15 @@ impl Machine {
         self.serial.set_receiving(false);
         self.gate.close(&self.vcpus);
         if !self.stands_still() {
-            self.thaw();
+            // A guest that asked for its end or a reset does not go on behind that: the control thread still sees to it.
+            if !self.gate.has_request() {
+                self.thaw();
+            }
             return Err(MachineError::Stuck);
+        }
+        // A reset writes to RAM, where a page may still be missing: only the control thread may wait for one.
+        if self.gate.request_is_reset() && self.ram.keeps_all() {
+            return Err(MachineError::Busy);
         }
         self.settle(operation);
         Ok(())
@@ -158,6 +182,14 @@ impl Machine {
     /// `system_reset`.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.command(|operation| match self.run_state() {
+            // It writes to RAM, where a page may still be missing, and the monitor must not wait for one.
+            RunState::Running | RunState::Paused | RunState::Prelaunch if self.ram.keeps_all() => {
+                if self.boot.is_none() {
+                    return Err(MachineError::NoKernel);
+                }
+                self.gate.request(&self.vcpus, GuestRequest::HostReset);
+                Ok(())
+            }
             RunState::Running => {
                 self.freeze(operation)?;
                 // Unless the guest ended at that moment.
@@ -216,10 +248,11 @@ impl Machine {
 
     /// The control thread's work: what the guest asked for. The vCPU that asked has closed the gate.
     pub(super) fn serve_request(&self) {
-        self.operate(|operation| {
+        let served = self.operate(|operation| {
             // Closed already by who asked, unless another operation opened it since.
             self.gate.close(&self.vcpus);
-            if self.stands_still() {
+            let still = self.stands_still();
+            if still {
                 let running = self.run_state() == RunState::Running;
                 self.settle(operation);
                 if running && self.run_state() == RunState::Running {
@@ -228,20 +261,34 @@ impl Machine {
             } else {
                 self.settle_stuck(operation);
             }
+            still
         });
+        if !served {
+            // Without the turn: others get theirs before the next attempt.
+            let _ = self.gate.await_parked(STOP_LIMIT) && self.peripherals.await_frozen(STOP_LIMIT);
+        }
     }
 
     /// Deals with what the guest asked for while it ran; all vCPUs are out of it.
     fn settle(&self, operation: &mut Operation) {
+        operation.waits = false;
         match self.gate.take_request() {
             None => {}
-            Some(GuestRequest::Reset) => match self.restart(operation, true) {
-                Ok(()) => {}
-                Err(error) => {
-                    log::error!("the guest asked for a reset and is ended instead: {error}");
-                    self.end(operation, ShutdownCause::GuestShutdown);
+            Some(request @ (GuestRequest::Reset | GuestRequest::HostReset)) => {
+                match self.restart(operation, request == GuestRequest::Reset) {
+                    // Nobody runs it but who stopped it.
+                    Ok(()) if self.run_state() == RunState::Paused => {
+                        if let Err(error) = self.become_state(RunState::Prelaunch) {
+                            log::error!("{error}");
+                        }
+                    }
+                    Ok(()) => {}
+                    Err(error) => {
+                        log::error!("the guest cannot be reset and is ended instead: {error}");
+                        self.end(operation, ShutdownCause::GuestShutdown);
+                    }
                 }
-            },
+            }
             Some(GuestRequest::PowerOff) => self.end(operation, ShutdownCause::GuestShutdown),
             Some(GuestRequest::Exit(code)) => self.end(operation, ShutdownCause::GuestExit(code)),
             Some(GuestRequest::Panic) => self.end(operation, ShutdownCause::GuestPanic),
@@ -251,9 +298,10 @@ impl Machine {
     /// Deals with what the guest asked for although a vCPU does not come out of it. An end needs none of them; a reset
     /// waits for them: the request stays and is served anew, with the lock given back in between.
     fn settle_stuck(&self, operation: &mut Operation) {
-        match self.gate.request_is_reset() {
-            true => log::warn!("the guest asked for a reset; {}", MachineError::Stuck),
-            false => self.settle(operation),
+        if !self.gate.request_is_reset() {
+            self.settle(operation);
+        } else if !std::mem::replace(&mut operation.waits, true) {
+            log::warn!("a reset was asked for and waits; {}", MachineError::Stuck);
         }
     }
 
@@ -325,12 +373,9 @@ impl Machine {
         let devices_done = self.peripherals.freeze(STOP_LIMIT);
         self.peripherals.shut();
         let threads = std::mem::take(&mut *self.lock_threads());
-        if vcpus_out && devices_done {
-            self.operate(|operation| {
-                if let Err(error) = self.give_up(operation) {
-                    log::error!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
-                }
-            });
+        // A vCPU may have waited for a device.
+        let still = devices_done && (vcpus_out || self.gate.await_parked(STOP_LIMIT));
+        if still && self.finish_disks() {
             let own = std::thread::current().id();
             for thread in threads {
                 // The last reference may be dropped by one of them.
@@ -339,10 +384,21 @@ impl Machine {
                 }
             }
         } else {
-            log::warn!("a vCPU or a device does not stop; it ends with the process");
+            log::warn!("a vCPU, a device or an operation on the machine does not stop; it ends with the process");
         }
         self.backend.close();
         self.peripherals.close();
+    }
+
+    /// Gives up what only one host may have; `false` if that cannot be done because another operation lasts.
+    fn finish_disks(&self) -> bool {
+        // The pages that it waits for, if any are missing, will not come any more.
+        let patience = if self.ram.keeps_all() { STOP_LIMIT } else { LAST_PATIENCE };
+        let given_up = self.operate_within(patience, |operation| self.give_up(operation));
+        if let Some(Err(error)) = &given_up {
+            log::error!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+        }
+        given_up.is_some()
     }
 
     pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {

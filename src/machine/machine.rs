@@ -10,6 +10,7 @@ use super::chipset::Chipset;
 use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
+use super::turn::Turns;
 use super::{RunState, VcpuInfo};
 use crate::block::DiskInfo;
 use crate::boot::acpi::Inventory;
@@ -47,7 +48,7 @@ pub struct Machine {
     pub(super) switched_on: SwitchedOn,
     pub(super) processor: Processor,
     pub(super) run_state: Mutex<RunState>,
-    pub(super) operation: Mutex<Operation>,
+    pub(super) operation: Turns<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) announcer: Announcer,
 }

@@ -6,6 +6,7 @@
 //! | `build` | putting it together |
 //! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
+//! | `turn` | operations one after the other, for which a monitor does not wait for ever |
 //! | `lifecycle` | stop, cont, reset, the power button, the guest's own requests, the end |
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
@@ -31,6 +32,7 @@ mod network;
 mod peripherals;
 mod run_state;
 mod saved;
+mod turn;
 
 pub use configuration::ConfigurationError;
 pub use error::MachineError;

@@ -21,6 +21,8 @@ mod cpu;
 
 mod disks;
 
+mod stuck;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const BASE: u64 = 0x10_0000;
 /// Where the counting guest counts, and the page that it writes.

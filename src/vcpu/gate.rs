@@ -14,17 +14,25 @@ use std::time::{Duration, Instant};
 use super::Vcpu;
 use crate::kvm::Kick;
 
-/// What a guest asked for, or what became of it. The vCPUs are stopping when it is told.
+/// What a guest, or the monitor for it, asked for, or what became of it. The vCPUs are stopping when it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestRequest {
     /// A reset.
     Reset,
+    /// The same, but it was the monitor that asked, which must not wait for it.
+    HostReset,
     /// Power off.
     PowerOff,
     /// The end, with this exit code.
     Exit(u8),
     /// Nothing: it triple-faulted or KVM gave up. The log has the registers.
     Panic,
+}
+
+impl GuestRequest {
+    fn is_reset(self) -> bool {
+        matches!(self, Self::Reset | Self::HostReset)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,14 +144,14 @@ impl Gate {
         open
     }
 
-    /// A vCPU thread's side: closes the gate and leaves word why. The first request wins, except that a
+    /// Closes the gate and leaves word why, from a vCPU's thread or another. The first request wins, except that a
     /// guest that died needs no reset.
-    pub(super) fn request(&self, vcpus: &[Arc<Vcpu>], request: GuestRequest) {
+    pub fn request(&self, vcpus: &[Arc<Vcpu>], request: GuestRequest) {
         let mut state = self.lock();
         if state.position == Position::Open {
             state.position = Position::Closed;
         }
-        if state.request.is_none() || request != GuestRequest::Reset {
+        if state.request.is_none() || !request.is_reset() {
             state.request = Some(request);
         }
         vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
@@ -161,7 +169,12 @@ impl Gate {
 
     /// Whether there is a request for a reset.
     pub fn request_is_reset(&self) -> bool {
-        self.lock().request == Some(GuestRequest::Reset)
+        self.lock().request.is_some_and(GuestRequest::is_reset)
+    }
+
+    /// Whether there is a request that nobody has taken yet.
+    pub fn has_request(&self) -> bool {
+        self.lock().request.is_some()
     }
 
     /// Takes the request, if there is one.

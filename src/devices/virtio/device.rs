@@ -13,6 +13,7 @@ use super::backend::Host;
 use super::gate::{Gate, Holder};
 use super::registers::{Effect, INDIRECT, Outside, Registers, offset};
 use super::signal::Signal;
+use super::sparing::Sparing;
 use super::worker::{self, Event};
 use super::{Backend, Broken, ConfigSpace, Kind, Ring, Watch, Work};
 use crate::devices::{Action, Device, SavedDevice};
@@ -57,6 +58,7 @@ pub(super) struct Inner {
     pub notifications: Vec<Arc<EventFd>>,
     config: Arc<ConfigSpace>,
     ram: Arc<GuestRam>,
+    complaints: Sparing,
 }
 
 impl Inner {
@@ -150,6 +152,7 @@ impl VirtioDevice {
                 notifications,
                 config: config.clone(),
                 ram: ram.clone(),
+                complaints: Sparing::default(),
             }),
             config,
             signal,
@@ -198,7 +201,14 @@ impl VirtioDevice {
 
     /// Nothing is done any more until the driver resets the device.
     pub(super) fn demand_reset(&self, inner: &mut Inner, broken: &Broken) {
-        log::warn!("{} {}: its driver broke the protocol, it needs a reset: {broken}", self.kind.name, self.slot);
+        // A driver can do this, and reset the device, as fast as it likes.
+        if let Some(unsaid) = inner.complaints.say(Instant::now()) {
+            log::warn!(
+                "{} {}: its driver broke the protocol, it needs a reset: {broken} (was not said {unsaid} times before)",
+                self.kind.name,
+                self.slot
+            );
+        }
         inner.rings.clear();
         self.signal.demand_reset();
     }

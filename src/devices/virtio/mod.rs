@@ -10,6 +10,7 @@
 //! | `ring` | one queue: taking chains, giving them back, interrupting |
 //! | `chain` | a descriptor chain, checked to lie in RAM, and copying in and out of it |
 //! | `signal` | the interrupt, its cause, and `needs reset` |
+//! | `sparing` | complaints of what a guest does, few of them |
 //! | `config_space` | the bytes that the driver reads behind the registers |
 //! | `blk` | disks |
 //! | `net` | network cards |
@@ -38,6 +39,7 @@ mod registers;
 mod ring;
 mod rng;
 mod signal;
+mod sparing;
 #[cfg(test)]
 pub(crate) mod testing;
 mod worker;
