@@ -13,7 +13,7 @@ QEMU = "qemu-system-x86_64"
 class Machine:
     """One host. `start` it, wait until it is `ready`, give it commands by `hand`, and `end` it."""
 
-    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2, tsc_khz=None):
+    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2, tsc_khz=None, disk=None):
         self.name = name
         self.address = address
         self.hand = Hand(switchboard, name)
@@ -22,6 +22,7 @@ class Machine:
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.tsc_khz = tsc_khz
+        self.disk = disk
         self.process = None
         self.began = None
 
@@ -49,6 +50,7 @@ class Machine:
         return [
             QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,-la57", "-machine", "q35,hpet=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.path('console')}",
+            *(["-drive", f"file={self.disk},format=raw,if=virtio"] if self.disk else []),
             "-device", "virtio-rng-pci", "-netdev", "user,id=control", "-device", "virtio-net-pci,netdev=control,romfile=",
             "-netdev", f"dgram,id=lab,local.type=fd,local.str={port.fileno()}" if port else "hubport,id=lab,hubid=0",
             # Large frames: what passes them on costs time by the frame.
