@@ -37,14 +37,14 @@ def _walk(options, folder, progress):
     files = once.files(commands[blocks.ONCE], options.cache, folder, progress)
     disk = once.store_disk(files, folder / "store.raw")
     hosts = Emulated(folder, HOST_MIB, disk)
-    walk = Walk(hosts, commands, progress.say)
+    walk = Walk(hosts, commands, folder, progress.say)
     try:
         # A shell, terminals, and an 'ip' that knows taps: busybox has none of these.
         more = {name: once.program(name) for name in ("dash", "script", "ip")}
         course.boot(hosts, options, progress, more)
         return walk.go()
     finally:
-        walk.end(folder)
+        walk.end()
         hosts.end()
         disk.unlink()
 

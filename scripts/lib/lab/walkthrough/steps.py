@@ -22,11 +22,12 @@ PROMPT = r"root@\S+:\S+# "
 
 
 class Walk:
-    """One walk. The hosts are two of the lab's; `tell` is told of each step."""
+    """One walk. The hosts are two of the lab's; what is on the screens goes to `folder`, and `tell` is told of each step."""
 
-    def __init__(self, hosts, commands, tell):
+    def __init__(self, hosts, commands, folder, tell):
         self.hosts = hosts
         self.commands = commands
+        self.folder = folder
         self.tell = tell
         self.terminals = []
 
@@ -53,7 +54,7 @@ class Walk:
             host.hand.check(f"echo {self.hosts.b.address} hostb >/etc/hosts")
 
     def _terminal(self, host, name, place):
-        terminal = Terminal(host, name, self.commands[place])
+        terminal = Terminal(host, name, self.commands[place], self.folder)
         self.terminals.append(terminal)
         return terminal
 
@@ -155,8 +156,7 @@ class Walk:
             raise LabFailed(f"the file on the disk reads '{memo.strip()}'")
         self.tell("the disk is clean")
 
-    def end(self, folder):
-        """Leaves nothing running, and writes down what was on the screens."""
+    def end(self):
+        """Leaves nothing running."""
         for terminal in self.terminals:
             terminal.close()
-            (folder / f"{terminal.name.replace(' ', '-')}.screen").write_text(terminal.text)

@@ -1,5 +1,6 @@
 """A terminal in a host, with somebody at its keyboard."""
 
+import codecs
 import re
 import shlex
 import time
@@ -37,10 +38,11 @@ class Screen:
 class Terminal(Channel):
     """A block of commands that runs in a pseudo-terminal of a host, as it would for somebody who pasted it into a shell there."""
 
-    def __init__(self, host, name, block):
+    def __init__(self, host, name, block, folder):
         self.host = host
         self.text = ""
-        self.first = self.last = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._log = open(folder / f"{host.name}.{name}.screen", "wb", buffering=0)
         self._read_up_to = 0
         path = f"/run/{name}.sh"
         host.hand.put(block.encode(), path)
@@ -49,11 +51,11 @@ class Terminal(Channel):
         line.send("S", f"exec script -qec {shlex.quote(f'dash -e {path}')} /dev/null 2>&1".encode())
         super().__init__(Screen(line), f"{name} on host {host.name}")
 
-    def take(self, now, data):
-        """Takes in what appears on the screen."""
-        self.first = self.first or now
-        self.last = now
-        self.text += data.decode(errors="replace").replace("\r", "")
+    def take(self, _now, data):
+        """Takes in what appears on the screen, and writes it down."""
+        self.text += self._decoder.decode(data).replace("\r", "")
+        if not self._log.closed:
+            self._log.write(data)
 
     def expect(self, pattern, seconds):
         """Waits until something new on the screen matches, and returns the match."""
@@ -84,3 +86,9 @@ class Terminal(Channel):
     def last_words(self):
         """The last line on the screen."""
         return next((line.strip() for line in reversed(self.text.split("\n")) if line.strip()), "nothing")
+
+    def close(self):
+        """Ends the commands."""
+        super().close()
+        with self.news:
+            self._log.close()

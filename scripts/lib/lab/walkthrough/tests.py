@@ -66,7 +66,11 @@ class Screens(unittest.TestCase):
     def terminal(self, *frames):
         line = Line(frames)
         hand = SimpleNamespace(put=lambda *_: None, line=lambda: line)
-        return Terminal(SimpleNamespace(name="a", hand=hand), "first", "true\n"), line
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        terminal = Terminal(SimpleNamespace(name="a", hand=hand), "first", "true\n", Path(folder.name))
+        self.addCleanup(terminal.close)
+        return terminal, line
 
     def test_output_comes_until_the_status(self):
         screen = Screen(Line([("o", b""), ("o", b"x"), ("e", b"y"), ("x", b"3")]))
