@@ -50,12 +50,12 @@ class Machine:
         return [
             QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,-la57", "-machine", "q35,hpet=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.path('console')}",
-            *(["-drive", f"file={self.disk},format=raw,if=virtio"] if self.disk else []),
             "-device", "virtio-rng-pci", "-netdev", "user,id=control", "-device", "virtio-net-pci,netdev=control,romfile=",
             "-netdev", f"dgram,id=lab,local.type=fd,local.str={port.fileno()}" if port else "hubport,id=lab,hubid=0",
             # Large frames: what passes them on costs time by the frame.
             "-device", f"virtio-net-pci,netdev=lab,romfile=,host_mtu=60000,mac={self.mac()}",
             "-kernel", str(kernel), "-initrd", str(image), "-append", " ".join(words),
+            *(["-drive", f"file={self.disk},format=raw,if=virtio"] if self.disk else []),
         ]  # fmt: skip
 
     def _clock(self):

@@ -13,6 +13,10 @@ from .steps import Walk
 HOST_MIB = 2048
 
 
+class HostGone(LabFailed):
+    """A host is gone. That says nothing about the README: the lab itself could not work."""
+
+
 def run(options, progress):
     """Does it; the exit status, which is 0, too, where it had to be skipped."""
     if why := once.obstacle():
@@ -24,6 +28,8 @@ def run(options, progress):
     try:
         move = _walk(options, folder, progress)
         progress.say(f"total {move.total:.1f} s, downtime {move.downtime * 1000:.0f} ms, longest time without an answer {move.ping_gap * 1000:.0f} ms")
+    except HostGone:
+        raise
     except LabFailed as why:
         failure = str(why)
         print(f"FAILED: the README's walk-through: {failure}")
@@ -43,6 +49,10 @@ def _walk(options, folder, progress):
         more = {name: once.program(name) for name in ("dash", "script", "ip")}
         course.boot(hosts, options, progress, more)
         return walk.go()
+    except LabFailed as why:
+        if gone := [name for name, machine in hosts.machines.items() if machine.process and machine.process.poll() is not None]:
+            raise HostGone(f"the emulated host {' and '.join(gone)} switched itself off: {why}") from why
+        raise
     finally:
         walk.end()
         hosts.end()

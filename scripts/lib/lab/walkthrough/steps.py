@@ -5,9 +5,9 @@ import time
 
 from ..channel import Qmp
 from ..guest import Move
+from ..hosts import SHARED
 from ..progress import LabFailed
-from . import blocks
-from .once import SHARED
+from . import blocks, once
 from .terminal import Terminal
 
 # Whoever reads the README has a network of their own; this is the lab's.
@@ -52,7 +52,7 @@ class Walk:
     def _names(self):
         """The names that the README takes for granted. The tap's it makes itself, and the lab's hosts come with one of that name."""
         for host in (self.hosts.a, self.hosts.b):
-            host.hand.check(f"tunctl -d tap0 && mkdir -p /srv && ln -s {self.hosts.shared} {SHARED}")
+            host.hand.check(f"tunctl -d tap0 && mkdir -p /srv && ln -s {SHARED} {once.SHARED}")
             host.hand.check(f"echo {self.hosts.b.address} hostb >/etc/hosts")
 
     def _terminal(self, host, name, place):
