@@ -22,4 +22,5 @@
 | `table`    | the result |
 | `progress` | lines with elapsed seconds, failures in one sentence |
 | `developer`| `run`, `boot-linux` and `shell`: the lab for trying things by hand |
+| `walkthrough`| what the README says about a Debian guest, carried out |
 """

@@ -28,7 +28,7 @@ def run(options, progress):
     folder.mkdir(parents=True)
     hosts = Emulated(folder)
     try:
-        _start(hosts, options, progress)
+        boot(hosts, options, progress)
         progress.say(f"{len(cases)} cases, {options.slots} at a time; random seed {seed}")
         outcomes = []
         for outcome in bench.run(cases, hosts, options.slots, seed, folder, progress.say):
@@ -49,7 +49,8 @@ def run(options, progress):
     return 1 if any(outcome.failure for outcome in outcomes) else 0
 
 
-def _start(hosts, options, progress):
+def boot(hosts, options, progress, more=None):
+    """Builds what is missing and boots the hosts, with `more` programs in them, by name."""
     packages = Packages(options.cache, progress)
     kernel, busybox = Kernel(packages.kernel()), packages.busybox()
     progress.say("building")
@@ -57,7 +58,7 @@ def _start(hosts, options, progress):
     whimbrel = options.binary or build.whimbrel()
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")
-    in_hosts = {"lab-agent": programs["lab-agent"], "lab-lock": programs["lab-lock"], "whimbrel": whimbrel}
+    in_hosts = {"lab-agent": programs["lab-agent"], "lab-lock": programs["lab-lock"], "whimbrel": whimbrel, **(more or {})}
     hosts.start(kernel, busybox, in_hosts, {"vmlinuz": kernel.image, "initrd": guest}, build.tsc_khz(programs))
     progress.say("the hosts are ready")
 

@@ -25,15 +25,15 @@ class Host:
 
 
 class Emulated:
-    """Hosts that are emulated machines."""
+    """Hosts that are emulated machines. The shared storage is memory, or `store_disk`, an image with ext4 and what is to be shared."""
 
     shared = SHARED
 
-    def __init__(self, logs, memory_mib=1536):
+    def __init__(self, logs, memory_mib=1536, store_disk=None):
         self.network = Network()
         self.switchboard = Switchboard()
         self.machines = {
-            "store": Machine("store", STORE, self.switchboard, logs, 768, 1),
+            "store": Machine("store", STORE, self.switchboard, logs, 768, 1, disk=store_disk),
             "a": Machine("a", "192.168.77.11", self.switchboard, logs, memory_mib, 2),
             "b": Machine("b", "192.168.77.12", self.switchboard, logs, memory_mib, 2),
         }

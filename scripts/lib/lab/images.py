@@ -10,7 +10,7 @@ INIT = build.ROOT / "tests" / "lab" / "init"
 
 # Debian's cloud kernel has all of this as modules.
 HOST_MODULES = ["virtio_pci", "virtio_net", "virtio_rng", "kvm_amd", "tun", "bridge", "nfsv4"]
-STORE_MODULES = ["virtio_pci", "virtio_net", "virtio_rng", "bridge", "nfsd", "nfsv4"]
+STORE_MODULES = ["virtio_pci", "virtio_net", "virtio_rng", "bridge", "nfsd", "nfsv4", "virtio_blk", "ext4"]
 GUEST_MODULES = [
     "virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "virtio_balloon", "rtc_cmos", "ext4",
     "button", "evdev",

@@ -13,7 +13,7 @@ QEMU = "qemu-system-x86_64"
 class Machine:
     """One host. `start` it, wait until it is `ready`, give it commands by `hand`, and `end` it."""
 
-    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2, tsc_khz=None):
+    def __init__(self, name, address, switchboard, folder, memory_mib=2048, cpus=2, tsc_khz=None, disk=None):
         self.name = name
         self.address = address
         self.hand = Hand(switchboard, name)
@@ -22,6 +22,7 @@ class Machine:
         self.memory_mib = memory_mib
         self.cpus = cpus
         self.tsc_khz = tsc_khz
+        self.disk = disk
         self.process = None
         self.began = None
 
@@ -54,6 +55,7 @@ class Machine:
             # Large frames: what passes them on costs time by the frame.
             "-device", f"virtio-net-pci,netdev=lab,romfile=,host_mtu=60000,mac={self.mac()}",
             "-kernel", str(kernel), "-initrd", str(image), "-append", " ".join(words),
+            *(["-drive", f"file={self.disk},format=raw,if=virtio"] if self.disk else []),
         ]  # fmt: skip
 
     def _clock(self):
