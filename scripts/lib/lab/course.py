@@ -35,6 +35,8 @@ def run(options, progress):
             outcomes.append(outcome)
             progress.say(f"{len(outcomes)}/{len(cases)} {bench.label(outcome.case)}: {_summary(outcome)}")
         progress.say(f"network: {hosts.network.traffic()}")
+        for fault in hosts.faults():
+            progress.say(fault)
     finally:
         hosts.end()
     outcomes.sort(key=lambda it: cases.index(it.case))
@@ -53,7 +55,7 @@ def _start(hosts, options, progress):
     packages = Packages(options.cache, progress)
     kernel, busybox = Kernel(packages.kernel()), packages.busybox()
     progress.say("building")
-    programs = build.lab_programs(options.cache)
+    programs = build.lab_programs()
     whimbrel = options.binary or build.whimbrel()
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")

@@ -97,6 +97,10 @@ class Emulated:
         """Removes a file of the shared storage."""
         self.store.check(f"rm -f /export/{name}")
 
+    def faults(self):
+        """What went wrong with the hosts themselves, one sentence each."""
+        return [f"host {name}: {machine.death()}: {machine.last_words()}" for name, machine in self.machines.items() if machine.death()]
+
     def end(self):
         """Leaves nothing running."""
         for machine in self.machines.values():
