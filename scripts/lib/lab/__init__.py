@@ -20,6 +20,7 @@
 | `bench`    | where one case is worked on, and the run of many |
 | `course`   | a run of the lab from the build to the table |
 | `table`    | the result |
+| `docs`     | the result on docs/lab.md |
 | `progress` | lines with elapsed seconds, failures in one sentence |
 | `developer`| `run`, `boot-linux` and `shell`: the lab for trying things by hand |
 """

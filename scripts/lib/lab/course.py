@@ -4,7 +4,7 @@ import os
 import random
 import time
 
-from . import bench, build, catalogue, images, table
+from . import bench, build, catalogue, docs, images, table
 from .debian import Packages
 from .hosts import Emulated
 from .kernel import Kernel
@@ -26,6 +26,7 @@ def run(options, progress):
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     folder = options.cache / "logs" / time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
     folder.mkdir(parents=True)
+    began = time.monotonic()
     hosts = Emulated(folder)
     try:
         _start(hosts, options, progress)
@@ -35,6 +36,7 @@ def run(options, progress):
             outcomes.append(outcome)
             progress.say(f"{len(outcomes)}/{len(cases)} {bench.label(outcome.case)}: {_summary(outcome)}")
         progress.say(f"network: {hosts.network.traffic()}")
+        description = hosts.description() if options.docs else ""
         for fault in hosts.faults():
             progress.say(fault)
     finally:
@@ -42,6 +44,8 @@ def run(options, progress):
     outcomes.sort(key=lambda it: cases.index(it.case))
     text = table.table(outcomes)
     (folder / "table.md").write_text(text + "\n")
+    if options.docs:
+        docs.write(text, docs.setting(description, time.monotonic() - began, options.slots, seed))
     print(text)
     for outcome in outcomes:
         if outcome.failure:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import images
 from .agent import Switchboard
-from .machine import Machine
+from .machine import Machine, version
 from .network import Network
 from .progress import LabFailed
 
@@ -96,6 +96,10 @@ class Emulated:
     def remove_shared(self, name):
         """Removes a file of the shared storage."""
         self.store.check(f"rm -f /export/{name}")
+
+    def description(self):
+        """What they are, for whoever reads figures."""
+        return f"hosts emulated by {version()}; Linux {self.a.hand.check('uname -r').strip()} in hosts and guests"
 
     def faults(self):
         """What went wrong with the hosts themselves, one sentence each."""

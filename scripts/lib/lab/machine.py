@@ -104,6 +104,12 @@ class Machine:
             self.path("initrd").unlink(missing_ok=True)
 
 
+def version():
+    """QEMU's name and version."""
+    told = subprocess.run([QEMU, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return "QEMU " + told.split(" version ")[-1].split(" ")[0]
+
+
 def _dies_with_the_lab():
     """Has the kernel end QEMU when the lab dies without a chance to do so."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
