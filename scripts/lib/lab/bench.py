@@ -34,8 +34,9 @@ class Bench:
         self._shared = []
 
     def plan(self, **wishes):
-        """A guest's plan, with what is this bench's own already in it."""
-        return dataclasses.replace(Plan(f"{self.name}-{len(self._guests)}", self.number), **wishes)
+        """A guest's plan, with what is this bench's own and the hosts' already in it."""
+        plan = Plan(f"{self.name}-{len(self._guests)}", self.number, boot=self.hosts.boot, words=self.hosts.words)
+        return dataclasses.replace(plan, **wishes)
 
     def guest(self, plan, *more):
         """Starts a guest on host a."""

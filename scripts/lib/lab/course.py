@@ -8,6 +8,7 @@ from . import bench, build, catalogue, docs, images, table
 from .debian import Packages
 from .hosts import Emulated
 from .kernel import Kernel
+from .native import Native
 from .progress import LabFailed
 
 # Cases at a time: while one waits for its guest, the other computes.
@@ -27,7 +28,7 @@ def run(options, progress):
     folder = options.cache / "logs" / time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
     folder.mkdir(parents=True)
     began = time.monotonic()
-    hosts = Emulated(folder)
+    hosts = Native(folder) if options.native else Emulated(folder)
     try:
         _start(hosts, options, progress)
         progress.say(f"{len(cases)} cases, {options.slots} at a time; random seed {seed}")

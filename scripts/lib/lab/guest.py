@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from .channel import Console, Qmp
 from .progress import LabFailed
 
-# quiet: each byte on the console costs time. noxsave: the emulated SVM does not show KVM the guest's XSETBV.
-KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off noxsave"
+# quiet: each byte on the console costs time.
+KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off"
 PORTS = itertools.count(4000)
 # A Linux host needs about 5 s for it, alone.
 BOOT_SECONDS = 120
@@ -42,7 +42,9 @@ class Plan:
     balloon: bool = False
     # A virtio console, which the guest's program of that name talks on, beside the serial port.
     console: bool = False
-    kernel: str = "/boot/vmlinuz"
+    # A built-in kernel; otherwise Linux is in `boot`, a folder of the host.
+    builtin: str = ""
+    boot: str = "/boot"
 
     def mac(self):
         """The address of its network card."""
@@ -55,8 +57,8 @@ class Plan:
     def arguments(self):
         """Whimbrel's arguments that make such a machine."""
         told = [f"lab.run={','.join(self.programs)}", f"lab.address={self.address()}", *(["lab.disk=1"] if self.disk else []), *self.words]
-        linux = ["--initrd", "/boot/initrd", "--cmdline", " ".join([KERNEL_WORDS, *told])]
-        words = ["--kernel", self.kernel, *(["--append", " ".join(self.words)] if self.kernel.startswith("builtin:") else linux)]
+        linux = ["--kernel", f"{self.boot}/vmlinuz", "--initrd", f"{self.boot}/initrd", "--cmdline", " ".join([KERNEL_WORDS, *told])]
+        words = ["--kernel", self.builtin, "--append", " ".join(self.words)] if self.builtin else linux
         words += ["--memory", f"{self.memory_mib}M", "--cpus", str(self.cpus), "--name", self.name]
         words += ["--disk", f"path={self.disk},format={self.disk_format}"] if self.disk else []
         words += ["--net", f"tap=tap{self.number},mac={self.mac()}"] if self.net else []

@@ -36,7 +36,7 @@ class Machine:
         self.switchboard.expect(self.name)
         self.began = time.monotonic()
         with open(self.path("qemu.log"), "wb") as log:
-            command = [*_dies_with_the_lab(), *self._command(kernel, image, port)]
+            command = [*dies_with_the_lab(), *self._command(kernel, image, port)]
             kept = [port.fileno()] if port else []
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=kept)
         if port:
@@ -110,6 +110,6 @@ def version():
     return "QEMU " + told.split(" version ")[-1].split(" ")[0]
 
 
-def _dies_with_the_lab():
-    """Has the kernel end QEMU when the lab dies without a chance to do so."""
+def dies_with_the_lab():
+    """What a command line begins with so that the kernel ends it when the lab dies without a chance to do so."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []

@@ -1,16 +1,18 @@
 """Tests of what the lab computes. None boots anything."""
 
 import json
+import shlex
 import shutil
 import socket
 import struct
 import tempfile
 import threading
 import unittest
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import agent, catalogue, channel, disk, docs, echo, frames, kernel, network, table
+from . import agent, catalogue, channel, disk, docs, echo, frames, kernel, native, network, table
 from .bench import Bench, Outcome
 from .cpio import Archive
 from .guest import MODES, Guest, Move, Plan
@@ -346,6 +348,22 @@ class Docs(unittest.TestCase):
 
     def test_the_page_of_this_project_has_the_marks(self):
         self.assertIn(docs.END, docs.PAGE.read_text().partition(docs.BEGIN)[2])
+
+
+class NativeHosts(unittest.TestCase):
+    def test_a_machine_that_cannot_is_refused_with_a_reason(self):
+        for named, able in ("neither svm nor vmx", ("flags : fpu svmx\n", True, True)), ("/dev/kvm", ("flags : svm\n", False, True)), ("as root", ("flags : vmx\n", True, False)):
+            self.assertIn(named, native.unusable(*able))
+        with unittest.mock.patch.object(native.shutil, "which", lambda tool: tool if tool != "ip" else None):
+            self.assertIn("needs ip ", native.unusable("flags : fpu svm\n", True, True))
+
+    def test_commands_run_in_the_namespace_as_they_stand(self):
+        namespace = native.Namespace("a", Path("/run"))
+        namespace.holder = SimpleNamespace(pid=42)
+        order = native.InNamespace(None, "a", namespace).order("echo 'it is' $$ >x && exec y")
+        words = shlex.split(order)
+        self.assertEqual(words[:3], ["exec", "nsenter", "--net=/proc/42/ns/net"])
+        self.assertEqual(words[3:], ["sh", "-c", "echo 'it is' $$ >x && exec y"])
 
 
 class Catalogue(unittest.TestCase):
