@@ -70,6 +70,8 @@ class Bench:
             self.hosts.remove_shared(name)
         for guest in self._guests:
             (self.folder / f"{guest.plan.name}.console").write_text(guest.console.text())
+            if guest.plan.console:
+                (self.folder / f"{guest.plan.name}.hvc").write_text(guest.hvc.text())
             for process in guest.processes:
                 with open(self.folder / f"{guest.plan.name}.whimbrel", "ab") as log:
                     log.write(f"# host {process.host.name}: {process.command}\n".encode() + process.said)

@@ -352,7 +352,8 @@ class Docs(unittest.TestCase):
 
 class NativeHosts(unittest.TestCase):
     def test_a_machine_that_cannot_is_refused_with_a_reason(self):
-        for named, able in ("neither svm nor vmx", ("flags : fpu svmx\n", True, True)), ("/dev/kvm", ("flags : svm\n", False, True)), ("as root", ("flags : vmx\n", True, False)):
+        refused = {"neither svm nor vmx": ("flags : fpu svmx\n", True, True), "/dev/kvm": ("flags : svm\n", False, True), "as root": ("flags : vmx\n", True, False)}
+        for named, able in refused.items():
             self.assertIn(named, native.unusable(*able))
         with unittest.mock.patch.object(native.shutil, "which", lambda tool: tool if tool != "ip" else None):
             self.assertIn("needs ip ", native.unusable("flags : fpu svm\n", True, True))
