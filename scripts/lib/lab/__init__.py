@@ -11,6 +11,7 @@
 | `machine`  | an emulated host: QEMU started, its agent awaited, all ended |
 | `frames`, `switch`, `echo`, `network` | the network between the hosts: plain logic, and the process around it |
 | `hosts`    | two hosts, their storage and their network, booted |
+| `native`   | the same on this machine's own KVM: two network namespaces |
 | `channel`  | consoles and QMP, every byte with its time |
 | `guest`    | a guest, wherever it is, and its moves |
 | `disk`     | images for guests, made before and looked into afterwards |
@@ -20,6 +21,7 @@
 | `bench`    | where one case is worked on, and the run of many |
 | `course`   | a run of the lab from the build to the table |
 | `table`    | the result |
+| `docs`     | the result on docs/lab.md |
 | `progress` | lines with elapsed seconds, failures in one sentence |
 | `developer`| `run`, `boot-linux` and `shell`: the lab for trying things by hand |
 | `walkthrough`| what the README says about a Debian guest, carried out |

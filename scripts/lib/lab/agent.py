@@ -139,11 +139,11 @@ class Job:
         self.status = None
         self._line = hand.line()
         self._ended = threading.Event()
-        threading.Thread(target=self._follow, args=(take,), daemon=True).start()
+        threading.Thread(target=self._follow, args=(hand.order(command), take), daemon=True).start()
 
-    def _follow(self, take):
+    def _follow(self, order, take):
         try:
-            self._line.send("S", self.command.encode())
+            self._line.send("S", order.encode())
             self._line.end_input()
             while True:
                 kind, content = self._line.receive()
@@ -182,13 +182,17 @@ class Hand:
             raise LabFailed(f"the agent of host {self.name} did not answer within {seconds:g} s")
         return line
 
+    def order(self, command):
+        """The command as the agent is told it."""
+        return command
+
     def stream(self, command, take, given=b"", seconds=60):
         """Runs a shell command, hands each piece of output to `take(kind, bytes)` ('o' or 'e'), and returns the exit status."""
         line = self.line()
         watchdog = threading.Timer(seconds, line.close)
         watchdog.start()
         try:
-            line.send("S", command.encode())
+            line.send("S", self.order(command).encode())
             line.give(given)
             line.end_input()
             while True:

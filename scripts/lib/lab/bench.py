@@ -34,8 +34,9 @@ class Bench:
         self._shared = []
 
     def plan(self, **wishes):
-        """A guest's plan, with what is this bench's own already in it."""
-        return dataclasses.replace(Plan(f"{self.name}-{len(self._guests)}", self.number), **wishes)
+        """A guest's plan, with what is this bench's own and the hosts' already in it."""
+        plan = Plan(f"{self.name}-{len(self._guests)}", self.number, boot=self.hosts.boot, words=self.hosts.words)
+        return dataclasses.replace(plan, **wishes)
 
     def guest(self, plan, *more):
         """Starts a guest on host a."""
@@ -69,6 +70,8 @@ class Bench:
             self.hosts.remove_shared(name)
         for guest in self._guests:
             (self.folder / f"{guest.plan.name}.console").write_text(guest.console.text())
+            if guest.plan.console:
+                (self.folder / f"{guest.plan.name}.hvc").write_text(guest.hvc.text())
             for process in guest.processes:
                 with open(self.folder / f"{guest.plan.name}.whimbrel", "ab") as log:
                     log.write(f"# host {process.host.name}: {process.command}\n".encode() + process.said)

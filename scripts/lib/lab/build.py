@@ -15,9 +15,10 @@ def whimbrel():
     return _cargo(ROOT, ["--release", "--bin", "whimbrel"])["whimbrel"]
 
 
-def lab_programs(cache):
-    """The lab's own programs by name, static: the guest's initramfs should be small."""
-    target = ["--target", "x86_64-unknown-linux-gnu", "--target-dir", str(Path(cache).resolve() / "programs")]
+def lab_programs():
+    """The lab's own programs by name, static: the guest's initramfs should be small. Never in a cache that clones share: cargo would
+    take what another clone built later for its own."""
+    target = ["--target", "x86_64-unknown-linux-gnu", "--target-dir", str(ROOT / "target" / "lab" / "programs")]
     static = ["--config", "target.x86_64-unknown-linux-gnu.rustflags=['-C','target-feature=+crt-static']"]
     return _cargo(ROOT / "tests" / "lab", ["--release", *target, *static])
 

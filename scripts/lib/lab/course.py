@@ -4,10 +4,11 @@ import os
 import random
 import time
 
-from . import bench, build, catalogue, images, table
+from . import bench, build, catalogue, docs, images, table
 from .debian import Packages
 from .hosts import Emulated
 from .kernel import Kernel
+from .native import Native
 from .progress import LabFailed
 
 # Cases at a time: while one waits for its guest, the other computes.
@@ -26,7 +27,8 @@ def run(options, progress):
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     folder = options.cache / "logs" / time.strftime(f"%Y%m%d-%H%M%S-{os.getpid()}")
     folder.mkdir(parents=True)
-    hosts = Emulated(folder)
+    began = time.monotonic()
+    hosts = Native(folder) if options.native else Emulated(folder)
     try:
         boot(hosts, options, progress)
         progress.say(f"{len(cases)} cases, {options.slots} at a time; random seed {seed}")
@@ -35,11 +37,16 @@ def run(options, progress):
             outcomes.append(outcome)
             progress.say(f"{len(outcomes)}/{len(cases)} {bench.label(outcome.case)}: {_summary(outcome)}")
         progress.say(f"network: {hosts.network.traffic()}")
+        description = hosts.description() if options.docs else ""
+        for fault in hosts.faults():
+            progress.say(fault)
     finally:
         hosts.end()
     outcomes.sort(key=lambda it: cases.index(it.case))
     text = table.table(outcomes)
     (folder / "table.md").write_text(text + "\n")
+    if options.docs:
+        docs.write(text, docs.setting(description, time.monotonic() - began, options.slots, seed))
     print(text)
     for outcome in outcomes:
         if outcome.failure:
@@ -54,7 +61,7 @@ def boot(hosts, options, progress, more=None):
     packages = Packages(options.cache, progress)
     kernel, busybox = Kernel(packages.kernel()), packages.busybox()
     progress.say("building")
-    programs = build.lab_programs(options.cache)
+    programs = build.lab_programs()
     whimbrel = options.binary or build.whimbrel()
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")

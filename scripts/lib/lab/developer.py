@@ -29,7 +29,7 @@ class Workshop:
         """Builds what is missing, and boots the host."""
         packages = Packages(self.options.cache, self.progress)
         kernel, busybox = Kernel(packages.kernel()), packages.busybox()
-        programs = build.lab_programs(self.options.cache)
+        programs = build.lab_programs()
         whimbrel = self.options.binary or build.whimbrel()
         guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
         extra = [(kernel.image, "boot/vmlinuz"), (guest, "boot/initrd"), *self.options.file]

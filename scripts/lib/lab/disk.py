@@ -24,11 +24,24 @@ def make(image_format, name, folder):
     return content
 
 
-def check(image_format, name, content, folder):
-    """How many records the image holds. Whatever is wrong with it raises `LabFailed`, and leaves the image in the folder."""
+def make_overlay(name, base, folder):
+    """Makes a qcow2 image that holds nothing yet but a raw backing file's name, and returns what is in its file."""
+    _need("qemu-img")
+    image = folder / name
+    # The size is given and the backing file not opened: it lies beside the image where that will be used.
+    _run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "raw", image, str(SIZE))
+    content = image.read_bytes()
+    image.unlink()
+    return content
+
+
+def check(image_format, name, content, folder, base=None):
+    """How many records the image holds; `base` is its backing files by name. Whatever is wrong with it raises `LabFailed`, and leaves
+    the image in the folder."""
     _need("e2fsck", "dumpe2fs", "debugfs", "qemu-img")
     raw, image = folder / f"{name}.plain", folder / name
-    image.write_bytes(content)
+    for path, there in {name: content, **(base or {})}.items():
+        (folder / path).write_bytes(there)
     if image_format != "raw":
         _run("qemu-img", "check", "-q", "-f", image_format, image)
     _run("qemu-img", "convert", "-f", image_format, "-O", "raw", image, raw)
@@ -36,8 +49,8 @@ def check(image_format, name, content, folder):
     if "needs_recovery" in _run("dumpe2fs", "-h", raw):
         raise LabFailed("the file system was not unmounted: its journal waits to be replayed")
     kept = count(_run("debugfs", "-R", "cat /records", raw))
-    raw.unlink()
-    image.unlink()
+    for path in (raw, image, *(folder / it for it in base or {})):
+        path.unlink()
     return kept
 
 

@@ -36,6 +36,19 @@ def kind(frame):
     return {RARP: "RARP", ARP: "ARP", IPV4: "IPv4", IPV6: "IPv6"}.get(ethertype, f"ethertype {ethertype:#06x}")
 
 
+def rarp_fault(frame):
+    """What is wrong with a RARP frame that announces its sender, in words that follow 'a RARP'; nothing if it is well made (RFC 903)."""
+    sender = frame[6:12]
+    wanted = {
+        "that is no broadcast": frame[:6] == BROADCAST,
+        "that is not for Ethernet and IPv4": frame[14:20] == struct.pack(">HHBB", 1, IPV4, 6, 4),
+        "that is no request": frame[20:22] == b"\0\3",
+        "with a wrong address in it": frame[22:28] == sender and frame[32:38] == sender,
+        f"of {len(frame)} bytes": len(frame) >= 60,
+    }
+    return next((fault for fault, right in wanted.items() if not right), "")
+
+
 def arp_answer(frame, own_mac, own_address):
     """The answer to a request for our address; None if the frame is none."""
     asked = frame[12:14] == struct.pack(">H", ARP) and len(frame) >= 42 and frame[20:22] == b"\0\1" and frame[38:42] == own_address

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from .channel import Console, Qmp
 from .progress import LabFailed
 
-# quiet: each byte on the console costs time. noxsave: the emulated SVM does not show KVM the guest's XSETBV.
-KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off noxsave"
+# quiet: each byte on the console costs time.
+KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off"
 PORTS = itertools.count(4000)
 # A Linux host needs about 5 s for it, alone.
 BOOT_SECONDS = 120
@@ -38,7 +38,13 @@ class Plan:
     disk: str = ""
     disk_format: str = "raw"
     net: bool = False
-    kernel: str = "/boot/vmlinuz"
+    rng: bool = False
+    balloon: bool = False
+    # A virtio console, which the guest's program of that name talks on, beside the serial port.
+    console: bool = False
+    # A built-in kernel; otherwise Linux is in `boot`, a folder of the host.
+    builtin: str = ""
+    boot: str = "/boot"
 
     def mac(self):
         """The address of its network card."""
@@ -51,11 +57,13 @@ class Plan:
     def arguments(self):
         """Whimbrel's arguments that make such a machine."""
         told = [f"lab.run={','.join(self.programs)}", f"lab.address={self.address()}", *(["lab.disk=1"] if self.disk else []), *self.words]
-        linux = ["--initrd", "/boot/initrd", "--cmdline", " ".join([KERNEL_WORDS, *told])]
-        words = ["--kernel", self.kernel, *(["--append", " ".join(self.words)] if self.kernel.startswith("builtin:") else linux)]
+        linux = ["--kernel", f"{self.boot}/vmlinuz", "--initrd", f"{self.boot}/initrd", "--cmdline", " ".join([KERNEL_WORDS, *told])]
+        words = ["--kernel", self.builtin, "--append", " ".join(self.words)] if self.builtin else linux
         words += ["--memory", f"{self.memory_mib}M", "--cpus", str(self.cpus), "--name", self.name]
         words += ["--disk", f"path={self.disk},format={self.disk_format}"] if self.disk else []
         words += ["--net", f"tap=tap{self.number},mac={self.mac()}"] if self.net else []
+        words += ["--rng"] if self.rng else []
+        words += ["--balloon"] if self.balloon else []
         return words
 
 
@@ -64,15 +72,20 @@ class Process:
 
     def __init__(self, host, plan, more=()):
         self.host = host
-        self.port = self.console = None
+        # Its ends of the guest's serial port and, if it has one, virtio console.
+        self.port = self.console = self.hvc = None
         self.said = bytearray()
         folder = f"{host.folder}/{plan.name}.{next(PORTS)}"
         serial, qmp = f"{folder}/serial", f"{folder}/qmp"
         words = ["whimbrel", "run", *plan.arguments(), "--serial", f"unix:{serial},server", "--qmp", f"unix:{qmp},server", *more]
+        words += ["--console", f"unix:{folder}/hvc,server"] if plan.console else []
         self.command = shlex.join(words)
-        self.job = host.hand.begin(f"mkdir -p {folder} && exec {self.command}", lambda _, data: self.said.extend(data))
+        self._number = f"{folder}/pid"
+        begin = f"mkdir -p {folder} && echo $$ >{self._number} && exec {self.command}"
+        self.job = host.hand.begin(begin, lambda _, data: self.said.extend(data))
         try:
             self.serial = self._connect(serial)
+            self.virtio_console = self._connect(f"{folder}/hvc") if plan.console else None
             self.qmp = Qmp(self._connect(qmp), f"{plan.name}'s process on host {host.name}")
             self.qmp.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         except LabFailed as why:
@@ -88,6 +101,11 @@ class Process:
         """Its last line of output, for errors."""
         lines = self.said.decode(errors="replace").strip().split("\n")
         return lines[-1].strip() or "nothing"
+
+    def resident_mib(self):
+        """How much of the host's memory it has: the guest's, as far as it is there, and little else."""
+        told = self.host.hand.check(f"grep VmRSS: /proc/$(cat {self._number})/status")
+        return int(told.split()[1]) >> 10
 
     def exit_status(self, seconds=30):
         """Waits for its end."""
@@ -133,6 +151,7 @@ class Guest:
     def __init__(self, plan, host, *more):
         self.plan = plan
         self.console = Console(f"guest {plan.name}")
+        self.hvc = Console(f"the virtio console of guest {plan.name}")
         self.processes = []
         self.at = self._process(host, more)
 
@@ -140,6 +159,8 @@ class Guest:
         process = Process(host, self.plan, more)
         self.processes.append(process)
         process.console = self.console.attach(process.serial)
+        if process.virtio_console:
+            process.hvc = self.hvc.attach(process.virtio_console)
         return process
 
     def ready(self, seconds=BOOT_SECONDS):
@@ -191,6 +212,9 @@ class Guest:
 
     def power_down(self, seconds=90):
         """Presses the power button, and waits until the guest has shut itself down and its process has ended."""
+        lines = [line for _, line in self.console.lines()]
+        boot = max((number for number, line in enumerate(lines) if line.startswith("guest: init")), default=0)
+        self.console.line(lambda line: "button waits" in line, 60, "the guest to listen to its power button", after=boot)
         self.at.qmp.execute("system_powerdown")
         status = self.at.exit_status(seconds)
         if status:

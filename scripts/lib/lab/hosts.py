@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from . import images
 from .agent import Switchboard
-from .machine import Machine
+from .machine import Machine, version
 from .network import Network
 from .progress import LabFailed
 
@@ -27,7 +27,9 @@ class Host:
 class Emulated:
     """Hosts that are emulated machines. The shared storage is memory, or `store_disk`, an image with ext4 and what is to be shared."""
 
-    shared = SHARED
+    # Where guests' kernel and initrd are, and what that kernel must be told: the emulated SVM does not show KVM the guest's XSETBV.
+    boot = "/boot"
+    words = ("noxsave",)
 
     def __init__(self, logs, memory_mib=1536, store_disk=None):
         self.network = Network()
@@ -55,30 +57,11 @@ class Emulated:
             machine.ready()
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._mount, (self.a, self.b)))
-        self._prove_locks()
+        prove_locks(self.a, self.b, SHARED)
 
     def _mount(self, host):
         options = f"vers=4.2,addr={STORE},clientaddr={host.address}"
         host.hand.check(f"mkdir -p {SHARED} && mount -t nfs4 -o {options} {STORE}:/ {SHARED}")
-
-    def _prove_locks(self):
-        """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find."""
-        path = f"{SHARED}/.lock"
-        said, told = bytearray(), threading.Event()
-
-        def take(_, data):
-            said.extend(data)
-            told.set()
-
-        # It holds the lock for as long as its input is open.
-        holder = self.a.hand.begin(f"sleep 60 | lab-lock {path}", take)
-        try:
-            told.wait(20)
-            answers = [said.decode().strip(), self.b.hand.check(f"lab-lock {path} </dev/null").strip()]
-        finally:
-            holder.end()
-        if answers != ["held", "refused"]:
-            raise LabFailed(f"the shared storage does not enforce locks: host a was told '{answers[0]}', and then host b '{answers[1]}'")
 
     def put_shared(self, content, name):
         """Writes a file to the shared storage, and returns its path on the hosts."""
@@ -97,9 +80,37 @@ class Emulated:
         """Removes a file of the shared storage."""
         self.store.check(f"rm -f /export/{name}")
 
+    def description(self):
+        """What they are, for whoever reads figures."""
+        return f"hosts emulated by {version()}; Linux {self.a.hand.check('uname -r').strip()} in hosts and guests"
+
+    def faults(self):
+        """What went wrong with the hosts themselves, one sentence each."""
+        return [f"host {name}: {machine.death()}: {machine.last_words()}" for name, machine in self.machines.items() if machine.death()]
+
     def end(self):
         """Leaves nothing running."""
         for machine in self.machines.values():
             machine.end()
         self.network.end()
         self.switchboard.close()
+
+
+def prove_locks(one, other, folder):
+    """A lock that one host holds must keep the other out. Storage that grants every lock would hide what the lab is there to find."""
+    path = f"{folder}/.lock"
+    said, told = bytearray(), threading.Event()
+
+    def take(_, data):
+        said.extend(data)
+        told.set()
+
+    # It holds the lock for as long as its input is open.
+    holder = one.hand.begin(f"sleep 60 | lab-lock {path}", take)
+    try:
+        told.wait(20)
+        answers = [said.decode().strip(), other.hand.check(f"lab-lock {path} </dev/null").strip()]
+    finally:
+        holder.end()
+    if answers != ["held", "refused"]:
+        raise LabFailed(f"the shared storage does not enforce locks: host {one.name} was told '{answers[0]}', and then host {other.name} '{answers[1]}'")

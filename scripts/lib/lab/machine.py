@@ -37,7 +37,7 @@ class Machine:
         self.switchboard.expect(self.name)
         self.began = time.monotonic()
         with open(self.path("qemu.log"), "wb") as log:
-            command = [*_dies_with_the_lab(), *self._command(kernel, image, port)]
+            command = [*dies_with_the_lab(), *self._command(kernel, image, port)]
             kept = [port.fileno()] if port else []
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, pass_fds=kept)
         if port:
@@ -50,6 +50,8 @@ class Machine:
         return [
             QEMU, "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,+svm,-la57", "-machine", "q35,hpet=off", "-m", f"{self.memory_mib}M", "-smp", str(self.cpus),
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", f"file:{self.path('console')}",
+            # A triple fault is told of nowhere else.
+            "-d", "cpu_reset", "-D", str(self.path("resets")),
             "-device", "virtio-rng-pci", "-netdev", "user,id=control", "-device", "virtio-net-pci,netdev=control,romfile=",
             "-netdev", f"dgram,id=lab,local.type=fd,local.str={port.fileno()}" if port else "hubport,id=lab,hubid=0",
             # Large frames: what passes them on costs time by the frame.
@@ -79,8 +81,12 @@ class Machine:
             if line is not None:
                 line.close()
                 return time.monotonic() - self.began
-        state = "still runs" if self.process.poll() is None else f"ended with status {self.process.returncode}"
-        raise LabFailed(f"host {self.name} was not ready after {seconds} s; its QEMU {state}: {self.last_words()}")
+        raise LabFailed(f"host {self.name} was not ready after {seconds} s: {self.death() or 'its QEMU still runs'}: {self.last_words()}")
+
+    def death(self):
+        """How its QEMU ended; nothing while it runs. One that ended by itself was an emulated machine that reset itself."""
+        status = self.process.poll()
+        return "" if status is None else f"its QEMU ended with status {status}"
 
     def last_words(self):
         """The last line of QEMU's or the console's, for errors."""
@@ -100,6 +106,12 @@ class Machine:
             self.path("initrd").unlink(missing_ok=True)
 
 
-def _dies_with_the_lab():
-    """Has the kernel end QEMU when the lab dies without a chance to do so."""
+def version():
+    """QEMU's name and version."""
+    told = subprocess.run([QEMU, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return "QEMU " + told.split(" version ")[-1].split(" ")[0]
+
+
+def dies_with_the_lab():
+    """What a command line begins with so that the kernel ends it when the lab dies without a chance to do so."""
     return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []

@@ -24,6 +24,8 @@ class Announcement:
     mac: str
     port: str
     by: str
+    # What is wrong with it; nothing as a rule.
+    fault: str = ""
 
 
 class Switch:
@@ -59,7 +61,8 @@ class Switch:
             return
         kind = frames.kind(frame)
         if kind in frames.ANNOUNCEMENTS:
-            self.announcements.append(Announcement(now, frames.mac_text(source), port, kind))
+            fault = frames.rarp_fault(frame) if kind == "RARP" else ""
+            self.announcements.append(Announcement(now, frames.mac_text(source), port, kind, fault))
         before = self._places.get(source)
         if before == port:
             return

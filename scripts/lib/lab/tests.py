@@ -1,18 +1,22 @@
 """Tests of what the lab computes. None boots anything."""
 
 import json
+import shlex
+import shutil
 import socket
 import struct
 import tempfile
 import threading
 import unittest
+import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import agent, catalogue, channel, disk, echo, frames, kernel, network, table
+from . import agent, catalogue, channel, disk, docs, echo, frames, kernel, native, network, table
 from .bench import Bench, Outcome
 from .cpio import Archive
 from .guest import MODES, Guest, Move, Plan
+from .loads.devices import first_gap
 from .progress import LabFailed
 from .switch import Switch
 
@@ -108,6 +112,19 @@ class Frames(unittest.TestCase):
         self.assertEqual(frames.kind(arp(A, own, frames.ipv4("10.0.0.2"))), "ARP")
         self.assertEqual(frames.kind(frames.BROADCAST + A + b"\x80\x35" + bytes(46)), "RARP")
         self.assertEqual(frames.kind(B + A + b"\x88\xcc"), "ethertype 0x88cc")
+
+
+    def test_a_rarp_with_a_fault_is_found_out(self):
+        right = frames.BROADCAST + A + struct.pack(">HHHBBH", frames.RARP, 1, frames.IPV4, 6, 4, 3) + A + bytes(4) + A + bytes(4 + 18)
+        self.assertEqual(frames.rarp_fault(right), "")
+        for fault, frame in {
+            "that is no broadcast": B + right[6:],
+            "that is not for Ethernet and IPv4": right[:14] + b"\0\2" + right[16:],
+            "that is no request": right[:20] + b"\0\1" + right[22:],
+            "with a wrong address in it": right[:32] + B + right[38:],
+            "of 42 bytes": right[:42],
+        }.items():
+            self.assertEqual(frames.rarp_fault(frame), fault)
 
 
 class Switching(unittest.TestCase):
@@ -275,11 +292,34 @@ class Disks(unittest.TestCase):
             disk.count(lines[0] + lines[2])
 
 
+    def test_a_line_missing_on_the_console_is_named(self):
+        self.assertIsNone(first_gap(["1", "2", "3"]))
+        self.assertEqual(first_gap(["1", "2", "4", "5"]), "4")
+        self.assertEqual(first_gap(["2"]), "2")
+
+    @unittest.skipUnless(shutil.which("qemu-img") and Path("/usr/sbin/mkfs.ext4").exists(), "qemu-utils and e2fsprogs are not installed")
+    def test_records_are_read_through_a_backing_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            base = disk.make("raw", "base", folder)
+            overlay = disk.make_overlay("image", "base", folder)
+            # The file system of the backing file is clean, and nobody has written a record yet.
+            self.assertEqual(disk.check("qcow2", "image", overlay, folder, {"base": base}), 0)
+            with self.assertRaisesRegex(LabFailed, "qemu-img ended"):
+                disk.check("qcow2", "image", overlay, folder)
+
+
 class Guests(unittest.TestCase):
     def test_the_arguments_tell_guests_of_one_time_apart(self):
         one, two = (Plan("x", number, net=True).arguments() for number in (1, 2))
         self.assertIn("tap=tap1,mac=52:54:00:77:00:01", one)
         self.assertIn("tap=tap2,mac=52:54:00:77:00:02", two)
+
+    def test_devices_are_there_that_the_plan_names(self):
+        plain = Plan("x").arguments()
+        for name in ("rng", "balloon"):
+            self.assertNotIn(f"--{name}", plain)
+            self.assertIn(f"--{name}", Plan("x", **{name: True}).arguments())
 
     def test_numbers_are_those_of_the_program_alone(self):
         guest = Guest.__new__(Guest)
@@ -287,6 +327,44 @@ class Guests(unittest.TestCase):
         guest.console.lines = lambda: [(1.0, "memory 32"), (2.0, "memory: ERROR lost"), (3.0, "memory 64"), (4.0, "records 7"), (5.0, "memory")]
         self.assertEqual(guest.numbers("memory"), [(1.0, 32), (3.0, 64)])
         self.assertEqual(guest.complaints(), ["memory: ERROR lost"])
+
+
+class Docs(unittest.TestCase):
+    def test_the_table_replaces_the_one_before_and_nothing_else(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "page.md"
+            page.write_text(f"before\n{docs.BEGIN}\nold\n{docs.END}\nafter\n")
+            for text in ("first", "second"):
+                docs.write(text, "a run", page)
+            self.assertEqual(page.read_text(), f"before\n{docs.BEGIN}\n\na run\n\nsecond\n\n{docs.END}\nafter\n")
+
+    def test_a_page_without_marks_stays_as_it_is(self):
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "page.md"
+            page.write_text("text\n")
+            with self.assertRaisesRegex(LabFailed, "has no lines"):
+                docs.write("table", "a run", page)
+            self.assertEqual(page.read_text(), "text\n")
+
+    def test_the_page_of_this_project_has_the_marks(self):
+        self.assertIn(docs.END, docs.PAGE.read_text().partition(docs.BEGIN)[2])
+
+
+class NativeHosts(unittest.TestCase):
+    def test_a_machine_that_cannot_is_refused_with_a_reason(self):
+        refused = {"neither svm nor vmx": ("flags : fpu svmx\n", True, True), "/dev/kvm": ("flags : svm\n", False, True), "as root": ("flags : vmx\n", True, False)}
+        for named, able in refused.items():
+            self.assertIn(named, native.unusable(*able))
+        with unittest.mock.patch.object(native.shutil, "which", lambda tool: tool if tool != "ip" else None):
+            self.assertIn("needs ip ", native.unusable("flags : fpu svm\n", True, True))
+
+    def test_commands_run_in_the_namespace_as_they_stand(self):
+        namespace = native.Namespace("a", Path("/run"))
+        namespace.holder = SimpleNamespace(pid=42)
+        order = native.InNamespace(None, "a", namespace).order("echo 'it is' $$ >x && exec y")
+        words = shlex.split(order)
+        self.assertEqual(words[:3], ["exec", "nsenter", "--net=/proc/42/ns/net"])
+        self.assertEqual(words[3:], ["sh", "-c", "echo 'it is' $$ >x && exec y"])
 
 
 class Catalogue(unittest.TestCase):

@@ -17,6 +17,8 @@ const KEY_POWER: u16 = 116;
 pub fn run(command: &str) -> Result<()> {
     let Some(device) = find()? else { return Err(Error::other("there is no power button")) };
     let mut device = File::open(device)?;
+    // Pressed before this, the button would be heard by the kernel only.
+    say("button waits");
     let mut event = [0; EVENT];
     loop {
         device.read_exact(&mut event)?;

@@ -6,11 +6,17 @@
 //! | `memory [PAUSE_MS]` | counts in each page of 16 MiB for ever, and checks each count before it goes on |
 //! | `records FILE` | appends numbered records, each synced before its number is printed |
 //! | `clocks` | reads all clocks on each CPU: none may go back, not even from CPU to CPU |
+//! | `entropy` | reads random numbers from the machine's own source |
+//! | `console DEVICE` | numbers lines there for ever, and answers those that come in |
+//! | `filler ORDER` | takes 32 MiB of memory, looks at it again, gives it back |
 //! | `kernel` | prints what the kernel says of lockups, stalls and broken devices |
 //! | `button COMMAND` | waits for the power button, then runs the command |
 
 mod button;
 mod clocks;
+mod console;
+mod entropy;
+mod filler;
 mod kernel;
 mod memory;
 mod records;
@@ -30,10 +36,15 @@ fn main() -> ExitCode {
         },
         ["records", file] => records::run(file.as_ref()),
         ["clocks"] => clocks::run(),
+        ["entropy"] => entropy::run(),
+        ["console", device] => console::run(device.as_ref()),
+        ["filler", order] => filler::run(order),
         ["kernel"] => kernel::run(),
         ["button", command] => button::run(command),
         _ => {
-            eprintln!("usage: lab-guest memory [PAUSE_MS] | records FILE | clocks | kernel | button COMMAND");
+            eprintln!(
+                "usage: lab-guest memory [PAUSE_MS] | records FILE | clocks | entropy | console DEVICE | filler ORDER | kernel | button COMMAND"
+            );
             return ExitCode::from(2);
         }
     };

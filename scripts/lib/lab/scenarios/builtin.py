@@ -9,7 +9,7 @@ from ..progress import LabFailed
 
 def run(bench, mode):
     """The test guest moves, and finds every byte right."""
-    plan = bench.plan(kernel="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
+    plan = bench.plan(builtin="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
     guest = bench.guest(plan)
     guest.console.line(lambda line: line.startswith("H "), 30, "a heartbeat")
     move = guest.move(mode, bench.hosts.b)
@@ -23,7 +23,7 @@ def run(bench, mode):
 
 def two_writers(bench, mode):
     """An image that a guest on one host writes to is refused on the other, until that guest has moved there."""
-    plan = bench.plan(kernel="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
+    plan = bench.plan(builtin="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
     image = f"{plan.name}.raw"
     plan = dataclasses.replace(plan, disk=bench.share(disk.make("raw", image, bench.folder), image))
     guest = bench.guest(plan)

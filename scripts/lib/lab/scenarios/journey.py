@@ -12,9 +12,12 @@ def run(bench, mode, loads, moves=1):
         load.begin(bench, guest)
     made = []
     for number in range(moves):
+        for load in loads:
+            load.moving(bench, guest)
         move = guest.move(mode, bench.hosts.a if number % 2 else bench.hosts.b)
         made.append(move)
-        for load in loads:
+        # The last to prepare for the move looks at it first: a ping should not count what the others do afterwards.
+        for load in reversed(loads):
             load.moved(bench, guest, move)
         bench.accept(guest)
     guest.power_down()
