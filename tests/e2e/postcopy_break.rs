@@ -165,3 +165,35 @@ fn joining_at_a_wrong_address_loses_nothing() {
     halfway.join();
     halfway.finish();
 }
+
+/// A reset writes the kernel into pages that are still on the source: it waits for them, and the monitor, which is to bring the
+/// link back, does not.
+#[test]
+fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let mut source = machine.boot_and_begin(HOT);
+    let boot = ["--kernel", "builtin:test", "--cmdline", "ws=8M"];
+    let mut destination = machine.with(&boot).receive(Transport::Tcp);
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-postcopy-bandwidth": 4 * MIB, "x-postcopy-after": 0}));
+    source.migrate(&link.address());
+    source.qmp.await_migration("postcopy-active");
+    destination.qmp.await_migration("postcopy-active");
+    let mut halfway = Halfway { source, destination, link };
+    halfway.link.cut();
+    halfway.assert_paused();
+    halfway.destination.qmp.query("system_reset");
+    // An answer, whatever it is: what the reset waits for, or whether it does, is up to which pages are there already.
+    if let Ok(stopped) = halfway.destination.qmp.execute("stop", json!({})) {
+        assert_eq!(stopped, json!({}));
+        halfway.destination.qmp.query("cont");
+    }
+    halfway.join();
+    halfway.source.set(json!({"max-postcopy-bandwidth": 0}));
+    let reset = halfway.destination.qmp.await_event("RESET");
+    assert_eq!(reset, json!({"guest": false, "reason": "host-qmp-system-reset"}));
+    halfway.finish();
+}
