@@ -64,7 +64,7 @@ def _start(hosts, options, progress):
     whimbrel = options.binary or build.whimbrel()
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")
-    in_hosts = {"lab-agent": programs["lab-agent"], "lab-lock": programs["lab-lock"], "whimbrel": whimbrel}
+    in_hosts = {"whimbrel": whimbrel, **{name: programs[name] for name in ("lab-agent", "lab-clock", "lab-lock")}}
     hosts.start(kernel, busybox, in_hosts, {"vmlinuz": kernel.image, "initrd": guest}, build.tsc_khz(programs))
     progress.say("the hosts are ready")
 
