@@ -19,6 +19,7 @@
 | `scenarios`| what is done with guests |
 | `catalogue`| which cases there are, and which are the quick ones |
 | `bench`    | where one case is worked on, and the run of many |
+| `autopsy`  | what can be seen of a guest's process after a failure |
 | `course`   | a run of the lab from the build to the table |
 | `table`    | the result |
 | `docs`     | the result on docs/lab.md |

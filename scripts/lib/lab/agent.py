@@ -175,7 +175,7 @@ class Hand:
         self.switchboard = switchboard
         self.name = name
 
-    def line(self, seconds=30):
+    def line(self, seconds=120):
         """An idle connection."""
         line = self.switchboard.line(self.name, seconds)
         if line is None:
@@ -186,7 +186,7 @@ class Hand:
         """The command as the agent is told it."""
         return command
 
-    def stream(self, command, take, given=b"", seconds=60):
+    def stream(self, command, take, given=b"", seconds=180):
         """Runs a shell command, hands each piece of output to `take(kind, bytes)` ('o' or 'e'), and returns the exit status."""
         line = self.line()
         watchdog = threading.Timer(seconds, line.close)
@@ -211,13 +211,13 @@ class Hand:
         """Begins a shell command, and hands each piece of output to `take(kind, bytes)`."""
         return Job(self, command, take)
 
-    def run(self, command, given=b"", seconds=60):
+    def run(self, command, given=b"", seconds=180):
         """Runs a shell command to its end, whatever that is."""
         pieces = {"o": bytearray(), "e": bytearray()}
         status = self.stream(command, lambda kind, content: pieces[kind].extend(content), given, seconds)
         return Result(status, *(pieces[kind].decode(errors="replace") for kind in "oe"))
 
-    def check(self, command, given=b"", seconds=60):
+    def check(self, command, given=b"", seconds=180):
         """Runs a shell command that must succeed, and returns its output."""
         result = self.run(command, given, seconds)
         if result.status:

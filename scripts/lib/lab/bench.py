@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from .autopsy import autopsy
 from .guest import Guest, Plan
 from .progress import LabFailed
 
@@ -61,6 +62,13 @@ class Bench:
     def now(self):
         """Seconds on the lab's clock."""
         return time.monotonic()
+
+    def look_into(self):
+        """Writes down what can be seen of the guests after a failure."""
+        for guest in self._guests:
+            text = "".join(autopsy(process) for process in guest.processes)
+            if text:
+                (self.folder / f"{guest.plan.name}.autopsy").write_text(text)
 
     def end(self):
         """Ends the guests and writes down what they said."""
@@ -117,6 +125,8 @@ def _one(case, bench):
         failure = f"the lab itself: {type(error).__name__}: {error}"
     finally:
         try:
+            if failure:
+                bench.look_into()
             bench.end()
         except (LabFailed, OSError) as why:
             failure = failure or str(why)

@@ -67,7 +67,7 @@ class Qmp(Channel):
         self._last_id = 0
         self._rest = b""
         super().__init__(connection, name)
-        self.wait(lambda: self._greeted, 30, f"the greeting of {name}")
+        self.wait(lambda: self._greeted, 120, f"the greeting of {name}")
         self.execute("qmp_capabilities")
 
     def take(self, now, data):
@@ -81,7 +81,7 @@ class Qmp(Channel):
             else:
                 self._answers[value.get("id")] = value
 
-    def execute(self, command, seconds=60, **arguments):
+    def execute(self, command, seconds=180, **arguments):
         """Executes a command and returns its answer. Names of arguments are written with _ for -."""
         self._last_id += 1
         number = self._last_id

@@ -65,7 +65,8 @@ def boot(hosts, options, progress, more=None):
     whimbrel = options.binary or build.whimbrel()
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")
-    in_hosts = {"lab-agent": programs["lab-agent"], "lab-lock": programs["lab-lock"], "whimbrel": whimbrel, **(more or {})}
+    in_hosts = {name: programs[name] for name in ("lab-agent", "lab-clock", "lab-lock")}
+    in_hosts |= {"whimbrel": whimbrel, **(more or {})}
     hosts.start(kernel, busybox, in_hosts, {"vmlinuz": kernel.image, "initrd": guest}, build.tsc_khz(programs))
     progress.say("the hosts are ready")
 

@@ -11,8 +11,8 @@ from .progress import LabFailed
 KERNEL_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off"
 PORTS = itertools.count(4000)
 # A Linux host needs about 5 s for it, alone.
-BOOT_SECONDS = 120
-MOVE_SECONDS = 240
+BOOT_SECONDS = 240
+MOVE_SECONDS = 480
 
 # How long the guest may stand still at the end of a precopy: everything in the lab is slow, the network too.
 DOWNTIME_LIMIT_MS = 1500
@@ -80,8 +80,9 @@ class Process:
         words = ["whimbrel", "run", *plan.arguments(), "--serial", f"unix:{serial},server", "--qmp", f"unix:{qmp},server", *more]
         words += ["--console", f"unix:{folder}/hvc,server"] if plan.console else []
         self.command = shlex.join(words)
-        self._number = f"{folder}/pid"
-        begin = f"mkdir -p {folder} && echo $$ >{self._number} && exec {self.command}"
+        # A file on the host that holds the process's number.
+        self.number = f"{folder}/pid"
+        begin = f"mkdir -p {folder} && echo $$ >{self.number} && exec {self.command}"
         self.job = host.hand.begin(begin, lambda _, data: self.said.extend(data))
         try:
             self.serial = self._connect(serial)
@@ -95,7 +96,7 @@ class Process:
             raise LabFailed(f"{why}; Whimbrel said: {self.last_words()}") from why
 
     def _connect(self, path):
-        return self.host.hand.connect(path, 30, lambda: self.job.status is not None)
+        return self.host.hand.connect(path, 120, lambda: self.job.status is not None)
 
     def last_words(self):
         """Its last line of output, for errors."""
@@ -104,10 +105,10 @@ class Process:
 
     def resident_mib(self):
         """How much of the host's memory it has: the guest's, as far as it is there, and little else."""
-        told = self.host.hand.check(f"grep VmRSS: /proc/$(cat {self._number})/status")
+        told = self.host.hand.check(f"grep VmRSS: /proc/$(cat {self.number})/status")
         return int(told.split()[1]) >> 10
 
-    def exit_status(self, seconds=30):
+    def exit_status(self, seconds=120):
         """Waits for its end."""
         status = self.job.wait(seconds)
         if status is None:
@@ -172,7 +173,7 @@ class Guest:
         words = ((now, line.split(" ")) for now, line in self.console.lines())
         return [(now, int(it[1])) for now, it in words if it[0] == program and len(it) > 1 and it[1].isdigit()]
 
-    def reaches(self, program, number, seconds=60):
+    def reaches(self, program, number, seconds=240):
         """Waits until a program has printed more than that number."""
         beyond = lambda line: (words := line.split(" "))[0] == program and len(words) > 1 and words[1].isdigit() and int(words[1]) > number
         return self.console.line(beyond, seconds, f"'{program}' to come past {number}")[1]
@@ -200,7 +201,7 @@ class Guest:
             reason = told.get("error-desc", "without a reason")
             raise LabFailed(f"the migration of {self.plan.name} ended as {ending}: {reason}; its destination said: {destination.last_words()}")
         self.at = destination
-        destination.qmp.event("RESUME", 30)
+        destination.qmp.event("RESUME", 120)
         source.quit()
         return Move(mode, told["total-time"] / 1000, told["downtime"] / 1000, (source.console, destination.console))
 
@@ -210,11 +211,11 @@ class Guest:
         self.begin_move(mode, destination, **parameters)
         return self.end_move(mode, destination)
 
-    def power_down(self, seconds=90):
+    def power_down(self, seconds=300):
         """Presses the power button, and waits until the guest has shut itself down and its process has ended."""
         lines = [line for _, line in self.console.lines()]
         boot = max((number for number, line in enumerate(lines) if line.startswith("guest: init")), default=0)
-        self.console.line(lambda line: "button waits" in line, 60, "the guest to listen to its power button", after=boot)
+        self.console.line(lambda line: "button waits" in line, 240, "the guest to listen to its power button", after=boot)
         self.at.qmp.execute("system_powerdown")
         status = self.at.exit_status(seconds)
         if status:

@@ -31,6 +31,8 @@ class FreePages(Load):
     name = "free pages"
     # The guest writes 32 MiB; some of them the kernel has only in pieces too small to be reported.
     REPORTED_MIB = 8
+    # After a postcopy move each page's first write is a fault of its own, thousands of them.
+    SECONDS = 300
 
     def shape(self, plan):
         """A balloon. The guest takes orders only if a program runs in it."""
@@ -50,7 +52,7 @@ class FreePages(Load):
         self._order(guest, "check")
         full = guest.at.resident_mib()
         self._order(guest, "remove")
-        deadline = bench.now() + 120
+        deadline = bench.now() + self.SECONDS
         while (now := guest.at.resident_mib()) > full - self.REPORTED_MIB:
             if bench.now() > deadline:
                 raise LabFailed(f"the guest gave 32 MiB back, but its process still has {now} MiB of {full}")
@@ -61,7 +63,7 @@ class FreePages(Load):
     def _order(self, guest, word):
         before = len(guest.console.lines())
         guest.console.send(f"lab-guest filler {word}\n")
-        guest.console.line(lambda line: f"filler: {word} done" in line, 60, f"the guest to {word} its filler", after=before)
+        guest.console.line(lambda line: f"filler: {word} done" in line, self.SECONDS, f"the guest to {word} its filler", after=before)
 
 
 class VirtioConsole(Load):
@@ -85,7 +87,7 @@ class VirtioConsole(Load):
         begun = len(guest.hvc.lines())
         word = f"line {begun}"
         guest.hvc.send(f"{word}\n")
-        guest.hvc.line(lambda line: line == f"heard {word}", 30, "the guest to answer on its virtio console", after=begun)
+        guest.hvc.line(lambda line: line == f"heard {word}", 120, "the guest to answer on its virtio console", after=begun)
         told = [line.split(" ")[1] for _, line in guest.hvc.lines() if line.startswith("console ")]
         if broken := first_gap(told):
             raise LabFailed(f"line '{broken}' on the virtio console is not the one that comes next")

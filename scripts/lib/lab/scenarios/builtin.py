@@ -11,10 +11,10 @@ def run(bench, mode):
     """The test guest moves, and finds every byte right."""
     plan = bench.plan(builtin="builtin:test", words=("ws=16M order=rand write=50",), memory_mib=32)
     guest = bench.guest(plan)
-    guest.console.line(lambda line: line.startswith("H "), 30, "a heartbeat")
+    guest.console.line(lambda line: line.startswith("H "), 120, "a heartbeat")
     move = guest.move(mode, bench.hosts.b)
     guest.console.send("v\n")
-    verdict = guest.console.line(lambda line: line.startswith("V "), 60, "the verdict")[2]
+    verdict = guest.console.line(lambda line: line.startswith("V "), 180, "the verdict")[2]
     if not verdict.endswith("errors=0"):
         raise LabFailed(f"the test guest says '{verdict}'")
     guest.at.quit()
@@ -27,7 +27,7 @@ def two_writers(bench, mode):
     image = f"{plan.name}.raw"
     plan = dataclasses.replace(plan, disk=bench.share(disk.make("raw", image, bench.folder), image))
     guest = bench.guest(plan)
-    guest.console.line(lambda line: line.startswith("H "), 30, "a heartbeat")
+    guest.console.line(lambda line: line.startswith("H "), 120, "a heartbeat")
     _refused(plan, bench.hosts.b)
     move = guest.move(mode, bench.hosts.b)
     _refused(plan, bench.hosts.a)

@@ -12,11 +12,11 @@ def reboot(bench, mode, phase):
     place = guest.at if phase == "precopy" else destination
     boots = _boots(guest)
     _type(guest, place, "reboot -f\n")
-    place.qmp.event("RESET", 60)
+    place.qmp.event("RESET", 240)
     # No need to be slow any more.
     guest.at.qmp.execute("migrate-set-parameters", max_bandwidth=0, max_postcopy_bandwidth=0)
     move = guest.end_move(mode, destination)
-    guest.console.line(lambda line: line.startswith("guest: ready"), 180, "the guest to boot again", after=boots)
+    guest.console.line(lambda line: line.startswith("guest: ready"), 300, "the guest to boot again", after=boots)
     bench.accept(guest)
     # The figures of a boot say nothing of the migration.
     move.ends = ()
@@ -30,10 +30,10 @@ def power_off(bench, mode, phase):
     source = guest.at
     place = source if phase == "precopy" else destination
     _type(guest, place, "poweroff -f\n")
-    if status := place.exit_status(60):
+    if status := place.exit_status(180):
         raise LabFailed(f"the guest powered off on host {place.host.name}, but Whimbrel ended with status {status}: {place.last_words()}")
     if phase == "precopy":
-        if not destination.exit_status(60):
+        if not destination.exit_status(180):
             raise LabFailed("the destination says that all is well, but no guest has arrived")
     elif source.job.wait(3) is None:
         # It keeps the pages of a guest that nobody needs any more.
@@ -50,9 +50,9 @@ def _on_the_way(bench, mode, phase):
     destination = guest.prepare_move(bench.hosts.b)
     slow = {"max_bandwidth": SLOW} if phase == "precopy" else {"max_postcopy_bandwidth": SLOW}
     guest.begin_move(mode, destination, **slow)
-    guest.at.qmp.event("MIGRATION", 120, status="active" if phase == "precopy" else "postcopy-active")
+    guest.at.qmp.event("MIGRATION", 240, status="active" if phase == "precopy" else "postcopy-active")
     if phase == "postcopy":
-        destination.qmp.event("RESUME", 30)
+        destination.qmp.event("RESUME", 120)
     return guest, destination
 
 
