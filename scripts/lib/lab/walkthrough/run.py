@@ -11,8 +11,8 @@ from .steps import Walk
 
 # The guest has 1 GiB.
 HOST_MIB = 2048
-# Of five walks with two, two ended in a triple fault of the guest before it had moved, and one in that of a host: QEMU's TCG with SVM
-# does not seem to be quite right on several threads. It takes no longer with one.
+# Of five walks with two, two ended in a triple fault of the guest before it had moved, and in one a host switched itself off: QEMU's TCG
+# with SVM is the suspect, not proved. Two walks with one processor went well, and took no longer.
 HOST_CPUS = 1
 
 
