@@ -34,13 +34,13 @@ class Emulated:
     boot = "/boot"
     words = ("noxsave",)
 
-    def __init__(self, logs, memory_mib=1536, store_disk=None):
+    def __init__(self, logs, memory_mib=1536, cpus=2, store_disk=None):
         self.network = Network()
         self.switchboard = Switchboard()
         self.machines = {
             "store": Machine("store", STORE, self.switchboard, logs, 768, 1, disk=store_disk),
-            "a": Machine("a", "192.168.77.11", self.switchboard, logs, memory_mib, 2),
-            "b": Machine("b", "192.168.77.12", self.switchboard, logs, memory_mib, 2),
+            "a": Machine("a", "192.168.77.11", self.switchboard, logs, memory_mib, cpus),
+            "b": Machine("b", "192.168.77.12", self.switchboard, logs, memory_mib, cpus),
         }
         self.a, self.b = (Host(name, self.machines[name].address, self.machines[name].hand, "/run") for name in "ab")
         self.store = self.machines["store"].hand
