@@ -33,7 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("cont", &[], |_| Ok(Request::Cont)),
     },
     Command {
-        help: "reset the machine",
+        help: "reset the machine; while a postcopy's pages are missing it returns at once, and event `RESET` tells when it is done",
         hmp: face("system_reset", &[], |_| Ok(Request::SystemReset)),
         qmp: face("system_reset", &[], |_| Ok(Request::SystemReset)),
     },

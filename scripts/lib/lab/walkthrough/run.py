@@ -11,9 +11,6 @@ from .steps import Walk
 
 # The guest has 1 GiB.
 HOST_MIB = 2048
-# Of five walks with two, two ended in a triple fault of the guest before it had moved, and in one a host switched itself off: QEMU's TCG
-# with SVM is the suspect, not proved. Two walks with one processor went well, and took no longer.
-HOST_CPUS = 1
 
 
 class HostGone(LabFailed):
@@ -45,7 +42,7 @@ def _walk(options, folder, progress):
     commands = blocks.read(blocks.README.read_text())
     files = once.files(commands[blocks.ONCE], options.cache, folder, progress)
     disk = once.store_disk(files, folder / "store.raw")
-    hosts = Emulated(folder, HOST_MIB, HOST_CPUS, disk)
+    hosts = Emulated(folder, HOST_MIB, store_disk=disk)
     walk = Walk(hosts, commands, folder, progress.say)
     try:
         # A shell, terminals, and an 'ip' that knows taps: busybox has none of these.
