@@ -1,5 +1,6 @@
 """Where one case is worked on, and the run of many of them."""
 
+import contextlib
 import dataclasses
 import queue
 import random
@@ -87,9 +88,10 @@ class Bench:
 
 
 def run(cases, hosts, slots, seed, folder, tell):
-    """Works on the cases, `slots` at a time, and yields the outcomes as they come."""
+    """Works on the cases, a dictionary by number, `slots` at a time, and yields numbers and outcomes as they come. Nothing new is
+    begun once nobody wants more of them."""
     todo, done = queue.SimpleQueue(), queue.SimpleQueue()
-    for number, case in enumerate(cases):
+    for number, case in cases.items():
         todo.put((number, case))
 
     def work(slot):
@@ -99,13 +101,19 @@ def run(cases, hosts, slots, seed, folder, tell):
             except queue.Empty:
                 return
             tell(f"begins: {label(case)}")
-            done.put(_one(case, Bench(hosts, slot, f"{number:02}-s{case.scenario.replace('+', '')}-{case.mode}", folder, seed)))
+            bench = Bench(hosts, slot, f"{number:02}-s{case.scenario.replace('+', '')}-{case.mode}", folder, seed)
+            done.put((number, _one(case, bench)))
 
     for slot in range(slots):
         # Daemons: an interrupted lab does not wait for them.
         threading.Thread(target=work, args=(slot,), daemon=True).start()
-    for _ in cases:
-        yield done.get()
+    try:
+        for _ in cases:
+            yield done.get()
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                todo.get_nowait()
 
 
 def label(case):

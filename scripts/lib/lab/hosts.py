@@ -93,9 +93,9 @@ class Emulated:
         """What they are, for whoever reads figures."""
         return f"hosts emulated by {version()}; Linux {self.a.hand.check('uname -r').strip()} in hosts and guests"
 
-    def faults(self):
-        """What went wrong with the hosts themselves, one sentence each."""
-        return [f"host {name}: {machine.death()}: {machine.last_words()}" for name, machine in self.machines.items() if machine.death()]
+    def fault(self):
+        """What is wrong with the hosts themselves, in a sentence; nothing if all of them live."""
+        return next((f"host {name}: {fault}" for name, machine in self.machines.items() if (fault := machine.fault())), "")
 
     def end(self):
         """Leaves nothing running."""

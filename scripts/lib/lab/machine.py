@@ -8,6 +8,8 @@ from .agent import Hand
 from .progress import LabFailed
 
 QEMU = "qemu-system-x86_64"
+# What a kernel says that is at its end.
+COMPLAINTS = ("Kernel panic", "BUG:", "Oops", "soft lockup", "rcu: INFO")
 
 
 class Machine:
@@ -87,6 +89,19 @@ class Machine:
         """How its QEMU ended; nothing while it runs. One that ended by itself was an emulated machine that reset itself."""
         status = self.process.poll()
         return "" if status is None else f"its QEMU ended with status {status}"
+
+    def fault(self):
+        """What is wrong with it, in half a sentence, if it is at its end though nobody switched it off."""
+        if death := self.death():
+            return f"{death}: {self.last_words()}"
+        lines = self.path("console").read_text(errors="replace").splitlines()
+        if complaint := next((line.strip() for line in lines if any(word in line for word in COMPLAINTS)), None):
+            return f"its kernel says '{complaint}'"
+        try:
+            self.hand.check("true", seconds=120)
+        except LabFailed as why:
+            return str(why)
+        return ""
 
     def last_words(self):
         """The last line of QEMU's or the console's, for errors."""

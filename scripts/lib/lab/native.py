@@ -82,9 +82,9 @@ class Native:
         """What they are, for whoever reads figures."""
         return f"hosts are network namespaces on this machine's own KVM, Linux {platform.release()}"
 
-    def faults(self):
-        """What went wrong with the hosts themselves: nothing that would not show elsewhere."""
-        return []
+    def fault(self):
+        """What is wrong with the hosts themselves: nothing that would not show elsewhere."""
+        return ""
 
     def end(self):
         """Leaves nothing running."""

@@ -12,7 +12,7 @@ import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import agent, catalogue, channel, disk, docs, echo, frames, kernel, native, network, table
+from . import agent, catalogue, channel, course, disk, docs, echo, frames, kernel, machine, native, network, table
 from .bench import Bench, Outcome
 from .cpio import Archive
 from .guest import MODES, Guest, Move, Plan
@@ -382,6 +382,74 @@ class Catalogue(unittest.TestCase):
         moments = [Bench(None, 0, "name", None, seed).random.random() for seed in (1, 1, 2)]
         self.assertEqual(moments[0], moments[1])
         self.assertNotEqual(moments[0], moments[2])
+
+
+class FakeHosts:
+    """Hosts in name only; those of the first set die when a case fails."""
+
+    booted = 0
+
+    def __init__(self, folder):
+        FakeHosts.booted += 1
+        self.number = FakeHosts.booted
+        self.network = SimpleNamespace(traffic=lambda: {})
+
+    def fault(self):
+        return "host b: its kernel says 'Kernel panic'" if self.number == 1 else ""
+
+    def description(self):
+        return "hosts"
+
+    def end(self):
+        pass
+
+
+class Courses(unittest.TestCase):
+    def run_course(self, *cases):
+        """The outcomes of cases, each a function of the bench, on fake hosts."""
+        FakeHosts.booted = 0
+        with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.multiple(course, Emulated=FakeHosts, boot=lambda *_: None):
+            options = SimpleNamespace(seed=1, cache=Path(folder), native=False, slots=1)
+            cases = [catalogue.Case("1", "a case", "hybrid", run) for run in cases]
+            made = course.Course(options, cases, SimpleNamespace(say=lambda _: None))
+            return made, [outcome.failure for outcome in made.run()]
+
+    def test_what_failed_because_a_host_died_is_begun_again_and_nothing_else(self):
+        at = []
+
+        def fails_first(bench):
+            at.append(("fails", bench.hosts.number))
+            if bench.hosts.number == 1:
+                raise LabFailed("the host is gone")
+            return []
+
+        made, failures = self.run_course(lambda bench: at.append(("works", bench.hosts.number)) or [], fails_first)
+        self.assertEqual(failures, [None, None])
+        self.assertEqual(at, [("works", 1), ("fails", 1), ("fails", 2)])
+        self.assertEqual(len(made.faults), 1)
+        self.assertIn("Kernel panic", made.faults[0])
+
+    def test_a_case_that_fails_on_hosts_that_live_has_failed(self):
+        def fails(bench):
+            raise LabFailed(f"wrong on set {bench.hosts.number}")
+
+        made, failures = self.run_course(fails)
+        self.assertEqual(failures, ["wrong on set 2"])
+        self.assertEqual((len(made.faults), FakeHosts.booted), (1, 2))
+
+
+class Machines(unittest.TestCase):
+    def test_a_kernel_at_its_end_is_a_fault_of_the_host(self):
+        with tempfile.TemporaryDirectory() as folder:
+            it = machine.Machine("a", "192.168.77.11", None, Path(folder))
+            it.process = SimpleNamespace(poll=lambda: None)
+            it.hand = SimpleNamespace(check=lambda *_, **__: "")
+            it.path("console").write_text("init: ready\n")
+            self.assertEqual(it.fault(), "")
+            it.path("console").write_text("init: ready\n[  2.1] Kernel panic - not syncing: Fatal exception\n")
+            self.assertIn("Kernel panic - not syncing", it.fault())
+            it.process = SimpleNamespace(poll=lambda: -11)
+            self.assertIn("ended with status -11", it.fault())
 
 
 class Table(unittest.TestCase):
