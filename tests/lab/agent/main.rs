@@ -18,9 +18,14 @@
 mod frame;
 mod session;
 
+use std::io;
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// For how long one attempt to reach the lab may take. The kernel's own patience is two minutes, in which it tries half a dozen times: too
+/// long for who waits for an answer.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -38,8 +43,9 @@ fn main() -> ExitCode {
 }
 
 /// Dials the lab and waits until it gives this connection an order, which a thread of its own then carries out.
-fn wait_for_order(address: &str, token: &str, name: &str) -> std::io::Result<()> {
-    let mut lab = TcpStream::connect(address)?;
+fn wait_for_order(address: &str, token: &str, name: &str) -> io::Result<()> {
+    let address = address.parse().map_err(io::Error::other)?;
+    let mut lab = TcpStream::connect_timeout(&address, DIAL_LIMIT)?;
     lab.set_nodelay(true)?;
     frame::write(&mut lab, b'H', format!("{token} {name}").as_bytes())?;
     let (kind, content) = frame::read(&mut lab)?;
