@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use whimbrel::cli::{Cli, Command};
 use whimbrel::{client, demo, run};
+use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
 const USAGE: u8 = 2;
@@ -41,12 +42,6 @@ fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
 
 /// One line on standard error: the error and what caused it.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    let mut line = format!("whimbrel: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    eprintln!("{line}");
+    eprintln!("whimbrel: {}", sentence(error));
     code.into()
 }

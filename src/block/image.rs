@@ -7,6 +7,7 @@ use std::sync::Arc;
 use imago::file::File;
 use imago::{FormatAccess, StorageExt};
 use nix::unistd::{AccessFlags, access};
+use whimbrel_postcopy::error::sentence;
 
 use super::chain::{Chain, refuse_no_disk};
 use super::lock::Access;
@@ -207,7 +208,7 @@ impl Drop for Image {
     /// A machine that ends without a word from its guest: what the guest was told is written, is.
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            log::error!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            log::error!("{}", sentence(&error));
         }
     }
 }

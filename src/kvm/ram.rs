@@ -140,7 +140,7 @@ impl GuestRam {
     /// Gives the whole pages of RAM in the `bytes` bytes from guest-physical `address` on back to the host: they read as zero. What
     /// is not RAM is passed over. While a guest arrives nothing happens.
     pub fn discard(&self, address: u64, bytes: u64) -> io::Result<()> {
-        if self.keeps_all.load(Ordering::SeqCst) {
+        if self.keeps_all() {
             return Ok(());
         }
         let end = address.saturating_add(bytes);

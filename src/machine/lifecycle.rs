@@ -3,10 +3,11 @@
 //! Each is one *operation*: they exclude each other, and what they have to tell is told after the lock is
 //! given back, so that a listener may call the machine again.
 
-use std::error::Error;
 use std::sync::{MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use whimbrel_postcopy::error::sentence;
 
 use super::build::enter;
 use super::turn::Turn;
@@ -346,7 +347,7 @@ impl Machine {
             if let Err(source) = device.release() {
                 operation.hold = Hold::Released;
                 if let Err(error) = self.take(operation) {
-                    log::error!("what was given up already cannot be taken back: {error}");
+                    log::error!("what was given up already cannot be taken back: {}", sentence(&error));
                 }
                 return Err(MachineError::Device { device: name(&**device), what: "given up", source });
             }
@@ -359,7 +360,7 @@ impl Machine {
     fn let_go(&self) {
         for device in &self.devices {
             if let Err(error) = device.release() {
-                log::warn!("{} cannot be given up: {error}", name(&**device));
+                log::warn!("{} cannot be given up: {}", name(&**device), sentence(&*error));
             }
         }
     }
@@ -396,7 +397,7 @@ impl Machine {
         let patience = if self.ram.keeps_all() { STOP_LIMIT } else { LAST_PATIENCE };
         let given_up = self.operate_within(patience, |operation| self.give_up(operation));
         if let Some(Err(error)) = &given_up {
-            log::error!("{error}: {}", error.source().map(ToString::to_string).unwrap_or_default());
+            log::error!("{}", sentence(error));
         }
         given_up.is_some()
     }

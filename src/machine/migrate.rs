@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
+use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
@@ -159,7 +160,7 @@ impl Guest for Machine {
             _ => Ok(()),
         });
         if let Err(error) = result {
-            log::error!("what the source needs back cannot be given up: {error}");
+            log::error!("what the source needs back cannot be given up: {}", sentence(&error));
         }
     }
 
@@ -200,7 +201,7 @@ impl Machine {
             if Instant::now() >= deadline {
                 return;
             }
-            log::debug!("not yet: {error}");
+            log::debug!("not yet: {}", sentence(&error));
             std::thread::sleep(TAKE_BACK_PAUSE);
         }
     }

@@ -1,9 +1,10 @@
 //! One vCPU's thread.
 
-use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+
+use whimbrel_postcopy::error::sentence;
 
 use super::{Gate, GuestRequest, Vcpu, dump};
 use crate::devices::{Action, Bus};
@@ -70,10 +71,7 @@ fn step(handle: &mut VcpuHandle, bus: &Bus) -> Step {
         Ok(Exit::TripleFault) => Step::Died("the guest met a triple fault".into()),
         Ok(Exit::Fatal(reason)) => Step::Died(reason),
         Ok(exit) => serve(exit, bus).map_or(Step::Again, Step::Ask),
-        Err(error) => Step::Died(match error.source() {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        }),
+        Err(error) => Step::Died(sentence(&error)),
     }
 }
 

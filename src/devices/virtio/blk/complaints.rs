@@ -1,7 +1,8 @@
 //! Telling of a host's disk that fails, without filling its log as well.
 
-use std::error::Error;
 use std::time::Instant;
+
+use whimbrel_postcopy::error::sentence;
 
 use crate::block::BlockError;
 use crate::devices::virtio::sparing::Sparing;
@@ -17,8 +18,8 @@ impl Complaints {
         if let BlockError::Range { .. } | BlockError::ReadOnly(_) = error {
             log::debug!("a guest's disk request is refused: {error}");
         } else if let Some(unsaid) = self.0.say(Instant::now()) {
-            let reason = error.source().map(ToString::to_string).unwrap_or_default();
-            log::error!("{error}: {reason} (the guest is told; {unsaid} such errors before this one were not logged)");
+            let words = sentence(error);
+            log::error!("{words} (the guest is told; {unsaid} such errors before this one were not logged)");
         }
     }
 }

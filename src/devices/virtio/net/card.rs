@@ -8,6 +8,7 @@ use std::time::Instant;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use whimbrel_postcopy::error::sentence;
 
 use super::super::{Backend, Broken, ConfigSpace, Kind, Watch, Work};
 use super::control::{self, Command};
@@ -187,7 +188,7 @@ impl Net {
     fn follow_driver(&self) {
         let offloads = self.chosen.unwrap_or(GUEST_OFFLOADS) & self.features;
         if let Err(error) = self.tap.set_offload(offload(offloads)) {
-            log::error!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+            log::error!("{}", sentence(&error));
         }
     }
 
