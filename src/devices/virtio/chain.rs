@@ -1,5 +1,6 @@
 //! A descriptor chain (virtio 1.2, section 2.7.5), read once, checked to lie in RAM, and copied in and out of.
 
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::Broken;
@@ -41,32 +42,16 @@ pub(super) struct Table {
     pub indirect: bool,
 }
 
-struct Descriptor {
-    segment: Segment,
-    flags: u16,
-    next: u16,
-}
-
 fn broken<T>(words: String) -> Result<T, Broken> {
     Err(Broken(words))
 }
 
 fn descriptor(memory: &GuestMemory, table: u64, index: u32) -> Result<Descriptor, Broken> {
-    let mut bytes = [0; DESCRIPTOR as usize];
     let at = table.checked_add(u64::from(index) * DESCRIPTOR);
-    let read = at.map(|at| memory.read_slice(&mut bytes, GuestAddress(at)));
-    let Some(Ok(())) = read else {
-        return broken(format!("descriptor {index} of the table at {table:#x} is not in RAM"));
-    };
-    let [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-    Ok(Descriptor {
-        segment: Segment {
-            address: u64::from_le_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
-            bytes: u32::from_le_bytes([l0, l1, l2, l3]),
-        },
-        flags: u16::from_le_bytes([f0, f1]),
-        next: u16::from_le_bytes([n0, n1]),
-    })
+    match at.map(|at| memory.read_obj(GuestAddress(at))) {
+        Some(Ok(found)) => Ok(found),
+        _ => broken(format!("descriptor {index} of the table at {table:#x} is not in RAM")),
+    }
 }
 
 impl Chain {
@@ -86,16 +71,16 @@ impl Chain {
             }
             left -= 1;
             let found = descriptor(memory, address, index)?;
-            if found.flags & INDIRECT != 0 {
+            if found.flags() & INDIRECT != 0 {
                 // The write flag means nothing here (section 2.7.5.3.2).
-                if indirect || !table.indirect || found.flags & NEXT != 0 {
+                if indirect || !table.indirect || found.flags() & NEXT != 0 {
                     return broken(format!("descriptor {index} leads to an indirect table where none may be"));
                 }
-                let bytes = u64::from(found.segment.bytes);
+                let bytes = u64::from(found.len());
                 if bytes == 0 || bytes % DESCRIPTOR != 0 {
                     return broken(format!("an indirect table has {bytes} bytes"));
                 }
-                address = found.segment.address;
+                address = found.addr().0;
                 if !memory.check_range(GuestAddress(address), bytes as usize) {
                     return broken(format!("an indirect table of {bytes} bytes at {address:#x} is not in RAM"));
                 }
@@ -106,22 +91,23 @@ impl Chain {
                 continue;
             }
             chain.add(memory, &found)?;
-            if found.flags & NEXT == 0 {
+            if found.flags() & NEXT == 0 {
                 return Ok(chain);
             }
-            index = found.next.into();
+            index = found.next().into();
         }
     }
 
     fn add(&mut self, memory: &GuestMemory, found: &Descriptor) -> Result<(), Broken> {
-        let Segment { address, bytes } = found.segment;
+        let segment = Segment { address: found.addr().0, bytes: found.len() };
+        let Segment { address, bytes } = segment;
         if !memory.check_range(GuestAddress(address), bytes as usize) {
             return broken(format!("a buffer of {bytes} bytes at {address:#x} is not in RAM"));
         }
-        if found.flags & WRITE != 0 {
-            self.writable.push(found.segment);
+        if found.flags() & WRITE != 0 {
+            self.writable.push(segment);
         } else if self.writable.is_empty() {
-            self.readable.push(found.segment);
+            self.readable.push(segment);
         } else {
             return broken("a buffer for the device to read follows one for it to write".into());
         }
