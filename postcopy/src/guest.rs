@@ -56,7 +56,8 @@ pub trait Guest: Send + Sync {
     fn stop_dirty_log(&self) -> Result<(), GuestError>;
 
     /// Source: the guest may be paused soon, and still runs: what would take long then, such as bringing what it wrote onto
-    /// its disks, is better done for the most part now. May take long. Asked before the pages left are counted, once a pass.
+    /// its disks, is better done for the most part now. May take long. Asked once a pass, before the pages left are
+    /// counted; where no pass comes before the pause (postcopy at once), before that.
     fn prepare_pause(&self) {}
 
     /// Source: stops every vCPU and device thread; returns whether the guest was running.

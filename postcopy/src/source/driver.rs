@@ -224,7 +224,10 @@ impl Driver {
                 self.serve_demand(link)?;
             }
             Action::Pause => {
-                guest.prepare_pause();
+                // Else the last look at the log came after it.
+                if source.figures().syncs == 0 {
+                    guest.prepare_pause();
+                }
                 progress.stopping();
                 let running = guest.pause().map_err(failed_to("pause"))?;
                 progress.step("pause");

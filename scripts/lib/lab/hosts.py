@@ -12,8 +12,8 @@ from .network import Network
 from .progress import LabFailed
 
 SHARED = "/shared"
-# With two, QEMU 7.2's emulation of SVM ends a host or a guest about once in half an hour of guests' time (docs/lab.md). Guests have two
-# vCPUs nevertheless.
+# With two, hosts vanished and guests died now and then; of one such end QEMU 7.2's emulation of SVM is known to be the cause (docs/lab.md).
+# Guests have two vCPUs nevertheless.
 HOST_CPUS = 1
 STORE = "192.168.77.10"
 # How often a host is asked for its time before its clock is set.
