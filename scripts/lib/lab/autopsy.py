@@ -21,6 +21,8 @@ for event in kvm_exit kvm_page_fault kvm_inj_virq; do echo 0 >events/kvm/$event/
 echo >set_event_pid
 grep -v '^#' trace | tail -n 400
 """
+# A line on a guest's console takes milliseconds.
+INSIDE_SECONDS = 60
 LINES = ("info status", "info cpus", "info network", "info block", "info migrate -a")
 
 
@@ -35,6 +37,17 @@ def autopsy(process):
         order = script.replace("{number}", process.number)
         parts += [f"## {title}", _try(lambda order=order: process.host.hand.run(order, seconds=180).output)]
     return "\n".join(parts) + "\n"
+
+
+def look_from_inside(guest):
+    """Has the guest's init tell of its tasks and timers on the console, if it still reads there."""
+    try:
+        begun = len(guest.console.lines())
+        guest.console.send("autopsy\n")
+        guest.console.line(lambda line: line == "autopsy: end", INSIDE_SECONDS, "the guest to look at itself", after=begun)
+    except (LabFailed, OSError):
+        # What it could say is on its console.
+        pass
 
 
 def _try(look):

@@ -8,7 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from .autopsy import autopsy
+from .autopsy import autopsy, look_from_inside
 from .guest import Guest, Plan
 from .progress import LabFailed
 
@@ -69,6 +69,7 @@ class Bench:
         for guest in self._guests:
             text = "".join(autopsy(process) for process in guest.processes)
             if text:
+                look_from_inside(guest)
                 (self.folder / f"{guest.plan.name}.autopsy").write_text(text)
 
     def end(self):

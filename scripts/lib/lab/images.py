@@ -40,7 +40,8 @@ def host(kernel, busybox, programs, modules=HOST_MODULES, extra=()):
 def guest(kernel, busybox, programs):
     """The initramfs of the guest."""
     archive = _basic(kernel, busybox, GUEST_MODULES, INIT / "guest")
-    archive.copy(INIT / "ending", "bin/ending")
+    for name in ("ending", "autopsy"):
+        archive.copy(INIT / name, f"bin/{name}")
     for name, path in programs.items():
         archive.copy(path, f"bin/{name}")
     return archive.bytes()
