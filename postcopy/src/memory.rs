@@ -168,7 +168,10 @@ impl RamBlock {
     }
 
     fn advise(&self, run: PageRun, advice: libc::c_int) -> io::Result<()> {
-        let raw = self.raw(run);
+        self.advise_raw(self.raw(run), advice)
+    }
+
+    fn advise_raw(&self, raw: RawSlice<'_>, advice: libc::c_int) -> io::Result<()> {
         // SAFETY: the range lies inside the block's mapping, to which no Rust reference exists (contract of `new`).
         match unsafe { libc::madvise(raw.address as *mut _, raw.len, advice) } {
             0 => Ok(()),
@@ -177,7 +180,10 @@ impl RamBlock {
     }
 }
 
-/// Private anonymous memory with a [`RamBlock`] over it, for the example, the tests and the benches.
+/// The host's huge pages, in bytes.
+const HUGE_BYTES: usize = 2 << 20;
+
+/// Private anonymous memory with a [`RamBlock`] over it that begins where a huge page may, for the example, the tests and the benches.
 pub struct AnonymousRam {
     host: usize,
     bytes: usize,
@@ -186,7 +192,7 @@ pub struct AnonymousRam {
 impl AnonymousRam {
     /// `pages` pages that read as zero.
     pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
-        let bytes = pages as usize * PAGE_SIZE;
+        let bytes = pages as usize * PAGE_SIZE + HUGE_BYTES;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -195,8 +201,13 @@ impl AnonymousRam {
             return Err(io::Error::last_os_error());
         }
         let owner = Arc::new(Self { host: host as usize, bytes });
-        // SAFETY: the mapping above is page-aligned, `bytes` long, private anonymous, and lives as long as `owner`.
-        Ok(unsafe { RamBlock::new(name, 0, host.cast(), pages, Backing::Anonymous, owner) })
+        let first = (host as usize).next_multiple_of(HUGE_BYTES) as *mut u8;
+        // SAFETY: from `first` on the mapping above has at least `pages` pages, is private anonymous, and lives as long as `owner`.
+        let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
+        let whole = RawSlice { address: block.host, len: pages as usize * PAGE_SIZE, _valid: PhantomData };
+        // As a monitor does; a host without huge pages refuses, which is no error.
+        let _ = block.advise_raw(whole, libc::MADV_HUGEPAGE);
+        Ok(block)
     }
 }
 
