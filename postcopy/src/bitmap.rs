@@ -69,6 +69,20 @@ impl PageBitmap {
         masks(start.0, start.0 + count).map(|(word, mask)| u64::from(self.or_word(word, mask).count_ones())).sum()
     }
 
+    /// Clears every page of the range; returns how many were set before.
+    pub fn clear_range(&self, start: PageIndex, count: u64) -> u64 {
+        masks(start.0, start.0 + count).map(|(word, mask)| u64::from(self.clear_word(word, mask).count_ones())).sum()
+    }
+
+    /// The first run of clear pages at or after `from` and before `end`.
+    pub fn next_clear_run(&self, block: BlockId, from: PageIndex, end: PageIndex) -> Option<PageRun> {
+        let end = PageIndex(end.0.min(self.pages));
+        let start = self.next_clear(from, end);
+        let limit = PageIndex(end.0.min(start.0.saturating_add(u64::from(u32::MAX))));
+        let end = self.next_set(start).map_or(limit, |set| set.min(limit));
+        (start < end).then(|| PageRun { block, start, count: (end.0 - start.0) as u32 })
+    }
+
     /// Sets every page.
     pub fn set_all(&self) {
         self.set_range(PageIndex(0), self.pages);

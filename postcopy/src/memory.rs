@@ -8,7 +8,11 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
+use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+
+/// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps huge pages.
+pub const HUGE_PAGES: u32 = 512;
+const HUGE_BYTES: usize = HUGE_PAGES as usize * PAGE_SIZE;
 
 /// What keeps a block's mapping alive.
 pub trait RamOwner: Send + Sync {}
@@ -167,8 +171,36 @@ impl RamBlock {
         self.advise(run, advice)
     }
 
+    /// Has the host provide the run's memory now, in huge pages where it can: what is in it stays, the rest reads as zero.
+    pub fn populate(&self, run: PageRun) -> io::Result<()> {
+        self.advise(run, libc::MADV_POPULATE_WRITE)
+    }
+
+    /// Whether the host's huge pages begin where the block's groups of [`HUGE_PAGES`] pages do.
+    pub(crate) fn is_aligned(&self) -> bool {
+        self.host.is_multiple_of(HUGE_BYTES)
+    }
+
+    /// Moves the run's memory, contents and all, to `target` in `to`, in no time: what was there is gone, and the run is as if it had never been
+    /// touched. The two blocks are private anonymous memory.
+    fn remap(&self, run: PageRun, to: &Self, target: PageRun) -> io::Result<()> {
+        assert!(self.backing == Backing::Anonymous && to.backing == Backing::Anonymous && run.count == target.count);
+        let (from, to) = (self.raw(run), to.raw(target));
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
+        // SAFETY: both ranges lie inside mappings to which no Rust reference exists (contract of `new`). The old range stays mapped (DONTUNMAP),
+        // and the new one is replaced by a mapping of the same kind, so that both owners' promises still hold.
+        let moved = unsafe {
+            libc::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void)
+        };
+        if moved == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     fn advise(&self, run: PageRun, advice: libc::c_int) -> io::Result<()> {
         self.advise_raw(self.raw(run), advice)
+    }
+
+    fn whole(&self) -> RawSlice<'_> {
+        RawSlice { address: self.host, len: self.pages as usize * PAGE_SIZE, _valid: PhantomData }
     }
 
     fn advise_raw(&self, raw: RawSlice<'_>, advice: libc::c_int) -> io::Result<()> {
@@ -180,10 +212,64 @@ impl RamBlock {
     }
 }
 
-/// The host's huge pages, in bytes.
-const HUGE_BYTES: usize = 2 << 20;
+/// Memory opposite to a RAM block, page for page, in which pages wait until whole huge pages of them go into the guest.
+pub(crate) struct Shadow {
+    memory: RamBlock,
+    /// One huge page: what is taken out of the guest for a moment.
+    aside: RamBlock,
+}
 
-/// Private anonymous memory with a [`RamBlock`] over it that begins where a huge page may, for the example, the tests and the benches.
+impl Shadow {
+    /// For `block`; `None` if its memory cannot go to and fro in huge pages.
+    pub fn new(block: &RamBlock) -> io::Result<Option<Self>> {
+        if block.backing != Backing::Anonymous || !block.is_aligned() || block.pages < u64::from(HUGE_PAGES) {
+            return Ok(None);
+        }
+        let memory = AnonymousRam::block(block.name(), block.pages)?;
+        let aside = AnonymousRam::block(block.name(), u64::from(HUGE_PAGES))?;
+        Ok(Some(Self { memory, aside }))
+    }
+
+    /// The memory, to be filled.
+    pub fn memory(&self) -> &RamBlock {
+        &self.memory
+    }
+
+    /// Takes the run's memory over from the guest, with its contents: there it is missing from here on.
+    pub fn take(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
+        block.remap(run, &self.memory, run)
+    }
+
+    /// The opposite. Nobody may be watching the block.
+    pub fn give_back(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
+        self.memory.remap(run, block, run)
+    }
+
+    /// Takes a huge page's worth of pages out of the guest, so that nobody changes them any more, to be looked at with [`Self::keep`]; there they are
+    /// missing from here on.
+    pub fn take_aside(&self, block: &RamBlock, chunk: PageRun) -> io::Result<()> {
+        let target = PageRun { block: BlockId(0), start: PageIndex(0), count: HUGE_PAGES };
+        block.remap(chunk, &self.aside, target)?;
+        // Nothing is left there but an empty page table, in whose way no huge page goes in; this frees it (Linux 6.14 and later). Where it
+        // does not, the pages go in one by one.
+        let _ = block.discard(chunk);
+        Ok(())
+    }
+
+    /// Gives all its memory back to the host.
+    pub fn release(&self) -> io::Result<()> {
+        [&self.memory, &self.aside].into_iter().try_for_each(|block| block.advise_raw(block.whole(), libc::MADV_DONTNEED))
+    }
+
+    /// What is in a page that was taken aside is what the page holds.
+    pub fn keep(&self, page: PageIndex) {
+        let mut bytes = [0; PAGE_SIZE];
+        self.aside.read(PageIndex(page.0 % u64::from(HUGE_PAGES)), &mut bytes);
+        self.memory.write(page, 0, &bytes);
+    }
+}
+
+/// Private anonymous memory with a [`RamBlock`] over it, beginning where a huge page may.
 pub struct AnonymousRam {
     host: usize,
     bytes: usize,
@@ -204,9 +290,8 @@ impl AnonymousRam {
         let first = (host as usize).next_multiple_of(HUGE_BYTES) as *mut u8;
         // SAFETY: from `first` on the mapping above has at least `pages` pages, is private anonymous, and lives as long as `owner`.
         let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
-        let whole = RawSlice { address: block.host, len: pages as usize * PAGE_SIZE, _valid: PhantomData };
-        // As a monitor does; a host without huge pages refuses, which is no error.
-        let _ = block.advise_raw(whole, libc::MADV_HUGEPAGE);
+        // A host without huge pages refuses, which makes it slower, and no error.
+        let _ = block.advise_raw(block.whole(), libc::MADV_HUGEPAGE);
         Ok(block)
     }
 }
@@ -254,6 +339,36 @@ mod tests {
         }
         ram.discard(PageRun::single(BlockId(0), PageIndex(1))).unwrap();
         assert_eq!([0, 1, 2].map(|page| ram.is_zero(PageIndex(page))), [false, true, false]);
+    }
+
+    #[test]
+    fn memory_goes_to_the_shadow_and_comes_back() {
+        let ram = AnonymousRam::block("ram", 1100).unwrap();
+        let shadow = Shadow::new(&ram).unwrap().unwrap();
+        let chunk = |number: u64| PageRun { block: BlockId(0), start: PageIndex(number * 512), count: HUGE_PAGES };
+        for page in [3, 511, 512, 1000] {
+            ram.write(PageIndex(page), 0, &[page as u8 | 1]);
+        }
+        shadow.take(&ram, chunk(0)).unwrap();
+        assert!(ram.is_zero(PageIndex(3)) && !shadow.memory().is_zero(PageIndex(3)) && !ram.is_zero(PageIndex(1000)));
+        shadow.memory().write(PageIndex(7), 0, &[7]);
+        // Written meanwhile where it was taken from: that one counts.
+        ram.write(PageIndex(3), 0, &[9]);
+        shadow.take_aside(&ram, chunk(0)).unwrap();
+        shadow.keep(PageIndex(3));
+        assert!(ram.is_zero(PageIndex(3)));
+        shadow.give_back(&ram, chunk(0)).unwrap();
+        let first = |page| {
+            let mut bytes = [0; PAGE_SIZE];
+            ram.read(PageIndex(page), &mut bytes);
+            bytes[0]
+        };
+        assert_eq!([3, 7, 511, 512, 1000].map(first), [9, 7, 255, 1, 1000u64 as u8 | 1]);
+    }
+
+    #[test]
+    fn what_has_no_whole_huge_page_has_no_shadow() {
+        assert!(Shadow::new(&AnonymousRam::block("ram", 511).unwrap()).unwrap().is_none());
     }
 
     #[test]

@@ -15,3 +15,13 @@ pub(crate) fn go_first() {
         log::debug!("the thread keeps its priority: {error}");
     }
 }
+
+/// How much later, as a nice value.
+const LATE: i32 = 19;
+
+/// For a thread whose work may as well be done later, or never.
+pub(crate) fn go_last() {
+    if let Err(error) = rustix::process::setpriority_process(None, LATE) {
+        log::debug!("the thread keeps its priority: {error}");
+    }
+}

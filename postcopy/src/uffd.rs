@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, IoctlFlags, UffdBuilder};
 
-use crate::memory::RamBlock;
+use crate::memory::{AnonymousRam, RamBlock, RawSlice};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 
 /// Why missing pages cannot be watched or filled.
@@ -56,6 +56,7 @@ pub struct Fault {
 #[derive(Debug)]
 pub struct Uffd {
     fd: userfaultfd::Uffd,
+    moves: bool,
 }
 
 nix::ioctl_readwrite!(
@@ -76,6 +77,38 @@ const _: () = assert!(size_of::<UffdioApi>() == 24);
 /// `UFFD_API` of linux/userfaultfd.h.
 const UFFD_API: u64 = 0xAA;
 
+nix::ioctl_readwrite!(
+    /// Moves pages instead of copying them.
+    uffdio_move, 0xAA, 0x05, UffdioMove
+);
+
+/// `struct uffdio_move` of linux/userfaultfd.h.
+#[repr(C)]
+pub struct UffdioMove {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    moved: i64,
+}
+
+const _: () = assert!(size_of::<UffdioMove>() == 40);
+
+/// `_UFFDIO_MOVE`, as a bit of what a registered range can do.
+const MOVE: u64 = 1 << 0x05;
+/// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`: what is missing at the source stays missing at the target.
+const ALLOW_HOLES: u64 = 1 << 1;
+
+/// Whether pages can be moved; found out on a page of our own.
+fn can_move(fd: &userfaultfd::Uffd) -> bool {
+    let Ok(probe) = AnonymousRam::block("probe", 1) else { return false };
+    let start = probe.address(PageIndex(0)) as *mut _;
+    let ioctls = fd.register(start, PAGE_SIZE);
+    // The memory goes away with its registration.
+    let _ = fd.unregister(start, PAGE_SIZE);
+    ioctls.is_ok_and(|ioctls| ioctls.bits() & MOVE != 0)
+}
+
 impl Uffd {
     /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call. Faults that the kernel itself takes
     /// (KVM does) are included, which is what needs privilege.
@@ -87,12 +120,17 @@ impl Uffd {
             .require_features(FeatureFlags::THREAD_ID)
             .create();
         match device {
-            Ok(fd) => Ok(Self { fd }),
+            Ok(fd) => Ok(Self { moves: can_move(&fd), fd }),
             Err(Error::OpenDevUserfaultfd(denied)) => {
                 Self::by_system_call().map_err(|_| UffdError::Unavailable(denied))
             }
             Err(error) => Err(UffdError::Unavailable(io_error(error))),
         }
+    }
+
+    /// Whether the kernel can move pages into the block that stand elsewhere ([`Uffd::move_in`]: Linux 6.8 and later).
+    pub fn moves(&self) -> bool {
+        self.moves
     }
 
     /// The device exists but is denied: the system call may still be allowed.
@@ -108,7 +146,8 @@ impl Uffd {
         // SAFETY: `api` is a `struct uffdio_api`, valid for the call.
         unsafe { uffdio_api(std::os::fd::AsRawFd::as_raw_fd(&fd), &mut api) }?;
         // SAFETY: the descriptor is a userfaultfd after its handshake; ownership passes on.
-        Ok(Self { fd: unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) } })
+        let fd = unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) };
+        Ok(Self { moves: can_move(&fd), fd })
     }
 
     /// Watches the whole block for missing pages. Pages that are populated already never fault.
@@ -149,15 +188,51 @@ impl Uffd {
 
     /// Fills the run with `contents` and wakes who waits for it. Pages that are there already keep what they hold.
     pub fn copy(&self, block: &RamBlock, run: PageRun, contents: &[u8]) -> Result<(), UffdError> {
+        self.copy_raw(block, run, RawSlice::of(contents))
+    }
+
+    /// The same with what stands in the same run of `from`.
+    pub(crate) fn copy_from(&self, block: &RamBlock, run: PageRun, from: &RamBlock) -> Result<(), UffdError> {
+        self.copy_raw(block, run, from.raw(run))
+    }
+
+    /// Moves what stands in the same run of `from` into the block, and wakes who waits for it: a whole huge page in one piece, if none of its
+    /// pages is there. Pages that are there already make it fail.
+    pub(crate) fn move_in(&self, block: &RamBlock, run: PageRun, from: &RamBlock) -> io::Result<()> {
+        let (target, source) = (block.raw(run), from.raw(run));
+        let mut done = 0;
+        while done < target.len() {
+            let mut order = UffdioMove {
+                dst: (target.address() + done) as u64,
+                src: (source.address() + done) as u64,
+                len: (target.len() - done) as u64,
+                mode: ALLOW_HOLES,
+                moved: 0,
+            };
+            // SAFETY: `order` is a `struct uffdio_move`, valid for the call. Both ranges were checked to lie inside their blocks, to whose memory
+            // no Rust reference exists; the source's pages are gone afterwards, which leaves fresh memory there.
+            let result = unsafe { uffdio_move(std::os::fd::AsRawFd::as_raw_fd(&self.fd), &mut order) };
+            // After some pages it fails with EAGAIN, and tells how far it came.
+            done += usize::try_from(order.moved).unwrap_or(0);
+            match result {
+                Ok(_) | Err(nix::errno::Errno::EAGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_raw(&self, block: &RamBlock, run: PageRun, contents: RawSlice<'_>) -> Result<(), UffdError> {
         assert_eq!(contents.len(), run.bytes());
         let target = block.raw(run);
         let mut done = 0;
         while done < contents.len() {
-            let rest = &contents[done..];
+            let rest = contents.skip(done);
             // SAFETY: `rest` is readable for its length; the target range was checked to lie inside the block and is
             // registered. The kernel fills only pages that are missing, which nobody can hold a reference to.
-            let copied =
-                unsafe { self.fd.copy(rest.as_ptr().cast(), (target.address() + done) as *mut _, rest.len(), true) };
+            let copied = unsafe {
+                self.fd.copy(rest.address() as *const _, (target.address() + done) as *mut _, rest.len(), true)
+            };
             done += match copied {
                 Ok(count) => count,
                 // Interrupted after some pages (or before the first: then the count is a negative error number).

@@ -8,26 +8,28 @@ use super::control::Shared;
 use super::faults::{FaultLine, FaultLoop};
 use super::latency::Latency;
 use super::link::{Link, READ_BUFFER};
-use super::place::Place;
+use super::place::{PIECE, Place, make_zero};
+use super::populate::Populate;
+use super::staging::by_chunk;
 use super::state::{Destination, Effect};
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::Until;
 use crate::guest::{Guest, GuestError, Section};
 use crate::progress::{Observer, Phase};
+use crate::memory::HUGE_PAGES;
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
-
-/// Placed at most so many pages at a time: between two pieces a demanded page gets its turn at the memory map's lock.
-const PIECE: u32 = 64;
 
 /// The fault loop's thread and what it shares with this one.
 struct Faults {
     place: Arc<Place>,
     line: Arc<FaultLine>,
     thread: Option<JoinHandle<()>>,
+    /// Before the guest comes.
+    populate: Populate,
 }
 
 impl Drop for Faults {
@@ -93,7 +95,8 @@ impl Driver {
         let uffd =
             Uffd::open().inspect_err(|error| log::warn!("postcopy is not possible here: {}", sentence(error)))?;
         let tracker = self.shared.tracker.clone();
-        let place = Arc::new(Place { uffd, tracker, latency: Latency::new(self.guest.vcpus()) });
+        let latency = Latency::new(self.guest.vcpus());
+        let place = Arc::new(Place::new(uffd, tracker, latency, self.guest.ram()).map_err(UffdError::Read)?);
         let line = Arc::new(FaultLine::new(self.shared.wake.clone()).map_err(UffdError::Read)?);
         let fault_loop = FaultLoop {
             guest: self.guest.clone(),
@@ -106,7 +109,8 @@ impl Driver {
             .spawn(move || fault_loop.run())
             .map_err(UffdError::Read)?;
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
-        Ok(Faults { place, line, thread: Some(thread) })
+        let populate = Populate::begin(self.guest.clone(), place.clone()).map_err(UffdError::Read)?;
+        Ok(Faults { place, line, thread: Some(thread), populate })
     }
 
     fn gives_up(&self) -> bool {
@@ -163,6 +167,11 @@ impl Driver {
     /// Every page is here: touches of missing pages are the host's business again.
     fn finish(&self, faults: &Result<Faults, UffdError>) {
         let Ok(faults) = faults else { return };
+        if let Err(error) = faults.place.settle_all(self.guest.ram()) {
+            // The page is served when it is touched, as long as this process lives.
+            log::error!("a page that arrived is not in place: {}", sentence(&error));
+            return;
+        }
         for block in self.guest.ram() {
             if let Err(error) = faults.place.uffd.unregister(block) {
                 log::debug!("{}", sentence(&error));
@@ -170,6 +179,7 @@ impl Driver {
         }
         faults.line.stop.store(true, Ordering::Release);
         faults.line.wake.ring();
+        faults.place.release();
     }
 
     fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
@@ -206,6 +216,9 @@ impl Driver {
         if let Some(error) = shared.ended_here() {
             return Err(error);
         }
+        if let Ok(faults) = faults {
+            faults.place.settle(self.guest.ram())?;
+        }
         if destination.all_received() {
             return self.reply(link, &Reply::AllReceived);
         }
@@ -222,30 +235,43 @@ impl Driver {
     ) -> Result<(), MigrationError> {
         match effect {
             Effect::None | Effect::AwaitPages => {}
-            Effect::Pass(pass) => self.observer.pass(u64::from(pass)),
+            Effect::Pass(pass) => {
+                if let (2.., Ok(faults)) = (pass, faults.as_ref()) {
+                    // Whatever is needed soon is there by now.
+                    faults.populate.stop();
+                }
+                self.observer.pass(u64::from(pass));
+            }
             Effect::Check(configuration) => {
                 self.guest.check_configuration(&configuration).map_err(failed_to("take this guest"))?;
                 destination.checked();
             }
             Effect::Mark(number) => self.reply(link, &Reply::Reached(number))?,
             Effect::Accept => self.reply(link, &Reply::Accepted)?,
-            Effect::Write(run) => self.write(link, run)?,
-            Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| self.write_zeros(run))?,
+            Effect::Write(run) => self.write(link, run, faults)?,
+            Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| self.write_zeros(run, faults))?,
             Effect::Place(run) => self.place(link, run, armed(faults)?)?,
             Effect::PlaceZeros(runs) => {
                 let place = &armed(faults)?.place;
                 for run in runs {
-                    place.zeros(&*self.guest, run)?;
+                    place.receive_zeros(self.guest.ram(), run)?;
                     self.shared.progress.moved(Phase::Postcopy, 16, 0, u64::from(run.count));
                 }
             }
-            Effect::Discard(fragment) => self.discard(&fragment)?,
+            Effect::Discard(fragment) => self.discard(&fragment, faults)?,
             Effect::Arm => {
-                let Faults { place, line, .. } = armed(faults)?;
+                let Faults { place, line, populate, .. } = faults.as_mut().map_err(|_| MigrationError::NoPostcopy)?;
+                populate.finish();
+                place.drop_missing(self.guest.ram()).map_err(MigrationError::Resource)?;
                 line.begin_watch(|| self.guest.ram().iter().try_for_each(|block| place.uffd.register(block)))?;
                 self.reply(link, &Reply::Armed)?;
             }
-            Effect::Load(sections) => self.load(&sections, destination, link, faults)?,
+            Effect::Load(sections) => {
+                if let Ok(faults) = faults.as_mut() {
+                    faults.populate.finish();
+                }
+                self.load(&sections, destination, link, faults)?;
+            }
             Effect::Run { running } => {
                 if let Ok(faults) = faults {
                     faults.line.keep_watch()?;
@@ -270,6 +296,9 @@ impl Driver {
         faults: &Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         self.shared.progress.stopping();
+        if let (false, Ok(faults)) = (destination.is_watched(), faults) {
+            faults.place.give_back(self.guest.ram()).map_err(MigrationError::Resource)?;
+        }
         let loaded = self.guest.load(sections).map_err(failed_to("load its state"));
         // A load that waited for a page when the channel was lost has read something else instead.
         if let Some(error) = faults.as_ref().ok().and_then(|faults| faults.line.take_lost()) {
@@ -282,49 +311,72 @@ impl Driver {
     }
 
     /// Precopied contents. Nothing watches RAM yet and nothing runs: a plain write.
-    fn write(&self, link: &mut Link, run: PageRun) -> Result<(), MigrationError> {
-        link.reader.contents_into(&self.guest.ram()[usize::from(run.block.0)], run).map_err(lost)?;
-        self.shared.tracker.placed(run);
+    fn write(
+        &self,
+        link: &mut Link,
+        run: PageRun,
+        faults: &Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
+        let ram = self.guest.ram();
+        match faults {
+            Ok(Faults { place, .. }) => {
+                for part in by_chunk(run) {
+                    link.reader.contents_into(place.target(ram, part), part).map_err(lost)?;
+                    place.written(part);
+                }
+            }
+            Err(_) => {
+                link.reader.contents_into(&ram[usize::from(run.block.0)], run).map_err(lost)?;
+                self.shared.tracker.placed(run);
+            }
+        }
         self.shared.progress.moved(Phase::Precopy, run.bytes() as u64, u64::from(run.count), 0);
         self.shared.progress.sample();
         Ok(())
     }
 
-    /// Precopied zeros. Fresh memory is zero already: only what was written by an earlier pass is given back.
-    fn write_zeros(&self, run: PageRun) -> Result<(), MigrationError> {
-        let block = &self.guest.ram()[usize::from(run.block.0)];
-        if let Some(received) = self.shared.tracker.received().block(run.block) {
-            let mut from = run.start;
-            while let Some(old) = received.next_run(run.block, from, run.count).filter(|old| old.start < run.end()) {
-                let count = (old.end().0.min(run.end().0) - old.start.0) as u32;
-                block.discard(PageRun { count, ..old })?;
-                from = old.end();
+    /// Precopied zeros. Memory that nobody wrote is zero already: what an earlier pass wrote is given back, and whole huge pages, which may have
+    /// been populated.
+    fn write_zeros(&self, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
+        let ram = self.guest.ram();
+        for part in by_chunk(run) {
+            let block = faults.as_ref().map_or(&ram[usize::from(part.block.0)], |faults| faults.place.target(ram, part));
+            if part.count == HUGE_PAGES {
+                block.discard(part)?;
+            } else {
+                make_zero(block, part);
+            }
+            match faults {
+                Ok(faults) => faults.place.written(part),
+                Err(_) => drop(self.shared.tracker.placed(part)),
             }
         }
-        self.shared.tracker.placed(run);
         self.shared.progress.moved(Phase::Precopy, 16, 0, u64::from(run.count));
         Ok(())
     }
 
     fn place(&self, link: &mut Link, run: PageRun, faults: &Faults) -> Result<(), MigrationError> {
-        for part in run.pieces(PIECE) {
-            let contents = link.reader.contents(part.bytes()).map_err(lost)?;
-            faults.place.contents(&*self.guest, part, contents)?;
-            self.shared.progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
-        }
-        self.shared.progress.sample();
+        let (ram, progress) = (self.guest.ram(), &self.shared.progress);
+        faults.place.receive(ram, &mut link.reader, run, |part| {
+            progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
+        })?;
+        faults.place.settle(ram)?;
+        progress.sample();
         Ok(())
     }
 
-    fn discard(&self, fragment: &Fragment) -> Result<(), MigrationError> {
-        let block = &self.guest.ram()[usize::from(fragment.block.0)];
-        let mut failed = None;
-        self.shared.tracker.stale(fragment, |run| {
-            if let Err(error) = block.discard(run) {
-                failed = Some(error);
-            }
-        });
-        failed.map_or(Ok(()), |error| Err(MigrationError::Resource(error)))
+    fn discard(&self, fragment: &Fragment, faults: &mut Result<Faults, UffdError>) -> Result<(), MigrationError> {
+        let ram = self.guest.ram();
+        if let Ok(faults) = faults.as_mut() {
+            faults.populate.finish();
+        }
+        let mut stale = Vec::new();
+        self.shared.tracker.stale(fragment, |run| stale.push(run));
+        stale.into_iter().try_for_each(|run| match faults {
+            Ok(faults) => faults.place.drop_stale(ram, run),
+            Err(_) => ram[usize::from(run.block.0)].discard(run),
+        })?;
+        Ok(())
     }
 
     /// The link is gone and the guest is this side's: it goes on with what is here until there is a new link.

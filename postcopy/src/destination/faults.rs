@@ -11,7 +11,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use userfaultfd::EventBuffer;
 
-use super::place::Place;
+use super::place::{PIECE, Place, Placed};
 use super::tracker::Touch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
@@ -26,9 +26,6 @@ use crate::wire::{Forward, Header, Request, decode_demand};
 const EVENTS: usize = 64;
 /// The demand channel's read buffer: some answers at once.
 const READ_BUFFER: usize = 256 * 1024;
-/// Placed at most so many pages at a time: what a wake-up may wait for.
-const PIECE: u32 = 64;
-
 /// What a run of zeros costs on the wire, without its share of a header.
 const ZERO_BYTES: u64 = 16;
 
@@ -224,8 +221,9 @@ impl FaultLoop {
                 continue;
             };
             match self.place.tracker.touched(block, page) {
-                Touch::Zero => {
-                    self.place.zeros(&*self.guest, PageRun::single(block, page))?;
+                Touch::Here => {
+                    let placed = self.place.serve(self.guest.ram(), block, page)?;
+                    self.tell(placed);
                     continue;
                 }
                 Touch::Ask => wanted.push(PageRun::single(block, page)),
@@ -239,12 +237,13 @@ impl FaultLoop {
         }
     }
 
-    /// Begins to measure. A page that came between the fault and this note was measured by nobody: it is closed at once.
+    /// Begins to measure. A page that came between the fault and this note was measured by nobody, and whoever touched it may not have been
+    /// woken.
     fn note(&self, block: BlockId, page: PageIndex, thread: i32, now: Instant) -> Result<(), MigrationError> {
         self.place.latency.waits(block, page, self.guest.vcpu_of_thread(thread), now);
         if self.place.tracker.has(block, page) {
-            self.place.latency.placed(PageRun::single(block, page), Instant::now());
-            self.place.uffd.wake(&self.guest.ram()[usize::from(block.0)], page)?;
+            let placed = self.place.serve(self.guest.ram(), block, page)?;
+            self.tell(placed);
         }
         Ok(())
     }
@@ -277,8 +276,9 @@ impl FaultLoop {
                 Forward::Pages(run) => self.take_page(reader, run)?,
                 Forward::Zeros(runs) => {
                     for run in runs {
-                        let last = self.place.zeros(&*self.guest, self.known(run)?)?;
-                        self.count(last, ZERO_BYTES, 0, u64::from(run.count));
+                        let placed = self.place.zeros(self.guest.ram(), self.known(run)?)?;
+                        self.progress.moved(Phase::Postcopy, ZERO_BYTES, 0, u64::from(run.count));
+                        self.tell(placed);
                     }
                 }
                 other => return Err(MigrationError::OutOfOrder(crate::wire::tag::name(other.tag()))),
@@ -290,8 +290,9 @@ impl FaultLoop {
     fn take_page(&self, reader: &mut MessageReader, run: PageRun) -> Result<(), MigrationError> {
         for part in self.known(run)?.pieces(PIECE) {
             let contents = reader.contents(part.bytes()).map_err(lost)?;
-            let last = self.place.contents(&*self.guest, part, contents)?;
-            self.count(last, part.bytes() as u64, u64::from(part.count), 0);
+            let placed = self.place.contents(self.guest.ram(), part, contents)?;
+            self.progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
+            self.tell(placed);
         }
         Ok(())
     }
@@ -300,10 +301,11 @@ impl FaultLoop {
         if self.place.tracker.holds(run) { Ok(run) } else { Err(MigrationError::NoSuchPages(run.to_string())) }
     }
 
-    fn count(&self, last: bool, bytes: u64, normal: u64, zero: u64) {
-        self.progress.moved(Phase::Postcopy, bytes, normal, zero);
-        if last {
-            self.line.control.ring();
+    /// What the incoming thread has to do about it.
+    fn tell(&self, placed: Placed) {
+        match placed {
+            Placed::Some => {}
+            Placed::LastOfChunk | Placed::Last => self.line.control.ring(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The destination of a migration: the guest arrives.
 //!
 //! `state` decides, `driver` does: it owns the control channel, precopied and background pages and the guest.
-//! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page.
+//! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page, `place` puts
+//! pages into RAM for both, `staging` has the background come together in huge pages first, and `populate` provides memory beforehand.
 
 mod control;
 mod driver;
@@ -9,6 +10,8 @@ mod faults;
 mod latency;
 mod link;
 mod place;
+mod populate;
+mod staging;
 mod state;
 mod tracker;
 

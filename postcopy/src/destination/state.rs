@@ -117,6 +117,11 @@ impl Destination {
         )
     }
 
+    /// Whether RAM is watched while the state is loaded.
+    pub fn is_watched(&self) -> bool {
+        matches!(self.state, State::Loading { armed: true })
+    }
+
     /// What a message means here.
     pub fn message(&mut self, message: Forward, ram: &[RamBlock]) -> Result<Effect, MigrationError> {
         let effect = match (&self.state, message) {

@@ -1,7 +1,7 @@
 //! What the destination knows of each page. Shared by the thread that takes background pages and the one that takes demand pages,
 //! without locks: a page's bits only ever go from missing to received once the guest may run.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::bitmap::RamBitmap;
 use crate::memory::RamBlock;
@@ -15,11 +15,11 @@ pub enum Touch {
     Ask,
     /// It is on its way.
     Asked,
-    /// It was received and yet is not there: it was received as zero, and zeros are not written to fresh memory.
-    Zero,
+    /// It was received and yet is not there: its chunk is not, or it was received as zero, which is not written to fresh memory.
+    Here,
 }
 
-/// The pages received, asked for and still missing.
+/// The pages received, asked for and still missing. A page that was received is this side's for good: in RAM, or on its way there.
 #[derive(Debug)]
 pub struct Tracker {
     received: RamBitmap,
@@ -36,7 +36,7 @@ impl Tracker {
         Self { received, asked: RamBitmap::new(ram), missing, requests: AtomicU64::new(0) }
     }
 
-    /// The pages in place.
+    /// The pages that are here.
     pub fn received(&self) -> &RamBitmap {
         &self.received
     }
@@ -61,19 +61,24 @@ impl Tracker {
         self.received.holds(run)
     }
 
-    /// The run is in place: call this *after* the contents are, never before. Returns whether it was the last that was missing.
+    /// The run is here: call this *after* the contents are, never before. Returns whether it was the last that was missing.
     pub fn placed(&self, run: PageRun) -> bool {
         let fresh = self.received.set_run(run);
-        fresh > 0 && self.missing.fetch_sub(fresh, Ordering::AcqRel) == fresh
+        let last = fresh > 0 && self.missing.fetch_sub(fresh, Ordering::AcqRel) == fresh;
+        // Whoever says that a page is here looks next whether somebody asked for it; whoever asks looks next whether it is here. One of
+        // the two must see the other.
+        fence(Ordering::SeqCst);
+        last
     }
 
     /// Somebody touched a page that is not populated.
     pub fn touched(&self, block: BlockId, page: PageIndex) -> Touch {
         if self.has(block, page) {
-            return Touch::Zero;
+            return Touch::Here;
         }
         match self.asked.block(block) {
             Some(asked) if asked.set(page) => {
+                fence(Ordering::SeqCst);
                 self.requests.fetch_add(1, Ordering::Relaxed);
                 Touch::Ask
             }
@@ -81,10 +86,20 @@ impl Tracker {
         }
     }
 
+    /// The pages of the run that somebody asked for.
+    pub fn asked_in(&self, run: PageRun) -> impl Iterator<Item = PageIndex> + '_ {
+        let asked = self.asked.block(run.block);
+        let mut from = run.start;
+        std::iter::from_fn(move || {
+            let page = asked?.next_set(from).filter(|page| *page < run.end())?;
+            from = PageIndex(page.0 + 1);
+            Some(page)
+        })
+    }
+
     /// Whether somebody asked for a page of the run: then somebody waits for it.
     pub fn is_asked(&self, run: PageRun) -> bool {
-        let Some(asked) = self.asked.block(run.block) else { return false };
-        asked.next_set(run.start).is_some_and(|page| page < run.end())
+        self.asked_in(run).next().is_some()
     }
 
     /// Pages sent before are stale: they are missing again. Gives each run that held something, to be dropped from RAM.
@@ -158,7 +173,7 @@ mod tests {
         assert_eq!(tracker.requests(), 1);
         assert_eq!(tracker.ask_again(), [run(2, 1)]);
         tracker.placed(run(2, 1));
-        assert_eq!(tracker.touched(BlockId(0), PageIndex(2)), Touch::Zero);
+        assert_eq!(tracker.touched(BlockId(0), PageIndex(2)), Touch::Here);
         assert_eq!(tracker.ask_again(), []);
     }
 

@@ -307,7 +307,7 @@ impl World {
         for (block, page) in std::mem::take(&mut destination.faults) {
             let run = PageRun::single(block, page);
             match destination.tracker.touched(block, page) {
-                Touch::Zero => {
+                Touch::Here => {
                     destination.fill(run, None);
                     destination.rung |= destination.tracker.placed(run);
                 }

@@ -1,0 +1,292 @@
+//! Background pages of a postcopy come together outside the guest, in a [`Shadow`] of its RAM, and go in a huge page at a time: without
+//! a copy, and so that the guest has huge pages afterwards. A page that is touched earlier is placed alone.
+//!
+//! # A chunk
+//! is a huge page's worth of pages. Where its pages are is one atomic number, and whoever changes RAM of a chunk that is away
+//! changes that number first. Two threads do: the *incoming* thread, which takes the background, and the fault loop.
+//!
+//! ```text
+//!            take (nothing runs yet)           all its pages are here
+//!   Home ─────────────────────────────> Away ────────────────────────> Going ───> Home, for good
+//!                                       │  ^                          (incoming thread: what was placed alone is taken aside
+//!                                       v  │                           and copied back, then the whole chunk is moved in)
+//!                                     Placing   (either thread: one page is placed alone)
+//! ```
+//!
+//! The fault loop never waits here: a chunk that is `Going` will be there in a moment, and moving it in wakes who waits. The incoming thread waits
+//! for `Placing`, which lasts one copied page.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::bitmap::PageBitmap;
+use crate::memory::{HUGE_PAGES, RamBlock, Shadow};
+use crate::ram::{BlockId, PageIndex, PageRun};
+use crate::uffd::{Uffd, UffdError};
+
+const HOME: u8 = 0;
+const AWAY: u8 = 1;
+const PLACING: u8 = 2;
+const GOING: u8 = 3;
+
+const CHUNK: u64 = HUGE_PAGES as u64;
+
+/// What became of a page that was to be placed alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// The chunk is the guest's already: it is placed as any page.
+    Home,
+    /// It was placed.
+    Placed,
+    /// The same, and its chunk lacks nothing now: [`Staging::move_in_due`] moves it in.
+    Last,
+    /// Its chunk is about to be moved in, and it with it.
+    Comes,
+}
+
+/// The shadow of one RAM block.
+pub(super) struct Staging {
+    id: BlockId,
+    shadow: Shadow,
+    chunks: Box<[AtomicU8]>,
+    /// Pages whose contents stand in the shadow.
+    whole: PageBitmap,
+    /// Pages in RAM though their chunk is away.
+    alone: PageBitmap,
+    /// Chunks whose last page was placed alone, by number.
+    due: (Sender<u64>, Receiver<u64>),
+}
+
+impl Staging {
+    /// For block number `id`; `None` if its memory cannot be moved in huge pages.
+    pub fn new(id: BlockId, block: &RamBlock) -> io::Result<Option<Self>> {
+        let Some(shadow) = Shadow::new(block)? else { return Ok(None) };
+        // A tail that is no whole chunk stays at home.
+        let chunks = block.pages() / CHUNK;
+        Ok(Some(Self {
+            id,
+            shadow,
+            chunks: (0..chunks).map(|_| AtomicU8::new(HOME)).collect(),
+            whole: PageBitmap::new(block.pages()),
+            alone: PageBitmap::new(block.pages()),
+            due: unbounded(),
+        }))
+    }
+
+    /// The shadow's memory.
+    pub fn memory(&self) -> &RamBlock {
+        self.shadow.memory()
+    }
+
+    /// Takes every chunk of `count` from number `first` on out of RAM that is at home, with those of its pages that are `received`. Nothing
+    /// runs yet and nobody watches RAM.
+    pub fn take(&self, block: &RamBlock, received: &PageBitmap, first: u64, count: u64) -> io::Result<()> {
+        let mut chunk = first;
+        while let Some(begin) = (chunk..first + count).find(|chunk| self.at(*chunk, HOME)) {
+            let end = (begin..first + count).find(|chunk| !self.at(*chunk, HOME)).unwrap_or(first + count);
+            self.take_run(block, received, begin, end)?;
+            chunk = end;
+        }
+        Ok(())
+    }
+
+    fn take_run(&self, block: &RamBlock, received: &PageBitmap, begin: u64, end: u64) -> io::Result<()> {
+        // A run counts its pages in 32 bits.
+        const MOST: u64 = 1 << 20;
+        for first in (begin..end).step_by(MOST as usize) {
+            let count = MOST.min(end - first);
+            let run =
+                PageRun { block: self.id, start: PageIndex(first * CHUNK), count: (count * CHUNK) as u32 };
+            self.shadow.take(block, run)?;
+            for word in (first * CHUNK / 64) as usize..((first + count) * CHUNK / 64) as usize {
+                self.whole.or_word(word, received.word(word));
+            }
+            for chunk in first..first + count {
+                self.chunks[chunk as usize].store(AWAY, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the shadow holds of the run counts no more.
+    pub fn forget(&self, run: PageRun) {
+        self.whole.clear_range(run.start, u64::from(run.count));
+    }
+
+    /// How many chunks there are: pages behind the last one are no concern of this.
+    pub fn chunks(&self) -> u64 {
+        self.chunks.len() as u64
+    }
+
+    /// Gives everything back to RAM. Nothing runs yet and nobody watches RAM.
+    pub fn give_back(&self, block: &RamBlock) -> io::Result<()> {
+        for (number, chunk) in (0..).zip(&self.chunks) {
+            if chunk.load(Ordering::Acquire) == AWAY {
+                self.shadow.give_back(block, self.pages_of(number))?;
+                chunk.store(HOME, Ordering::Release);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the page's chunk is not the guest's yet.
+    pub fn is_away(&self, page: PageIndex) -> bool {
+        self.chunk(page).is_some_and(|chunk| chunk.load(Ordering::Acquire) != HOME)
+    }
+
+    /// The run's contents stand in the shadow; it lies in one chunk, which is away. Incoming thread only.
+    pub fn arrived(&self, run: PageRun) {
+        self.whole.set_range(run.start, u64::from(run.count));
+    }
+
+    /// Places one page by `place` if its chunk is away.
+    pub fn alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
+        let Some(chunk) = self.chunk(page) else { return Ok(Alone::Home) };
+        loop {
+            match chunk.compare_exchange(AWAY, PLACING, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(HOME) => return Ok(Alone::Home),
+                Err(GOING) => return Ok(Alone::Comes),
+                // The other thread places a page of the same chunk.
+                Err(_) => std::hint::spin_loop(),
+            }
+        }
+        let placed = place();
+        if placed.is_ok() {
+            self.alone.set(page);
+        }
+        chunk.store(AWAY, Ordering::Release);
+        placed?;
+        let number = page.0 / CHUNK;
+        if !self.is_complete(number) {
+            return Ok(Alone::Placed);
+        }
+        // Never full, and its other end lives as long as this one.
+        let _ = self.due.0.send(number);
+        Ok(Alone::Last)
+    }
+
+    /// Places one page whose contents stand in the shadow, because somebody waits for it.
+    pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
+        self.alone(page, || {
+            if self.alone.test(page) {
+                return uffd.wake(block, page);
+            }
+            uffd.copy_from(block, PageRun::single(self.id, page), self.memory())
+        })
+    }
+
+    /// Moves in every chunk that is away; nothing is missing any more. Incoming thread only.
+    pub fn move_in_all(&self, uffd: &Uffd, block: &RamBlock) -> Result<(), UffdError> {
+        for chunk in (0..self.chunks.len() as u64).filter(|chunk| self.at(*chunk, AWAY) && self.is_complete(*chunk)) {
+            self.move_in(uffd, block, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the shadow's memory back to the host; nothing is away any more.
+    pub fn release(&self) -> io::Result<()> {
+        self.shadow.release()
+    }
+
+    /// Moves in the chunks whose last page was placed alone. Incoming thread only.
+    pub fn move_in_due(&self, uffd: &Uffd, block: &RamBlock) -> Result<Vec<PageRun>, UffdError> {
+        let mut moved = Vec::new();
+        for chunk in self.due.1.try_iter() {
+            if self.at(chunk, AWAY) {
+                self.move_in(uffd, block, chunk)?;
+                moved.push(self.pages_of(chunk));
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Moves the page's chunk in if it is complete; gives its pages if so. Incoming thread only.
+    pub fn move_in_if_complete(
+        &self,
+        uffd: &Uffd,
+        block: &RamBlock,
+        page: PageIndex,
+    ) -> Result<Option<PageRun>, UffdError> {
+        let chunk = page.0 / CHUNK;
+        if !self.is_complete(chunk) || self.at(chunk, HOME) {
+            return Ok(None);
+        }
+        self.move_in(uffd, block, chunk)?;
+        Ok(Some(self.pages_of(chunk)))
+    }
+
+    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Incoming thread only.
+    pub fn all_zero(&self, page: PageIndex) -> io::Result<()> {
+        let number = page.0 / CHUNK;
+        self.begin_going(number);
+        self.chunks[number as usize].store(HOME, Ordering::Release);
+        self.shadow.memory().discard(self.pages_of(number))
+    }
+
+    fn move_in(&self, uffd: &Uffd, block: &RamBlock, number: u64) -> Result<(), UffdError> {
+        let run = self.pages_of(number);
+        self.begin_going(number);
+        let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
+        let result = match went {
+            Ok(()) => Ok(()),
+            // Whatever the reason: what is in the shadow can still be copied, and pages that are there stay.
+            Err(error) => {
+                log::debug!("{run} is copied, not moved: {error}");
+                uffd.copy_from(block, run, self.memory())
+            }
+        };
+        self.chunks[number as usize].store(HOME, Ordering::Release);
+        result
+    }
+
+    /// What was placed alone, and may have been written since, goes back into the shadow.
+    fn collect(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
+        let first = self.alone.next_set(run.start).filter(|page| *page < run.end());
+        let Some(first) = first else { return Ok(()) };
+        self.shadow.take_aside(block, run)?;
+        let mut page = Some(first);
+        while let Some(at) = page {
+            self.shadow.keep(at);
+            page = self.alone.next_set(PageIndex(at.0 + 1)).filter(|page| *page < run.end());
+        }
+        Ok(())
+    }
+
+    fn begin_going(&self, number: u64) {
+        let chunk = &self.chunks[number as usize];
+        while chunk.compare_exchange_weak(AWAY, GOING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_complete(&self, chunk: u64) -> bool {
+        let words = (chunk * CHUNK / 64) as usize..((chunk + 1) * CHUNK / 64) as usize;
+        words.into_iter().all(|word| self.whole.word(word) | self.alone.word(word) == u64::MAX)
+    }
+
+    fn at(&self, chunk: u64, place: u8) -> bool {
+        self.chunks[chunk as usize].load(Ordering::Acquire) == place
+    }
+
+    fn chunk(&self, page: PageIndex) -> Option<&AtomicU8> {
+        self.chunks.get((page.0 / CHUNK) as usize)
+    }
+
+    fn pages_of(&self, chunk: u64) -> PageRun {
+        PageRun { block: self.id, start: PageIndex(chunk * CHUNK), count: HUGE_PAGES }
+    }
+}
+
+/// The run in pieces that lie in one chunk each.
+pub(super) fn by_chunk(run: PageRun) -> impl Iterator<Item = PageRun> {
+    let mut start = run.start.0;
+    std::iter::from_fn(move || {
+        let end = run.end().0.min((start / CHUNK + 1) * CHUNK);
+        let piece = PageRun { block: run.block, start: PageIndex(start), count: (end.saturating_sub(start)) as u32 };
+        start = end;
+        (piece.count > 0).then_some(piece)
+    })
+}
