@@ -11,6 +11,8 @@ use crate::wire::{DecodeError, Header, tag};
 /// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
 /// which takes many of them in one system call.
 const DIRECT: usize = 64 * 1024;
+/// What is read at once where a header is awaited and long contents follow it, in bytes.
+const HEAD: usize = 64;
 /// A body grows by at most so many bytes before they have arrived.
 const GROWTH: usize = 64 * 1024;
 
@@ -22,12 +24,14 @@ pub struct MessageReader {
     end: usize,
     /// The message whose end has not been reached.
     inside: Option<&'static str>,
+    /// The last contents were long: then so are the next, most likely, and what comes with a header beyond it would be copied once more.
+    long: bool,
 }
 
 impl MessageReader {
     /// With a buffer of `capacity` bytes.
     pub fn new(channel: Arc<Channel>, capacity: usize) -> Self {
-        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None }
+        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None, long: false }
     }
 
     /// The channel read from.
@@ -133,6 +137,7 @@ impl MessageReader {
 
     /// The next `count` bytes of page contents, in place. `count` is at most the buffer's capacity.
     pub fn contents(&mut self, count: usize) -> Result<&[u8], ChannelError> {
+        self.long = false;
         self.fill(count, None)?;
         self.start += count;
         Ok(&self.buffer[self.start - count..self.start])
@@ -141,6 +146,7 @@ impl MessageReader {
     /// Page contents, written into guest RAM.
     pub fn contents_into(&mut self, block: &RamBlock, run: PageRun) -> Result<(), ChannelError> {
         let mut done = 0;
+        self.long = run.bytes() >= DIRECT;
         while done < run.bytes() {
             let rest = run.bytes() - done;
             if self.has_buffered() || rest < DIRECT {
@@ -171,7 +177,8 @@ impl MessageReader {
         debug_assert!(count <= self.buffer.len());
         while self.end - self.start < count {
             self.make_room(count);
-            match self.channel.receive(&mut self.buffer[self.end..]) {
+            let most = if self.long && count <= HEAD { (self.start + HEAD).min(self.buffer.len()) } else { self.buffer.len() };
+            match self.channel.receive(&mut self.buffer[self.end..most]) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,
                 Err(error) => self.wait_after(error, wake)?,

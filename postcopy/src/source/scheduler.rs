@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bitmap::RamBitmap;
+use crate::memory::HUGE_PAGES;
 use crate::ram::{BlockId, PageIndex, PageRun};
 
 /// Where the last demanded page was; written by the demand thread, read by the pusher. No lock between them.
@@ -25,34 +26,79 @@ impl Hint {
     }
 }
 
-/// Gives out each pending page once.
-#[derive(Debug)]
-pub struct Scheduler {
+/// The pages that go on one after the other: a huge page's worth, from the demanded page on to its end, then from its begin.
+#[derive(Clone, Copy, Debug)]
+struct Chunk {
     block: BlockId,
     from: PageIndex,
+    end: PageIndex,
+    /// What stood before the demanded page is still to come.
+    begin: Option<PageIndex>,
+}
+
+impl Chunk {
+    fn around(block: BlockId, page: PageIndex) -> Self {
+        let size = u64::from(HUGE_PAGES);
+        let begin = page.0 / size * size;
+        Self { block, from: page, end: PageIndex(begin + size), begin: (begin < page.0).then_some(PageIndex(begin)) }
+    }
+
+    /// Claims its next run.
+    fn next(&mut self, pending: &RamBitmap, most: u32) -> Option<PageRun> {
+        let bitmap = pending.block(self.block)?;
+        loop {
+            let start = bitmap.next_set(self.from).filter(|page| *page < self.end);
+            if let Some(start) = start {
+                let left = (self.end.0 - start.0).min(u64::from(most)) as u32;
+                let run = bitmap.claim_run(self.block, start, left).filter(|run| run.start < self.end);
+                if let Some(run) = run {
+                    self.from = run.end();
+                    return Some(run);
+                }
+                // Others claimed it meanwhile.
+                continue;
+            }
+            let begin = self.begin.take()?;
+            (self.from, self.end) = (begin, PageIndex(begin.0 + u64::from(HUGE_PAGES)));
+        }
+    }
+}
+
+/// Gives out each pending page once. A chunk that was begun is finished first: the destination gives it to the guest as a whole.
+#[derive(Debug)]
+pub struct Scheduler {
+    chunk: Chunk,
 }
 
 impl Scheduler {
     /// Begins at the first page.
     pub fn new() -> Self {
-        Self { block: BlockId(0), from: PageIndex(0) }
+        Self { chunk: Chunk::around(BlockId(0), PageIndex(0)) }
     }
 
-    /// Claims the next run of at most `most` pages; `None` once nothing is pending.
+    /// Claims the next run of at most `most` pages, of one chunk; `None` once nothing is pending.
     pub fn next(&mut self, pending: &RamBitmap, hint: &Hint, most: u32) -> Option<PageRun> {
-        if let Some((block, page)) = hint.take() {
-            (self.block, self.from) = (block, page);
+        if let Some(run) = self.chunk.next(pending, most) {
+            return Some(run);
         }
+        if let Some((block, page)) = hint.take() {
+            self.chunk = Chunk::around(block, page);
+            if let Some(run) = self.chunk.next(pending, most) {
+                return Some(run);
+            }
+        }
+        let (mut block, mut from) = (self.chunk.block, self.chunk.end);
         let blocks = pending.blocks().count() as u16;
         // One visit more than there are blocks: the first block is looked at again from its begin.
         for _ in 0..=blocks {
-            let found = pending.block(self.block).and_then(|bitmap| bitmap.claim_run(self.block, self.from, most));
-            if let Some(run) = found {
-                self.from = run.end();
-                return Some(run);
+            while let Some(page) = pending.block(block).and_then(|bitmap| bitmap.next_set(from)) {
+                self.chunk = Chunk::around(block, page);
+                if let Some(run) = self.chunk.next(pending, most) {
+                    return Some(run);
+                }
+                from = self.chunk.end;
             }
-            self.block = BlockId((self.block.0 + 1) % blocks.max(1));
-            self.from = PageIndex(0);
+            (block, from) = (BlockId((block.0 + 1) % blocks.max(1)), PageIndex(0));
         }
         None
     }
@@ -85,13 +131,27 @@ mod tests {
     }
 
     #[test]
-    fn the_background_goes_on_from_the_demanded_page() {
-        let pending = RamBitmap::with_pages([1000]);
+    fn the_background_finishes_its_chunk_and_goes_on_around_the_demanded_page() {
+        let pending = RamBitmap::with_pages([4000]);
         pending.set_all();
         let (mut scheduler, hint) = (Scheduler::new(), Hint::default());
-        assert_eq!(scheduler.next(&pending, &hint, 10), Some(run(0, 0, 10)));
-        hint.demanded(run(0, 500, 1));
-        assert_eq!(scheduler.next(&pending, &hint, 10), Some(run(0, 501, 10)));
-        assert_eq!(scheduler.next(&pending, &hint, 10), Some(run(0, 511, 10)));
+        assert_eq!(scheduler.next(&pending, &hint, 300), Some(run(0, 0, 300)));
+        hint.demanded(run(0, 1500, 1));
+        pending.block(BlockId(0)).unwrap().claim(PageIndex(1500));
+        let rest = [run(0, 300, 212), run(0, 1501, 35), run(0, 1024, 300), run(0, 1324, 176), run(0, 1536, 300)];
+        for next in rest {
+            assert_eq!(scheduler.next(&pending, &hint, 300), Some(next));
+        }
+    }
+
+    #[test]
+    fn the_last_chunk_may_be_shorter_than_others_and_every_block_has_its_own() {
+        let pending = RamBitmap::with_pages([700, 5]);
+        pending.set_all();
+        let (mut scheduler, hint) = (Scheduler::new(), Hint::default());
+        for next in [run(0, 0, 512), run(0, 512, 188), run(1, 0, 5)] {
+            assert_eq!(scheduler.next(&pending, &hint, 512), Some(next));
+        }
+        assert_eq!(scheduler.next(&pending, &hint, 512), None);
     }
 }

@@ -22,6 +22,7 @@ use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
 use crate::bitmap::RamBitmap;
 use crate::error::MigrationError;
+use crate::memory::HUGE_PAGES;
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::stats::Status;
 use crate::wire::{Features, Forward, Reply};
@@ -31,8 +32,10 @@ mod switch;
 #[cfg(test)]
 mod tests;
 
-/// Background runs in postcopy: short, so that a change of direction and a limit take effect soon.
-const PUSH_PAGES: u32 = 64;
+/// Background runs in postcopy: a huge page at most, which the destination moves in whole.
+const PUSH_PAGES: u32 = HUGE_PAGES;
+/// The same under a limit: short, so that the limit holds from one moment to the next.
+const LIMITED_PAGES: u32 = 64;
 
 /// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
 #[derive(Debug, PartialEq, Eq)]
@@ -294,7 +297,8 @@ impl Source {
             return Action::Wait(Some(then));
         }
         let State::Pushing(mut scheduler, door) = self.take() else { unreachable!("called while pushing") };
-        match scheduler.next(&self.pending, &self.hint, PUSH_PAGES) {
+        let most = if self.limits.postcopy_bandwidth == 0 { PUSH_PAGES } else { LIMITED_PAGES };
+        match scheduler.next(&self.pending, &self.hint, most) {
             Some(run) => {
                 self.state = State::Pushing(scheduler, door);
                 Action::SendRun(run)
