@@ -13,7 +13,7 @@ use super::build::enter;
 use super::turn::Turn;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::devices::SavedDevice;
-use crate::vcpu::GuestRequest;
+use crate::vcpu::{GuestRequest, LoadFor};
 
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
 /// for a page of a migration whose link is gone.
@@ -239,7 +239,7 @@ impl Machine {
         let boot = self.boot.as_ref().ok_or(MachineError::NoKernel)?;
         self.switched_on.chipset.load(&self.vm)?;
         for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {
-            state.load(vcpu, &self.msrs, None)?;
+            state.load(vcpu, &self.msrs, LoadFor::Reset)?;
         }
         self.devices.iter().for_each(|device| device.reset());
         enter(boot, &self.inventory, &self.ram, &self.vcpus)?;

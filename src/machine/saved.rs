@@ -8,6 +8,7 @@
 //! | `serial`, `reset-control`, `power-management`, `rtc` | 1 each | `devices/` |
 //! | `virtio-*` | one a device, the instance is its slot | `devices/virtio/device.rs` |
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use whimbrel_postcopy::guest::Section;
@@ -17,7 +18,7 @@ use super::chipset::{self, Chipset};
 use super::clock::{self, HostTsc, Moment};
 use crate::kvm::{KvmError, VcpuHandle};
 use crate::state::StateError;
-use crate::vcpu::{Vcpu, VcpuState, VcpuStateError};
+use crate::vcpu::{LoadFor, TscStart, Vcpu, VcpuState, VcpuStateError};
 
 const VCPU: &str = "vcpu";
 /// How far two TSC frequencies may lie apart and still count as one, in parts per million: what NTP corrects.
@@ -113,15 +114,13 @@ impl Machine {
         }
 
         chipset.load(&self.vm)?;
-        let now = Moment::now(&self.vm)?;
-        // One TSC for all where the source could not tell them of one moment.
-        let shared = states.first().map_or(0, |state| state.tsc);
+        self.start_time(&saved, &states)?;
         for (vcpu, state) in self.vcpus.iter().zip(&states) {
-            let tsc = if saved.host_tsc.is_some() { state.tsc } else { shared };
-            self.load_vcpu(vcpu, state, tsc, &saved, &now)
-                .map_err(|source| SavedStateError::Vcpu { index: vcpu.index(), source })?;
+            let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
+            state.load(vcpu, &self.msrs, LoadFor::Arrival).map_err(failed)?;
         }
-        now.start_clock(&saved, &self.vm)?;
+        // Once more: KVM goes by other bases once it has seen that all TSCs agree.
+        Moment::now(&self.vm)?.start_clock(&saved, &self.vm)?;
         for device in &self.devices {
             let (version, bytes) = find(device.name(), device.instance())?;
             device.load(version, bytes)?;
@@ -129,20 +128,34 @@ impl Machine {
         Ok(())
     }
 
-    fn load_vcpu(
-        &self,
-        vcpu: &Vcpu,
-        state: &VcpuState,
-        tsc: u64,
-        saved: &Moment,
-        now: &Moment,
-    ) -> Result<(), VcpuStateError> {
-        let handle = vcpu.lock();
-        let scaled = self.set_tsc_rate(&handle, state.tsc_khz)?;
-        let host = handle.has_tsc_offset().then_some(HostTsc { khz: self.processor.tsc_khz, scaled });
-        drop(handle);
-        let start = now.start_tsc(saved, tsc, state.tsc_khz, host);
-        state.load(vcpu, &self.msrs, Some(start))
+    /// Starts kvmclock and all TSCs, before anything that may take long: loading a vCPU's state touches guest RAM, which may have to come from
+    /// the source first.
+    fn start_time(&self, saved: &Moment, states: &[VcpuState]) -> Result<(), SavedStateError> {
+        let starts = self.tsc_starts(saved, states)?;
+        log::debug!("the TSCs start as {starts:x?}");
+        for (vcpu, start) in self.vcpus.iter().zip(starts) {
+            let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
+            start.apply(vcpu, &self.msrs).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Starts kvmclock; gives how each vCPU's TSC is to start.
+    pub(super) fn tsc_starts(&self, saved: &Moment, states: &[VcpuState]) -> Result<Vec<TscStart>, SavedStateError> {
+        // Before its clock is set for the first time KVM does not tell the host's TSC of the same moment.
+        Moment::now(&self.vm)?.start_clock(saved, &self.vm)?;
+        let now = Moment::now(&self.vm)?;
+        // One TSC for all where the source could not tell them of one moment.
+        let shared = states.first().map_or(0, |state| state.tsc);
+        let start = |(vcpu, state): (&Arc<Vcpu>, &VcpuState)| {
+            let failed = |source| SavedStateError::Vcpu { index: vcpu.index(), source };
+            let tsc = if saved.host_tsc.is_some() { state.tsc } else { shared };
+            let handle = vcpu.lock();
+            let scaled = self.set_tsc_rate(&handle, state.tsc_khz).map_err(failed)?;
+            let host = handle.has_tsc_offset().then_some(HostTsc { khz: self.processor.tsc_khz, scaled });
+            Ok(now.start_tsc(saved, tsc, state.tsc_khz, host))
+        };
+        self.vcpus.iter().zip(states).map(start).collect()
     }
 
     /// Has the TSC run at the guest's frequency; whether KVM scales it for that.

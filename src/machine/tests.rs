@@ -10,12 +10,13 @@ use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::guest::Guest;
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
+use super::clock::Moment;
 use super::*;
 use crate::boot::testing::{bzimage, pvh_elf};
 use crate::config::{BootConfig, CharDevice, DeviceConfig, Kernel, MachineConfig, MemoryConfig};
 use crate::kvm::Hypervisor;
 use crate::net::Schedule;
-use crate::vcpu::CpuModel;
+use crate::vcpu::{CpuModel, TscStart, VcpuState};
 
 mod cpu;
 
@@ -260,6 +261,26 @@ fn stop_and_cont_do_what_they_say_however_often() {
     rig.await_count(rig.count());
     rig.machine.shutdown();
     rig.machine.shutdown();
+}
+
+/// By their values, KVM makes the TSCs of several vCPUs agree only if no more than a second lies between two of them.
+#[test]
+fn the_tscs_of_a_guest_that_arrives_start_by_one_offset() {
+    if no_kvm() {
+        return;
+    }
+    let (source, destination) = (rig(config(2), Some(COUNT)), rig(config(2), None));
+    let capabilities = destination.machine.vm.capabilities();
+    if !capabilities.clock_host_tsc || !destination.machine.vcpus[0].lock().has_tsc_offset() {
+        return crate::skip::skip("this KVM does not tell the host's TSC together with its clock");
+    }
+    assert!(source.machine.pause().is_ok());
+    let sections = source.machine.save_sections().unwrap();
+    let bytes = |name: &str| sections.iter().filter(|it| it.name == name).map(|it| &it.bytes[..]).collect::<Vec<_>>();
+    let saved = Moment::decode(1, bytes("clock")[0]).unwrap();
+    let states: Vec<_> = bytes("vcpu").into_iter().map(|bytes| VcpuState::decode(1, bytes).unwrap()).collect();
+    let starts = destination.machine.tsc_starts(&saved, &states).unwrap();
+    assert!(matches!(starts[..], [TscStart::Offset(one), TscStart::Offset(other)] if one == other), "{starts:?}");
 }
 
 #[test]

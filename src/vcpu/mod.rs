@@ -36,7 +36,7 @@ pub use model::{
     CpuBase, CpuModel, CpuModelError, GuestCpu, Level, Offer, UnfitHost, physical_bits, vendor, xsave_layout,
 };
 pub use msrs::{MsrError, MsrTable};
-pub use state::{TscStart, VcpuState, VcpuStateError};
+pub use state::{LoadFor, TscStart, VcpuState, VcpuStateError};
 pub use thread::spawn;
 
 use crate::kvm::{Kick, VcpuHandle};

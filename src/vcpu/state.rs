@@ -52,8 +52,30 @@ pub enum VcpuStateError {
 pub enum TscStart {
     /// By its offset from the host's TSC: exact.
     Offset(u64),
-    /// By its value; KVM makes those of several vCPUs agree if they are written within a second.
+    /// By its value. KVM makes those of several vCPUs agree if they are written within a second, so nothing may come between.
     Value(u64),
+}
+
+impl TscStart {
+    /// Starts the vCPU's TSC.
+    pub fn apply(self, vcpu: &Vcpu, table: &MsrTable) -> Result<(), VcpuStateError> {
+        let vcpu = vcpu.lock();
+        match self {
+            Self::Offset(offset) => vcpu.set_tsc_offset(offset)?,
+            Self::Value(value) => table.load(&vcpu, &[entry(TSC, value)])?,
+        }
+        Ok(())
+    }
+}
+
+/// What a state is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadFor {
+    /// A guest arrives. Its TSC has been started.
+    Arrival,
+    /// The guest is reset: the TSC goes on, and CPUID and the MSRs that say what the processor is, which KVM does not let a vCPU change
+    /// that ran, stay: they may be those of another host.
+    Reset,
 }
 
 /// Everything that makes up a stopped vCPU.
@@ -117,13 +139,12 @@ impl VcpuState {
     }
 
     /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base (sregs) and
-    /// before the TSC deadline (MSRs), which comes after the TSC; events after the registers, whose setting
-    /// clears pending exceptions. Without `tsc` it is a reset: the TSC goes on, and CPUID and the MSRs that say what the
-    /// processor is, which KVM does not let a vCPU change that ran, stay: they may be those of another host.
-    pub fn load(&self, vcpu: &Vcpu, table: &MsrTable, tsc: Option<TscStart>) -> Result<(), VcpuStateError> {
+    /// before the TSC deadline (MSRs), which comes after the TSC ([`TscStart::apply`]); events after the registers, whose setting
+    /// clears pending exceptions.
+    pub fn load(&self, vcpu: &Vcpu, table: &MsrTable, purpose: LoadFor) -> Result<(), VcpuStateError> {
         let mut shown = vcpu.cpuid();
         let mut vcpu = vcpu.lock();
-        if tsc.is_some() && *shown != self.cpuid {
+        if purpose == LoadFor::Arrival && *shown != self.cpuid {
             vcpu.set_cpuid(&self.cpuid)?;
             shown.clone_from(&self.cpuid);
         }
@@ -134,20 +155,11 @@ impl VcpuState {
         vcpu.set_xcrs(&self.xcrs)?;
         vcpu.set_debugregs(&self.debugregs)?;
         vcpu.set_lapic(&self.lapic)?;
-        match tsc {
-            None => {
+        match purpose {
+            LoadFor::Arrival => table.load(&vcpu, &self.msrs)?,
+            LoadFor::Reset => {
                 let changeable = self.msrs.iter().filter(|msr| !is_of_the_processor(msr.index));
                 table.load(&vcpu, &changeable.copied().collect::<Vec<_>>())?;
-            }
-            Some(TscStart::Offset(offset)) => {
-                vcpu.set_tsc_offset(offset)?;
-                table.load(&vcpu, &self.msrs)?;
-            }
-            Some(TscStart::Value(value)) => {
-                let mut msrs = Vec::with_capacity(self.msrs.len() + 1);
-                msrs.push(entry(TSC, value));
-                msrs.extend_from_slice(&self.msrs);
-                table.load(&vcpu, &msrs)?;
             }
         }
         vcpu.set_events(&self.events)?;

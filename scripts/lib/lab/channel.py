@@ -7,6 +7,11 @@ import time
 from .progress import LabFailed
 
 
+def is_complaint(line):
+    """Whether a program of the guest, or its kernel, complains with this line."""
+    return "ERROR" in line or "Kernel panic" in line
+
+
 class Ended(LabFailed):
     """The other side of a channel is gone."""
 
@@ -150,8 +155,9 @@ class Console:
                     begun += end.rest
         return lines
 
-    def line(self, wanted, seconds, what, after=0):
-        """Waits for the first line from number `after` on that `wanted(line)` is true of: its number, time and text."""
+    def line(self, wanted, seconds, what, after=0, heed=True):
+        """Waits for the first line from number `after` on that `wanted(line)` is true of: its number, time and text. Fails as soon as there is
+        a complaint, if it is to `heed` those."""
         deadline = time.monotonic() + seconds
         number = after
         with self.news:
@@ -161,6 +167,9 @@ class Console:
                 for number in range(max(after, number - 2), len(lines)):
                     if wanted(lines[number][1]):
                         return number, *lines[number]
+                # Whoever complains ends, and what is waited for may never come.
+                if heed and (complaint := next((line for _, line in lines if is_complaint(line)), None)):
+                    raise LabFailed(f"{self.name} complains: {complaint}")
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise LabFailed(f"waited {seconds:g} s for {what}; {self.name} last said '{lines[-1][1] if lines else ''}'")

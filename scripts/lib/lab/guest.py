@@ -4,7 +4,7 @@ import itertools
 import shlex
 from dataclasses import dataclass, field
 
-from .channel import Console, Qmp
+from .channel import Console, Qmp, is_complaint
 from .progress import LabFailed
 
 # quiet: each byte on the console costs time.
@@ -223,7 +223,7 @@ class Guest:
 
     def complaints(self):
         """Lines of the console that tell of an error."""
-        return [line for _, line in self.console.lines() if "ERROR" in line or "Kernel panic" in line]
+        return [line for _, line in self.console.lines() if is_complaint(line)]
 
     def end(self):
         """Leaves nothing of it running."""
