@@ -23,7 +23,10 @@
 //! What each side decides stands in a state machine without I/O, clock or thread: [`source::Source`] and
 //! [`destination::Destination`]; drivers carry the decisions out. What both threads of a side share is a bitmap of atomic
 //! bits: on the source the pages that are *pending* (dirty in precopy, not yet sent in postcopy: sending claims the bit, so no page
-//! is sent twice), on the destination the pages *received* (set only after a page is in place).
+//! is sent twice), on the destination the pages *received* (set only after a page's contents are there).
+//!
+//! Demanded pages are copied into RAM one by one. Background pages come together in memory beside RAM and are moved in a huge page at a time
+//! (`destination/staging.rs`), so that a guest that had huge pages has them again.
 //!
 //! ```text
 //! source:       Describing -> Precopy (passes) -> Pausing -> AwaitReady -> AwaitRunning -> Pushing -> Completed

@@ -189,9 +189,8 @@ impl RamBlock {
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
         // SAFETY: both ranges lie inside mappings to which no Rust reference exists (contract of `new`). The old range stays mapped (DONTUNMAP),
         // and the new one is replaced by a mapping of the same kind, so that both owners' promises still hold.
-        let moved = unsafe {
-            libc::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void)
-        };
+        let moved =
+            unsafe { libc::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void) };
         if moved == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -258,7 +257,9 @@ impl Shadow {
 
     /// Gives all its memory back to the host.
     pub fn release(&self) -> io::Result<()> {
-        [&self.memory, &self.aside].into_iter().try_for_each(|block| block.advise_raw(block.whole(), libc::MADV_DONTNEED))
+        [&self.memory, &self.aside]
+            .into_iter()
+            .try_for_each(|block| block.advise_raw(block.whole(), libc::MADV_DONTNEED))
     }
 
     /// What is in a page that was taken aside is what the page holds.

@@ -177,7 +177,8 @@ impl MessageReader {
         debug_assert!(count <= self.buffer.len());
         while self.end - self.start < count {
             self.make_room(count);
-            let most = if self.long && count <= HEAD { (self.start + HEAD).min(self.buffer.len()) } else { self.buffer.len() };
+            let most =
+                if self.long && count <= HEAD { (self.start + HEAD).min(self.buffer.len()) } else { self.buffer.len() };
             match self.channel.receive(&mut self.buffer[self.end..most]) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,

@@ -16,8 +16,8 @@ use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::Until;
 use crate::guest::{Guest, GuestError, Section};
-use crate::progress::{Observer, Phase};
 use crate::memory::HUGE_PAGES;
+use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
 use crate::uffd::{Uffd, UffdError};
@@ -311,12 +311,7 @@ impl Driver {
     }
 
     /// Precopied contents. Nothing watches RAM yet and nothing runs: a plain write.
-    fn write(
-        &self,
-        link: &mut Link,
-        run: PageRun,
-        faults: &Result<Faults, UffdError>,
-    ) -> Result<(), MigrationError> {
+    fn write(&self, link: &mut Link, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         match faults {
             Ok(Faults { place, .. }) => {
@@ -340,7 +335,8 @@ impl Driver {
     fn write_zeros(&self, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         for part in by_chunk(run) {
-            let block = faults.as_ref().map_or(&ram[usize::from(part.block.0)], |faults| faults.place.target(ram, part));
+            let block =
+                faults.as_ref().map_or(&ram[usize::from(part.block.0)], |faults| faults.place.target(ram, part));
             if part.count == HUGE_PAGES {
                 block.discard(part)?;
             } else {

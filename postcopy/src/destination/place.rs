@@ -48,11 +48,7 @@ impl Place {
 
     /// What may be populated before a guest comes, because it can be taken out of RAM again: whole chunks, by block.
     pub fn chunks(&self) -> impl Iterator<Item = PageRun> + '_ {
-        let run = |block, chunk| PageRun {
-            block,
-            start: PageIndex(chunk * u64::from(HUGE_PAGES)),
-            count: HUGE_PAGES,
-        };
+        let run = |block, chunk| PageRun { block, start: PageIndex(chunk * u64::from(HUGE_PAGES)), count: HUGE_PAGES };
         (0..).zip(&self.staging).flat_map(move |(block, staging)| {
             let chunks = staging.as_ref().map_or(0, Staging::chunks);
             (0..chunks).map(move |chunk| run(BlockId(block), chunk))
@@ -101,7 +97,10 @@ impl Place {
 
     /// The guest will run without its RAM being watched: all of it is there.
     pub fn give_back(&self, ram: &[RamBlock]) -> io::Result<()> {
-        self.staging.iter().zip(ram).try_for_each(|(staging, block)| staging.as_ref().map_or(Ok(()), |it| it.give_back(block)))
+        self.staging
+            .iter()
+            .zip(ram)
+            .try_for_each(|(staging, block)| staging.as_ref().map_or(Ok(()), |it| it.give_back(block)))
     }
 
     /// Where precopied contents of the page belong: RAM, or its shadow.

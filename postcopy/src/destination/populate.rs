@@ -61,7 +61,10 @@ fn run(guest: &dyn Guest, place: &Place, stop: &AtomicBool) {
             return;
         }
         if number.is_multiple_of(LOOK_EACH) && !host_has(LOOK_EACH * chunk.bytes()) {
-            log::debug!("the host has little memory left: {} MiB of RAM were populated", number * chunk.bytes() >> 20);
+            log::debug!(
+                "the host has little memory left: {} MiB of RAM were populated",
+                (number * chunk.bytes()) >> 20
+            );
             return;
         }
         // What has come already has its memory, or is zero and needs none.

@@ -97,8 +97,7 @@ impl Staging {
         const MOST: u64 = 1 << 20;
         for first in (begin..end).step_by(MOST as usize) {
             let count = MOST.min(end - first);
-            let run =
-                PageRun { block: self.id, start: PageIndex(first * CHUNK), count: (count * CHUNK) as u32 };
+            let run = PageRun { block: self.id, start: PageIndex(first * CHUNK), count: (count * CHUNK) as u32 };
             self.shadow.take(block, run)?;
             for word in (first * CHUNK / 64) as usize..((first + count) * CHUNK / 64) as usize {
                 self.whole.or_word(word, received.word(word));

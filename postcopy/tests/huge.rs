@@ -1,0 +1,104 @@
+//! A guest arrives in huge pages, whichever of its pages were touched on the way. Alone in its process: it looks at how its memory is made up.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+#[path = "../../tests/e2e/support/skip.rs"]
+mod skip;
+
+use std::fs::read_to_string;
+use std::sync::Arc;
+
+use common::{Random, TestGuest, Watch};
+use whimbrel_postcopy::channel::{Listener, UnixAddress};
+use whimbrel_postcopy::destination;
+use whimbrel_postcopy::source::{self, Limits};
+use whimbrel_postcopy::stats::Status;
+use whimbrel_postcopy::uffd::Uffd;
+
+const CHUNKS: u64 = 16;
+/// The last ones are no whole huge page.
+const PAGES: u64 = CHUNKS * 512 + 100;
+/// Zero from begin to end.
+const ZERO_CHUNK: u64 = 5;
+
+/// Why this host cannot show it.
+fn unable() -> Option<String> {
+    let uffd = match Uffd::open() {
+        Ok(uffd) => uffd,
+        Err(error) => return Some(whimbrel_postcopy::error::sentence(&error)),
+    };
+    if !uffd.moves() {
+        return Some("this kernel cannot move pages (UFFDIO_MOVE, Linux 6.8)".into());
+    }
+    if read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").is_ok_and(|it| it.contains("[never]")) {
+        return Some("this host has no transparent huge pages".into());
+    }
+    let release = read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    (version < (6, 14)).then(|| format!("Linux {release} leaves empty page tables behind"))
+}
+
+fn huge_mib() -> u64 {
+    let told = read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("AnonHugePages:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+fn generation(page: u64) -> u64 {
+    u64::from(page / 512 != ZERO_CHUNK && !(page / 512 == 2 && page.is_multiple_of(3)))
+}
+
+/// Moves a guest whose pages are visited all the while; gives the huge memory that it has afterwards, in MiB.
+fn moved(postcopy_after: u32) -> u64 {
+    let (source, destination) = (TestGuest::new(&[PAGES], true), TestGuest::new(&[PAGES], false));
+    (0..PAGES).filter(|&page| generation(page) > 0).for_each(|page| source.write(0, page, 1));
+    let address = UnixAddress(std::env::temp_dir().join(format!("whimbrel-huge-{}", std::process::id())));
+    let (source_watch, watch) = (Watch::new(), Watch::new());
+    let listener = Box::new(Listener::unix(&address).unwrap());
+    let mut arriving = destination::start(destination.clone(), listener, watch.clone()).unwrap();
+    // Slow enough that pages of every chunk are touched before they come.
+    let limits = Limits { postcopy_after: Some(postcopy_after), postcopy_bandwidth: 60 << 20, ..Limits::default() };
+    let mut leaving = source::start(source.clone(), Arc::new(address), limits, source_watch.clone()).unwrap();
+    let mut generations: Vec<u64> = (0..PAGES).map(generation).collect();
+    let mut random = Random(7);
+    let mut visit = |guest: &TestGuest| {
+        let page = random.below(PAGES);
+        let generation = &mut generations[page as usize];
+        assert!(*guest.read(0, page) == TestGuest::stamp(page, *generation), "page {page} is not of {generation}");
+        if page / 512 != ZERO_CHUNK && random.below(2) == 0 {
+            *generation += 1;
+            guest.write(0, page, *generation);
+        }
+    };
+    while source.step(|| visit(&source)) {}
+    destination.await_running();
+    while arriving.report().status != Status::Completed {
+        destination.step(|| visit(&destination));
+    }
+    assert_eq!(source_watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    leaving.join();
+    arriving.join();
+    let demanded = arriving.report().demand.map_or(0, |demand| demand.count);
+    assert!(demanded > CHUNKS, "only {demanded} pages were demanded");
+    drop((leaving, source));
+    let huge = huge_mib();
+    for (page, &generation) in generations.iter().enumerate() {
+        let page = page as u64;
+        assert!(*destination.read(0, page) == TestGuest::stamp(page, generation), "page {page} is not of {generation}");
+    }
+    huge
+}
+
+#[test]
+fn a_guest_arrives_in_huge_pages_whatever_it_touched_on_the_way() {
+    if let Some(why) = unable() {
+        return skip::skip(&why);
+    }
+    for passes in [0, 1] {
+        let huge = moved(passes);
+        // All chunks but the zero one, which has no memory; the host may have been short of one or two.
+        let whole = 2 * (CHUNKS - 1);
+        assert!((whole - 4..=whole + 4).contains(&huge), "after {passes} passes {huge} MiB of {whole} are huge");
+    }
+}
