@@ -69,6 +69,12 @@ pub trait Guest: Send + Sync {
     /// Source: the state of CPUs and devices. Called while paused. May write guest RAM.
     fn save(&self) -> Result<Vec<Section>, GuestError>;
 
+    /// Source: the pages that the guest will touch first where it runs on; a postcopy sends them along with the state. Called after
+    /// [`Guest::save`], from the thread that answers page requests. None is a fine answer.
+    fn first_pages(&self) -> Vec<PageRun> {
+        Vec::new()
+    }
+
     /// Destination: loads what [`Guest::save`] gave. May touch guest RAM, which may fault.
     fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
 

@@ -124,6 +124,10 @@ impl Guest for Machine {
         .map_err(Into::into)
     }
 
+    fn first_pages(&self) -> Vec<PageRun> {
+        Machine::first_pages(self)
+    }
+
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
         self.operate(|operation| match self.run_state() {
             RunState::Inmigrate => {

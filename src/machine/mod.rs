@@ -14,6 +14,7 @@
 //! | `balloon` | asking the guest for memory |
 //! | `network` | announcing the guest to the network |
 //! | `configuration` | what a migration's two ends must agree on |
+//! | `first_pages` | what the vCPUs need in their first moments at a postcopy's destination |
 //! | `migrate` | the seam to the migration engine |
 
 mod balloon;
@@ -23,6 +24,7 @@ mod clock;
 mod configuration;
 mod error;
 mod event;
+mod first_pages;
 mod lifecycle;
 // The struct has the room's name because it is what the room is about.
 #[allow(clippy::module_inception)]

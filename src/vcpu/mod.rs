@@ -35,7 +35,7 @@ pub use gate::{Gate, GuestRequest};
 pub use model::{
     CpuBase, CpuModel, CpuModelError, GuestCpu, Level, Offer, UnfitHost, physical_bits, vendor, xsave_layout,
 };
-pub use msrs::{MsrError, MsrTable};
+pub use msrs::{MsrError, MsrTable, paravirtual_pages};
 pub use state::{LoadFor, TscStart, VcpuState, VcpuStateError};
 pub use thread::spawn;
 

@@ -76,6 +76,20 @@ pub enum MsrError {
     Kvm(#[from] KvmError),
 }
 
+/// KVM's MSRs that hold the address of a page that KVM itself reads or writes whenever the vCPU runs, and the bits that are no address: its clock,
+/// asynchronous page faults, steal time, end of interrupt.
+const PARAVIRTUAL: [(u32, u64); 4] = [(0x4b56_4d01, 1), (0x4b56_4d02, 0x3f), (0x4b56_4d03, 0x3f), (0x4b56_4d04, 3)];
+
+/// The guest-physical addresses of those pages that the guest has given.
+pub fn paravirtual_pages(vcpu: &VcpuHandle) -> Vec<u64> {
+    let address = |(index, flags): (u32, u64)| {
+        let mut read = [entry(index, 0)];
+        let [value] = vcpu.msrs(&mut read).ok().filter(|count| *count == 1).map(|_| read)?;
+        (value.data & 1 != 0).then_some(value.data & !flags)
+    };
+    PARAVIRTUAL.into_iter().filter_map(address).collect()
+}
+
 /// What the host can save and load.
 #[derive(Clone, Debug, Default)]
 pub struct MsrTable {

@@ -53,8 +53,28 @@ pub(super) struct DemandServer {
     hint: Arc<Hint>,
     reader: MessageReader,
     wake: Wake,
-    batch: Batch,
+    outbox: Outbox,
     answered: RamBitmap,
+}
+
+/// Pages that wait to be sent, and how many of them are which.
+#[derive(Default)]
+struct Outbox {
+    batch: Batch,
+    normal: u64,
+    zero: u64,
+}
+
+impl Outbox {
+    fn push(&mut self, ram: &[RamBlock], page: PageRun) {
+        if ram[usize::from(page.block.0)].is_zero(page.start) {
+            self.zero += 1;
+            self.batch.push(&Forward::Zeros(vec![page]));
+        } else {
+            self.normal += 1;
+            self.batch.push(&Forward::Pages(page));
+        }
+    }
 }
 
 /// What one request may ask for: a peer that asks for more makes us hold 16 MiB worth of answers.
@@ -72,19 +92,35 @@ impl DemandServer {
     ) -> std::io::Result<Self> {
         let reader = MessageReader::new(channel, READ_BUFFER);
         let answered = RamBitmap::new(guest.ram());
-        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, batch: Batch::default(), answered })
+        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, outbox: Outbox::default(), answered })
     }
 
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
         go_first();
-        let error = loop {
-            match self.serve_one() {
-                Ok(()) => {}
-                Err(error) => break error,
-            }
-        };
+        let Err(error) = self.serve();
         self.shared.lose_demand(error);
+    }
+
+    fn serve(&mut self) -> Result<std::convert::Infallible, MigrationError> {
+        self.give_first()?;
+        loop {
+            self.serve_one()?;
+        }
+    }
+
+    /// What the guest would ask for first goes unasked, as far as it has not gone yet.
+    fn give_first(&mut self) -> Result<(), MigrationError> {
+        let (ram, pending) = (self.guest.ram(), &self.shared.pending);
+        for run in self.guest.first_pages().into_iter().filter(|run| pending.holds(*run)) {
+            let Some(bitmap) = pending.block(run.block) else { continue };
+            for page in run.pages().filter(|page| bitmap.claim(*page)) {
+                let single = PageRun::single(run.block, page);
+                self.answered.set_run(single);
+                self.outbox.push(ram, single);
+            }
+        }
+        self.send()
     }
 
     fn serve_one(&mut self) -> Result<(), MigrationError> {
@@ -99,24 +135,21 @@ impl DemandServer {
     }
 
     fn answer(&mut self, request: &Request) -> Result<(), MigrationError> {
-        let ram: &[RamBlock] = self.guest.ram();
-        let (batch, mut normal, mut zero) = (&mut self.batch, 0, 0);
-        answer(&self.shared.pending, &self.answered, request, |run| {
-            if ram[usize::from(run.block.0)].is_zero(run.start) {
-                zero += 1;
-                batch.push(&Forward::Zeros(vec![run]));
-            } else {
-                normal += 1;
-                batch.push(&Forward::Pages(run));
-            }
-        })?;
+        let (ram, outbox) = (self.guest.ram(), &mut self.outbox);
+        answer(&self.shared.pending, &self.answered, request, |page| outbox.push(ram, page))?;
         if let Some(last) = request.0.last() {
             self.hint.demanded(*last);
         }
         self.shared.progress.requested(request.0.iter().map(|run| u64::from(run.count)).sum());
-        if !self.batch.is_empty() {
-            let bytes = self.batch.send(ram, self.reader.channel(), &self.wake, &|| false).map_err(lost)?;
-            self.shared.progress.moved(Phase::Postcopy, bytes as u64, normal, zero);
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), MigrationError> {
+        let Outbox { batch, normal, zero } = &mut self.outbox;
+        if !batch.is_empty() {
+            let sent = batch.send(self.guest.ram(), self.reader.channel(), &self.wake, &|| false);
+            let bytes = sent.map_err(lost)? as u64;
+            self.shared.progress.moved(Phase::Postcopy, bytes, std::mem::take(normal), std::mem::take(zero));
         }
         Ok(())
     }

@@ -325,7 +325,10 @@ impl Source {
                 self.armed = true;
                 self.then([Action::Pause]);
             }
-            (State::AwaitReady(way, door), Reply::Armed) => self.state = State::AwaitReady(way, door),
+            (State::AwaitReady(way, door), Reply::Armed) => {
+                self.state = State::AwaitReady(way, door);
+                self.then([Action::ServeDemand, Action::Wait(None)]);
+            }
             (State::AwaitReady(way, door), Reply::Ready) => {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::HandOver]);

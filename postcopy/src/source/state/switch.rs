@@ -89,13 +89,15 @@ impl Source {
                 }
             }
             Way::Postcopy => {
-                if !self.armed {
+                if self.armed {
+                    last.push_back(Action::ServeDemand);
+                } else {
+                    // Pages can be placed alone once the destination has said that it is armed: see `Reply::Armed`.
                     let stale = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
                     last.extend(stale);
                     last.push_back(Action::Send(Forward::Arm));
                     self.armed = true;
                 }
-                last.push_back(Action::ServeDemand);
             }
         }
         last.append(&mut self.queue);
