@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::control::Shared;
 use super::faults::{FaultLine, FaultLoop};
@@ -22,6 +23,9 @@ use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
+
+/// How long after the host had no memory to put the last pages in place it is asked again.
+const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 
 /// The fault loop's thread and what it shares with this one.
 struct Faults {
@@ -167,10 +171,13 @@ impl Driver {
     /// Every page is here: touches of missing pages are the host's business again.
     fn finish(&self, faults: &Result<Faults, UffdError>) {
         let Ok(faults) = faults else { return };
-        if let Err(error) = faults.place.settle_all(self.guest.ram()) {
-            // The page is served when it is touched, as long as this process lives.
-            log::error!("a page that arrived is not in place: {}", sentence(&error));
-            return;
+        while let Err(error) = faults.place.settle_all(self.guest.ram()) {
+            // The host has no memory at the moment. Until it has, touched pages are served from where they stand.
+            log::error!("pages that arrived are not in place yet: {}", sentence(&error));
+            if self.shared.interrupted() {
+                return;
+            }
+            std::thread::sleep(SETTLE_AGAIN);
         }
         for block in self.guest.ram() {
             if let Err(error) = faults.place.uffd.unregister(block) {
