@@ -1,9 +1,10 @@
 """Tests of what needs no virtual machine: python3 -m unittest discover -s scripts/lib -p 'tests.py' -t scripts/lib"""
 
+import argparse
 import unittest
 import xml.dom.minidom
 
-from . import picture, plan, table, timeline
+from . import link, options, picture, plan, table, timeline, vmm
 from .measure import Run
 
 
@@ -27,8 +28,15 @@ def moved():
     return source, brownout + after
 
 
-def run(vmm, rep=0, failure=None, **figures):
-    return Run(plan.Case("unix", "hot", "postcopy", rep, vmm), figures, failure=failure)
+SMALL = plan.Settings(64, "32M", 1)
+
+
+def run(vmm, rep=0, failure=None, kind=("unix", "hot", "postcopy"), size=SMALL, **figures):
+    return Run(plan.Case(*kind, size, rep, vmm), figures, failure=failure)
+
+
+def choice(sizes=((64, "32M"),), cpus=(1,), transports=("unix",), workloads=("hot",), modes=("postcopy",), reps=1):
+    return plan.Choice(list(sizes), list(cpus), list(transports), list(workloads), list(modes), reps)
 
 
 class Timeline(unittest.TestCase):
@@ -89,9 +97,65 @@ class Timeline(unittest.TestCase):
 
 class Plan(unittest.TestCase):
     def test_who_goes_first_takes_turns(self):
-        first, second = plan.batches(["unix"], ["hot"], ["postcopy"], 2, ["whimbrel", "qemu"])
+        first, second = choice(reps=2).batches(["whimbrel", "qemu"])
         self.assertEqual([case.vmm for case in first], ["whimbrel", "qemu"])
         self.assertEqual([case.vmm for case in second], ["qemu", "whimbrel"])
+
+    def test_only_the_first_size_goes_through_everything(self):
+        chosen = choice([(512, "256M"), (768, "512M")], [1, 2], ["tcp", "unix"], ["calm", "hot"], ["precopy", "postcopy"])
+        cases = [case for batch in chosen.batches(["whimbrel"]) for case in batch]
+        self.assertEqual([case.settings for case in cases[:8]], [plan.Settings(512, "256M", 1)] * 8)
+        self.assertEqual([(*case.kind, case.settings) for case in cases[8:]], [
+            ("tcp", "hot", "postcopy", plan.Settings(512, "256M", 2)),
+            ("tcp", "hot", "postcopy", plan.Settings(768, "512M", 1)),
+        ])  # fmt: skip
+
+    def test_a_link_carries_no_precopy_that_cannot_end(self):
+        chosen = choice(transports=["link"], workloads=["calm", "hot"], modes=["precopy", "postcopy", "multifd"])
+        kinds = [(case.workload, case.mode) for batch in chosen.batches(["whimbrel"]) for case in batch]
+        self.assertEqual(kinds, [("calm", "precopy"), ("calm", "postcopy"), ("calm", "multifd"), ("hot", "postcopy")])
+
+    def test_sizes_that_do_not_fit_are_told(self):
+        sizes = [plan.sized("1G"), plan.sized("8G")]
+        self.assertEqual(sizes, [(1280, "1G"), (8448, "8G")])
+        self.assertEqual(plan.fitting(sizes, plan.RESERVE_MIB + 2 * 8448), (sizes, []))
+        fits, (sentence,) = plan.fitting(sizes, plan.RESERVE_MIB + 2 * 8448 - 1)
+        self.assertEqual(fits, sizes[:1])
+        self.assertIn("two machines of 8448 MiB", sentence)
+
+    def test_guests_boot_beside_a_destination(self):
+        self.assertEqual(plan.at_once(plan.RESERVE_MIB + 5 * 1280 + 1279, 1280), 4)
+
+
+class Options(unittest.TestCase):
+    def test_lists_hold_nothing_twice(self):
+        self.assertEqual(options.listed(options.at_least_one)("1,4,1,2"), [1, 4, 2])
+
+    def test_rates_are_those_of_tc(self):
+        self.assertEqual([options.bits_a_second(text) for text in ("1gbit", "250mbit", "64kbit")], [10**9, 25 * 10**7, 64_000])
+        for wrong in ("1g", "gbit", "1gbps", "0mbit"):
+            self.assertRaises(argparse.ArgumentTypeError, options.bits_a_second, wrong)
+
+
+class Counters(unittest.TestCase):
+    NET_DEV = """\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     111       1    0    0    0     0          0         0      111       1    0    0    0     0       0          0
+link12:123456789     90    0    0    0     0          0         0      222       2    0    0    0     0       0          0
+"""
+
+    def test_what_a_link_brought_is_read(self):
+        self.assertEqual(link.received(self.NET_DEV, "link12"), 123456789)
+        self.assertRaises(ValueError, link.received, self.NET_DEV, "link1")
+
+    def test_a_link_is_used_by_bytes_of_eight_bits(self):
+        self.assertAlmostEqual(link.used((10.0, 1000), (12.0, 1000 + 225_000_000), 10**9), 90)
+        self.assertIsNone(link.used((10.0, 0), (10.0, 5), 10**9))
+
+    def test_the_memory_of_a_process_is_read(self):
+        text = "Name:\tVmRSS\nVmPeak:\t  900 kB\nVmHWM:\t    3072 kB\nVmRSS:\t    2560 kB\n"
+        self.assertEqual((vmm.status_mib(text, "VmHWM"), vmm.status_mib(text, "VmRSS")), (3.0, 2.5))
 
 
 class Table(unittest.TestCase):
@@ -107,10 +171,26 @@ class Table(unittest.TestCase):
 
     def test_failures_are_shown(self):
         runs = [run("whimbrel", total_ms=1.0, blackout_ms=1.0, byte_interval_ms=1.0, switched=True), run("qemu", failure="it broke")]
-        text = table.markdown(runs, {"whimbrel": "w", "qemu": "q"}, plan.Settings(64, "32M", 1), 1)
+        text = table.markdown(runs, {"whimbrel": "w", "qemu": "q"}, choice(), {}, 10**9)
         self.assertIn("0, 1 FAILED", text)
-        self.assertIn("unix hot postcopy #1 qemu: it broke", text)
+        self.assertIn("unix hot postcopy 32M 1 vCPU #1 qemu: it broke", text)
         self.assertTrue(table.as_csv(runs).splitlines()[2].endswith("it broke"))
+
+
+    def test_what_was_skipped_is_shown(self):
+        text = table.markdown([run("whimbrel", failure="x")], {"whimbrel": "w"}, choice(), {"no root": 1, "no memory": 4}, 10**9)
+        self.assertIn("### Skipped: 5 runs\n\n- 1 run: no root\n- 4 runs: no memory", text)
+
+    def test_other_sizes_have_a_table_of_their_own(self):
+        chosen = choice(cpus=[1, 2])
+        figures = {"byte_interval_ms": 1.0, "switched": True}
+        runs = [run("whimbrel", requested_per_s=1000.0, **figures)]
+        runs += [run("whimbrel", size=plan.Settings(64, "32M", 2), requested_per_s=3000.0, **figures)]
+        text = table.markdown(runs, {"whimbrel": "w"}, chosen, {}, 10**9)
+        first, second = text.split("### More vCPUs, more memory")
+        self.assertEqual((first.count("| hot | postcopy | whimbrel | 1 |"), first.count("3,000")), (1, 0))
+        self.assertIn("| 2 | 32M | whimbrel | 1 |", second)
+        self.assertIn("3,000", second)
 
 
 class Picture(unittest.TestCase):
