@@ -10,5 +10,6 @@
 | `measure`  | one migration: boot, settle, move, look at the guest afterwards |
 | `timeline` | bytes and events in, figures out; no input or output |
 | `table`    | runs in, Markdown and CSV out |
+| `goals`    | runs in, the table of goals out |
 | `picture`  | runs in, SVG of the guest's speed out |
 """

@@ -4,7 +4,7 @@ import argparse
 import unittest
 import xml.dom.minidom
 
-from . import link, options, picture, plan, table, timeline, vmm
+from . import goals, link, options, picture, plan, table, timeline, vmm
 from .measure import Run
 
 
@@ -37,6 +37,12 @@ def run(vmm, rep=0, failure=None, kind=("unix", "hot", "postcopy"), size=SMALL, 
 
 def choice(sizes=((64, "32M"),), cpus=(1,), transports=("unix",), workloads=("hot",), modes=("postcopy",), reps=1):
     return plan.Choice(list(sizes), list(cpus), list(transports), list(workloads), list(modes), reps)
+
+
+def goal(runs, beginning, chosen=None, cores=2):
+    """(ours, QEMU's, ratio, met) of the one goal that begins so."""
+    (row,) = [row for row in goals.rows(runs, chosen or choice(), cores) if row[0].startswith(beginning)]
+    return tuple(row[2:])
 
 
 class Timeline(unittest.TestCase):
@@ -191,6 +197,84 @@ class Table(unittest.TestCase):
         self.assertEqual((first.count("| hot | postcopy | whimbrel | 1 |"), first.count("3,000")), (1, 0))
         self.assertIn("| 2 | 32M | whimbrel | 1 |", second)
         self.assertIn("3,000", second)
+
+
+class Goals(unittest.TestCase):
+    def test_a_ratio_is_met_up_to_its_limit(self):
+        pairs = [(10, 20), (35, 100), (30, 90)]
+        runs = [run(name, rep, total_ms=pair[i]) for rep, pair in enumerate(pairs) for i, name in enumerate(["whimbrel", "qemu"])]
+        self.assertEqual(goal(runs, "postcopy at once"), ("30", "90", "0.35", "yes"))
+        runs[2].figures["total_ms"] = 36
+        self.assertEqual(goal(runs, "postcopy at once"), ("30", "90", "0.36", "no"))
+
+    def test_without_qemu_no_ratio_is_known(self):
+        self.assertEqual(goal([run("whimbrel", total_ms=1.0)], "postcopy at once"), ("1", "-", "-", "-"))
+        self.assertEqual(goal([run("whimbrel", after=0.97)], "guest speed"), ("0.97", "-", "-", "yes"))
+        self.assertEqual(goal([run("whimbrel", after=0.96)], "guest speed"), ("0.96", "-", "-", "no"))
+
+    def test_a_row_is_met_if_all_its_parts_are(self):
+        tcp = ("tcp", "hot", "postcopy")
+        runs = [run("whimbrel", blackout_ms=1.0), run("qemu", blackout_ms=10.0)]
+        self.assertEqual(goal(runs, "blackout"), ("1.0 / -", "10.0 / -", "0.10 / -", "-"))
+        runs += [run("whimbrel", kind=tcp, blackout_ms=2.0), run("qemu", kind=tcp, blackout_ms=10.0)]
+        self.assertEqual(goal(runs, "blackout"), ("1.0 / 2.0", "10.0 / 10.0", "0.10 / 0.20", "yes"))
+        runs[0].figures["blackout_ms"] = 3.0
+        self.assertEqual(goal(runs, "blackout")[3], "no")
+
+    def test_a_link_must_be_used_besides(self):
+        kind = ("link", "hot", "postcopy")
+        runs = [run("whimbrel", kind=kind, demand_p50_us=1.0, demand_p99_us=9.0, link_used_percent=92.0)]
+        runs += [run("qemu", kind=kind, demand_p50_us=10.0, demand_p99_us=90.0, link_used_percent=96.0)]
+        title = "demand page p50 / p99 us while"
+        self.assertEqual(goal(runs, title), ("1 / 9 / 92.0%", "10 / 90 / 96.0%", "0.10 / 0.10 / 0.96", "yes"))
+        runs[0].figures["link_used_percent"] = 89.9
+        self.assertEqual(goal(runs, title)[3], "no")
+
+    def test_a_failed_run_of_ours_misses_its_goal(self):
+        runs = [run("whimbrel", total_ms=1.0), run("qemu", total_ms=10.0), run("whimbrel", 1, failure="it broke"), run("qemu", 1, total_ms=10.0)]
+        self.assertEqual(goal(runs, "postcopy at once"), ("1", "10", "0.10", "no"))
+        runs[2], runs[3] = run("whimbrel", 1, total_ms=1.0), run("qemu", 1, failure="it broke")
+        self.assertEqual(goal(runs, "postcopy at once"), ("1", "10", "0.10", "yes"))
+
+    def test_memory_is_that_of_the_worst_kind(self):
+        limit = 40 + 64 * 0.001
+        runs = [run("whimbrel", beyond_mib=limit), run("qemu", beyond_mib=20.0)]
+        runs += [run("whimbrel", kind=("tcp", "hot", "postcopy"), beyond_mib=3.0), run("qemu", kind=("tcp", "hot", "postcopy"), beyond_mib=1.0)]
+        self.assertEqual(goal(runs, "memory beyond"), ("40.1", "20.0", "2.00", "yes"))
+        runs[0].figures["beyond_mib"] = limit + 0.01
+        self.assertEqual(goal(runs, "memory beyond")[3], "no")
+
+    def test_cost_is_flat_if_no_size_stands_out(self):
+        chosen = choice([(320, "64M"), (384, "128M")])
+        runs = [run("whimbrel", size=chosen.main, total_ms_per_gib=100.0, blackout_ms=2.0)]
+        self.assertEqual(goal(runs, "cost", chosen)[3], "-")
+        runs += [run("whimbrel", size=chosen.scaled[0], total_ms_per_gib=110.0, blackout_ms=3.0)]
+        self.assertEqual(goal(runs, "cost", chosen), ("100 / 110; 2.0 / 3.0", "-; -", "-; -", "yes"))
+        runs[1].figures["total_ms_per_gib"] = 111.0
+        self.assertEqual(goal(runs, "cost", chosen)[3], "no")
+        runs[1].figures |= {"total_ms_per_gib": 90.0, "blackout_ms": 3.1}
+        self.assertEqual(goal(runs, "cost", chosen)[3], "no")
+
+    def test_more_vcpus_ask_for_more_until_cores_are_out(self):
+        chosen = choice(cpus=[1, 2, 4])
+        sizes = [chosen.main, *chosen.scaled]
+        runs = [run("whimbrel", size=size, requested_per_s=rate) for size, rate in zip(sizes, [100.0, 150.0, 140.0])]
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=2), ("100 / 150 / 140", "-", "-", "yes"))
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=4)[3], "no")
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=1)[3], "-")
+
+    def test_four_channels_are_held_against_one_of_the_same_vmm(self):
+        one, four = (("tcp", "calm", mode) for mode in ("precopy", "multifd"))
+        runs = [run(name, kind=one, total_ms=100.0) for name in ("whimbrel", "qemu")]
+        runs += [run("whimbrel", kind=four, total_ms=90.0), run("qemu", kind=four, total_ms=120.0)]
+        self.assertEqual(goal(runs, "precopy over tcp"), ("0.90", "1.20", "0.75", "yes"))
+        runs[2].figures["total_ms"] = 101.0
+        self.assertEqual(goal(runs, "precopy over tcp")[3], "no")
+
+    def test_other_sizes_do_not_blur_the_first(self):
+        chosen = choice(cpus=[1, 2])
+        runs = [run("whimbrel", size=size, after=after) for size, after in zip([chosen.main, *chosen.scaled], [1.0, 0.5])]
+        self.assertEqual(goal(runs, "guest speed", chosen)[0], "1.00")
 
 
 class Picture(unittest.TestCase):
