@@ -12,4 +12,5 @@
 | `table`    | runs in, Markdown and CSV out |
 | `goals`    | runs in, the table of goals out |
 | `picture`  | runs in, SVG of the guest's speed out |
+| `latency`  | runs in, SVG of the waits for demanded pages out |
 """

@@ -4,7 +4,7 @@ import argparse
 import unittest
 import xml.dom.minidom
 
-from . import goals, link, options, picture, plan, table, timeline, vmm
+from . import goals, latency, link, options, picture, plan, table, timeline, vmm
 from .measure import Run
 
 
@@ -286,6 +286,21 @@ class Picture(unittest.TestCase):
     def test_short_spans_join_and_blackouts_stay(self):
         spans = [(0, 10, 1.0), (10, 30, 0.0), (30, 31, 0.5), (31, 40, 0.9)]
         self.assertEqual([it[:2] for it in picture.thin(spans, 6)], [(0, 10), (10, 30), (30, 40)])
+
+    def test_waits_of_all_repetitions_are_one_distribution(self):
+        runs = [run("whimbrel"), run("whimbrel", 1), run("whimbrel", 2, failure="x")]
+        for some, waits in zip(runs, ([[20480, 3]], [[20480, 1], [40960, 4]], [[20480, 100]])):
+            some.waits = waits
+        merged = latency.merged(runs)
+        self.assertEqual(merged, [(20480, 4), (40960, 4)])
+        self.assertEqual(latency.cumulated(merged), [(20480, 0.0), (23040.0, 0.5), (46080.0, 1.0)])
+
+    def test_the_waits_are_drawn_well_formed_whatever_there_is(self):
+        waited = run("whimbrel")
+        waited.waits = [[20480, 90], [1048576, 10]]
+        for runs in ([waited, run("qemu")], [run("whimbrel", failure="a < b")], [run("whimbrel", kind=("unix", "hot", "precopy"))]):
+            xml.dom.minidom.parseString(latency.draw(runs, {"whimbrel": "w < 1", "qemu": "q"}))
+        self.assertIn("qemu: no wait seen", latency.draw([waited, run("qemu")], {"whimbrel": "w", "qemu": "q"}))
 
 
 if __name__ == "__main__":
