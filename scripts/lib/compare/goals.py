@@ -154,7 +154,7 @@ def as_memory_grows(scaled):
     title = f"cost as RAM grows ({names}): total ms per GiB; blackout ms"
     met = met_flat(scaled) if len(scaled) > 1 else None
     goal = f"flat within {FLAT_TOTAL - 1:.0%}; within {FLAT_BLACKOUT_MS:g} ms"
-    return [title, goal, ours, theirs, "; ".join(slashed_ratios(scaled, figure) for figure, _ in columns), verdict([met])]
+    return [title, goal, ours, theirs, joined("; ", (slashed_ratios(scaled, figure) for figure, _ in columns)), verdict([met])]
 
 
 def met_flat(scaled):
@@ -183,9 +183,8 @@ def as_cpus_grow(scaled, cores):
 
 def listed(scaled, vmm, columns):
     """Medians of each size; figures apart from each other by semicolons."""
-    return "; ".join(
-        slashed(number(middle(by_vmm.get(vmm, []), figure), digits) for by_vmm in scaled.values()) for figure, digits in columns
-    )  # fmt: skip
+    figures = lambda figure, digits: slashed(number(middle(by_vmm.get(vmm, []), figure), digits) for by_vmm in scaled.values())
+    return joined("; ", (figures(*column) for column in columns))
 
 
 def slashed_ratios(scaled, figure):
@@ -193,9 +192,13 @@ def slashed_ratios(scaled, figure):
 
 
 def slashed(words):
+    return joined(" / ", words)
+
+
+def joined(between, words):
     """Several figures in a cell; one dash if there are none."""
     words = list(words)
-    return " / ".join(words) if any(word != "-" for word in words) else "-"
+    return between.join(words) if any(word != "-" for word in words) else "-"
 
 
 def verdict(met):

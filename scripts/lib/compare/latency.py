@@ -8,9 +8,10 @@ from .plan import PRECOPY
 from .table import good, groups
 from .timeline import SLOW_NS, quantile
 
-GAP, PANEL_HEIGHT, ROW = 46, 190, 262
+GAP, RIGHT, PANEL_HEIGHT, ROW = 64, 32, 190, 262
 ACROSS = 3
 MARKS = (0.5, 0.99)
+UNITS = ("ns", "us", "ms", "s")
 
 
 def draw(runs, versions):
@@ -24,7 +25,7 @@ def draw(runs, versions):
     longest = max((buckets[-1][0] for by_vmm in curves.values() for buckets in by_vmm.values() if buckets), default=SLOW_NS)
     # Whole powers of ten from 10 us on, so that all panels compare.
     powers = range(4, max(6, math.ceil(math.log10(longest * 9 / 8))) + 1)
-    width = (WIDTH - LEFT - 20 - GAP * (ACROSS - 1)) / ACROSS
+    width = (WIDTH - LEFT - RIGHT - GAP * (ACROSS - 1)) / ACROSS
     for i, (kind, by_vmm) in enumerate(curves.items()):
         Panel(canvas, LEFT + i % ACROSS * (width + GAP), TOP + 22 + i // ACROSS * ROW, width, powers).draw(kind, by_vmm)
     return canvas.svg(WIDTH, TOP + max(1, math.ceil(len(curves) / ACROSS)) * ROW)
@@ -86,8 +87,8 @@ class Panel:
         for power in self.powers:
             at = self.x(10**power)
             self.canvas.line(at, self.y0, at, self.y(0), GRID)
-            label = f"{10 ** (power - 3):g} us" if power < 6 else f"{10 ** (power - 6):g} ms"
-            self.canvas.text(at, self.y(0) + 16, label, 11, "middle", FAINT)
+            digits, unit = divmod(power, 3)[::-1]
+            self.canvas.text(at, self.y(0) + 16, f"{10**digits} {UNITS[unit]}", 11, "middle", FAINT)
 
     def _curve(self, buckets, color):
         points = cumulated(buckets)

@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from . import timeline
-from .channels import RunFailed
+from .channels import RunFailed, RunSkipped
 from .link import used
 from .plan import PRECOPY
 from .vmm import Vm
@@ -35,6 +35,7 @@ class Run:
     # (lower bound in ns, count) of the visits that waited for a page.
     waits: list = field(default_factory=list)
     failure: str | None = None
+    skipped: str | None = None
 
 
 class Stage:
@@ -55,8 +56,8 @@ class Stage:
                 self.sources[case] = source
                 source.qmp.execute("cont")
                 waiting.append(case)
-            except RunFailed as failure:
-                self._drop(case, failure)
+            except (RunFailed, RunSkipped) as why:
+                self._drop(case, why)
         for case in waiting:
             source = self.sources[case]
             try:
@@ -71,23 +72,25 @@ class Stage:
     def _link(self, case):
         return self.link if case.transport == "link" else None
 
-    def _drop(self, case, failure):
+    def _drop(self, case, why):
         source = self.sources.get(case)
         if isinstance(source, Vm):
             source.end()
-        self.sources[case] = failure
+        self.sources[case] = why
 
     def measure(self, case):
         """Moves the guest of a case that was booted."""
         run = Run(case)
         source, destination = self.sources.pop(case), None
         try:
-            if isinstance(source, RunFailed):
+            if isinstance(source, Exception):
                 raise source
             destination = self._start(case, incoming=True)
             Move(self.loop, run, source, destination, self._link(case)).measure()
         except RunFailed as failure:
             run.failure = str(failure)
+        except RunSkipped as why:
+            run.skipped = str(why)
         except Exception as error:  # A fault of ours, or an answer of a shape not known: the other runs go on.
             traceback.print_exc()
             run.failure = f"unexpected {type(error).__name__}: {error}"
@@ -270,6 +273,12 @@ class Move:
             "link_used_percent": used(self.began, self.ended, self.link.rate) if self.link else None,
         }
 
+    def _asked(self, requested):
+        """The slowest waits, as many as pages were asked for: visits to pages that are there already may take 30 us, too."""
+        waits = timeline.slowest(self.run.waits, requested or 0)
+        total = sum(count for _, count in waits)
+        return {f"asked_{name}_us": timeline.quantile(waits, total, share) / 1000 for name, share in (("p50", 0.5), ("p99", 0.99)) if waits}
+
     def _switched(self):
         return self.source.qmp.when("MIGRATION", status="postcopy-active") is not None
 
@@ -296,6 +305,7 @@ class Move:
             "demand_p50_us": demand.get("p50_us"),
             "demand_p99_us": demand.get("p99_us"),
             "demand_max_us": demand.get("max_us"),
+            **self._asked(ram.get("postcopy-requests")),
             "own_demand_p50_us": own and own["p50-ns"] / 1000 or None,
             "own_demand_p99_us": own and own["p99-ns"] / 1000 or None,
             "own_demand_max_us": own and own["max-ns"] / 1000 or None,

@@ -15,6 +15,8 @@ COLUMNS = [
     ("demand_p50_us", "demand p50 us", 0),
     ("demand_p99_us", "p99 us", 0),
     ("demand_max_us", "max us", 0),
+    ("asked_p50_us", "asked p50 us", 0),
+    ("asked_p99_us", "asked p99 us", 0),
     ("lost_ms", "lost ms", 0),
     ("cpu_s", "CPU s", 2),
     ("after", "speed after", 2),
@@ -40,8 +42,9 @@ LEGEND = """\
 Medians, with the least and the greatest in brackets. *total*: from the command to the event that says completed, of the
 side where it comes last. *blackout*: from the last byte of the source's serial port to the first of the destination's, seen from
 outside; the guest sends a byte every {interval} ms. *demand*: visits of the guest slower than 20 us while postcopy ran, by the
-guest's own clock. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes from
-the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before.
+guest's own clock; among them are visits to pages that had come, but were not mapped by KVM yet. *asked*: as many of the slowest
+as pages were asked for. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes
+from the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before.
 *beyond RAM*: the most memory that either process had up to the end, less the guest's RAM; *beyond used RAM*: less that part of it
 only which the guest uses."""
 LINK_LEGEND = """\

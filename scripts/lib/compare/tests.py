@@ -92,6 +92,12 @@ class Timeline(unittest.TestCase):
         self.assertAlmostEqual(said["p99_us"], 65.536 * 17 / 16)
         self.assertEqual(said["max_us"], 900)
 
+    def test_the_slowest_visits_are_those_that_were_asked_for(self):
+        buckets = [(20480, 90), (65536, 5), (786432, 3)]
+        self.assertEqual(timeline.slowest(buckets, 4), [(65536, 1), (786432, 3)])
+        self.assertEqual(timeline.slowest(buckets, 1000), buckets)
+        self.assertEqual(timeline.slowest(buckets, 0), [])
+
     def test_the_blackout_is_drawn_as_a_drop_to_zero(self):
         source, destination = moved()
         stops = (source[-1][0], destination[0][0])
@@ -249,7 +255,7 @@ class Goals(unittest.TestCase):
         runs = [run("whimbrel", size=chosen.main, total_ms_per_gib=100.0, blackout_ms=2.0)]
         self.assertEqual(goal(runs, "cost", chosen)[3], "-")
         runs += [run("whimbrel", size=chosen.scaled[0], total_ms_per_gib=110.0, blackout_ms=3.0)]
-        self.assertEqual(goal(runs, "cost", chosen), ("100 / 110; 2.0 / 3.0", "-; -", "-; -", "yes"))
+        self.assertEqual(goal(runs, "cost", chosen), ("100 / 110; 2.0 / 3.0", "-", "-", "yes"))
         runs[1].figures["total_ms_per_gib"] = 111.0
         self.assertEqual(goal(runs, "cost", chosen)[3], "no")
         runs[1].figures |= {"total_ms_per_gib": 90.0, "blackout_ms": 3.1}

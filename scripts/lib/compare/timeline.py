@@ -139,6 +139,17 @@ def slow_visits(statistics_line):
     }
 
 
+def slowest(buckets, number):
+    """So many of the slowest visits of a histogram, or all."""
+    result = []
+    for lower, count in reversed(buckets):
+        taken = min(count, number)
+        number -= taken
+        if taken:
+            result.insert(0, (lower, taken))
+    return result
+
+
 def quantile(buckets, total, share):
     """A quantile of a histogram of (lower bound, count) whose buckets are an eighth of their value wide at most."""
     seen = 0

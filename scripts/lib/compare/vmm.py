@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import time
 
-from .channels import Qmp, RunFailed, Serial
+from .channels import Qmp, RunFailed, RunSkipped, Serial
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 CHANNELS = {"multifd-channels": 4}
@@ -129,7 +129,7 @@ class Vm:
     def _set_up(self, mode):
         known = {it["capability"] for it in self.qmp.execute("query-migrate-capabilities")}
         if mode == "multifd" and mode not in known:
-            raise RunFailed(f"{self.vmm.name} has no multifd channels")
+            raise RunSkipped(f"{self.vmm.name} has no multifd channels")
         wanted = [{"capability": name, "state": True} for name in self.vmm.capabilities(mode) if name in known]
         self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
         parameters = self.vmm.parameters(mode)
