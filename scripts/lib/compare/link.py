@@ -14,17 +14,12 @@ ADDRESSES = {"source": "192.0.2.1", "destination": "192.0.2.2"}
 
 
 class Link:
-    """The link, from the time it is made until `end`."""
+    """The link, from `make` until `end`, which also removes one that is half made."""
 
     def __init__(self, rate):
         self.rate = rate
         self.device = f"link{os.getpid()}"
         self.names = {role: f"compare_modes.{os.getpid()}.{role}" for role in ADDRESSES}
-        try:
-            self._make()
-        except BaseException:
-            self.end()
-            raise
 
     @staticmethod
     def missing():
@@ -35,6 +30,17 @@ class Link:
         if lacking:
             return f"a link is made with {' and '.join(lacking)}, not installed here (Debian: apt-get install iproute2 util-linux)"
         return None
+
+    def make(self):
+        """Makes the namespaces and joins them."""
+        source, destination = self.names.values()
+        for name in self.names.values():
+            run("ip", "netns", "add", name)
+        run("ip", "link", "add", self.device, "netns", source, "type", "veth", "peer", "name", self.device, "netns", destination)
+        for role, name in self.names.items():
+            run("ip", "-n", name, "address", "add", f"{ADDRESSES[role]}/30", "dev", self.device)
+            run("ip", "-n", name, "link", "set", self.device, "up")
+            run("tc", "-n", name, "qdisc", "add", "dev", self.device, "root", "tbf", "rate", f"{self.rate}bit", *QUEUE)
 
     @property
     def address(self):
@@ -58,16 +64,6 @@ class Link:
 
     def _path(self, role):
         return f"/run/netns/{self.names[role]}"
-
-    def _make(self):
-        source, destination = self.names.values()
-        for name in self.names.values():
-            run("ip", "netns", "add", name)
-        run("ip", "link", "add", self.device, "netns", source, "type", "veth", "peer", "name", self.device, "netns", destination)
-        for role, name in self.names.items():
-            run("ip", "-n", name, "address", "add", f"{ADDRESSES[role]}/30", "dev", self.device)
-            run("ip", "-n", name, "link", "set", self.device, "up")
-            run("tc", "-n", name, "qdisc", "add", "dev", self.device, "root", "tbf", "rate", f"{self.rate}bit", *QUEUE)
 
 
 class NoLink(Exception):

@@ -3,6 +3,7 @@
 import argparse
 import unittest
 import xml.dom.minidom
+from unittest import mock
 
 from . import goals, latency, link, options, picture, plan, table, timeline, vmm
 from .measure import Run
@@ -165,6 +166,12 @@ link12:123456789     90    0    0    0     0          0         0      222      
         self.assertAlmostEqual(link.used((10.0, 1000), (12.0, 1000 + 225_000_000), 10**9), 90)
         self.assertIsNone(link.used((10.0, 0), (10.0, 5), 10**9))
 
+    def test_what_a_link_lacks_is_said(self):
+        with mock.patch.dict("os.environ", PATH="/nonexistent"), mock.patch("os.geteuid", return_value=0):
+            self.assertIn("ip and tc and nsenter", link.Link.missing())
+        with mock.patch("os.geteuid", return_value=1000):
+            self.assertIn("only root", link.Link.missing())
+
     def test_the_memory_of_a_process_is_read(self):
         text = "Name:\tVmRSS\nVmPeak:\t  900 kB\nVmHWM:\t    3072 kB\nVmRSS:\t    2560 kB\n"
         self.assertEqual((vmm.status_mib(text, "VmHWM"), vmm.status_mib(text, "VmRSS")), (3.0, 2.5))
@@ -226,6 +233,7 @@ class Goals(unittest.TestCase):
         self.assertEqual(goal(runs, "blackout"), ("1.0 / 2.0", "10.0 / 10.0", "0.10 / 0.20", "yes"))
         runs[0].figures["blackout_ms"] = 3.0
         self.assertEqual(goal(runs, "blackout")[3], "no")
+        self.assertEqual(goal(runs[:2], "blackout")[3], "no")
 
     def test_a_link_must_be_used_besides(self):
         kind = ("link", "hot", "postcopy")
@@ -304,8 +312,10 @@ class Picture(unittest.TestCase):
     def test_the_waits_are_drawn_well_formed_whatever_there_is(self):
         waited = run("whimbrel")
         waited.waits = [[20480, 90], [1048576, 10]]
-        for runs in ([waited, run("qemu")], [run("whimbrel", failure="a < b")], [run("whimbrel", kind=("unix", "hot", "precopy"))]):
+        precopy = [run("whimbrel", kind=("unix", "hot", "precopy"))]
+        for runs in ([waited, run("qemu")], [run("whimbrel", failure="a < b")], precopy):
             xml.dom.minidom.parseString(latency.draw(runs, {"whimbrel": "w < 1", "qemu": "q"}))
+        self.assertIn("No guest ran", latency.draw(precopy, {"whimbrel": "w"}))
         self.assertIn("qemu: no wait seen", latency.draw([waited, run("qemu")], {"whimbrel": "w", "qemu": "q"}))
 
 
