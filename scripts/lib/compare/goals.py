@@ -51,26 +51,31 @@ class Part:
         return ours, theirs, ratio, met
 
 
-def demand(transport, p50, p99, longest=None):
-    """The wait for a demanded page."""
-    parts = [Part("demand_p50_us", 0, p50, transport), Part("demand_p99_us", 0, p99, transport)]
-    return parts + ([Part("demand_max_us", 0, longest, transport)] if longest else [])
+def demand(transport, p50, p99, what="demand"):
+    """The wait for a demanded page: of all slow visits, or of those only that asked for a page."""
+    return [Part(f"{what}_p50_us", 0, p50, transport), Part(f"{what}_p99_us", 0, p99, transport)]
 
 
 GOALS = [
     ("postcopy at once, hot, unix: total ms", [Part("total_ms", 0, 0.35)]),
-    ("the same over tcp", [Part("total_ms", 0, 0.4, "tcp")]),
+    ("postcopy at once, hot, tcp: total ms", [Part("total_ms", 0, 0.4, "tcp")]),
     ("blackout ms, postcopy at once, hot, unix / tcp", [Part("blackout_ms", 1, 0.25), Part("blackout_ms", 1, 0.25, "tcp")]),
-    ("demand page p50 / p99 / max us, unix", demand("unix", 0.5, 0.25, 0.4)),
-    ("the same over tcp", demand("tcp", 0.4, 0.15, 0.3)),
+    ("demand page p50 / p99 / max us, unix", [*demand("unix", 0.5, 0.25), Part("demand_max_us", 0, 0.4)]),
+    ("of these, the slowest, as many as were asked for: p50 / p99 us", demand("unix", 0.5, 0.25, "asked")),
+    ("demand page p50 / p99 / max us, tcp", [*demand("tcp", 0.4, 0.15), Part("demand_max_us", 0, 0.3, "tcp")]),
+    ("of these, the slowest, as many as were asked for: p50 / p99 us", demand("tcp", 0.4, 0.15, "asked")),
     (
         "demand page p50 / p99 us while the background fills a link; link used",
         [*demand("link", 0.2, 0.1), Part("link_used_percent", 1, 90, "link", against=LEAST, unit="%")],
     ),
+    ("of these, the slowest, as many as were asked for: p50 / p99 us", demand("link", 0.2, 0.1, "asked")),
     ("guest work lost during postcopy, hot, unix: ms", [Part("lost_ms", 0, 0.3)]),
     ("CPU seconds, source + destination, per GiB, hot, unix", [Part("cpu_s_per_gib", 2, 0.6)]),
     ("guest speed afterwards / before, postcopy, hot, unix", [Part("after", 2, 0.97, against=LEAST)]),
-    ("precopy, calm, unix: total / blackout ms", [Part("total_ms", 0, 0.3, "unix", "calm", "precopy"), Part("blackout_ms", 1, 0.3, "unix", "calm", "precopy")]),
+    (
+        "precopy, calm, unix: total / blackout ms",
+        [Part("total_ms", 0, 0.3, "unix", "calm", "precopy"), Part("blackout_ms", 1, 0.3, "unix", "calm", "precopy")],
+    ),
     ("precopy, hot, unix: total / blackout ms", [Part("total_ms", 0, 0.5, mode="precopy"), Part("blackout_ms", 1, 0.3, mode="precopy")]),
     (
         "hybrid after 1 pass, hot, unix: total / blackout / lost ms",

@@ -37,10 +37,10 @@ class Canvas:
     def dot(self, x, y, color):
         self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="#fff" stroke="{color}" stroke-width="1.3"/>')
 
-    def steps(self, points, color):
-        """A curve with its area."""
+    def steps(self, points, color, width=1.6, dash=""):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round"/>')
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}" stroke-linejoin="round"{dashes}/>')
 
     def svg(self, width, height):
         body = "\n".join(self.parts)

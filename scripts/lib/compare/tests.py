@@ -216,12 +216,12 @@ class Goals(unittest.TestCase):
     def test_a_ratio_is_met_up_to_its_limit(self):
         pairs = [(10, 20), (35, 100), (30, 90)]
         runs = [run(name, rep, total_ms=pair[i]) for rep, pair in enumerate(pairs) for i, name in enumerate(["whimbrel", "qemu"])]
-        self.assertEqual(goal(runs, "postcopy at once"), ("30", "90", "0.35", "yes"))
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("30", "90", "0.35", "yes"))
         runs[2].figures["total_ms"] = 36
-        self.assertEqual(goal(runs, "postcopy at once"), ("30", "90", "0.36", "no"))
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("30", "90", "0.36", "no"))
 
     def test_without_qemu_no_ratio_is_known(self):
-        self.assertEqual(goal([run("whimbrel", total_ms=1.0)], "postcopy at once"), ("1", "-", "-", "-"))
+        self.assertEqual(goal([run("whimbrel", total_ms=1.0)], "postcopy at once, hot, unix"), ("1", "-", "-", "-"))
         self.assertEqual(goal([run("whimbrel", after=0.97)], "guest speed"), ("0.97", "-", "-", "yes"))
         self.assertEqual(goal([run("whimbrel", after=0.96)], "guest speed"), ("0.96", "-", "-", "no"))
 
@@ -246,9 +246,9 @@ class Goals(unittest.TestCase):
 
     def test_a_failed_run_of_ours_misses_its_goal(self):
         runs = [run("whimbrel", total_ms=1.0), run("qemu", total_ms=10.0), run("whimbrel", 1, failure="it broke"), run("qemu", 1, total_ms=10.0)]
-        self.assertEqual(goal(runs, "postcopy at once"), ("1", "10", "0.10", "no"))
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("1", "10", "0.10", "no"))
         runs[2], runs[3] = run("whimbrel", 1, total_ms=1.0), run("qemu", 1, failure="it broke")
-        self.assertEqual(goal(runs, "postcopy at once"), ("1", "10", "0.10", "yes"))
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("1", "10", "0.10", "yes"))
 
     def test_memory_is_that_of_the_worst_kind(self):
         limit = 40 + 64 * 0.001
@@ -302,21 +302,22 @@ class Picture(unittest.TestCase):
         self.assertEqual([it[:2] for it in picture.thin(spans, 6)], [(0, 10), (10, 30), (30, 40)])
 
     def test_waits_of_all_repetitions_are_one_distribution(self):
-        runs = [run("whimbrel"), run("whimbrel", 1), run("whimbrel", 2, failure="x")]
+        runs = [run("whimbrel", requested_pages=2), run("whimbrel", 1, requested_pages=9), run("whimbrel", 2, failure="x")]
         for some, waits in zip(runs, ([[20480, 3]], [[20480, 1], [40960, 4]], [[20480, 100]])):
             some.waits = waits
         merged = latency.merged(runs)
         self.assertEqual(merged, [(20480, 4), (40960, 4)])
+        self.assertEqual(latency.merged(runs, asked_only=True), [(20480, 3), (40960, 4)])
         self.assertEqual(latency.cumulated(merged), [(20480, 0.0), (23040.0, 0.5), (46080.0, 1.0)])
 
     def test_the_waits_are_drawn_well_formed_whatever_there_is(self):
-        waited = run("whimbrel")
+        waited = run("whimbrel", requested_pages=10)
         waited.waits = [[20480, 90], [1048576, 10]]
         precopy = [run("whimbrel", kind=("unix", "hot", "precopy"))]
-        for runs in ([waited, run("qemu")], [run("whimbrel", failure="a < b")], precopy):
+        for runs in ([waited, run("qemu", requested_pages=0)], [run("whimbrel", failure="a < b")], precopy):
             xml.dom.minidom.parseString(latency.draw(runs, {"whimbrel": "w < 1", "qemu": "q"}))
         self.assertIn("No guest ran", latency.draw(precopy, {"whimbrel": "w"}))
-        self.assertIn("qemu: no wait seen", latency.draw([waited, run("qemu")], {"whimbrel": "w", "qemu": "q"}))
+        self.assertIn("qemu: no wait seen", latency.draw([waited, run("qemu", requested_pages=0)], {"whimbrel": "w", "qemu": "q"}))
 
 
 if __name__ == "__main__":
