@@ -18,6 +18,8 @@ use crate::vcpu::{GuestRequest, LoadFor};
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
 /// for a page of a migration whose link is gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// The same while no page can be missing: then it is the host that holds a vCPU up, for want of memory or processors.
+const HOST_LIMIT: Duration = Duration::from_secs(10);
 
 /// For how long a user's command waits for the operation before it. Far more than one lasts, unless it waits for a page of a
 /// migration whose link is gone, or for the host: the monitor must then be free to recover the migration, or to quit.
@@ -120,7 +122,8 @@ impl Machine {
     /// Whether all vCPUs, whose gate is closed, and after them all devices come to stand still. Devices last: a vCPU may
     /// be waiting for one.
     fn stands_still(&self) -> bool {
-        self.gate.await_parked(STOP_LIMIT) && self.peripherals.freeze(STOP_LIMIT)
+        let limit = if self.ram.keeps_all() { STOP_LIMIT } else { HOST_LIMIT };
+        self.gate.await_parked(limit) && self.peripherals.freeze(limit)
     }
 
     /// Lets vCPUs, devices and input go on. After a stop of any length a guest with kvmclock is told of it.
