@@ -23,6 +23,8 @@ pub struct TestGuest {
     pub refuse_run: AtomicBool,
     /// Loading the state reads the first page of RAM.
     pub load_touches: AtomicBool,
+    /// Blocks, pages and generations that the guest writes as the last thing before it stands still.
+    pub last_writes: Mutex<Vec<(usize, u64, u64)>>,
     pub handed_over: AtomicBool,
     pub resumed: AtomicU64,
 }
@@ -41,6 +43,7 @@ impl TestGuest {
             refuse_load: AtomicBool::new(false),
             refuse_run: AtomicBool::new(false),
             load_touches: AtomicBool::new(false),
+            last_writes: Mutex::default(),
             handed_over: AtomicBool::new(false),
             resumed: AtomicU64::new(0),
         })
@@ -133,6 +136,9 @@ impl Guest for TestGuest {
         Ok(())
     }
     fn pause(&self) -> Result<bool, GuestError> {
+        for (block, page, generation) in self.last_writes.lock().unwrap().drain(..) {
+            self.write(block, page, generation);
+        }
         Ok(self.set_running(false))
     }
     fn resume(&self, running: bool) -> Result<(), GuestError> {
