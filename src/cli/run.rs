@@ -170,6 +170,9 @@ pub struct RunArgs {
     qmp: Vec<MonitorValue>,
 
     /// Wait for a guest at tcp:HOST:PORT or unix:PATH; 'defer': until 'migrate_incoming'
+    ///
+    /// While it waits, it takes memory for the guest's RAM from the host, as far as the host has more than an eighth of its memory
+    /// to spare; what the guest turns out not to use is given back as the guest comes.
     #[arg(long, value_name = "URI|defer", value_parser = incoming, help_heading = "Migration")]
     incoming: Option<Incoming>,
 
