@@ -11,8 +11,10 @@ use crate::wire::{DecodeError, Header, tag};
 /// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
 /// which takes many of them in one system call.
 const DIRECT: usize = 64 * 1024;
-/// What is read at once where a header is awaited and long contents follow it, in bytes.
+/// What is read at once where long contents may follow, beyond what is awaited, in bytes: the next header.
 const HEAD: usize = 64;
+/// After so many short contents in a row the next are read along with them.
+const MANY: u32 = 8;
 /// A body grows by at most so many bytes before they have arrived.
 const GROWTH: usize = 64 * 1024;
 
@@ -24,14 +26,15 @@ pub struct MessageReader {
     end: usize,
     /// The message whose end has not been reached.
     inside: Option<&'static str>,
-    /// The last contents were long: then so are the next, most likely, and what comes with a header beyond it would be copied once more.
-    long: bool,
+    /// So many contents in a row were short. While they are few, long ones are to be expected, and whatever of them is read into the buffer would
+    /// be copied once more.
+    shorts: u32,
 }
 
 impl MessageReader {
     /// With a buffer of `capacity` bytes.
     pub fn new(channel: Arc<Channel>, capacity: usize) -> Self {
-        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None, long: false }
+        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None, shorts: MANY }
     }
 
     /// The channel read from.
@@ -137,7 +140,7 @@ impl MessageReader {
 
     /// The next `count` bytes of page contents, in place. `count` is at most the buffer's capacity.
     pub fn contents(&mut self, count: usize) -> Result<&[u8], ChannelError> {
-        self.long = false;
+        self.shorts = MANY;
         self.fill(count, None)?;
         self.start += count;
         Ok(&self.buffer[self.start - count..self.start])
@@ -146,11 +149,11 @@ impl MessageReader {
     /// Page contents, written into guest RAM.
     pub fn contents_into(&mut self, block: &RamBlock, run: PageRun) -> Result<(), ChannelError> {
         let mut done = 0;
-        self.long = run.bytes() >= DIRECT;
+        self.shorts = if run.bytes() >= DIRECT { 0 } else { self.shorts.saturating_add(1) };
         while done < run.bytes() {
             let rest = run.bytes() - done;
             if self.has_buffered() || rest < DIRECT {
-                self.fill(1, None)?;
+                self.fill_to(1, rest, None)?;
                 let count = rest.min(self.end - self.start);
                 block.write(run.start, done, &self.buffer[self.start..self.start + count]);
                 self.start += count;
@@ -174,11 +177,18 @@ impl MessageReader {
 
     /// Makes at least `count` bytes stand in the buffer from `start` on.
     fn fill(&mut self, count: usize, wake: Option<&Wake>) -> Result<(), ChannelError> {
+        self.fill_to(count, count, wake)
+    }
+
+    /// The same; `wanted` bytes are of use before the next header.
+    fn fill_to(&mut self, count: usize, wanted: usize, wake: Option<&Wake>) -> Result<(), ChannelError> {
         debug_assert!(count <= self.buffer.len());
         while self.end - self.start < count {
             self.make_room(count);
-            let most =
-                if self.long && count <= HEAD { (self.start + HEAD).min(self.buffer.len()) } else { self.buffer.len() };
+            let most = match self.shorts {
+                ..MANY => (self.start + wanted + HEAD).min(self.buffer.len()),
+                _ => self.buffer.len(),
+            };
             match self.channel.receive(&mut self.buffer[self.end..most]) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,
