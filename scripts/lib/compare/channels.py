@@ -10,6 +10,10 @@ class RunFailed(Exception):
     """Why a run gave no figures, in one sentence."""
 
 
+class RunSkipped(Exception):
+    """What a VMM lacks for a run, in one sentence."""
+
+
 class Loop:
     """Waits for all channels at once, so that each byte gets its time while the driver waits for something else."""
 

@@ -6,7 +6,9 @@ import traceback
 from dataclasses import dataclass, field
 
 from . import timeline
-from .channels import RunFailed
+from .channels import RunFailed, RunSkipped
+from .link import used
+from .plan import PRECOPY
 from .vmm import Vm
 
 # How long the guest runs undisturbed before the move; the last second is what its speed is compared with.
@@ -15,8 +17,12 @@ SETTLE = 1.6
 RELEASE = 0.15
 # Python does not name it.
 MADV_POPULATE_WRITE = 23
-# How long a migration may take. One that does not converge is cancelled and told as failed.
+# How long a migration may take, a link's time for the memory apart. One that does not converge is cancelled and told as failed.
 LIMIT = 60
+# How many times over a link may carry the memory.
+PASSES = 4
+# How long a guest may take to write a GiB of memory before its first visit.
+FILL = 15
 
 
 @dataclass
@@ -26,16 +32,19 @@ class Run:
     case: object
     figures: dict = field(default_factory=dict)
     speeds: list = field(default_factory=list)
+    # (lower bound in ns, count) of the visits that waited for a page.
+    waits: list = field(default_factory=list)
     failure: str | None = None
+    skipped: str | None = None
 
 
 class Stage:
     """Boots sources ahead of time, and measures them one by one."""
 
-    def __init__(self, loop, vmms, settings):
+    def __init__(self, loop, vmms, link):
         self.loop = loop
         self.vmms = {vmm.name: vmm for vmm in vmms}
-        self.settings = settings
+        self.link = link
         self.sources = {}
 
     def boot(self, cases):
@@ -47,36 +56,41 @@ class Stage:
                 self.sources[case] = source
                 source.qmp.execute("cont")
                 waiting.append(case)
-            except RunFailed as failure:
-                self._drop(case, failure)
+            except (RunFailed, RunSkipped) as why:
+                self._drop(case, why)
         for case in waiting:
             source = self.sources[case]
             try:
-                source.serial.record("B whimbrel-guest", source.vmm.boot_seconds)
+                source.serial.record("B whimbrel-guest", source.vmm.boot_seconds + FILL * case.settings.working_set_gib)
                 source.qmp.execute("stop")
             except RunFailed as failure:
                 self._drop(case, failure)
 
     def _start(self, case, incoming):
-        return Vm(self.loop, self.vmms[case.vmm], self.settings, self.settings.cmdline(case.workload), incoming)
+        return Vm(self.loop, self.vmms[case.vmm], case, incoming, self._link(case))
 
-    def _drop(self, case, failure):
+    def _link(self, case):
+        return self.link if case.transport == "link" else None
+
+    def _drop(self, case, why):
         source = self.sources.get(case)
         if isinstance(source, Vm):
             source.end()
-        self.sources[case] = failure
+        self.sources[case] = why
 
     def measure(self, case):
         """Moves the guest of a case that was booted."""
         run = Run(case)
         source, destination = self.sources.pop(case), None
         try:
-            if isinstance(source, RunFailed):
+            if isinstance(source, Exception):
                 raise source
             destination = self._start(case, incoming=True)
-            Move(self.loop, case, source, destination, run).measure(self.settings.memory_mib)
+            Move(self.loop, run, source, destination, self._link(case)).measure()
         except RunFailed as failure:
             run.failure = str(failure)
+        except RunSkipped as why:
+            run.skipped = str(why)
         except Exception as error:  # A fault of ours, or an answer of a shape not known: the other runs go on.
             traceback.print_exc()
             run.failure = f"unexpected {type(error).__name__}: {error}"
@@ -113,38 +127,45 @@ def touched(mebibytes):
 class Move:
     """The migration of one guest."""
 
-    def __init__(self, loop, case, source, destination, run):
+    def __init__(self, loop, run, source, destination, link):
         self.loop = loop
-        self.case = case
+        self.run = run
+        self.case = run.case
         self.source = source
         self.destination = destination
-        self.run = run
+        self.link = link
+        self.limit = LIMIT
+        if link:
+            self.limit += PASSES * self.case.settings.working_set_gib * (8 << 30) / link.rate
+        # When the destination's guest began to run before its memory was there, and when all was.
+        self.began = self.ended = None
 
-    def measure(self, memory_mib):
+    def measure(self):
         """Fills in the run's figures."""
         uri = self._listen()
-        parameters = self.source.vmm.parameters(self.case.mode)
-        if parameters:
-            self.source.qmp.execute("migrate-set-parameters", **parameters)
-        warm = touched(memory_mib)
+        warm = touched(self.case.settings.memory_mib)
         self.source.qmp.execute("cont")
         self.loop.listen(SETTLE - RELEASE)
         warm.close()
         self.loop.listen(RELEASE)
         self.source.serial.check()
 
+        # What the guest uses of its RAM: all that the source has taken since it runs.
+        backed = self.source.memory_mib("VmRSS") - self.source.own_mib
         cpu = self._cpu()
         self.command = time.monotonic()
         self.source.qmp.execute("migrate", uri=uri)
         self._switch()
         self._complete()
         cpu = self._cpu() - cpu
+        memory = self._memory(backed)
         demand = self._slow_visits()
         self.loop.listen(max(0.0, self.completed + 2.3 + self._talk() - time.monotonic()))
-        self._conclude(demand, cpu, self._verify())
+        self._conclude(demand, cpu, memory, self._verify())
 
     def _listen(self):
-        where = {"unix": f"unix:{self.destination.path('migration')}", "tcp": "tcp:127.0.0.1:0"}[self.case.transport]
+        host = self.link.address if self.link else "127.0.0.1"
+        where = f"unix:{self.destination.path('migration')}" if self.case.transport == "unix" else f"tcp:{host}:0"
         self.destination.qmp.execute("migrate-incoming", uri=where)
         if self.case.transport == "unix":
             return where
@@ -153,6 +174,16 @@ class Move:
 
     def _cpu(self):
         return self.source.cpu_seconds() + self.destination.cpu_seconds()
+
+    def _memory(self, backed):
+        """The most that each process had, beyond the guest's RAM and beyond what is in use of it; and the worse of both."""
+        most = {"source": self.source.memory_mib("VmHWM"), "destination": self.destination.memory_mib("VmHWM")}
+        figures = {}
+        for name, base in (("beyond", self.case.settings.memory_mib), ("beyond_used", backed)):
+            sides = {side: max(0.0, mib - base) for side, mib in most.items()}
+            figures |= {f"{name}_{side}_mib": mib for side, mib in sides.items()}
+            figures[f"{name}_mib"] = max(sides.values())
+        return figures
 
     def _await(self, happened, what):
         """Waits for an event of the move; a failure of either side ends the wait."""
@@ -164,7 +195,7 @@ class Move:
             return happened()
 
         try:
-            return self.loop.until(watched, LIMIT, what)
+            return self.loop.until(watched, self.limit, what)
         except RunFailed:
             if not self.source.qmp.ended:
                 self.source.qmp.attempt("migrate_cancel")
@@ -176,7 +207,7 @@ class Move:
 
     def _switch(self):
         """Turns QEMU's migration to postcopy as a user would, and starts the guest's histogram anew where it arrives."""
-        if self.case.mode == "precopy":
+        if self.case.mode in PRECOPY:
             return
         qmp = self.source.qmp
         if not self.source.vmm.switches_by_itself():
@@ -189,6 +220,7 @@ class Move:
         # QEMU's serial port loses what comes before its state is loaded, so it is sent to both at their first sign of life.
         there = self.destination
         self._await(lambda: there.serial.arrivals or there.qmp.when("RESUME"), "a sign of life of the destination")
+        self.began = self._reading()
         there.serial.send(b"r")
 
     def _complete(self):
@@ -196,14 +228,21 @@ class Move:
         sides = (self.source.qmp, self.destination.qmp)
         ends = lambda: [qmp.when("MIGRATION", status="completed") for qmp in sides]
         self.completed = max(self._await(lambda: all(ends()) and ends(), "the end of the migration"))
+        self.ended = self._reading()
         self.loop.until(lambda: self.destination.serial.arrivals, 30, "the guest's first byte from the destination")
 
+    def _reading(self):
+        """The time, and the bytes that the link has brought to the destination."""
+        return time.monotonic(), self.link.received(self.destination.process.pid) if self.link else 0
+
     def _slow_visits(self):
-        if self.case.mode == "precopy":
+        if self.case.mode in PRECOPY:
             return {}
         start = len(self.destination.serial.text)
         self.destination.serial.send(b"s")
-        return timeline.slow_visits(self.destination.serial.record("S {", 30, start))
+        line = self.destination.serial.record("S {", 30, start)
+        self.run.waits = timeline.slow_buckets(line)
+        return timeline.slow_visits(line)
 
     def _talk(self):
         return sum(end - start for start, end in self._beats().talk)
@@ -223,7 +262,27 @@ class Move:
         start = self.command - SETTLE
         return timeline.Beats([it for it in self._arrivals() if it[0] >= start])
 
-    def _conclude(self, demand, cpu, errors):
+    def _postcopy(self, requested):
+        """What happened between the guest's first sign of life on the destination and the end."""
+        if not (self.began and self._switched()):
+            return {}
+        seconds = self.completed - self.began[0]
+        return {
+            "postcopy_ms": seconds * 1000,
+            "requested_per_s": requested / seconds if requested is not None and seconds > 0 else None,
+            "link_used_percent": used(self.began, self.ended, self.link.rate) if self.link else None,
+        }
+
+    def _asked(self, requested):
+        """The slowest waits, as many as pages were asked for: visits to pages that are there already may take 30 us, too."""
+        waits = timeline.slowest(self.run.waits, requested or 0)
+        total = sum(count for _, count in waits)
+        return {f"asked_{name}_us": timeline.quantile(waits, total, share) / 1000 for name, share in (("p50", 0.5), ("p99", 0.99)) if waits}
+
+    def _switched(self):
+        return self.source.qmp.when("MIGRATION", status="postcopy-active") is not None
+
+    def _conclude(self, demand, cpu, memory, errors):
         # Only now: QEMU says `completed` before it has reckoned its own times.
         said = self.source.qmp.execute("query-migrate")
         here = self.destination.qmp.execute("query-migrate")
@@ -237,6 +296,7 @@ class Move:
         interval = timeline.byte_interval(here_arrivals, self.command - 1, self.command)
         self.run.figures = {
             "total_ms": (self.completed - self.command) * 1000,
+            "total_ms_per_gib": (self.completed - self.command) * 1000 / self.case.settings.working_set_gib,
             "own_total_ms": said.get("total-time"),
             "blackout_ms": timeline.blackout(here_arrivals, there_arrivals) * 1000,
             "byte_interval_ms": interval and interval * 1000,
@@ -245,19 +305,23 @@ class Move:
             "demand_p50_us": demand.get("p50_us"),
             "demand_p99_us": demand.get("p99_us"),
             "demand_max_us": demand.get("max_us"),
+            **self._asked(ram.get("postcopy-requests")),
             "own_demand_p50_us": own and own["p50-ns"] / 1000 or None,
             "own_demand_p99_us": own and own["p99-ns"] / 1000 or None,
             "own_demand_max_us": own and own["max-ns"] / 1000 or None,
             "lost_ms": lost if lost is None else lost * 1000,
             "after": after,
             "cpu_s": cpu,
+            "cpu_s_per_gib": cpu / self.case.settings.working_set_gib,
+            **memory,
             "errors": max(errors, beats.errors),
-            "switched": self.source.qmp.when("MIGRATION", status="postcopy-active") is not None,
+            "switched": self._switched(),
             "passes": ram.get("dirty-sync-count"),
             "normal_pages": ram.get("normal"),
             "zero_pages": ram.get("duplicate"),
             "requested_pages": ram.get("postcopy-requests"),
             "transferred_mib": ram.get("transferred", 0) / (1 << 20),
+            **self._postcopy(ram.get("postcopy-requests")),
         }
         self.run.speeds = timeline.speeds(quiet, self.command, stops, self.completed + 2)
         if self.run.figures["errors"]:

@@ -37,10 +37,10 @@ class Canvas:
     def dot(self, x, y, color):
         self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="#fff" stroke="{color}" stroke-width="1.3"/>')
 
-    def steps(self, points, color):
-        """A curve with its area."""
+    def steps(self, points, color, width=1.6, dash=""):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6" stroke-linejoin="round"/>')
+        dashes = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}" stroke-linejoin="round"{dashes}/>')
 
     def svg(self, width, height):
         body = "\n".join(self.parts)
@@ -65,16 +65,22 @@ def draw(runs, versions):
 def heading(canvas, versions, transport):
     canvas.text(LEFT, 32, "A guest moves: its speed around the migration", 20, bold=True)
     canvas.text(LEFT, 52, f"100% is its undisturbed speed; the command comes at 0, the run of median loss is shown, over {transport}", 12, color=FAINT)
+    x = names_of(canvas, versions)
+    canvas.rect(x, 61, 14, 12, FAINT, 0.28)
+    canvas.text(x + 20, 71, "blackout: nothing heard of the guest", 12, color=FAINT)
+    canvas.line(x + 250, 60, x + 250, 74, FAINT, 1.4, "3 2")
+    canvas.text(x + 258, 71, "both sides say completed", 12, color=FAINT)
+
+
+def names_of(canvas, versions):
+    """Says whose color is whose; where there is room again."""
     x = LEFT
     for vmm, version in versions.items():
         canvas.rect(x, 65, 22, 4, COLORS[vmm])
         name = version.split(" (")[0]
         canvas.text(x + 28, 71, name, 12, bold=True)
         x += 60 + 7.2 * len(name)
-    canvas.rect(x, 61, 14, 12, FAINT, 0.28)
-    canvas.text(x + 20, 71, "blackout: nothing heard of the guest", 12, color=FAINT)
-    canvas.line(x + 250, 60, x + 250, 74, FAINT, 1.4, "3 2")
-    canvas.text(x + 258, 71, "both sides say completed", 12, color=FAINT)
+    return x
 
 
 def present(chosen):

@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 
-from .plan import MODES, TRANSPORTS, WORKLOADS
+from .plan import MODES, PRECOPY, TRANSPORTS, WORKLOADS, counted
 
 # (figure, heading, digits after the point)
 COLUMNS = [
@@ -15,11 +15,26 @@ COLUMNS = [
     ("demand_p50_us", "demand p50 us", 0),
     ("demand_p99_us", "p99 us", 0),
     ("demand_max_us", "max us", 0),
+    ("asked_p50_us", "asked p50 us", 0),
+    ("asked_p99_us", "asked p99 us", 0),
     ("lost_ms", "lost ms", 0),
     ("cpu_s", "CPU s", 2),
     ("after", "speed after", 2),
     ("requested_pages", "pages asked for", 0),
     ("transferred_mib", "MiB sent", 0),
+    ("beyond_mib", "beyond RAM MiB", 1),
+    ("beyond_used_mib", "beyond used RAM MiB", 1),
+]
+LINK_COLUMNS = [("link_used_percent", "link used %", 1)]
+# What may change with the guest's size.
+SCALED_COLUMNS = [
+    ("total_ms", "total ms", 0),
+    ("total_ms_per_gib", "total ms per GiB", 0),
+    ("blackout_ms", "blackout ms", 1),
+    ("requested_pages", "pages asked for", 0),
+    ("requested_per_s", "pages asked for per s", 0),
+    ("demand_p99_us", "demand p99 us", 0),
+    ("beyond_mib", "beyond RAM MiB", 1),
 ]
 OWN_DEMAND = [("own_demand_p50_us", "p50 us", 0), ("own_demand_p99_us", "p99 us", 0), ("own_demand_max_us", "max us", 0)]
 
@@ -27,8 +42,15 @@ LEGEND = """\
 Medians, with the least and the greatest in brackets. *total*: from the command to the event that says completed, of the
 side where it comes last. *blackout*: from the last byte of the source's serial port to the first of the destination's, seen from
 outside; the guest sends a byte every {interval} ms. *demand*: visits of the guest slower than 20 us while postcopy ran, by the
-guest's own clock. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes from
-the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before."""
+guest's own clock; among them are visits to pages that had come, but were not mapped by KVM yet. *asked*: as many of the slowest
+as pages were asked for. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes
+from the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before.
+*beyond RAM*: the most memory that either process had up to the end, less the guest's RAM; *beyond used RAM*: less that part of it
+only which the guest uses."""
+LINK_LEGEND = """\
+The link carries {rate:,.0f} Mbit/s in each direction. *link used*: bytes that came to the destination while postcopy ran, by what
+the link could have carried in that time; TCP and Ethernet leave 95% of it to the data."""
+
 
 
 def number(value, digits):
@@ -84,54 +106,92 @@ def row(cells):
     return "| " + " | ".join(cells) + " |"
 
 
-def markdown(runs, versions, settings, reps):
-    """The whole report."""
-    parts = [preface(runs, versions, settings, reps)]
+def markdown(runs, versions, choice, skipped, link_rate):
+    """What was measured: a table for each transport, and what comes of more memory and more vCPUs."""
+    main = [run for run in runs if run.case.settings == choice.main]
+    parts = [preface(runs, versions, choice)]
     for transport, name in TRANSPORTS.items():
-        chosen = [run for run in runs if run.case.transport == transport]
-        if chosen:
-            parts.append(f"### Over {name}\n\n" + table(chosen))
-    own = own_account(runs)
-    parts += [own] if own else []
+        over = [run for run in main if run.case.transport == transport]
+        if over and transport == "link":
+            parts.append(f"### Over {name}\n\n{LINK_LEGEND.format(rate=link_rate / 1e6)}\n\n" + table(over, COLUMNS + LINK_COLUMNS))
+        elif over:
+            parts.append(f"### Over {name}\n\n" + table(over, COLUMNS))
+    parts += list(filter(None, [scaled(runs, choice), own_account(main)]))
     failures = [f"- {run.case}: {run.failure}" for run in runs if run.failure]
     if failures:
         parts.append(f"### Failed: {len(failures)} of {len(runs)} runs\n\n" + "\n".join(failures))
+    if skipped:
+        reasons = [f"- {counted(count, 'run')}: {why}" for why, count in skipped.items()]
+        parts.append(f"### Skipped: {counted(sum(skipped.values()), 'run')}\n\n" + "\n".join(reasons))
     return "\n\n".join(parts) + "\n"
 
 
-def preface(runs, versions, settings, reps):
+def preface(runs, versions, choice):
     """What was compared, and what the columns mean."""
     intervals = [run.figures["byte_interval_ms"] for run in good(runs) if run.figures["byte_interval_ms"]]
     interval = f"{statistics.median(intervals):.2f}" if intervals else "?"
-    repetitions = "1 repetition" if reps == 1 else f"{reps} repetitions"
     names = " and ".join(versions.values())
+    size = choice.main
     words = [
-        f"{names}; {settings.cpus} vCPU, {settings.memory_mib} MiB of RAM of which {settings.working_set} is visited; {repetitions}, "
-        "interleaved.",
+        f"{names}; {counted(size.cpus, 'vCPU')}, {size.memory_mib} MiB of RAM of which {size.working_set} is visited; "
+        f"{counted(choice.reps, 'repetition')}, interleaved.",
         "",
         *(f"- {name}: {text}" for name, (_, text) in WORKLOADS.items()),
-        *(f"- {name}: {text}" for name, text in MODES.items()),
+        *(f"- {name}: {text}" for name, text in MODES.items() if name in choice.modes),
         "",
         LEGEND.format(interval=interval),
     ]
     return "\n".join(words)
 
 
-def table(runs):
+def table(runs, columns):
     """One row for each VMM, workload and mode, and one of ratios under each pair."""
-    heads = ["workload", "mode", "", "runs"] + [heading for _, heading, _ in COLUMNS]
+    heads = ["workload", "mode", "", "runs"] + [heading for _, heading, _ in columns]
     out = [row(heads), row(["---"] * 3 + ["---:"] * (len(heads) - 3))]
     for (_, workload, mode), by_vmm in groups(runs).items():
         for vmm, some in sorted(by_vmm.items(), reverse=True):
             well = good(some)
-            count = f"{len(well)}" if len(well) == len(some) else f"{len(well)}, {len(some) - len(well)} FAILED"
-            stayed = mode != "precopy" and sum(not run.figures["switched"] for run in well)
+            stayed = mode not in PRECOPY and sum(not run.figures["switched"] for run in well)
             note = f" ({stayed} ended in precopy)" if stayed else ""
-            cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in COLUMNS]
-            out.append(row([workload, mode, vmm + note, count, *cells]))
+            cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in columns]
+            out.append(row([workload, mode, vmm + note, passed(some), *cells]))
         if {"whimbrel", "qemu"} <= by_vmm.keys():
-            out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in COLUMNS)]))
+            out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in columns)]))
     return "\n".join(out)
+
+
+def by_size(runs, sizes):
+    """{size: {vmm: [runs]}} of the kind of migration that all sizes went through."""
+    result = {}
+    for size in sizes:
+        for run in runs:
+            if run.case.settings == size:
+                result.setdefault(size, {}).setdefault(run.case.vmm, []).append(run)
+    return result
+
+
+def scaled(runs, choice):
+    """One row for each size and VMM, and one of ratios under each pair; nothing if there was one size only."""
+    if not choice.scaled:
+        return ""
+    kind = choice.scaled_kind
+    heads = ["vCPUs", "visited", "", "runs"] + [heading for _, heading, _ in SCALED_COLUMNS]
+    out = [row(heads), row(["---:", "---:", "---"] + ["---:"] * (len(heads) - 3))]
+    for size, by_vmm in by_size([run for run in runs if run.case.kind == kind], [choice.main, *choice.scaled]).items():
+        for vmm, some in sorted(by_vmm.items(), reverse=True):
+            well = good(some)
+            cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in SCALED_COLUMNS]
+            out.append(row([str(size.cpus), size.working_set, vmm, passed(some), *cells]))
+        if {"whimbrel", "qemu"} <= by_vmm.keys():
+            out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in SCALED_COLUMNS)]))
+    transport, workload, mode = kind
+    return f"### More vCPUs, more memory: {mode} of a {workload} guest over {TRANSPORTS[transport]}\n\n" + "\n".join(out)
+
+
+def passed(runs):
+    """How many runs succeeded, and how many did not."""
+    well = len(good(runs))
+    return f"{well}" if well == len(runs) else f"{well}, {len(runs) - well} FAILED"
 
 
 def own_account(runs):
@@ -155,10 +215,11 @@ def as_csv(runs):
     names = list(dict.fromkeys(name for run in runs for name in run.figures))
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["transport", "workload", "mode", "repetition", "vmm", *names, "failure"])
+    out.writerow(["transport", "workload", "mode", "memory_mib", "working_set", "cpus", "repetition", "vmm", *names, "failure"])
     for run in runs:
         case = run.case
         values = (run.figures.get(name) for name in names)
         shown = [f"{value:.3f}" if isinstance(value, float) else value for value in values]
-        out.writerow([case.transport, case.workload, case.mode, case.rep + 1, case.vmm, *shown, run.failure or ""])
+        size = [case.settings.memory_mib, case.settings.working_set, case.settings.cpus]
+        out.writerow([case.transport, case.workload, case.mode, *size, case.rep + 1, case.vmm, *shown, run.failure or ""])
     return text.getvalue()

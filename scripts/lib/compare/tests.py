@@ -1,9 +1,11 @@
 """Tests of what needs no virtual machine: python3 -m unittest discover -s scripts/lib -p 'tests.py' -t scripts/lib"""
 
+import argparse
 import unittest
 import xml.dom.minidom
+from unittest import mock
 
-from . import picture, plan, table, timeline
+from . import goals, latency, link, options, picture, plan, table, timeline, vmm
 from .measure import Run
 
 
@@ -27,8 +29,21 @@ def moved():
     return source, brownout + after
 
 
-def run(vmm, rep=0, failure=None, **figures):
-    return Run(plan.Case("unix", "hot", "postcopy", rep, vmm), figures, failure=failure)
+SMALL = plan.Settings(64, "32M", 1)
+
+
+def run(vmm, rep=0, failure=None, kind=("unix", "hot", "postcopy"), size=SMALL, **figures):
+    return Run(plan.Case(*kind, size, rep, vmm), figures, failure=failure)
+
+
+def choice(sizes=((64, "32M"),), cpus=(1,), transports=("unix",), workloads=("hot",), modes=("postcopy",), reps=1):
+    return plan.Choice(list(sizes), list(cpus), list(transports), list(workloads), list(modes), reps)
+
+
+def goal(runs, beginning, chosen=None, cores=2):
+    """(ours, QEMU's, ratio, met) of the one goal that begins so."""
+    (row,) = [row for row in goals.rows(runs, chosen or choice(), cores) if row[0].startswith(beginning)]
+    return tuple(row[2:])
 
 
 class Timeline(unittest.TestCase):
@@ -78,6 +93,12 @@ class Timeline(unittest.TestCase):
         self.assertAlmostEqual(said["p99_us"], 65.536 * 17 / 16)
         self.assertEqual(said["max_us"], 900)
 
+    def test_the_slowest_visits_are_those_that_were_asked_for(self):
+        buckets = [(20480, 90), (65536, 5), (786432, 3)]
+        self.assertEqual(timeline.slowest(buckets, 4), [(65536, 1), (786432, 3)])
+        self.assertEqual(timeline.slowest(buckets, 1000), buckets)
+        self.assertEqual(timeline.slowest(buckets, 0), [])
+
     def test_the_blackout_is_drawn_as_a_drop_to_zero(self):
         source, destination = moved()
         stops = (source[-1][0], destination[0][0])
@@ -89,9 +110,71 @@ class Timeline(unittest.TestCase):
 
 class Plan(unittest.TestCase):
     def test_who_goes_first_takes_turns(self):
-        first, second = plan.batches(["unix"], ["hot"], ["postcopy"], 2, ["whimbrel", "qemu"])
+        first, second = choice(reps=2).batches(["whimbrel", "qemu"])
         self.assertEqual([case.vmm for case in first], ["whimbrel", "qemu"])
         self.assertEqual([case.vmm for case in second], ["qemu", "whimbrel"])
+
+    def test_only_the_first_size_goes_through_everything(self):
+        chosen = choice([(512, "256M"), (768, "512M")], [1, 2], ["tcp", "unix"], ["calm", "hot"], ["precopy", "postcopy"])
+        cases = [case for batch in chosen.batches(["whimbrel"]) for case in batch]
+        self.assertEqual([case.settings for case in cases[:8]], [plan.Settings(512, "256M", 1)] * 8)
+        self.assertEqual([(*case.kind, case.settings) for case in cases[8:]], [
+            ("tcp", "hot", "postcopy", plan.Settings(512, "256M", 2)),
+            ("tcp", "hot", "postcopy", plan.Settings(768, "512M", 1)),
+        ])  # fmt: skip
+
+    def test_a_link_carries_no_precopy_that_cannot_end(self):
+        chosen = choice(transports=["link"], workloads=["calm", "hot"], modes=["precopy", "postcopy", "multifd"])
+        kinds = [(case.workload, case.mode) for batch in chosen.batches(["whimbrel"]) for case in batch]
+        self.assertEqual(kinds, [("calm", "precopy"), ("calm", "postcopy"), ("calm", "multifd"), ("hot", "postcopy")])
+
+    def test_sizes_that_do_not_fit_are_told(self):
+        sizes = [plan.sized("1G"), plan.sized("8G")]
+        self.assertEqual(sizes, [(1280, "1G"), (8448, "8G")])
+        self.assertEqual(plan.fitting(sizes, plan.RESERVE_MIB + 2 * 8448), (sizes, []))
+        fits, (sentence,) = plan.fitting(sizes, plan.RESERVE_MIB + 2 * 8448 - 1)
+        self.assertEqual(fits, sizes[:1])
+        self.assertIn("two machines of 8448 MiB", sentence)
+
+    def test_guests_boot_beside_a_destination(self):
+        self.assertEqual(plan.at_once(plan.RESERVE_MIB + 5 * 1280 + 1279, 1280), 4)
+
+
+class Options(unittest.TestCase):
+    def test_lists_hold_nothing_twice(self):
+        self.assertEqual(options.listed(options.at_least_one)("1,4,1,2"), [1, 4, 2])
+
+    def test_rates_are_those_of_tc(self):
+        self.assertEqual([options.bits_a_second(text) for text in ("1gbit", "250mbit", "64kbit")], [10**9, 25 * 10**7, 64_000])
+        for wrong in ("1g", "gbit", "1gbps", "0mbit"):
+            self.assertRaises(argparse.ArgumentTypeError, options.bits_a_second, wrong)
+
+
+class Counters(unittest.TestCase):
+    NET_DEV = """\
+Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     111       1    0    0    0     0          0         0      111       1    0    0    0     0       0          0
+link12:123456789     90    0    0    0     0          0         0      222       2    0    0    0     0       0          0
+"""
+
+    def test_what_a_link_brought_is_read(self):
+        self.assertEqual(link.received(self.NET_DEV, "link12"), 123456789)
+        self.assertRaises(ValueError, link.received, self.NET_DEV, "link1")
+
+    def test_a_link_is_used_by_bytes_of_eight_bits(self):
+        self.assertAlmostEqual(link.used((10.0, 1000), (12.0, 1000 + 225_000_000), 10**9), 90)
+        self.assertIsNone(link.used((10.0, 0), (10.0, 5), 10**9))
+
+    def test_what_a_link_lacks_is_said(self):
+        with mock.patch.dict("os.environ", PATH="/nonexistent"), mock.patch("os.geteuid", return_value=0):
+            self.assertIn("ip and tc and nsenter", link.Link.missing())
+        with mock.patch("os.geteuid", return_value=1000):
+            self.assertIn("only root", link.Link.missing())
+
+    def test_the_memory_of_a_process_is_read(self):
+        text = "Name:\tVmRSS\nVmPeak:\t  900 kB\nVmHWM:\t    3072 kB\nVmRSS:\t    2560 kB\n"
+        self.assertEqual((vmm.status_mib(text, "VmHWM"), vmm.status_mib(text, "VmRSS")), (3.0, 2.5))
 
 
 class Table(unittest.TestCase):
@@ -107,10 +190,105 @@ class Table(unittest.TestCase):
 
     def test_failures_are_shown(self):
         runs = [run("whimbrel", total_ms=1.0, blackout_ms=1.0, byte_interval_ms=1.0, switched=True), run("qemu", failure="it broke")]
-        text = table.markdown(runs, {"whimbrel": "w", "qemu": "q"}, plan.Settings(64, "32M", 1), 1)
+        text = table.markdown(runs, {"whimbrel": "w", "qemu": "q"}, choice(), {}, 10**9)
         self.assertIn("0, 1 FAILED", text)
-        self.assertIn("unix hot postcopy #1 qemu: it broke", text)
+        self.assertIn("unix hot postcopy 32M 1 vCPU #1 qemu: it broke", text)
         self.assertTrue(table.as_csv(runs).splitlines()[2].endswith("it broke"))
+
+
+    def test_what_was_skipped_is_shown(self):
+        text = table.markdown([run("whimbrel", failure="x")], {"whimbrel": "w"}, choice(), {"no root": 1, "no memory": 4}, 10**9)
+        self.assertIn("### Skipped: 5 runs\n\n- 1 run: no root\n- 4 runs: no memory", text)
+
+    def test_other_sizes_have_a_table_of_their_own(self):
+        chosen = choice(cpus=[1, 2])
+        figures = {"byte_interval_ms": 1.0, "switched": True}
+        runs = [run("whimbrel", requested_per_s=1000.0, **figures)]
+        runs += [run("whimbrel", size=plan.Settings(64, "32M", 2), requested_per_s=3000.0, **figures)]
+        text = table.markdown(runs, {"whimbrel": "w"}, chosen, {}, 10**9)
+        first, second = text.split("### More vCPUs, more memory")
+        self.assertEqual((first.count("| hot | postcopy | whimbrel | 1 |"), first.count("3,000")), (1, 0))
+        self.assertIn("| 2 | 32M | whimbrel | 1 |", second)
+        self.assertIn("3,000", second)
+
+
+class Goals(unittest.TestCase):
+    def test_a_ratio_is_met_up_to_its_limit(self):
+        pairs = [(10, 20), (35, 100), (30, 90)]
+        runs = [run(name, rep, total_ms=pair[i]) for rep, pair in enumerate(pairs) for i, name in enumerate(["whimbrel", "qemu"])]
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("30", "90", "0.35", "yes"))
+        runs[2].figures["total_ms"] = 36
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("30", "90", "0.36", "no"))
+
+    def test_without_qemu_no_ratio_is_known(self):
+        self.assertEqual(goal([run("whimbrel", total_ms=1.0)], "postcopy at once, hot, unix"), ("1", "-", "-", "-"))
+        self.assertEqual(goal([run("whimbrel", after=0.97)], "guest speed"), ("0.97", "-", "-", "yes"))
+        self.assertEqual(goal([run("whimbrel", after=0.96)], "guest speed"), ("0.96", "-", "-", "no"))
+
+    def test_a_row_is_met_if_all_its_parts_are(self):
+        tcp = ("tcp", "hot", "postcopy")
+        runs = [run("whimbrel", blackout_ms=1.0), run("qemu", blackout_ms=10.0)]
+        self.assertEqual(goal(runs, "blackout"), ("1.0 / -", "10.0 / -", "0.10 / -", "-"))
+        runs += [run("whimbrel", kind=tcp, blackout_ms=2.0), run("qemu", kind=tcp, blackout_ms=10.0)]
+        self.assertEqual(goal(runs, "blackout"), ("1.0 / 2.0", "10.0 / 10.0", "0.10 / 0.20", "yes"))
+        runs[0].figures["blackout_ms"] = 3.0
+        self.assertEqual(goal(runs, "blackout")[3], "no")
+        self.assertEqual(goal(runs[:2], "blackout")[3], "no")
+
+    def test_a_link_must_be_used_besides(self):
+        kind = ("link", "hot", "postcopy")
+        runs = [run("whimbrel", kind=kind, demand_p50_us=1.0, demand_p99_us=9.0, link_used_percent=92.0)]
+        runs += [run("qemu", kind=kind, demand_p50_us=10.0, demand_p99_us=90.0, link_used_percent=96.0)]
+        title = "demand page p50 / p99 us while"
+        self.assertEqual(goal(runs, title), ("1 / 9 / 92.0%", "10 / 90 / 96.0%", "0.10 / 0.10 / 0.96", "yes"))
+        runs[0].figures["link_used_percent"] = 89.9
+        self.assertEqual(goal(runs, title)[3], "no")
+
+    def test_a_failed_run_of_ours_misses_its_goal(self):
+        runs = [run("whimbrel", total_ms=1.0), run("qemu", total_ms=10.0), run("whimbrel", 1, failure="it broke"), run("qemu", 1, total_ms=10.0)]
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("1", "10", "0.10", "no"))
+        runs[2], runs[3] = run("whimbrel", 1, total_ms=1.0), run("qemu", 1, failure="it broke")
+        self.assertEqual(goal(runs, "postcopy at once, hot, unix"), ("1", "10", "0.10", "yes"))
+
+    def test_memory_is_that_of_the_worst_kind(self):
+        limit = 40 + 64 * 0.001
+        runs = [run("whimbrel", beyond_mib=limit), run("qemu", beyond_mib=20.0)]
+        runs += [run("whimbrel", kind=("tcp", "hot", "postcopy"), beyond_mib=3.0), run("qemu", kind=("tcp", "hot", "postcopy"), beyond_mib=1.0)]
+        self.assertEqual(goal(runs, "memory beyond"), ("40.1", "20.0", "2.00", "yes"))
+        runs[0].figures["beyond_mib"] = limit + 0.01
+        self.assertEqual(goal(runs, "memory beyond")[3], "no")
+
+    def test_cost_is_flat_if_no_size_stands_out(self):
+        chosen = choice([(320, "64M"), (384, "128M")])
+        runs = [run("whimbrel", size=chosen.main, total_ms_per_gib=100.0, blackout_ms=2.0)]
+        self.assertEqual(goal(runs, "cost", chosen)[3], "-")
+        runs += [run("whimbrel", size=chosen.scaled[0], total_ms_per_gib=110.0, blackout_ms=3.0)]
+        self.assertEqual(goal(runs, "cost", chosen), ("100 / 110; 2.0 / 3.0", "-", "-", "yes"))
+        runs[1].figures["total_ms_per_gib"] = 111.0
+        self.assertEqual(goal(runs, "cost", chosen)[3], "no")
+        runs[1].figures |= {"total_ms_per_gib": 90.0, "blackout_ms": 3.1}
+        self.assertEqual(goal(runs, "cost", chosen)[3], "no")
+
+    def test_more_vcpus_ask_for_more_until_cores_are_out(self):
+        chosen = choice(cpus=[1, 2, 4])
+        sizes = [chosen.main, *chosen.scaled]
+        runs = [run("whimbrel", size=size, requested_per_s=rate) for size, rate in zip(sizes, [100.0, 150.0, 140.0])]
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=2), ("100 / 150 / 140", "-", "-", "yes"))
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=4)[3], "no")
+        self.assertEqual(goal(runs, "vCPUs", chosen, cores=1)[3], "-")
+
+    def test_four_channels_are_held_against_one_of_the_same_vmm(self):
+        one, four = (("tcp", "calm", mode) for mode in ("precopy", "multifd"))
+        runs = [run(name, kind=one, total_ms=100.0) for name in ("whimbrel", "qemu")]
+        runs += [run("whimbrel", kind=four, total_ms=90.0), run("qemu", kind=four, total_ms=120.0)]
+        self.assertEqual(goal(runs, "precopy over tcp"), ("0.90", "1.20", "0.75", "yes"))
+        runs[2].figures["total_ms"] = 101.0
+        self.assertEqual(goal(runs, "precopy over tcp")[3], "no")
+
+    def test_other_sizes_do_not_blur_the_first(self):
+        chosen = choice(cpus=[1, 2])
+        runs = [run("whimbrel", size=size, after=after) for size, after in zip([chosen.main, *chosen.scaled], [1.0, 0.5])]
+        self.assertEqual(goal(runs, "guest speed", chosen)[0], "1.00")
 
 
 class Picture(unittest.TestCase):
@@ -122,6 +300,24 @@ class Picture(unittest.TestCase):
     def test_short_spans_join_and_blackouts_stay(self):
         spans = [(0, 10, 1.0), (10, 30, 0.0), (30, 31, 0.5), (31, 40, 0.9)]
         self.assertEqual([it[:2] for it in picture.thin(spans, 6)], [(0, 10), (10, 30), (30, 40)])
+
+    def test_waits_of_all_repetitions_are_one_distribution(self):
+        runs = [run("whimbrel", requested_pages=2), run("whimbrel", 1, requested_pages=9), run("whimbrel", 2, failure="x")]
+        for some, waits in zip(runs, ([[20480, 3]], [[20480, 1], [40960, 4]], [[20480, 100]])):
+            some.waits = waits
+        merged = latency.merged(runs)
+        self.assertEqual(merged, [(20480, 4), (40960, 4)])
+        self.assertEqual(latency.merged(runs, asked_only=True), [(20480, 3), (40960, 4)])
+        self.assertEqual(latency.cumulated(merged), [(20480, 0.0), (23040.0, 0.5), (46080.0, 1.0)])
+
+    def test_the_waits_are_drawn_well_formed_whatever_there_is(self):
+        waited = run("whimbrel", requested_pages=10)
+        waited.waits = [[20480, 90], [1048576, 10]]
+        precopy = [run("whimbrel", kind=("unix", "hot", "precopy"))]
+        for runs in ([waited, run("qemu", requested_pages=0)], [run("whimbrel", failure="a < b")], precopy):
+            xml.dom.minidom.parseString(latency.draw(runs, {"whimbrel": "w < 1", "qemu": "q"}))
+        self.assertIn("No guest ran", latency.draw(precopy, {"whimbrel": "w"}))
+        self.assertIn("qemu: no wait seen", latency.draw([waited, run("qemu", requested_pages=0)], {"whimbrel": "w", "qemu": "q"}))
 
 
 if __name__ == "__main__":

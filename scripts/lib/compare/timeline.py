@@ -120,10 +120,14 @@ def work(beats, command, completed):
     return before, lost, None if after is None else after / before
 
 
+def slow_buckets(statistics_line):
+    """(lower bound in ns, count) of the visits slower than 20 us, from the guest's own histogram."""
+    return [(lower, count) for lower, count in json.loads(statistics_line[2:])["hist"] if lower >= SLOW_NS]
+
+
 def slow_visits(statistics_line):
-    """Count, p50, p99 and maximum, in us, of the visits slower than 20 us; from the guest's own histogram."""
-    said = json.loads(statistics_line[2:])
-    slow = [(lower, count) for lower, count in said["hist"] if lower >= SLOW_NS]
+    """Count, p50, p99 and maximum, in us, of the visits slower than 20 us."""
+    slow = slow_buckets(statistics_line)
     total = sum(count for _, count in slow)
     if not total:
         return {"count": 0, "p50_us": None, "p99_us": None, "max_us": None}
@@ -131,8 +135,19 @@ def slow_visits(statistics_line):
         "count": total,
         "p50_us": quantile(slow, total, 0.50) / 1000,
         "p99_us": quantile(slow, total, 0.99) / 1000,
-        "max_us": said["max_ns"] / 1000,
+        "max_us": json.loads(statistics_line[2:])["max_ns"] / 1000,
     }
+
+
+def slowest(buckets, number):
+    """So many of the slowest visits of a histogram, or all."""
+    result = []
+    for lower, count in reversed(buckets):
+        taken = min(count, number)
+        number -= taken
+        if taken:
+            result.insert(0, (lower, taken))
+    return result
 
 
 def quantile(buckets, total, share):

@@ -6,9 +6,10 @@ import subprocess
 import tempfile
 import time
 
-from .channels import Qmp, RunFailed, Serial
+from .channels import Qmp, RunFailed, RunSkipped, Serial
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+CHANNELS = {"multifd-channels": 4}
 
 
 class Whimbrel:
@@ -17,7 +18,6 @@ class Whimbrel:
     name = "whimbrel"
     # Reaching its first visit takes Whimbrel well under a second with a small working set.
     boot_seconds = 60
-    capabilities = ("events",)
 
     def __init__(self, binary):
         self.binary = binary
@@ -32,10 +32,13 @@ class Whimbrel:
             *(["--incoming", "defer"] if incoming else ["--kernel", "builtin:test", "--cmdline", cmdline, "--paused"]),
         ]  # fmt: skip
 
+    def capabilities(self, mode):
+        """Those of both sides."""
+        return ("events", "multifd") if mode == "multifd" else ("events",)
+
     def parameters(self, mode):
-        """What the source's migration is told. It turns to postcopy by itself."""
-        passes = {"precopy": -1, "postcopy": 0, "hybrid": 1}[mode]
-        return {"x-postcopy-after": passes} if passes >= 0 else {}
+        """What both sides' migration is told. The source turns to postcopy by itself."""
+        return {"postcopy": {"x-postcopy-after": 0}, "hybrid": {"x-postcopy-after": 1}, "multifd": CHANNELS}.get(mode, {})
 
     def switches_by_itself(self):
         return True
@@ -47,7 +50,6 @@ class Qemu:
     name = "qemu"
     # Its firmware runs in ring 0, which a KVM without hardware underneath emulates slowly.
     boot_seconds = 180
-    capabilities = ("events", "postcopy-ram", "postcopy-preempt")
 
     def __init__(self, binary, guest):
         self.binary = binary
@@ -64,13 +66,17 @@ class Qemu:
             "-kernel", self.guest, "-append", cmdline, *(["-incoming", "defer"] if incoming else ["-S"]),
         ]  # fmt: skip
 
+    def capabilities(self, mode):
+        """Those of both sides. It has no multifd together with preempt."""
+        return ("events", "multifd") if mode == "multifd" else ("events", "postcopy-ram", "postcopy-preempt")
+
     def parameters(self, mode):
         """Its default limit of 128 MiB/s would be the only thing measured.
 
         Where the rest fits the downtime limit at the end of the first pass it completes at once, and over a fast link
         that is always; so hybrid needs a limit of 1 ms. With 0 it completes after the pass without looking at what is dirty.
         """
-        return {"max-bandwidth": 100 << 30} | ({"downtime-limit": 1} if mode == "hybrid" else {})
+        return {"max-bandwidth": 100 << 30} | {"hybrid": {"downtime-limit": 1}, "multifd": CHANNELS}.get(mode, {})
 
     def switches_by_itself(self):
         return False
@@ -79,27 +85,29 @@ class Qemu:
 class Vm:
     """A running VMM, with its serial port and its QMP socket connected before the guest says its first word."""
 
-    def __init__(self, loop, vmm, settings, cmdline, incoming):
+    def __init__(self, loop, vmm, case, incoming, link=None):
         self.loop = loop
         self.vmm = vmm
-        self.role = "destination" if incoming else "source"
-        self.name = f"the {self.role}"
+        role = "destination" if incoming else "source"
+        self.name = f"the {role}"
         self.serial = self.qmp = self.process = None
         self.directory = tempfile.mkdtemp(prefix="compare_modes.")
         try:
-            self._start(settings, cmdline, incoming)
+            self._start(case, incoming, link.within(role) if link else [])
         except BaseException:
             self.end()
             raise
 
-    def _start(self, settings, cmdline, incoming):
+    def _start(self, case, incoming, within):
         serial, qmp = self.path("serial"), self.path("qmp")
         with open(self.path("log"), "wb") as log:
-            command = self.vmm.command(settings, cmdline, serial, qmp, incoming)
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = self.vmm.command(case.settings, case.settings.cmdline(case.workload), serial, qmp, incoming)
+            self.process = subprocess.Popen(within + command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.serial = self._connect(Serial, serial, "serial port")
         self.qmp = self._connect(Qmp, qmp, "QMP socket")
-        self._set_capabilities()
+        self._set_up(case.mode)
+        # What the VMM takes before its guest runs.
+        self.own_mib = self.memory_mib("VmRSS")
 
     def path(self, name):
         """A file of this VM's own."""
@@ -118,16 +126,26 @@ class Vm:
                     raise RunFailed(f"{self.vmm.name} offers no {what}: {error.strerror}") from error
             time.sleep(0.01)
 
-    def _set_capabilities(self):
+    def _set_up(self, mode):
         known = {it["capability"] for it in self.qmp.execute("query-migrate-capabilities")}
-        wanted = [{"capability": name, "state": True} for name in self.vmm.capabilities if name in known]
+        if mode == "multifd" and mode not in known:
+            raise RunSkipped(f"{self.vmm.name} has no multifd channels")
+        wanted = [{"capability": name, "state": True} for name in self.vmm.capabilities(mode) if name in known]
         self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
+        parameters = self.vmm.parameters(mode)
+        if parameters:
+            self.qmp.execute("migrate-set-parameters", **parameters)
 
     def cpu_seconds(self):
         """The processor time of the whole process so far, its virtual CPUs included."""
         with open(f"/proc/{self.process.pid}/stat", encoding="ascii", errors="replace") as stat:
             fields = stat.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+    def memory_mib(self, field):
+        """The memory of the process: VmRSS is what it has now, VmHWM the most that it ever had."""
+        with open(f"/proc/{self.process.pid}/status", encoding="utf-8", errors="replace") as text:
+            return status_mib(text.read(), field)
 
     def last_words(self):
         """The last line that the VMM wrote."""
@@ -148,3 +166,12 @@ class Vm:
                 self.process.kill()
                 self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def status_mib(text, field):
+    """A field of /proc/PID/status, in MiB."""
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise ValueError(f"there is no {field}")
