@@ -1,0 +1,304 @@
+//! How fast the background may go on a network link, so that no queue stands there before a demanded page. Reads no clock, does no I/O.
+//!
+//! A demanded page has a connection of its own, but it shares the link with the background, and whatever the background has in the link's
+//! queue (a switch's, a network card's) goes first. Congestion control is content with milliseconds of that. So in postcopy the background
+//! is paced a little below what the link carries: the queue stays empty, and the link nearly full.
+//!
+//! ```text
+//!            a queue stands              it should be gone            long enough without one
+//!   Free -------------------> Draining -----------------> Cruising -------------------------> Probing --+
+//!     ^                          ^  ^----- a queue stands ----+  <-- it carries no more than before --+   | it carries more
+//!     |                          +------------------------------------- a queue stands ------------------+ <---+
+//!     +---------------------------------------------- faster than any pace is good for -----------------+
+//! ```
+//!
+//! What speaks for a queue is the round trip: longer than the shortest known, twice in a row. Where it does not grow, for instance because
+//! the processors are slower than the link, the state stays `Free` and nothing is ever set.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// A queue that is left alone: what a demanded page takes anyway on its way through both hosts is about as long. Shorter would mistake
+/// the time slices of a busy host for a queue.
+const TOLERATED: Duration = Duration::from_micros(300);
+/// How many looks in a row must show a queue. A single one may be a host that had no time for an acknowledgement.
+const LOOKS: u32 = 2;
+/// How often to look. A queue grows by at most about as much between two looks while nothing is paced yet.
+const EVERY: Duration = Duration::from_millis(1);
+/// Over how long the rate is measured: acknowledgements come for 64 KiB at once, which is 0.5 ms at 1 Gb/s.
+const WINDOW: Duration = Duration::from_millis(5);
+/// The shortest that says anything about the rate.
+const SHORTEST_WINDOW: Duration = Duration::from_millis(2);
+/// What the background and the demanded pages together may take of the link, in percent. The rest is what lets a queue shrink again.
+const CRUISE: u64 = 97;
+/// At this share of the link a queue shrinks, in percent: half as fast as it came.
+const DRAIN: u64 = 50;
+/// After so long without a queue the link may have become faster. Together with a probe's length this is how late that is noticed.
+const PROBE_AFTER: Duration = Duration::from_millis(60);
+/// A probe's step: how long, and how much more than before, in percent. A link that carries no more gets a queue of 0.2 ms by it.
+const PROBE_STEP: Duration = Duration::from_millis(4);
+const PROBE_MORE: u64 = 105;
+/// From this step of a probe on the link is much faster than believed, and steps are large.
+const LARGE_STEPS_FROM: u32 = 5;
+const LARGE_STEP_MORE: u64 = 130;
+/// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of a millisecond) pretends so much.
+const STEPS_ON_CREDIT: usize = 2;
+/// A step was carried if so much of it arrived, in percent.
+const CARRIED: u64 = 93;
+/// Above this rate nothing is paced, in bytes per second: one stream keeps no such link busy, and a switch's whole buffer is gone within
+/// a millisecond.
+const FASTEST: u64 = 1_100_000_000;
+/// Below this rate nothing is paced either: the estimate must not end in a standstill, whatever the samples say.
+const SLOWEST: u64 = 100_000;
+/// The demanded pages' own share of the link is taken from this time.
+const SHARE_WINDOW: Duration = Duration::from_millis(10);
+/// The largest segment of a real link is a jumbo frame's. Loopback's are 64 KiB.
+const LARGEST_SEGMENT: u32 = 16 * 1024;
+/// Which change of the pace is worth a system call: one in so many parts.
+const WORTHWHILE: u64 = 100;
+
+/// What a connection says about its way at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Counted from any fixed moment.
+    pub at: Duration,
+    /// Smoothed round trip: each acknowledgement counts for an eighth.
+    pub round_trip: Duration,
+    /// The shortest round trip seen lately.
+    pub shortest: Duration,
+    /// Bytes of the background that have arrived, ever.
+    pub arrived: u64,
+    /// Bytes that were sent because a page was demanded, ever: they take the same link.
+    pub demanded: u64,
+    /// Segments that came from the peer, ever: acknowledgements.
+    pub acknowledgements: u64,
+    /// Time that the receiver allowed no more, ever.
+    pub receiver_limited: Duration,
+    /// The largest segment, in bytes.
+    pub segment: u32,
+}
+
+/// What the background is held to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// Nothing: as fast as the connection goes.
+    Unpaced,
+    /// Bytes per second.
+    To(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum State {
+    /// No queue was found: nothing is paced.
+    Free,
+    /// A queue is to disappear by `until`, on a link of `rate`.
+    Draining { rate: u64, since: Duration, until: Duration, lowest: Duration },
+    /// A little below `rate`, since then.
+    Cruising { rate: u64, since: Duration },
+    /// Above what is known: `rates` are the last steps', oldest first, the newest is being tried.
+    Probing { rates: VecDeque<u64>, step: u32, since: Duration, before: u64 },
+}
+
+/// Chooses the background's pace on one connection.
+#[derive(Debug)]
+pub struct LinkPace {
+    state: State,
+    /// The round trip without any queue.
+    base: Duration,
+    last: Option<Sample>,
+    /// (when, bytes of both kinds arrived, bytes demanded), oldest first; without a gap.
+    history: VecDeque<(Duration, u64, u64)>,
+    /// How many looks in a row showed a queue.
+    above: u32,
+    set: Pacing,
+}
+
+impl Default for LinkPace {
+    fn default() -> Self {
+        Self {
+            state: State::Free,
+            base: Duration::MAX,
+            last: None,
+            history: VecDeque::new(),
+            above: 0,
+            set: Pacing::Unpaced,
+        }
+    }
+}
+
+/// Bytes per second.
+fn rate_of(bytes: u64, time: Duration) -> u64 {
+    (u128::from(bytes) * 1_000_000_000 / time.as_nanos().max(1)) as u64
+}
+
+fn percent(rate: u64, share: u64) -> u64 {
+    rate.saturating_mul(share) / 100
+}
+
+impl LinkPace {
+    /// Whether it is time for a look.
+    pub fn is_due(&self, now: Duration) -> bool {
+        self.last.is_none_or(|last| now.saturating_sub(last.at) >= EVERY)
+    }
+
+    /// The background stops sending for a while: what follows does not measure the link.
+    pub fn idle(&mut self) {
+        self.history.clear();
+        self.above = 0;
+    }
+
+    /// What a look showed; returns what to set from now on, if that changes.
+    pub fn looked(&mut self, sample: Sample) -> Option<Pacing> {
+        if sample.segment > LARGEST_SEGMENT {
+            return None;
+        }
+        let Some(last) = self.last.replace(sample) else {
+            self.note(sample);
+            self.base = sample.shortest;
+            return None;
+        };
+        self.note(sample);
+        let round_trip = round_trip_since(&last, &sample)?;
+        self.base = self.base.min(round_trip);
+        let queue = round_trip.saturating_sub(self.base);
+        let time = sample.at.saturating_sub(last.at);
+        let receiver = sample.receiver_limited.saturating_sub(last.receiver_limited) > time / 2;
+        self.above = if queue > TOLERATED && !receiver { self.above + 1 } else { 0 };
+        self.step(sample.at, round_trip, queue);
+        self.set_pace()
+    }
+
+    fn note(&mut self, sample: Sample) {
+        self.history.push_back((sample.at, sample.arrived + sample.demanded, sample.demanded));
+        while self.history.get(1).is_some_and(|(at, ..)| sample.at.saturating_sub(*at) >= SHARE_WINDOW) {
+            self.history.pop_front();
+        }
+    }
+
+    /// Bytes per second of both kinds that arrived lately, but not before `since`.
+    fn measured(&self, since: Duration) -> Option<u64> {
+        let (now, bytes, _) = *self.history.back()?;
+        let old_enough = |(at, ..): &&(Duration, u64, u64)| now.saturating_sub(*at) >= WINDOW && *at >= since;
+        let (then, before, _) =
+            *self.history.iter().rev().find(old_enough).or_else(|| self.history.iter().find(|(at, ..)| *at >= since))?;
+        let time = now.saturating_sub(then);
+        (time >= SHORTEST_WINDOW).then(|| rate_of(bytes.saturating_sub(before), time))
+    }
+
+    /// Bytes per second that demanded pages take.
+    fn demanded(&self) -> u64 {
+        match (self.history.front(), self.history.back()) {
+            (Some((then, _, before)), Some((now, _, bytes))) if now.saturating_sub(*then) >= SHORTEST_WINDOW => {
+                rate_of(bytes.saturating_sub(*before), now.saturating_sub(*then))
+            }
+            _ => 0,
+        }
+    }
+
+    fn step(&mut self, now: Duration, round_trip: Duration, queue: Duration) {
+        let stands = self.above >= LOOKS;
+        let arrived = self.history.back().map_or(0, |(_, bytes, _)| *bytes);
+        self.state = match std::mem::replace(&mut self.state, State::Free) {
+            State::Free if stands => match self.measured(Duration::ZERO) {
+                Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => drain(rate, now, queue),
+                _ => State::Free,
+            },
+            State::Free => State::Free,
+            State::Draining { rate, since, until, lowest } => {
+                let lowest = lowest.min(round_trip);
+                let measured = self.measured(since).filter(|_| now.saturating_sub(since) >= WINDOW);
+                if queue <= TOLERATED / 3 {
+                    State::Cruising { rate, since: now }
+                } else if let Some(less) = measured.filter(|less| *less < percent(rate, DRAIN * CARRIED / 100)) {
+                    // It does not even carry that: it is much slower than believed.
+                    drain(less.max(rate / 8).max(SLOWEST), now, queue)
+                } else if now < until {
+                    State::Draining { rate, since, until, lowest }
+                } else {
+                    // What is left at half the rate is no queue of ours: the way has become longer, or 64 KiB take so long on it.
+                    self.base = lowest;
+                    State::Cruising { rate, since: now }
+                }
+            }
+            State::Cruising { rate, since } if stands => {
+                // Not less than half: a measurement may be of a moment without time for either host.
+                let lower = self.measured(since).map_or(rate, |measured| measured.clamp(rate / 2, rate));
+                drain(lower.max(SLOWEST), now, queue)
+            }
+            State::Cruising { rate, since } if now.saturating_sub(since) >= PROBE_AFTER && self.above == 0 => {
+                let rates = [rate, percent(rate, PROBE_MORE)].into();
+                State::Probing { rates, step: 1, since: now, before: arrived }
+            }
+            State::Probing { rates, .. } if queue > TOLERATED => {
+                drain(rates.front().copied().unwrap_or(SLOWEST), now, queue)
+            }
+            State::Probing { mut rates, step, since, before } => {
+                let time = now.saturating_sub(since);
+                let tried = rates.back().copied().unwrap_or(SLOWEST);
+                if time < PROBE_STEP {
+                    State::Probing { rates, step, since, before }
+                } else if rate_of(arrived.saturating_sub(before), time) < percent(tried, CARRIED) {
+                    // No queue, and yet not more: something else is slower than the link.
+                    State::Cruising { rate: rates.front().copied().unwrap_or(SLOWEST), since: now }
+                } else if tried > FASTEST {
+                    State::Free
+                } else {
+                    let more = if step >= LARGE_STEPS_FROM { LARGE_STEP_MORE } else { PROBE_MORE };
+                    rates.push_back(percent(tried, more));
+                    while rates.len() > STEPS_ON_CREDIT + 1 {
+                        rates.pop_front();
+                    }
+                    State::Probing { rates, step: step + 1, since: now, before: arrived }
+                }
+            }
+            state => state,
+        };
+        if !matches!(self.state, State::Free | State::Cruising { .. }) {
+            self.above = 0;
+        }
+    }
+
+    /// What the state calls for, if that is not set yet.
+    fn set_pace(&mut self) -> Option<Pacing> {
+        let whole = match &self.state {
+            State::Free => None,
+            State::Draining { rate, .. } => Some(percent(*rate, DRAIN)),
+            State::Cruising { rate, .. } => Some(percent(*rate, CRUISE)),
+            State::Probing { rates, .. } => rates.back().copied(),
+        };
+        let wanted = match whole {
+            None => Pacing::Unpaced,
+            // Demanded pages go anyway; the background takes what they leave, but never stands still.
+            Some(rate) => Pacing::To(rate.saturating_sub(self.demanded()).max(rate / 4)),
+        };
+        let same = match (self.set, wanted) {
+            (Pacing::To(set), Pacing::To(wanted)) => set.abs_diff(wanted) < set / WORTHWHILE,
+            (set, wanted) => set == wanted,
+        };
+        (!same).then(|| {
+            self.set = wanted;
+            wanted
+        })
+    }
+}
+
+/// Twice as long as the queue is: at half the rate it shrinks half as fast as time goes. But so long that it shows whether the link
+/// carries that much, and a few looks more.
+fn drain(rate: u64, now: Duration, queue: Duration) -> State {
+    State::Draining { rate, since: now, until: now + (queue * 2).max(WINDOW) + EVERY * 3, lowest: Duration::MAX }
+}
+
+/// The mean of the round trips between two samples. The smoothed one lags eight acknowledgements behind, which are 4 ms at 1 Gb/s, and
+/// that is most of what a queue may take. `None` if nothing was acknowledged.
+fn round_trip_since(last: &Sample, sample: &Sample) -> Option<Duration> {
+    let count = sample.acknowledgements.saturating_sub(last.acknowledgements);
+    if count == 0 {
+        return None;
+    }
+    let kept = 0.875_f64.powi(count.min(100) as i32);
+    let (before, after) = (last.round_trip.as_secs_f64(), sample.round_trip.as_secs_f64());
+    Some(Duration::from_secs_f64(((after - before * kept) / (1.0 - kept)).clamp(1e-6, 60.0)))
+}
+
+#[cfg(test)]
+mod tests;
