@@ -9,10 +9,13 @@ use super::{Channel, raw};
 
 /// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
 const SHORT: u32 = 256 * 1024;
-/// A paced channel has this much time's worth of bytes in the socket: the thread that sends has half of it to wake up.
-const PACED_TIME: Duration = Duration::from_millis(2);
+/// What [`Channel::pace`] leaves there at most.
+const PACED_MOST: u128 = 1024 * 1024;
+/// A paced channel has this much time's worth of bytes in the socket. The kernel wakes the thread that sends when half of it is left, and
+/// on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
+const PACED_TIME: Duration = Duration::from_millis(4);
 /// But never less than this, in bytes: a few segments as large as the kernel makes them.
-const LEAST: u64 = 32 * 1024;
+const LEAST: u128 = 32 * 1024;
 /// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege.
 const INTERACTIVE: i32 = 6;
 
@@ -77,7 +80,7 @@ impl Channel {
     pub fn pace(&self, rate: u64) -> std::io::Result<()> {
         raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
         let worth = u128::from(rate) * PACED_TIME.as_nanos() / 1_000_000_000;
-        let unsent = worth.clamp(LEAST.into(), SHORT.into()) as u32;
+        let unsent = worth.clamp(LEAST, PACED_MOST) as u32;
         self.keep_unsent_below(unsent);
         Ok(())
     }

@@ -31,8 +31,15 @@ const WINDOW: Duration = Duration::from_millis(5);
 const SHORTEST_WINDOW: Duration = Duration::from_millis(2);
 /// What the background and the demanded pages together may take of the link, in percent. The rest is what lets a queue shrink again.
 const CRUISE: u64 = 97;
-/// At this share of the link a queue shrinks, in percent: half as fast as it came.
-const DRAIN: u64 = 50;
+/// How long a queue may take to shrink, if the link allows. Meanwhile the background has less of the link: at least this share, or the
+/// time without it would cost more than the queue, and at most that, or a short queue would take too long. In percent.
+const DRAIN: Duration = Duration::from_millis(4);
+const DRAIN_LEAST: u32 = 25;
+const DRAIN_MOST: u32 = 70;
+/// Whoever finds a queue so soon after the last one was drained believes in too fast a link. Later it is rather a burst of others, or a
+/// host without time, and costs no more than a little of the rate, in percent.
+const SOON: Duration = Duration::from_millis(20);
+const A_LITTLE_LESS: u64 = 98;
 /// After so long without a queue the link may have become faster. Together with a probe's length this is how late that is noticed.
 const PROBE_AFTER: Duration = Duration::from_millis(60);
 /// A probe's step: how long, and how much more than before, in percent. A link that carries no more gets a queue of 0.2 ms by it.
@@ -76,6 +83,8 @@ pub struct Sample {
     pub receiver_limited: Duration,
     /// The largest segment, in bytes.
     pub segment: u32,
+    /// Whether the socket had nothing left to send: the host, not the link, is late.
+    pub dry: bool,
 }
 
 /// What the background is held to.
@@ -91,8 +100,9 @@ pub enum Pacing {
 enum State {
     /// No queue was found: nothing is paced.
     Free,
-    /// A queue is to disappear by `until`, on a link of `rate`.
-    Draining { rate: u64, since: Duration, until: Duration, lowest: Duration },
+    /// A queue is to disappear by `until`, on a link of `rate`: both kinds together are to go at `pace`. `lowest` is the shortest round trip
+    /// meanwhile, `before` that of the time before, if that was not enough.
+    Draining { rate: u64, pace: u64, since: Duration, until: Duration, lowest: Duration, before: Duration },
     /// A little below `rate`, since then.
     Cruising { rate: u64, since: Duration },
     /// Above what is known: `rates` are the last steps', oldest first, the newest is being tried.
@@ -159,11 +169,11 @@ impl LinkPace {
         };
         self.note(sample);
         let round_trip = round_trip_since(&last, &sample)?;
-        self.base = self.base.min(round_trip);
+        self.base = self.base.min(round_trip.max(sample.shortest));
         let queue = round_trip.saturating_sub(self.base);
         let time = sample.at.saturating_sub(last.at);
         let receiver = sample.receiver_limited.saturating_sub(last.receiver_limited) > time / 2;
-        self.above = if queue > TOLERATED && !receiver { self.above + 1 } else { 0 };
+        self.above = if queue > TOLERATED && !receiver && !sample.dry { self.above + 1 } else { 0 };
         self.step(sample.at, round_trip, queue);
         self.set_pace()
     }
@@ -204,33 +214,42 @@ impl LinkPace {
                 _ => State::Free,
             },
             State::Free => State::Free,
-            State::Draining { rate, since, until, lowest } => {
+            State::Draining { rate, pace, since, until, lowest, before } => {
                 let lowest = lowest.min(round_trip);
                 let measured = self.measured(since).filter(|_| now.saturating_sub(since) >= WINDOW);
                 if queue <= TOLERATED / 3 {
                     State::Cruising { rate, since: now }
-                } else if let Some(less) = measured.filter(|less| *less < percent(rate, DRAIN * CARRIED / 100)) {
+                } else if let Some(less) = measured.filter(|less| *less < percent(pace, CARRIED)) {
                     // It does not even carry that: it is much slower than believed.
                     drain(less.max(rate / 8).max(SLOWEST), now, queue)
                 } else if now < until {
-                    State::Draining { rate, since, until, lowest }
-                } else {
-                    // What is left at half the rate is no queue of ours: the way has become longer, or 64 KiB take so long on it.
+                    State::Draining { rate, pace, since, until, lowest, before }
+                } else if before < Duration::MAX && lowest >= before / 4 * 3 {
+                    // What is left at half the rate and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
                     self.base = lowest;
                     State::Cruising { rate, since: now }
+                } else {
+                    // If it is a queue, then just so much left it as came.
+                    let rate = measured.unwrap_or(rate).min(rate);
+                    let until = now + (queue * 2).max(WINDOW) + EVERY * 3;
+                    State::Draining { rate, pace: rate / 2, since: now, until, lowest: Duration::MAX, before: lowest }
                 }
             }
             State::Cruising { rate, since } if stands => {
-                // Not less than half: a measurement may be of a moment without time for either host.
-                let lower = self.measured(since).map_or(rate, |measured| measured.clamp(rate / 2, rate));
+                let little = percent(rate, A_LITTLE_LESS);
+                let soon = now.saturating_sub(since) < SOON;
+                // Not less than half: what was measured may be a moment without time for either host.
+                let lower = self.measured(since).filter(|_| soon).map_or(little, |less| less.clamp(rate / 2, little));
                 drain(lower.max(SLOWEST), now, queue)
             }
             State::Cruising { rate, since } if now.saturating_sub(since) >= PROBE_AFTER && self.above == 0 => {
                 let rates = [rate, percent(rate, PROBE_MORE)].into();
                 State::Probing { rates, step: 1, since: now, before: arrived }
             }
-            State::Probing { rates, .. } if queue > TOLERATED => {
-                drain(rates.front().copied().unwrap_or(SLOWEST), now, queue)
+            State::Probing { rates, .. } if self.above > 0 => {
+                let known = rates.front().copied().unwrap_or(SLOWEST);
+                let carried = rates.iter().rev().nth(1).copied().unwrap_or(known);
+                drain(self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried)), now, queue)
             }
             State::Probing { mut rates, step, since, before } => {
                 let time = now.saturating_sub(since);
@@ -262,7 +281,7 @@ impl LinkPace {
     fn set_pace(&mut self) -> Option<Pacing> {
         let whole = match &self.state {
             State::Free => None,
-            State::Draining { rate, .. } => Some(percent(*rate, DRAIN)),
+            State::Draining { pace, .. } => Some(*pace),
             State::Cruising { rate, .. } => Some(percent(*rate, CRUISE)),
             State::Probing { rates, .. } => rates.back().copied(),
         };
@@ -282,10 +301,14 @@ impl LinkPace {
     }
 }
 
-/// Twice as long as the queue is: at half the rate it shrinks half as fast as time goes. But so long that it shows whether the link
-/// carries that much, and a few looks more.
+/// A queue shrinks by what the background leaves of the link. It has as long as that takes, but so long that it shows whether the link
+/// carries so much, and a few looks more.
 fn drain(rate: u64, now: Duration, queue: Duration) -> State {
-    State::Draining { rate, since: now, until: now + (queue * 2).max(WINDOW) + EVERY * 3, lowest: Duration::MAX }
+    let wanted = (queue.as_nanos() * 100 / DRAIN.as_nanos()).min(100) as u32;
+    let share = (100 - wanted).clamp(DRAIN_LEAST, DRAIN_MOST);
+    let time = (queue * 100 / (100 - share)).max(WINDOW) + EVERY * 3;
+    let (lowest, before) = (Duration::MAX, Duration::MAX);
+    State::Draining { rate, pace: percent(rate, share.into()), since: now, until: now + time, lowest, before }
 }
 
 /// The mean of the round trips between two samples. The smoothed one lags eight acknowledgements behind, which are 4 ms at 1 Gb/s, and

@@ -64,6 +64,7 @@ impl Network {
                 acknowledgements: 0,
                 receiver_limited: Duration::ZERO,
                 segment: 1448,
+                dry: false,
             },
             pacing: Pacing::Unpaced,
             pace: LinkPace::default(),
@@ -238,8 +239,11 @@ fn a_way_that_becomes_longer_is_no_queue_for_ever() {
 #[test]
 fn a_single_late_acknowledgement_changes_nothing() {
     let mut network = Network::settled(GIGABIT);
-    let probing = |network: &Network| matches!(network.pace.state, State::Probing { .. });
-    while probing(&network) || network.now.as_micros() % 1000 != 0 {
+    let settled = |network: &Network| match network.pace.state {
+        State::Cruising { since, .. } => network.now - since < PROBE_AFTER / 2,
+        _ => false,
+    };
+    while !settled(&network) {
         network.step();
     }
     let before = network.pace.state.clone();
@@ -269,4 +273,19 @@ fn the_round_trips_between_two_samples_are_told_from_the_smoothed_ones() {
     let found = round_trip_since(&before, &after).unwrap();
     assert!(found.abs_diff(micros(900)) < micros(1), "{found:?}");
     assert_eq!(round_trip_since(&after, &after), None);
+}
+
+#[test]
+fn a_host_without_time_is_no_queue() {
+    let mut network = Network::settled(GIGABIT);
+    let before = network.changes;
+    network.base = Duration::from_millis(1);
+    network.hosts = GIGABIT / 2;
+    network.sample.dry = true;
+    let seen = network.run(40);
+    network.base = Duration::from_micros(100);
+    network.hosts = 3_000_000_000;
+    network.sample.dry = false;
+    assert!(seen.used < 0.6 && network.changes < before + 3, "{} {}", seen.used, network.changes - before);
+    assert!(network.run(20).used > 0.93);
 }
