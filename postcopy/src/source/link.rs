@@ -23,9 +23,11 @@ use std::time::Duration;
 const TOLERATED: Duration = Duration::from_micros(300);
 /// How many looks in a row must show a queue. A single one may be a host that had no time for an acknowledgement.
 const LOOKS: u32 = 2;
+/// The same where none is to be expected: hosts are late for longer, too.
+const LOOKS_CRUISING: u32 = 3;
 /// How often to look. A queue grows by at most about as much between two looks while nothing is paced yet.
 const EVERY: Duration = Duration::from_millis(1);
-/// Over how long the rate is measured: acknowledgements come for 64 KiB at once, which is 0.5 ms at 1 Gb/s.
+/// Over how long the rate is measured: what is acknowledged at once takes 0.5 ms at 1 Gb/s.
 const WINDOW: Duration = Duration::from_millis(5);
 /// The shortest that says anything about the rate.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(2);
@@ -50,8 +52,9 @@ const LARGE_STEPS_FROM: u32 = 5;
 const LARGE_STEP_MORE: u64 = 130;
 /// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of a millisecond) pretends so much.
 const STEPS_ON_CREDIT: usize = 2;
-/// A step was carried if so much of it arrived, in percent.
+/// A step was carried if so much of it arrived, in percent, or would have with one acknowledgement more, of so many bytes.
 const CARRIED: u64 = 93;
+const AT_ONCE: u64 = 64 * 1024;
 /// Above this rate nothing is paced, in bytes per second: one stream keeps no such link busy, and a switch's whole buffer is gone within
 /// a millisecond.
 const FASTEST: u64 = 1_100_000_000;
@@ -174,7 +177,7 @@ impl LinkPace {
         let time = sample.at.saturating_sub(last.at);
         let receiver = sample.receiver_limited.saturating_sub(last.receiver_limited) > time / 2;
         self.above = if queue > TOLERATED && !receiver && !sample.dry { self.above + 1 } else { 0 };
-        self.step(sample.at, round_trip, queue);
+        self.step(&sample, round_trip, queue);
         self.set_pace()
     }
 
@@ -205,11 +208,11 @@ impl LinkPace {
         }
     }
 
-    fn step(&mut self, now: Duration, round_trip: Duration, queue: Duration) {
-        let stands = self.above >= LOOKS;
+    fn step(&mut self, sample: &Sample, round_trip: Duration, queue: Duration) {
+        let now = sample.at;
         let arrived = self.history.back().map_or(0, |(_, bytes, _)| *bytes);
         self.state = match std::mem::replace(&mut self.state, State::Free) {
-            State::Free if stands => match self.measured(Duration::ZERO) {
+            State::Free if self.above >= LOOKS => match self.measured(Duration::ZERO) {
                 Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => drain(rate, now, queue),
                 _ => State::Free,
             },
@@ -225,17 +228,16 @@ impl LinkPace {
                 } else if now < until {
                     State::Draining { rate, pace, since, until, lowest, before }
                 } else if before < Duration::MAX && lowest >= before / 4 * 3 {
-                    // What is left at half the rate and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
+                    // What is left at half the pace and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
                     self.base = lowest;
                     State::Cruising { rate, since: now }
                 } else {
-                    // If it is a queue, then just so much left it as came.
-                    let rate = measured.unwrap_or(rate).min(rate);
+                    // If it is a queue, then just so much left it as came: half as much lets it shrink.
                     let until = now + (queue * 2).max(WINDOW) + EVERY * 3;
-                    State::Draining { rate, pace: rate / 2, since: now, until, lowest: Duration::MAX, before: lowest }
+                    State::Draining { rate, pace: pace / 2, since: now, until, lowest: Duration::MAX, before: lowest }
                 }
             }
-            State::Cruising { rate, since } if stands => {
+            State::Cruising { rate, since } if self.above >= LOOKS_CRUISING => {
                 let little = percent(rate, A_LITTLE_LESS);
                 let soon = now.saturating_sub(since) < SOON;
                 // Not less than half: what was measured may be a moment without time for either host.
@@ -246,7 +248,7 @@ impl LinkPace {
                 let rates = [rate, percent(rate, PROBE_MORE)].into();
                 State::Probing { rates, step: 1, since: now, before: arrived }
             }
-            State::Probing { rates, .. } if self.above > 0 => {
+            State::Probing { rates, .. } if self.above >= LOOKS => {
                 let known = rates.front().copied().unwrap_or(SLOWEST);
                 let carried = rates.iter().rev().nth(1).copied().unwrap_or(known);
                 drain(self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried)), now, queue)
@@ -256,7 +258,7 @@ impl LinkPace {
                 let tried = rates.back().copied().unwrap_or(SLOWEST);
                 if time < PROBE_STEP {
                     State::Probing { rates, step, since, before }
-                } else if rate_of(arrived.saturating_sub(before), time) < percent(tried, CARRIED) {
+                } else if sample.dry || rate_of(arrived.saturating_sub(before) + AT_ONCE, time) < percent(tried, CARRIED) {
                     // No queue, and yet not more: something else is slower than the link.
                     State::Cruising { rate: rates.front().copied().unwrap_or(SLOWEST), since: now }
                 } else if tried > FASTEST {
