@@ -48,7 +48,7 @@ const PROBE_AFTER: Duration = Duration::from_millis(60);
 const PROBE_STEP: Duration = Duration::from_millis(4);
 const PROBE_MORE: u64 = 105;
 /// From this step of a probe on the link is much faster than believed, and steps are large.
-const LARGE_STEPS_FROM: u32 = 5;
+const LARGE_STEPS_FROM: u32 = 7;
 const LARGE_STEP_MORE: u64 = 130;
 /// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of a millisecond) pretends so much.
 const STEPS_ON_CREDIT: usize = 2;
@@ -221,6 +221,8 @@ impl LinkPace {
                 let lowest = lowest.min(round_trip);
                 let measured = self.measured(since).filter(|_| now.saturating_sub(since) >= WINDOW);
                 if queue <= TOLERATED / 3 {
+                    // What left it as it was and made it shrink when halved is what the link carries.
+                    let rate = if before < Duration::MAX { rate.min(pace * 2) } else { rate };
                     State::Cruising { rate, since: now }
                 } else if let Some(less) = measured.filter(|less| *less < percent(pace, CARRIED)) {
                     // It does not even carry that: it is much slower than believed.
@@ -248,7 +250,7 @@ impl LinkPace {
                 let rates = [rate, percent(rate, PROBE_MORE)].into();
                 State::Probing { rates, step: 1, since: now, before: arrived }
             }
-            State::Probing { rates, .. } if self.above >= LOOKS => {
+            State::Probing { rates, .. } if self.above > 0 => {
                 let known = rates.front().copied().unwrap_or(SLOWEST);
                 let carried = rates.iter().rev().nth(1).copied().unwrap_or(known);
                 drain(self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried)), now, queue)
