@@ -100,13 +100,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `info`, of which every bit pattern is a value; both outlive the call.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
     };
     (result == 0 && length as usize == size_of::<TcpInfo>()).then_some(info)
 }

@@ -103,13 +103,27 @@ pub enum Pacing {
 enum State {
     /// No queue was found: nothing is paced.
     Free,
-    /// A queue is to disappear by `until`, on a link of `rate`: both kinds together are to go at `pace`. `lowest` is the shortest round trip
-    /// meanwhile, `before` that of the time before, if that was not enough.
-    Draining { rate: u64, pace: u64, since: Duration, until: Duration, lowest: Duration, before: Duration },
+    /// A queue is to disappear.
+    Draining(Drain),
     /// A little below `rate`, since then.
     Cruising { rate: u64, since: Duration },
     /// Above what is known: `rates` are the last steps', oldest first, the newest is being tried.
     Probing { rates: VecDeque<u64>, step: u32, since: Duration, before: u64 },
+}
+
+/// A queue that is to disappear, on a link of `rate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Drain {
+    rate: u64,
+    /// What both kinds together go at meanwhile.
+    pace: u64,
+    since: Duration,
+    until: Duration,
+    /// The round trip at the begin, and the shortest since.
+    before: Duration,
+    lowest: Duration,
+    /// The pace was halved because the queue did not shrink.
+    halved: bool,
 }
 
 /// Chooses the background's pace on one connection.
@@ -192,8 +206,12 @@ impl LinkPace {
     fn measured(&self, since: Duration) -> Option<u64> {
         let (now, bytes, _) = *self.history.back()?;
         let old_enough = |(at, ..): &&(Duration, u64, u64)| now.saturating_sub(*at) >= WINDOW && *at >= since;
-        let (then, before, _) =
-            *self.history.iter().rev().find(old_enough).or_else(|| self.history.iter().find(|(at, ..)| *at >= since))?;
+        let (then, before, _) = *self
+            .history
+            .iter()
+            .rev()
+            .find(old_enough)
+            .or_else(|| self.history.iter().find(|(at, ..)| *at >= since))?;
         let time = now.saturating_sub(then);
         (time >= SHORTEST_WINDOW).then(|| rate_of(bytes.saturating_sub(before), time))
     }
@@ -213,38 +231,17 @@ impl LinkPace {
         let arrived = self.history.back().map_or(0, |(_, bytes, _)| *bytes);
         self.state = match std::mem::replace(&mut self.state, State::Free) {
             State::Free if self.above >= LOOKS => match self.measured(Duration::ZERO) {
-                Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => drain(rate, now, queue),
+                Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => State::Draining(self.drain(rate, now, queue)),
                 _ => State::Free,
             },
             State::Free => State::Free,
-            State::Draining { rate, pace, since, until, lowest, before } => {
-                let lowest = lowest.min(round_trip);
-                let measured = self.measured(since).filter(|_| now.saturating_sub(since) >= WINDOW);
-                if queue <= TOLERATED / 3 {
-                    // What left it as it was and made it shrink when halved is what the link carries.
-                    let rate = if before < Duration::MAX { rate.min(pace * 2) } else { rate };
-                    State::Cruising { rate, since: now }
-                } else if let Some(less) = measured.filter(|less| *less < percent(pace, CARRIED)) {
-                    // It does not even carry that: it is much slower than believed.
-                    drain(less.max(rate / 8).max(SLOWEST), now, queue)
-                } else if now < until {
-                    State::Draining { rate, pace, since, until, lowest, before }
-                } else if before < Duration::MAX && lowest >= before / 4 * 3 {
-                    // What is left at half the pace and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
-                    self.base = lowest;
-                    State::Cruising { rate, since: now }
-                } else {
-                    // If it is a queue, then just so much left it as came: half as much lets it shrink.
-                    let until = now + (queue * 2).max(WINDOW) + EVERY * 3;
-                    State::Draining { rate, pace: pace / 2, since: now, until, lowest: Duration::MAX, before: lowest }
-                }
-            }
+            State::Draining(drain) => self.drain_on(drain, now, round_trip, queue),
             State::Cruising { rate, since } if self.above >= LOOKS_CRUISING => {
                 let little = percent(rate, A_LITTLE_LESS);
                 let soon = now.saturating_sub(since) < SOON;
                 // Not less than half: what was measured may be a moment without time for either host.
                 let lower = self.measured(since).filter(|_| soon).map_or(little, |less| less.clamp(rate / 2, little));
-                drain(lower.max(SLOWEST), now, queue)
+                State::Draining(self.drain(lower.max(SLOWEST), now, queue))
             }
             State::Cruising { rate, since } if now.saturating_sub(since) >= PROBE_AFTER && self.above == 0 => {
                 let rates = [rate, percent(rate, PROBE_MORE)].into();
@@ -253,14 +250,17 @@ impl LinkPace {
             State::Probing { rates, .. } if self.above > 0 => {
                 let known = rates.front().copied().unwrap_or(SLOWEST);
                 let carried = rates.iter().rev().nth(1).copied().unwrap_or(known);
-                drain(self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried)), now, queue)
+                let rate = self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried));
+                State::Draining(self.drain(rate, now, queue))
             }
             State::Probing { mut rates, step, since, before } => {
                 let time = now.saturating_sub(since);
                 let tried = rates.back().copied().unwrap_or(SLOWEST);
                 if time < PROBE_STEP {
                     State::Probing { rates, step, since, before }
-                } else if sample.dry || rate_of(arrived.saturating_sub(before) + AT_ONCE, time) < percent(tried, CARRIED) {
+                } else if sample.dry
+                    || rate_of(arrived.saturating_sub(before) + AT_ONCE, time) < percent(tried, CARRIED)
+                {
                     // No queue, and yet not more: something else is slower than the link.
                     State::Cruising { rate: rates.front().copied().unwrap_or(SLOWEST), since: now }
                 } else if tried > FASTEST {
@@ -281,11 +281,51 @@ impl LinkPace {
         }
     }
 
+    fn drain_on(&mut self, mut drain: Drain, now: Duration, round_trip: Duration, queue: Duration) -> State {
+        drain.lowest = drain.lowest.min(round_trip);
+        let measured = self.measured(drain.since).filter(|_| now.saturating_sub(drain.since) >= WINDOW);
+        if queue <= TOLERATED / 3 {
+            // What left it as it was and made it shrink when halved is what the link carries.
+            let rate = if drain.halved { drain.rate.min(drain.pace * 2) } else { drain.rate };
+            return State::Cruising { rate, since: now };
+        }
+        if let Some(less) = measured.filter(|less| *less < percent(drain.pace, CARRIED)) {
+            // It does not even carry that: it is much slower than believed.
+            return State::Draining(self.drain(less.max(drain.rate / 8).max(SLOWEST), now, queue));
+        }
+        if now < drain.until {
+            return State::Draining(drain);
+        }
+        let shrinks = drain.lowest < drain.before / 4 * 3;
+        if drain.halved && !shrinks {
+            // What is left at half the pace and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
+            self.base = drain.lowest;
+            return State::Cruising { rate: drain.rate, since: now };
+        }
+        if !shrinks {
+            // If it is a queue, then just so much left it as came.
+            drain.halved = true;
+            drain.pace /= 2;
+        }
+        let until = now + (queue * 2).max(WINDOW) + EVERY * 3;
+        State::Draining(Drain { since: now, until, before: drain.lowest, lowest: Duration::MAX, ..drain })
+    }
+
+    /// A queue shrinks by what the background leaves of the link. It has as long as that takes, but so long that it shows whether the link
+    /// carries so much, and a few looks more.
+    fn drain(&self, rate: u64, now: Duration, queue: Duration) -> Drain {
+        let wanted = (queue.as_nanos() * 100 / DRAIN.as_nanos()).min(100) as u32;
+        let share = (100 - wanted).clamp(DRAIN_LEAST, DRAIN_MOST);
+        let until = now + (queue * 100 / (100 - share)).max(WINDOW) + EVERY * 3;
+        let (before, lowest) = (self.base.saturating_add(queue), Duration::MAX);
+        Drain { rate, pace: percent(rate, share.into()), since: now, until, before, lowest, halved: false }
+    }
+
     /// What the state calls for, if that is not set yet.
     fn set_pace(&mut self) -> Option<Pacing> {
         let whole = match &self.state {
             State::Free => None,
-            State::Draining { pace, .. } => Some(*pace),
+            State::Draining(drain) => Some(drain.pace),
             State::Cruising { rate, .. } => Some(percent(*rate, CRUISE)),
             State::Probing { rates, .. } => rates.back().copied(),
         };
@@ -303,16 +343,6 @@ impl LinkPace {
             wanted
         })
     }
-}
-
-/// A queue shrinks by what the background leaves of the link. It has as long as that takes, but so long that it shows whether the link
-/// carries so much, and a few looks more.
-fn drain(rate: u64, now: Duration, queue: Duration) -> State {
-    let wanted = (queue.as_nanos() * 100 / DRAIN.as_nanos()).min(100) as u32;
-    let share = (100 - wanted).clamp(DRAIN_LEAST, DRAIN_MOST);
-    let time = (queue * 100 / (100 - share)).max(WINDOW) + EVERY * 3;
-    let (lowest, before) = (Duration::MAX, Duration::MAX);
-    State::Draining { rate, pace: percent(rate, share.into()), since: now, until: now + time, lowest, before }
 }
 
 /// The mean of the round trips between two samples. The smoothed one lags eight acknowledgements behind, which are 4 ms at 1 Gb/s, and

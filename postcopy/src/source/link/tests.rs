@@ -84,6 +84,8 @@ impl Network {
             Pacing::Unpaced => (self.window / round_trip).min(self.hosts as f64),
             Pacing::To(rate) => (rate as f64).min(self.hosts as f64),
         };
+        // A paced connection has a window, too.
+        let free = if self.delay() > 2.0 * self.standing { free.min(self.rate as f64) } else { free };
         // Slow start, until the queue is as long as congestion control bears.
         if self.delay() < self.standing {
             self.window = (self.window + free * step).min(64e6);
@@ -268,8 +270,7 @@ fn the_round_trips_between_two_samples_are_told_from_the_smoothed_ones() {
     for _ in 0..3 {
         smoothed += (900.0 - smoothed) / 8.0;
     }
-    let after =
-        Sample { round_trip: Duration::from_nanos((smoothed * 1000.0) as u64), acknowledgements: 3, ..before };
+    let after = Sample { round_trip: Duration::from_nanos((smoothed * 1000.0) as u64), acknowledgements: 3, ..before };
     let found = round_trip_since(&before, &after).unwrap();
     assert!(found.abs_diff(micros(900)) < micros(1), "{found:?}");
     assert_eq!(round_trip_since(&after, &after), None);
