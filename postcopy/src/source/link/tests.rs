@@ -185,10 +185,10 @@ fn a_link_that_becomes_slower_has_no_queue_for_long() {
     for slower in [2, 4, 10] {
         let mut network = Network::settled(GIGABIT);
         network.rate = GIGABIT / slower;
-        network.run(100);
+        network.run(150);
         let seen = network.run(500);
         assert!(seen.used > 0.9, "{slower}: {}", seen.used);
-        assert!(seen.mean < micros(300), "{slower}: {:?}", seen.mean);
+        assert!(seen.mean < micros(400), "{slower}: {:?}", seen.mean);
     }
 }
 
