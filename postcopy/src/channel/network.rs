@@ -65,7 +65,8 @@ impl Channel {
     /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
     /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
     ///
-    /// On TCP that is a limit for what was not sent yet. A smaller buffer would also limit what is on its way, and so the rate of a long link.
+    /// On TCP that is a limit for what was not sent yet. A smaller buffer would also limit what is on its way, and so the rate of a long
+    /// link.
     pub fn keep_short(&self) {
         if !self.keep_unsent_below(SHORT) {
             let _ = socket::setsockopt(self, sockopt::SndBuf, &(SHORT as usize));
