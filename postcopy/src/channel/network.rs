@@ -11,11 +11,9 @@ use super::{Channel, raw};
 const SHORT: u32 = 256 * 1024;
 /// What [`Channel::pace`] leaves there at most.
 const PACED_MOST: u128 = 1024 * 1024;
-/// A paced channel has this much time's worth of bytes in the socket. The kernel wakes the thread that sends when half of it is left, and
+/// A paced channel has this much time's worth of bytes in the socket, if that is more. The kernel wakes the thread that sends when half of it is left, and
 /// on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
 const PACED_TIME: Duration = Duration::from_millis(4);
-/// But never less than this, in bytes: a few segments as large as the kernel makes them.
-const LEAST: u128 = 32 * 1024;
 /// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege.
 const INTERACTIVE: i32 = 6;
 
@@ -81,7 +79,7 @@ impl Channel {
     pub fn pace(&self, rate: u64) -> std::io::Result<()> {
         raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
         let worth = u128::from(rate) * PACED_TIME.as_nanos() / 1_000_000_000;
-        let unsent = worth.clamp(LEAST, PACED_MOST) as u32;
+        let unsent = worth.clamp(SHORT.into(), PACED_MOST) as u32;
         self.keep_unsent_below(unsent);
         Ok(())
     }

@@ -55,6 +55,7 @@ impl Link {
             acknowledgements: network.segments_in.into(),
             receiver_limited: network.receiver_limited,
             segment: network.segment,
+            in_flight: network.in_flight,
             dry: network.unsent == 0,
         });
         log::trace!("{now:?} {network:?} {pace:?}");

@@ -50,6 +50,10 @@ const PROBE_MORE: u64 = 105;
 /// From this step of a probe on the link is much faster than believed, and steps are large.
 const LARGE_STEPS_FROM: u32 = 7;
 const LARGE_STEP_MORE: u64 = 130;
+/// Which share of a rate that was carried before is as good as that, in percent.
+const NEAR: u64 = 90;
+/// After what looked like a queue and was none, nothing is looked for so long.
+const HOLD_OFF: Duration = Duration::from_millis(200);
 /// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of a millisecond) pretends so much.
 const STEPS_ON_CREDIT: usize = 2;
 /// A step was carried if so much of it arrived, in percent, or would have with one acknowledgement more, of so many bytes.
@@ -86,6 +90,8 @@ pub struct Sample {
     pub receiver_limited: Duration,
     /// The largest segment, in bytes.
     pub segment: u32,
+    /// Bytes of the background on their way.
+    pub in_flight: u64,
     /// Whether the socket had nothing left to send: the host, not the link, is late.
     pub dry: bool,
 }
@@ -101,8 +107,8 @@ pub enum Pacing {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    /// No queue was found: nothing is paced.
-    Free,
+    /// No queue was found: nothing is paced, and until then none is looked for.
+    Free { until: Duration },
     /// A queue is to disappear.
     Draining(Drain),
     /// A little below `rate`, since then.
@@ -124,6 +130,8 @@ struct Drain {
     lowest: Duration,
     /// The pace was halved because the queue did not shrink.
     halved: bool,
+    /// What to go back to if it was no queue: this rate, or none.
+    known: Option<u64>,
 }
 
 /// Chooses the background's pace on one connection.
@@ -133,8 +141,10 @@ pub struct LinkPace {
     /// The round trip without any queue.
     base: Duration,
     last: Option<Sample>,
-    /// (when, bytes of both kinds arrived, bytes demanded), oldest first; without a gap.
-    history: VecDeque<(Duration, u64, u64)>,
+    /// The latest samples, oldest first; without a gap.
+    history: VecDeque<Sample>,
+    /// The highest rate that the link carried and has not refused since.
+    best: u64,
     /// How many looks in a row showed a queue.
     above: u32,
     set: Pacing,
@@ -143,10 +153,11 @@ pub struct LinkPace {
 impl Default for LinkPace {
     fn default() -> Self {
         Self {
-            state: State::Free,
+            state: State::Free { until: Duration::ZERO },
             base: Duration::MAX,
             last: None,
             history: VecDeque::new(),
+            best: 0,
             above: 0,
             set: Pacing::Unpaced,
         }
@@ -190,37 +201,49 @@ impl LinkPace {
         let queue = round_trip.saturating_sub(self.base);
         let time = sample.at.saturating_sub(last.at);
         let receiver = sample.receiver_limited.saturating_sub(last.receiver_limited) > time / 2;
-        self.above = if queue > TOLERATED && !receiver && !sample.dry { self.above + 1 } else { 0 };
+        let ours = self.is_ours(&sample, queue);
+        self.above = if queue > TOLERATED && ours && !receiver && !sample.dry { self.above + 1 } else { 0 };
         self.step(&sample, round_trip, queue);
         self.set_pace()
     }
 
     fn note(&mut self, sample: Sample) {
-        self.history.push_back((sample.at, sample.arrived + sample.demanded, sample.demanded));
-        while self.history.get(1).is_some_and(|(at, ..)| sample.at.saturating_sub(*at) >= SHARE_WINDOW) {
+        self.history.push_back(sample);
+        while self.history.get(1).is_some_and(|old| sample.at.saturating_sub(old.at) >= SHARE_WINDOW) {
             self.history.pop_front();
         }
     }
 
-    /// Bytes per second of both kinds that arrived lately, but not before `since`.
+    /// Whether a queue of that length can be made of the background's bytes: then about as many are on their way. Where fewer are, a
+    /// host is late, or the queue is another's.
+    fn is_ours(&self, sample: &Sample, queue: Duration) -> bool {
+        let Some((both, demanded)) = self.rates(Duration::ZERO) else { return false };
+        let needed = u128::from(both.saturating_sub(demanded)) * queue.as_nanos() / 1_000_000_000;
+        u128::from(sample.in_flight) >= needed / 2
+    }
+
+    /// Bytes per second of both kinds that arrived lately, but not before `since`, and of demanded ones.
+    fn rates(&self, since: Duration) -> Option<(u64, u64)> {
+        let now = self.history.back()?;
+        let age = |then: &Sample| now.at.saturating_sub(then.at);
+        let mut recent = self.history.iter().filter(|then| then.at >= since);
+        let then = recent.clone().rev().find(|then| age(then) >= WINDOW).or_else(|| recent.next())?;
+        let rate = |bytes: u64, before: u64| rate_of(bytes.saturating_sub(before), age(then));
+        let both = |sample: &Sample| sample.arrived + sample.demanded;
+        (age(then) >= SHORTEST_WINDOW).then(|| (rate(both(now), both(then)), rate(now.demanded, then.demanded)))
+    }
+
+    /// What the link carries, if the background kept it busy since then.
     fn measured(&self, since: Duration) -> Option<u64> {
-        let (now, bytes, _) = *self.history.back()?;
-        let old_enough = |(at, ..): &&(Duration, u64, u64)| now.saturating_sub(*at) >= WINDOW && *at >= since;
-        let (then, before, _) = *self
-            .history
-            .iter()
-            .rev()
-            .find(old_enough)
-            .or_else(|| self.history.iter().find(|(at, ..)| *at >= since))?;
-        let time = now.saturating_sub(then);
-        (time >= SHORTEST_WINDOW).then(|| rate_of(bytes.saturating_sub(before), time))
+        let dry = self.history.iter().any(|sample| sample.at >= since && sample.dry);
+        self.rates(since).map(|(both, _)| both).filter(|_| !dry)
     }
 
     /// Bytes per second that demanded pages take.
     fn demanded(&self) -> u64 {
         match (self.history.front(), self.history.back()) {
-            (Some((then, _, before)), Some((now, _, bytes))) if now.saturating_sub(*then) >= SHORTEST_WINDOW => {
-                rate_of(bytes.saturating_sub(*before), now.saturating_sub(*then))
+            (Some(then), Some(now)) if now.at.saturating_sub(then.at) >= SHORTEST_WINDOW => {
+                rate_of(now.demanded.saturating_sub(then.demanded), now.at.saturating_sub(then.at))
             }
             _ => 0,
         }
@@ -228,46 +251,50 @@ impl LinkPace {
 
     fn step(&mut self, sample: &Sample, round_trip: Duration, queue: Duration) {
         let now = sample.at;
-        let arrived = self.history.back().map_or(0, |(_, bytes, _)| *bytes);
-        self.state = match std::mem::replace(&mut self.state, State::Free) {
-            State::Free if self.above >= LOOKS => match self.measured(Duration::ZERO) {
-                Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => State::Draining(self.drain(rate, now, queue)),
-                _ => State::Free,
+        let arrived = sample.arrived + sample.demanded;
+        let nothing = State::Free { until: Duration::ZERO };
+        self.state = match std::mem::replace(&mut self.state, nothing) {
+            State::Free { until } if self.above >= LOOKS && now >= until => match self.measured(Duration::ZERO) {
+                Some(rate) if (SLOWEST..=FASTEST).contains(&rate) => {
+                    State::Draining(self.drain(rate, None, now, queue))
+                }
+                _ => State::Free { until },
             },
-            State::Free => State::Free,
             State::Draining(drain) => self.drain_on(drain, now, round_trip, queue),
             State::Cruising { rate, since } if self.above >= LOOKS_CRUISING => {
                 let little = percent(rate, A_LITTLE_LESS);
                 let soon = now.saturating_sub(since) < SOON;
                 // Not less than half: what was measured may be a moment without time for either host.
                 let lower = self.measured(since).filter(|_| soon).map_or(little, |less| less.clamp(rate / 2, little));
-                State::Draining(self.drain(lower.max(SLOWEST), now, queue))
+                self.best = self.best.max(rate);
+                State::Draining(self.drain(lower.max(SLOWEST), Some(rate), now, queue))
             }
-            State::Cruising { rate, since } if now.saturating_sub(since) >= PROBE_AFTER && self.above == 0 => {
-                let rates = [rate, percent(rate, PROBE_MORE)].into();
+            State::Cruising { rate, since } if now.saturating_sub(since) >= self.patience(rate) && self.above == 0 => {
+                let rates = [rate, self.more(rate, 0)].into();
                 State::Probing { rates, step: 1, since: now, before: arrived }
             }
             State::Probing { rates, .. } if self.above > 0 => {
                 let known = rates.front().copied().unwrap_or(SLOWEST);
                 let carried = rates.iter().rev().nth(1).copied().unwrap_or(known);
                 let rate = self.measured(Duration::ZERO).map_or(known, |rate| rate.clamp(known, carried));
-                State::Draining(self.drain(rate, now, queue))
+                self.best = rate;
+                State::Draining(self.drain(rate, Some(known), now, queue))
             }
             State::Probing { mut rates, step, since, before } => {
                 let time = now.saturating_sub(since);
                 let tried = rates.back().copied().unwrap_or(SLOWEST);
                 if time < PROBE_STEP {
                     State::Probing { rates, step, since, before }
-                } else if sample.dry
-                    || rate_of(arrived.saturating_sub(before) + AT_ONCE, time) < percent(tried, CARRIED)
-                {
+                } else if sample.dry {
+                    // Nothing was tried. The next time is another step's.
+                    State::Probing { rates, step, since: now, before: arrived }
+                } else if rate_of(arrived.saturating_sub(before) + AT_ONCE, time) < percent(tried, CARRIED) {
                     // No queue, and yet not more: something else is slower than the link.
                     State::Cruising { rate: rates.front().copied().unwrap_or(SLOWEST), since: now }
                 } else if tried > FASTEST {
-                    State::Free
+                    State::Free { until: Duration::ZERO }
                 } else {
-                    let more = if step >= LARGE_STEPS_FROM { LARGE_STEP_MORE } else { PROBE_MORE };
-                    rates.push_back(percent(tried, more));
+                    rates.push_back(self.more(tried, step));
                     while rates.len() > STEPS_ON_CREDIT + 1 {
                         rates.pop_front();
                     }
@@ -276,8 +303,22 @@ impl LinkPace {
             }
             state => state,
         };
-        if !matches!(self.state, State::Free | State::Cruising { .. }) {
+        if !matches!(self.state, State::Free { .. } | State::Cruising { .. }) {
             self.above = 0;
+        }
+    }
+
+    /// How long to go at this rate before more is tried. Not long if the link has carried more: then a late host looked like a queue.
+    fn patience(&self, rate: u64) -> Duration {
+        if rate < percent(self.best, NEAR) { SOON } else { PROBE_AFTER }
+    }
+
+    /// The rate to try after this one.
+    fn more(&self, rate: u64, step: u32) -> u64 {
+        if rate < percent(self.best, NEAR) {
+            percent(rate, LARGE_STEP_MORE).min(self.best)
+        } else {
+            percent(rate, if step >= LARGE_STEPS_FROM { LARGE_STEP_MORE } else { PROBE_MORE })
         }
     }
 
@@ -291,7 +332,7 @@ impl LinkPace {
         }
         if let Some(less) = measured.filter(|less| *less < percent(drain.pace, CARRIED)) {
             // It does not even carry that: it is much slower than believed.
-            return State::Draining(self.drain(less.max(drain.rate / 8).max(SLOWEST), now, queue));
+            return State::Draining(self.drain(less.max(drain.rate / 8).max(SLOWEST), drain.known, now, queue));
         }
         if now < drain.until {
             return State::Draining(drain);
@@ -300,7 +341,10 @@ impl LinkPace {
         if drain.halved && !shrinks {
             // What is left at half the pace and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
             self.base = drain.lowest;
-            return State::Cruising { rate: drain.rate, since: now };
+            return match drain.known {
+                Some(rate) => State::Cruising { rate, since: now },
+                None => State::Free { until: now + HOLD_OFF },
+            };
         }
         if !shrinks {
             // If it is a queue, then just so much left it as came.
@@ -313,18 +357,18 @@ impl LinkPace {
 
     /// A queue shrinks by what the background leaves of the link. It has as long as that takes, but so long that it shows whether the link
     /// carries so much, and a few looks more.
-    fn drain(&self, rate: u64, now: Duration, queue: Duration) -> Drain {
+    fn drain(&self, rate: u64, known: Option<u64>, now: Duration, queue: Duration) -> Drain {
         let wanted = (queue.as_nanos() * 100 / DRAIN.as_nanos()).min(100) as u32;
         let share = (100 - wanted).clamp(DRAIN_LEAST, DRAIN_MOST);
         let until = now + (queue * 100 / (100 - share)).max(WINDOW) + EVERY * 3;
         let (before, lowest) = (self.base.saturating_add(queue), Duration::MAX);
-        Drain { rate, pace: percent(rate, share.into()), since: now, until, before, lowest, halved: false }
+        Drain { rate, pace: percent(rate, share.into()), since: now, until, before, lowest, halved: false, known }
     }
 
     /// What the state calls for, if that is not set yet.
     fn set_pace(&mut self) -> Option<Pacing> {
         let whole = match &self.state {
-            State::Free => None,
+            State::Free { .. } => None,
             State::Draining(drain) => Some(drain.pace),
             State::Cruising { rate, .. } => Some(percent(*rate, CRUISE)),
             State::Probing { rates, .. } => rates.back().copied(),
