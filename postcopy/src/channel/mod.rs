@@ -5,6 +5,7 @@
 
 mod address;
 mod batch;
+mod network;
 mod raw;
 mod reader;
 mod wake;
@@ -18,6 +19,7 @@ use nix::sys::socket::{self, MsgFlags, Shutdown, sockopt};
 
 pub use address::{Acceptor, Connector, Listener, TcpAddress, UnixAddress};
 pub use batch::Batch;
+pub use network::Network;
 pub use reader::MessageReader;
 pub use wake::Wake;
 
@@ -26,9 +28,6 @@ use crate::wire::{DecodeError, HelloError};
 
 /// How long a silent peer is believed alive: TCP keepalive and TCP_USER_TIMEOUT.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
-const SHORT: usize = 256 * 1024;
 
 /// What can go wrong on a channel.
 #[derive(Debug, thiserror::Error)]
@@ -121,12 +120,6 @@ impl Channel {
         }
     }
 
-    /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
-    /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
-    pub fn keep_short(&self) {
-        let _ = socket::setsockopt(self, sockopt::SndBuf, &SHORT);
-    }
-
     /// Ends both directions; a thread that waits on the channel wakes up with an end of stream.
     pub fn shutdown(&self) {
         // A peer that is gone already makes this fail, which changes nothing.
@@ -196,7 +189,7 @@ impl Channel {
         raw::receive(self.as_fd(), target)
     }
 
-    /// Sends all the pieces, waiting as needed. `interrupted` is asked whenever `wake` rings.
+    /// Sends all the pieces, waiting as needed. `interrupted` is asked after every wait: also whenever `wake` rings.
     fn send_all(
         &self,
         pieces: &[RawSlice<'_>],
@@ -220,9 +213,9 @@ impl Channel {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.wait(true, wake, None)?.woken {
                         wake.clear();
-                        if interrupted() {
-                            return Err(ChannelError::Interrupted);
-                        }
+                    }
+                    if interrupted() {
+                        return Err(ChannelError::Interrupted);
                     }
                 }
                 Err(error) => return Err(error.into()),

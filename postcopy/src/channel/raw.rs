@@ -1,4 +1,5 @@
-//! The socket calls that take addresses, so that page contents go between a socket and guest RAM without a copy.
+//! The socket calls that take addresses: page contents go between a socket and guest RAM without a copy, and the kernel tells and takes
+//! what has no safe wrapper.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -33,3 +34,86 @@ pub fn receive(socket: BorrowedFd<'_>, target: RawSlice<'_>) -> io::Result<usize
     let got = unsafe { libc::recv(socket.as_raw_fd(), target.address() as *mut _, target.len(), libc::MSG_DONTWAIT) };
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got as usize) }
 }
+
+/// The begin of `struct tcp_info` of `linux/tcp.h`, with its names. libc's ends before what is needed here; the kernel only ever adds
+/// behind the end, and fills in as much as both sides know.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpInfo {
+    pub state: u8,
+    pub ca_state: u8,
+    pub retransmits: u8,
+    pub probes: u8,
+    pub backoff: u8,
+    pub options: u8,
+    pub window_scales: u8,
+    pub flags: u8,
+    pub rto: u32,
+    pub ato: u32,
+    pub snd_mss: u32,
+    pub rcv_mss: u32,
+    pub unacked: u32,
+    pub sacked: u32,
+    pub lost: u32,
+    pub retrans: u32,
+    pub fackets: u32,
+    pub last_data_sent: u32,
+    pub last_ack_sent: u32,
+    pub last_data_recv: u32,
+    pub last_ack_recv: u32,
+    pub pmtu: u32,
+    pub rcv_ssthresh: u32,
+    pub rtt: u32,
+    pub rttvar: u32,
+    pub snd_ssthresh: u32,
+    pub snd_cwnd: u32,
+    pub advmss: u32,
+    pub reordering: u32,
+    pub rcv_rtt: u32,
+    pub rcv_space: u32,
+    pub total_retrans: u32,
+    pub pacing_rate: u64,
+    pub max_pacing_rate: u64,
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    pub segs_out: u32,
+    pub segs_in: u32,
+    pub notsent_bytes: u32,
+    pub min_rtt: u32,
+    pub data_segs_in: u32,
+    pub data_segs_out: u32,
+    pub delivery_rate: u64,
+    pub busy_time: u64,
+    pub rwnd_limited: u64,
+}
+
+// As in the kernel: a field that is forgotten would shift all that follow.
+const _: () = assert!(std::mem::offset_of!(TcpInfo, rtt) == 68);
+const _: () = assert!(std::mem::offset_of!(TcpInfo, bytes_acked) == 120);
+const _: () = assert!(std::mem::offset_of!(TcpInfo, delivery_rate) == 160);
+const _: () = assert!(size_of::<TcpInfo>() == 184);
+
+/// What the kernel knows about a TCP connection; `None` for another kind of socket and for a kernel that does not tell all of it
+/// (before Linux 4.10).
+pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
+    let mut info = TcpInfo::default();
+    let mut length = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `info`, of which every bit pattern is a value; both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+    };
+    (result == 0 && length as usize == size_of::<TcpInfo>()).then_some(info)
+}
+
+/// Sets a number as an option of the socket: `u32` or `u64`, whichever the option is.
+pub fn set_option<T: Number>(socket: BorrowedFd<'_>, level: i32, option: i32, value: T) -> io::Result<()> {
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads at most `size` bytes of `value`, which is so large, initialised and lives until the call returns.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What [`set_option`] takes: plain numbers without padding.
+pub trait Number: Copy {}
+impl Number for u32 {}
+impl Number for u64 {}

@@ -61,6 +61,7 @@ impl Link {
                 ChannelKind::Demand => {
                     let Some(control) = control.take() else { continue };
                     let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
+                    channel.mark_interactive();
                     return Ok(Self { reader, demand: Arc::new(channel), token: hello.token });
                 }
             }

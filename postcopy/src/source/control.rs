@@ -1,7 +1,7 @@
 //! Starting, steering and watching a migration from other threads.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     limits: Mutex<Limits>,
     pub pending: Arc<RamBitmap>,
     pub progress: Arc<Progress>,
+    /// Bytes sent on the demand channel, ever.
+    pub demanded_bytes: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,6 +110,7 @@ pub fn start(
         limits: Mutex::new(limits),
         progress: Arc::new(Progress::new(pending.pages())),
         pending,
+        demanded_bytes: AtomicU64::new(0),
     });
     let driver = Driver::new(guest, shared.clone(), observer);
     let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;

@@ -1,6 +1,7 @@
 //! Answers page requests: the only thread on the source that a demanded page passes through.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::control::Shared;
 use super::scheduler::Hint;
@@ -149,6 +150,7 @@ impl DemandServer {
         if !batch.is_empty() {
             let sent = batch.send(self.guest.ram(), self.reader.channel(), &self.wake, &|| false);
             let bytes = sent.map_err(lost)? as u64;
+            self.shared.demanded_bytes.fetch_add(bytes, Ordering::Relaxed);
             self.shared.progress.moved(Phase::Postcopy, bytes, std::mem::take(normal), std::mem::take(zero));
         }
         Ok(())

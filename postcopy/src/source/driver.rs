@@ -1,5 +1,6 @@
 //! The migration's thread on the source: carries out what [`Source`] decides.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use super::control::Shared;
 use super::demand::DemandServer;
+use super::link::{LinkPace, Pacing, Sample};
 use super::outgoing::{Outgoing, Sent};
 use super::scheduler::Hint;
 use super::state::{Action, Outcome, Source};
@@ -30,9 +32,43 @@ struct Link {
     demand: Arc<Channel>,
     server: Option<DemandServer>,
     serving: Option<JoinHandle<()>>,
+    /// How fast the background may go, from when demanded pages share the link with it. Looked at while a send waits for room: a socket
+    /// that is never full has no queue behind it.
+    pace: Option<RefCell<LinkPace>>,
 }
 
 impl Link {
+    /// Looks at the network, if it is time to, and holds the background to what leaves it without a queue.
+    fn look(&self, shared: &Shared) {
+        let Some(Ok(mut pace)) = self.pace.as_ref().map(RefCell::try_borrow_mut) else { return };
+        let now = shared.progress.now();
+        if !pace.is_due(now) {
+            return;
+        }
+        let Some(network) = self.channel.network() else { return };
+        let change = pace.looked(Sample {
+            at: now,
+            round_trip: network.round_trip,
+            shortest: network.shortest,
+            arrived: network.arrived,
+            demanded: shared.demanded_bytes.load(Ordering::Relaxed),
+            acknowledgements: network.segments_in.into(),
+            receiver_limited: network.receiver_limited,
+            segment: network.segment,
+            in_flight: network.in_flight,
+            dry: network.unsent == 0,
+        });
+        log::trace!("{now:?} {network:?} {pace:?}");
+        let rate = match change {
+            None => return,
+            Some(Pacing::Unpaced) => u64::MAX,
+            Some(Pacing::To(rate)) => rate,
+        };
+        if let Err(error) = self.channel.pace(rate) {
+            log::debug!("the background is not paced: {error}");
+        }
+    }
+
     /// Ends both channels and waits for the thread.
     fn close(&mut self) {
         self.channel.shutdown();
@@ -107,10 +143,11 @@ impl Driver {
         let (demand, _) = open(ChannelKind::Demand)?;
         let unable = !features.contains(Features::POSTCOPY);
         self.shared.no_postcopy.store(unable, Ordering::Release);
+        demand.mark_interactive();
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
-        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None }))
+        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None, pace: None }))
     }
 
     fn introduction(&self) -> Vec<Forward> {
@@ -221,6 +258,7 @@ impl Driver {
             }
             Action::ServeDemand => {
                 link.channel.keep_short();
+                link.pace = link.channel.network().map(|_| RefCell::default());
                 self.serve_demand(link)?;
             }
             Action::Pause => {
@@ -282,7 +320,10 @@ impl Driver {
 
     fn send(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
         let shared = &self.shared;
-        let interrupted = || shared.interrupted();
+        let interrupted = || {
+            link.look(shared);
+            shared.interrupted()
+        };
         let sent = self
             .outgoing
             .send(self.guest.ram(), &link.channel, &shared.wake, &interrupted)
@@ -311,6 +352,9 @@ impl Driver {
         // A command may have come while nobody was waiting for one.
         if self.look_up(source, link)? {
             return Ok(());
+        }
+        if let Some(pace) = &link.pace {
+            pace.borrow_mut().idle();
         }
         let timeout = until.map(|then| then.saturating_sub(self.shared.progress.now()));
         let waited = link.channel.wait(false, &self.shared.wake, timeout)?;

@@ -8,6 +8,7 @@ mod convergence;
 mod demand;
 mod door;
 mod driver;
+mod link;
 mod outgoing;
 mod pace;
 mod scheduler;

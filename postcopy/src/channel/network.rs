@@ -1,0 +1,92 @@
+//! What a channel knows about the network below it, and asks of it. Only TCP has one.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::socket::{self, sockopt};
+
+use super::{Channel, raw};
+
+/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
+const SHORT: u32 = 256 * 1024;
+/// What [`Channel::pace`] leaves there at most.
+const PACED_MOST: u128 = 1024 * 1024;
+/// A paced channel has this much time's worth of bytes in the socket, if that is more. The kernel wakes the thread that sends when half of it is left, and
+/// on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
+const PACED_TIME: Duration = Duration::from_millis(4);
+/// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege.
+const INTERACTIVE: i32 = 6;
+
+/// What TCP knows about a connection and its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Smoothed round trip: each acknowledgement counts for an eighth.
+    pub round_trip: Duration,
+    /// The shortest round trip of late (as a rule, of the last 5 minutes).
+    pub shortest: Duration,
+    /// The largest segment, in bytes.
+    pub segment: u32,
+    /// Bytes that the peer has acknowledged, ever.
+    pub arrived: u64,
+    /// Bytes on their way: sent and not acknowledged.
+    pub in_flight: u64,
+    /// Bytes that wait in the socket to be sent.
+    pub unsent: u64,
+    /// Segments that came from the peer, ever.
+    pub segments_in: u32,
+    /// Bytes per second that arrived lately, as the kernel reckons.
+    pub rate: u64,
+    /// Time for which the peer allowed no more bytes, ever.
+    pub receiver_limited: Duration,
+    /// Bytes per second that the channel is held to; `u64::MAX` if it is not.
+    pub pace: u64,
+}
+
+impl Channel {
+    /// What TCP knows about the way; `None` on any other socket.
+    pub fn network(&self) -> Option<Network> {
+        let info = raw::tcp_info(self.as_fd())?;
+        Some(Network {
+            round_trip: Duration::from_micros(info.rtt.into()),
+            shortest: Duration::from_micros(info.min_rtt.into()),
+            segment: info.snd_mss,
+            arrived: info.bytes_acked,
+            in_flight: u64::from(info.unacked.saturating_sub(info.sacked)) * u64::from(info.snd_mss),
+            unsent: info.notsent_bytes.into(),
+            segments_in: info.segs_in,
+            rate: info.delivery_rate,
+            receiver_limited: Duration::from_micros(info.rwnd_limited),
+            pace: info.max_pacing_rate,
+        })
+    }
+
+    /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
+    /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
+    ///
+    /// On TCP that is a limit for what was not sent yet. A smaller buffer would also limit what is on its way, and so the rate of a long
+    /// link.
+    pub fn keep_short(&self) {
+        if !self.keep_unsent_below(SHORT) {
+            let _ = socket::setsockopt(self, sockopt::SndBuf, &(SHORT as usize));
+        }
+    }
+
+    fn keep_unsent_below(&self, bytes: u32) -> bool {
+        raw::set_option(self.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes).is_ok()
+    }
+
+    /// Holds a short TCP channel to `rate` bytes per second (`u64::MAX`: to none). The kernel spaces the segments out.
+    pub fn pace(&self, rate: u64) -> std::io::Result<()> {
+        raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
+        let worth = u128::from(rate) * PACED_TIME.as_nanos() / 1_000_000_000;
+        let unsent = worth.clamp(SHORT.into(), PACED_MOST) as u32;
+        self.keep_unsent_below(unsent);
+        Ok(())
+    }
+
+    /// Marks what is sent as something that somebody waits for: a host's own queues (pfifo_fast, prio) let it pass. The mark does not leave
+    /// the host. One that does (DSCP) is left out: what a network makes of it is not ours to know.
+    pub fn mark_interactive(&self) {
+        let _ = socket::setsockopt(self, sockopt::Priority, &INTERACTIVE);
+    }
+}

@@ -1,0 +1,99 @@
+//! What the engine asks of TCP, on a real connection.
+#![allow(clippy::unwrap_used)]
+
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use whimbrel_postcopy::channel::{Channel, Wake};
+
+fn connected() -> (Channel, Channel) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (destination, _) = listener.accept().unwrap();
+    (Channel::new(OwnedFd::from(source)).unwrap(), Channel::new(OwnedFd::from(destination)).unwrap())
+}
+
+/// How many bytes a channel takes without its peer reading any.
+fn taken(channel: &Channel, most: usize) -> usize {
+    let (bytes, wake, mut taken) = (vec![1; 4096], Wake::new().unwrap(), 0);
+    while taken < most && channel.wait(true, &wake, Some(std::time::Duration::from_millis(100))).unwrap().writable {
+        channel.send(&bytes, &wake, &|| true).unwrap();
+        taken += bytes.len();
+    }
+    taken
+}
+
+#[test]
+fn tcp_tells_what_it_knows_about_the_way() {
+    let (source, _destination) = connected();
+    let before = source.network().unwrap();
+    let wake = Wake::new().unwrap();
+    source.send(&[1; 100_000], &wake, &|| false).unwrap();
+    let acknowledged = || source.network().unwrap().arrived - before.arrived;
+    for _ in 0..1000 {
+        if acknowledged() == 100_000 {
+            break;
+        }
+        source.wait(false, &wake, Some(std::time::Duration::from_millis(1))).unwrap();
+    }
+    let after = source.network().unwrap();
+    assert_eq!((acknowledged(), after.in_flight, after.unsent), (100_000, 0, 0));
+    assert!(after.round_trip.as_nanos() > 0 && after.shortest <= after.round_trip, "{after:?}");
+    assert!(after.segments_in > before.segments_in && after.segment > 500 && after.rate > 0, "{after:?}");
+}
+
+#[test]
+fn a_pace_arrives_at_the_socket_also_one_that_needs_64_bits_and_is_taken_back() {
+    let (source, _destination) = connected();
+    assert_eq!(source.network().unwrap().pace, u64::MAX);
+    for rate in [12_500_000, 6_000_000_000, u64::MAX] {
+        source.pace(rate).unwrap();
+        assert_eq!(source.network().unwrap().pace, rate);
+    }
+}
+
+#[test]
+fn a_paced_channel_goes_at_its_pace() {
+    let (source, destination) = connected();
+    source.keep_short();
+    source.pace(20_000_000).unwrap();
+    let reader = std::thread::spawn(move || {
+        let (wake, mut left, mut buffer) = (Wake::new().unwrap(), 4_000_000, vec![0; 65536]);
+        while left > 0 {
+            destination.wait(false, &wake, None).unwrap();
+            left -= nix::unistd::read(destination.as_fd(), &mut buffer).unwrap_or(0);
+        }
+    });
+    let begun = std::time::Instant::now();
+    source.send(&vec![1; 4_000_000], &Wake::new().unwrap(), &|| false).unwrap();
+    reader.join().unwrap();
+    // 200 ms, of which a first burst may be missing.
+    assert!(begun.elapsed().as_millis() > 120, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_short_channel_keeps_little_unsent() {
+    let (source, _destination) = connected();
+    source.keep_short();
+    taken(&source, 64 << 20);
+    let network = source.network().unwrap();
+    assert!(network.unsent < 512 * 1024, "{network:?}");
+}
+
+#[test]
+fn a_marked_channel_has_the_priority_of_what_somebody_waits_for() {
+    let (source, _destination) = connected();
+    assert_eq!(getsockopt(&source, sockopt::Priority).unwrap(), 0);
+    source.mark_interactive();
+    assert_eq!(getsockopt(&source, sockopt::Priority).unwrap(), 6);
+}
+
+#[test]
+fn a_unix_socket_has_no_network() {
+    let (source, _destination) = Channel::pair().unwrap();
+    source.keep_short();
+    source.mark_interactive();
+    assert_eq!(source.network(), None);
+    assert!(taken(&source, 64 << 20) < 2 << 20, "it is short all the same");
+}
