@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// How much time's worth of bytes may go at once after a pause.
-const BURST: Duration = Duration::from_millis(20);
+/// How much time's worth of bytes may go at once after a pause: a busy host makes such pauses, and the rate is to be had all the same.
+const BURST: Duration = Duration::from_millis(100);
 
 /// Spreads bytes over time. Times count from any fixed moment.
 #[derive(Debug, Default)]
@@ -23,6 +23,10 @@ impl Pace {
         if rate == 0 {
             self.paid = now;
             return;
+        }
+        if self.paid.is_zero() {
+            // Nothing was missed before the beginning.
+            self.paid = now;
         }
         let cost = Duration::from_nanos((bytes as u128 * 1_000_000_000 / u128::from(rate)) as u64);
         self.paid = self.paid.max(now.saturating_sub(BURST)) + cost;
@@ -56,6 +60,27 @@ mod tests {
             let sent = bytes_in_a_second(rate, chunk) as f64;
             assert!((0.97..1.05).contains(&(sent / rate as f64)), "{rate}: sent {sent}");
         }
+    }
+
+    #[test]
+    fn what_a_busy_host_missed_is_made_up_for_up_to_a_point() {
+        let (mut pace, rate, millisecond) = (Pace::default(), 1_000_000, Duration::from_millis(1));
+        let mut now = Duration::from_secs(1);
+        pace.sent(1000, rate, now);
+        now += 60 * millisecond;
+        let mut burst = 0;
+        while pace.wait_until(rate, now).is_none() {
+            pace.sent(1000, rate, now);
+            burst += 1;
+        }
+        assert_eq!(burst, 60);
+        now += 10_000 * millisecond;
+        let mut burst = 0;
+        while pace.wait_until(rate, now).is_none() {
+            pace.sent(1000, rate, now);
+            burst += 1;
+        }
+        assert_eq!(burst, 101);
     }
 
     #[test]
