@@ -7,13 +7,15 @@ use nix::sys::socket::{self, sockopt};
 
 use super::{Channel, raw};
 
-/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
-const SHORT: u32 = 256 * 1024;
-/// What [`Channel::pace`] leaves there at most.
-const PACED_MOST: u128 = 1024 * 1024;
-/// A paced channel has this much time's worth of bytes in the socket, if that is more. The kernel wakes the thread that sends when half of it is left, and
-/// on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
+/// What [`Channel::keep_short`] leaves in a unix socket, in bytes: about as much as is placed while a thread wakes up.
+const SHORT: usize = 256 * 1024;
+/// A paced TCP channel has this much time's worth of unsent bytes in the socket. The kernel wakes the thread that sends when half of it is
+/// left, and on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
 const PACED_TIME: Duration = Duration::from_millis(4);
+/// But at least so many: they are sent 64 KiB at once, and with fewer than two of these nothing would be left at each wake-up.
+const UNSENT_LEAST: u32 = 256 * 1024;
+/// And at most so many, also if nothing is paced. A whole MiB slowed loopback down: it falls out of the cache before it is sent.
+const UNSENT_MOST: u32 = 512 * 1024;
 /// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege.
 const INTERACTIVE: i32 = 6;
 
@@ -66,8 +68,8 @@ impl Channel {
     /// On TCP that is a limit for what was not sent yet. A smaller buffer would also limit what is on its way, and so the rate of a long
     /// link.
     pub fn keep_short(&self) {
-        if !self.keep_unsent_below(SHORT) {
-            let _ = socket::setsockopt(self, sockopt::SndBuf, &(SHORT as usize));
+        if !self.keep_unsent_below(UNSENT_MOST) {
+            let _ = socket::setsockopt(self, sockopt::SndBuf, &SHORT);
         }
     }
 
@@ -79,7 +81,7 @@ impl Channel {
     pub fn pace(&self, rate: u64) -> std::io::Result<()> {
         raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
         let worth = u128::from(rate) * PACED_TIME.as_nanos() / 1_000_000_000;
-        let unsent = worth.clamp(SHORT.into(), PACED_MOST) as u32;
+        let unsent = worth.clamp(UNSENT_LEAST.into(), UNSENT_MOST.into()) as u32;
         self.keep_unsent_below(unsent);
         Ok(())
     }
