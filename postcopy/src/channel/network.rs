@@ -7,14 +7,16 @@ use nix::sys::socket::{self, sockopt};
 
 use super::{Channel, raw};
 
-/// What [`Channel::keep_short`] leaves in a unix socket, in bytes: about as much as is placed while a thread wakes up.
+/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
 const SHORT: usize = 256 * 1024;
+/// A round trip from which on so little on its way would leave a link of 1 Gb/s idle.
+const LONG: Duration = Duration::from_millis(1);
 /// A paced TCP channel has this much time's worth of unsent bytes in the socket. The kernel wakes the thread that sends when half of it is
 /// left, and on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
 const PACED_TIME: Duration = Duration::from_millis(4);
 /// But at least so many: they are sent 64 KiB at once, and with fewer than two of these nothing would be left at each wake-up.
 const UNSENT_LEAST: u32 = 256 * 1024;
-/// And at most so many, also if nothing is paced. A whole MiB slowed loopback down: it falls out of the cache before it is sent.
+/// And at most so many, also on a long way that is not paced.
 const UNSENT_MOST: u32 = 512 * 1024;
 /// `TC_PRIO_INTERACTIVE` of `linux/pkt_sched.h`: the highest that needs no privilege.
 const INTERACTIVE: i32 = 6;
@@ -65,10 +67,10 @@ impl Channel {
     /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
     /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
     ///
-    /// On TCP that is a limit for what was not sent yet. A smaller buffer would also limit what is on its way, and so the rate of a long
-    /// link.
+    /// A small buffer also limits what is on its way, and so the rate of a long link: there only what was not sent yet is limited.
     pub fn keep_short(&self) {
-        if !self.keep_unsent_below(UNSENT_MOST) {
+        let long = self.network().is_some_and(|network| network.shortest >= LONG);
+        if !(long && self.keep_unsent_below(UNSENT_MOST)) {
             let _ = socket::setsockopt(self, sockopt::SndBuf, &SHORT);
         }
     }
