@@ -19,6 +19,8 @@ struct Network {
     demanded_rate: u64,
     /// What congestion control allows to stand in the queue, in seconds of the link's rate.
     standing: f64,
+    /// Which part of the bytes on their way is known to be there when a look is taken.
+    own: f64,
     now: Duration,
     tokens: f64,
     queue: f64,
@@ -49,6 +51,7 @@ impl Network {
             hosts: 3_000_000_000,
             demanded_rate: 0,
             standing: 0.01,
+            own: 1.0,
             now: Duration::from_secs(7),
             tokens: 131_072.0,
             queue: 0.0,
@@ -109,7 +112,7 @@ impl Network {
             self.smoothed += (round_trip - self.smoothed) / 8.0;
         }
         self.sample.at = self.now;
-        self.sample.in_flight = (arrived / step * round_trip) as u64;
+        self.sample.in_flight = (arrived / step * round_trip * self.own) as u64;
         self.sample.round_trip = Duration::from_secs_f64(self.smoothed);
         if self.pace.is_due(self.now)
             && let Some(pacing) = self.pace.looked(self.sample)
@@ -252,7 +255,7 @@ fn a_single_late_acknowledgement_changes_nothing() {
         network.step();
     }
     let before = network.pace.state.clone();
-    network.smoothed += 0.002;
+    (network.smoothed, network.own) = (network.smoothed + 0.002, 100.0);
     network.run(1);
     network.smoothed = network.base.as_secs_f64();
     network.run(2);
@@ -262,7 +265,8 @@ fn a_single_late_acknowledgement_changes_nothing() {
 #[test]
 fn nothing_is_measured_across_a_pause() {
     let mut network = Network::new(GIGABIT);
-    network.run(1);
+    network.run(6);
+    assert!(network.pace.measured(Duration::ZERO).is_some());
     network.pace.idle();
     assert_eq!(network.pace.measured(Duration::ZERO), None);
 }
@@ -292,4 +296,12 @@ fn a_host_without_time_is_no_queue() {
     network.sample.dry = false;
     assert!(seen.used < 0.6 && network.changes < before + 3, "{} {}", seen.used, network.changes - before);
     assert!(network.run(20).used > 0.93);
+}
+
+#[test]
+fn round_trips_that_grow_without_bytes_on_their_way_are_no_queue_of_ours() {
+    let mut network = Network::new(GIGABIT);
+    network.own = 0.1;
+    network.run(500);
+    assert_eq!(network.changes, 0);
 }
