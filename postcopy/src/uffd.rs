@@ -128,7 +128,7 @@ impl Uffd {
         }
     }
 
-    /// Whether the kernel can move pages into the block that stand elsewhere ([`Uffd::move_in`]: Linux 6.8 and later).
+    /// Whether the kernel can move pages into the block that stand elsewhere (UFFDIO_MOVE: Linux 6.8 and later).
     pub fn moves(&self) -> bool {
         self.moves
     }
