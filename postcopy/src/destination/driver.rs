@@ -337,8 +337,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Precopied zeros. Memory that nobody wrote is zero already: what an earlier pass wrote is given back, and whole huge pages, which may have
-    /// been populated.
+    /// Precopied zeros. Whole huge pages are given back to the host, for they may have been populated; less than that is made zero where an earlier
+    /// pass wrote something else.
     fn write_zeros(&self, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         for part in by_chunk(run) {

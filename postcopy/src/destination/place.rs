@@ -88,6 +88,12 @@ impl Place {
         for ((id, received), block) in self.tracker.received().blocks().zip(ram) {
             let mut from = PageIndex(0);
             while let Some(run) = received.next_clear_run(id, from, PageIndex(block.pages())) {
+                // Of a chunk that was taken out already nothing is there.
+                if self.away(id, run.start).is_some() {
+                    let chunk = u64::from(HUGE_PAGES);
+                    from = PageIndex((run.start.0 / chunk + 1) * chunk);
+                    continue;
+                }
                 self.drop_stale(ram, run)?;
                 from = run.end();
             }
