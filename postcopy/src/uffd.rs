@@ -270,14 +270,15 @@ impl Uffd {
         if error.raw_os_error() != Some(libc::EEXIST) {
             return Err(UffdError::Place { block: block.name().to_owned(), source: error });
         }
-        self.wake(block, PageIndex(run.start.0 + (done / PAGE_SIZE) as u64))?;
+        self.wake(block, PageRun::single(run.block, PageIndex(run.start.0 + (done / PAGE_SIZE) as u64)))?;
         Ok(PAGE_SIZE)
     }
 
-    /// Wakes who waits for the page: placing fails on a page that is there, and then wakes nobody.
-    pub fn wake(&self, block: &RamBlock, page: PageIndex) -> Result<(), UffdError> {
+    /// Wakes who waits for pages of the run: placing fails on a page that is there, and then wakes nobody.
+    pub fn wake(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
+        let target = block.raw(run);
         self.fd
-            .wake(block.address(page) as *mut _, PAGE_SIZE)
+            .wake(target.address() as *mut _, target.len())
             .map_err(|error| UffdError::Place { block: block.name().to_owned(), source: io_error(error) })
     }
 }

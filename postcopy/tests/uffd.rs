@@ -160,6 +160,37 @@ fn every_mode_moves_a_running_guest_over_every_transport() {
     }
 }
 
+/// The migration may end at the very moment in which a page of a chunk that is not in RAM yet is placed alone: that chunk counts, too.
+#[test]
+fn the_end_waits_for_a_page_that_is_being_placed() {
+    if denied() {
+        return;
+    }
+    for round in 0..100 {
+        let missing = round * 29 % BLOCKS[0];
+        // All that is missing at the switch.
+        let last_write = |source: &TestGuest, _: &TestGuest| source.last_writes.lock().unwrap().push((0, missing, 9));
+        let mut pair = begin(Limits { postcopy_after: Some(1), ..Limits::default() }, false, last_write);
+        pair.application.generations.lock().unwrap()[0][missing as usize] = 9;
+        std::thread::scope(|vcpus| {
+            for first in [missing, missing / 512 * 512] {
+                let guest = &pair.destination;
+                vcpus.spawn(move || {
+                    guest.await_running();
+                    for page in (first..BLOCKS[0]).chain(0..first) {
+                        let generation = if page == missing { 9 } else { u64::from(!page.is_multiple_of(7)) };
+                        assert!(
+                            *guest.read(0, page) == TestGuest::stamp(page, generation),
+                            "round {round}: page {page} does not hold generation {generation}"
+                        );
+                    }
+                });
+            }
+        });
+        completed(&mut pair);
+    }
+}
+
 #[test]
 fn postcopy_starts_in_the_middle_of_a_slow_pass() {
     if denied() {

@@ -218,7 +218,9 @@ fn a_guest_that_gives_up_says_why() {
     if !host::has_kvm() {
         return;
     }
-    let mut vm = Machine::new("64M").boot("ws=1T");
+    // Let go when it is watched: it gives up before anybody could have asked for anything.
+    let mut vm = Machine::new("64M").with(&["--paused"]).boot("ws=1T");
+    vm.qmp.query("cont");
     assert_eq!(vm.qmp.await_event("SHUTDOWN")["guest"], true);
     assert_eq!(vm.wait(), 3);
 }

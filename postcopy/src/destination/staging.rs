@@ -171,7 +171,7 @@ impl Staging {
     pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
         self.alone(page, || {
             if self.alone.test(page) {
-                return uffd.wake(block, page);
+                return uffd.wake(block, PageRun::single(self.id, page));
             }
             uffd.copy_from(block, PageRun::single(self.id, page), self.memory())
         })
@@ -179,7 +179,8 @@ impl Staging {
 
     /// Moves in every chunk that is away; nothing is missing any more. Incoming thread only.
     pub fn move_in_all(&self, uffd: &Uffd, block: &RamBlock) -> Result<(), UffdError> {
-        for chunk in (0..self.chunks.len() as u64).filter(|chunk| self.at(*chunk, AWAY) && self.is_complete(*chunk)) {
+        // A chunk that the fault loop is placing a page of is as much away as any other: moving it in waits for that page.
+        for chunk in (0..self.chunks()).filter(|chunk| !self.at(*chunk, HOME)) {
             self.move_in(uffd, block, chunk)?;
         }
         Ok(())
@@ -194,7 +195,7 @@ impl Staging {
     pub fn move_in_due(&self, uffd: &Uffd, block: &RamBlock) -> Result<Vec<PageRun>, UffdError> {
         let mut moved = Vec::new();
         for chunk in self.due.1.try_iter() {
-            if self.at(chunk, AWAY) {
+            if !self.at(chunk, HOME) {
                 self.move_in(uffd, block, chunk)?;
                 moved.push(self.pages_of(chunk));
             }
@@ -237,7 +238,13 @@ impl Staging {
                 uffd.copy_from(block, run, self.memory())
             }
         };
-        self.chunks[number as usize].store(HOME, Ordering::Release);
+        // What did not get in is still served from the shadow, a page at a time.
+        let home = if result.is_ok() { HOME } else { AWAY };
+        self.chunks[number as usize].store(home, Ordering::Release);
+        if result.is_err() {
+            // Who touched the chunk meanwhile was told that it comes.
+            let _ = uffd.wake(block, run);
+        }
         result
     }
 
@@ -251,6 +258,8 @@ impl Staging {
             self.shadow.keep(at);
             page = self.alone.next_set(PageIndex(at.0 + 1)).filter(|page| *page < run.end());
         }
+        self.whole.set_range(run.start, u64::from(run.count));
+        self.alone.clear_range(run.start, u64::from(run.count));
         Ok(())
     }
 
