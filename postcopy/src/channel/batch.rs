@@ -1,5 +1,6 @@
-//! [`Batch`]: many messages, their page contents taken straight from guest RAM, in one system call.
+//! [`Batch`]: many messages, their page contents taken straight from guest RAM, in few system calls.
 
+use super::lend::{self, Lender};
 use super::raw::MAX_PIECES;
 use super::{Channel, ChannelError, Wake};
 use crate::memory::{RamBlock, RawSlice};
@@ -12,6 +13,29 @@ pub struct Batch {
     heads: Vec<u8>,
     pieces: Vec<Piece>,
     bytes: usize,
+    lender: Lending,
+}
+
+/// Whether long runs of pages are lent to the peer.
+#[derive(Debug, Default)]
+enum Lending {
+    /// Not known before the first of them.
+    #[default]
+    Unknown,
+    Impossible,
+    With(Lender),
+}
+
+impl Lending {
+    fn with(&mut self, channel: &Channel) -> Option<&Lender> {
+        if let Self::Unknown = self {
+            *self = Lender::new(channel).map_or(Self::Impossible, Self::With);
+        }
+        match self {
+            Self::With(lender) => Some(lender),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,19 +90,39 @@ impl Batch {
         wake: &Wake,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<usize, ChannelError> {
-        let mut head = 0;
-        let raw: Vec<RawSlice<'_>> = self
-            .pieces
-            .iter()
-            .map(|piece| match *piece {
-                Piece::HeadsUpTo(end) => RawSlice::of(&self.heads[std::mem::replace(&mut head, end)..end]),
-                Piece::Pages(run) => ram[usize::from(run.block.0)].raw(run),
-            })
-            .collect();
-        let sent = channel.send_all(&raw, wake, interrupted).map(|()| self.bytes);
+        let sent = self.send_pieces(ram, channel, wake, interrupted).map(|()| self.bytes);
         self.heads.clear();
         self.pieces.clear();
         self.bytes = 0;
         sent
+    }
+
+    fn send_pieces(
+        &mut self,
+        ram: &[RamBlock],
+        channel: &Channel,
+        wake: &Wake,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Result<(), ChannelError> {
+        let mut head = 0;
+        let mut copied: Vec<RawSlice<'_>> = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            let pages = match *piece {
+                Piece::HeadsUpTo(end) => {
+                    copied.push(RawSlice::of(&self.heads[std::mem::replace(&mut head, end)..end]));
+                    continue;
+                }
+                Piece::Pages(run) => ram[usize::from(run.block.0)].raw(run),
+            };
+            match self.lender.with(channel).filter(|_| pages.len() >= lend::LEAST) {
+                None => copied.push(pages),
+                Some(lender) => {
+                    channel.send_all(&copied, wake, interrupted)?;
+                    copied.clear();
+                    lender.send(pages, channel, wake, interrupted)?;
+                }
+            }
+        }
+        channel.send_all(&copied, wake, interrupted)
     }
 }

@@ -9,6 +9,12 @@ use super::{Channel, raw};
 
 /// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
 const SHORT: usize = 256 * 1024;
+/// The same where pages are lent, which takes fewer calls the more there is room for.
+const SHORT_LOCAL: usize = 1024 * 1024;
+/// What [`Channel::keep_cached`] leaves in the socket, in bytes.
+const CACHED: usize = 512 * 1024;
+/// A way with a longer round trip needs more on it than [`CACHED`].
+const NEAR: Duration = Duration::from_micros(200);
 /// A round trip from which on so little on its way would leave a link of 1 Gb/s idle.
 const LONG: Duration = Duration::from_millis(1);
 /// A paced TCP channel has this much time's worth of unsent bytes in the socket. The kernel wakes the thread that sends when half of it is
@@ -71,7 +77,16 @@ impl Channel {
     pub fn keep_short(&self) {
         let long = self.network().is_some_and(|network| network.shortest >= LONG);
         if !(long && self.keep_unsent_below(UNSENT_MOST)) {
-            let _ = socket::setsockopt(self, sockopt::SndBuf, &SHORT);
+            let bytes = if self.is_local() { SHORT_LOCAL } else { SHORT };
+            let _ = socket::setsockopt(self, sockopt::SndBuf, &bytes);
+        }
+    }
+
+    /// From now on a TCP channel over a short way holds no more than a processor's cache does. Left to itself TCP lets megabytes pile up between two
+    /// hosts that are near, and the copies on both sides then wait for memory.
+    pub fn keep_cached(&self) {
+        if self.network().is_some_and(|network| network.shortest < NEAR) {
+            let _ = socket::setsockopt(self, sockopt::SndBuf, &CACHED);
         }
     }
 

@@ -35,6 +35,16 @@ pub fn receive(socket: BorrowedFd<'_>, target: RawSlice<'_>) -> io::Result<usize
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got as usize) }
 }
 
+/// Puts references to the pages of guest RAM into a pipe, as many as it has room for now; returns how many bytes they are. What the pipe gives out
+/// is what the pages hold at that moment, not now.
+pub fn lend(pipe: BorrowedFd<'_>, pages: RawSlice<'_>) -> io::Result<usize> {
+    let vector = libc::iovec { iov_base: pages.address() as *mut _, iov_len: pages.len() };
+    // SAFETY: the kernel takes references to pages that are mapped as long as `pages` is valid, and keeps each page for as long as it holds one; it
+    // only ever reads them, and no Rust reference to guest RAM, which alone is passed here, exists.
+    let lent = unsafe { libc::vmsplice(pipe.as_raw_fd(), &vector, 1, libc::SPLICE_F_NONBLOCK) };
+    if lent < 0 { Err(io::Error::last_os_error()) } else { Ok(lent as usize) }
+}
+
 /// The begin of `struct tcp_info` of `linux/tcp.h`, with its names. libc's ends before what is needed here; the kernel only ever adds
 /// behind the end, and fills in as much as both sides know.
 #[repr(C)]

@@ -11,6 +11,8 @@ use crate::wire::{DecodeError, Header, tag};
 /// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
 /// which takes many of them in one system call.
 const DIRECT: usize = 64 * 1024;
+/// While long contents come, the thread that waits for them is woken once so many bytes of them are there, or their rest is.
+const WAKE_AT: u32 = 256 * 1024;
 /// What is read at once where long contents may follow, beyond what is awaited, in bytes: the next header.
 const HEAD: usize = 64;
 /// After so many short contents in a row the next are read along with them.
@@ -29,12 +31,15 @@ pub struct MessageReader {
     /// So many contents in a row were short. While they are few, long ones are to be expected, and whatever of them is read into the buffer would
     /// be copied once more.
     shorts: u32,
+    /// How many bytes a wait is for.
+    waits_for: u32,
 }
 
 impl MessageReader {
     /// With a buffer of `capacity` bytes.
     pub fn new(channel: Arc<Channel>, capacity: usize) -> Self {
-        Self { channel, buffer: vec![0; capacity].into_boxed_slice(), start: 0, end: 0, inside: None, shorts: MANY }
+        let buffer = vec![0; capacity].into_boxed_slice();
+        Self { channel, buffer, start: 0, end: 0, inside: None, shorts: MANY, waits_for: 1 }
     }
 
     /// The channel read from.
@@ -170,8 +175,17 @@ impl MessageReader {
             match self.channel.receive_raw(block.raw(run).skip(done)) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(count) => return Ok(count),
-                Err(error) => self.wait_after(error, None)?,
+                Err(error) => {
+                    self.wait_for(WAKE_AT.min((run.bytes() - done) as u32));
+                    self.wait_after(error, None)?;
+                }
             }
+        }
+    }
+
+    fn wait_for(&mut self, bytes: u32) {
+        if std::mem::replace(&mut self.waits_for, bytes) != bytes {
+            self.channel.wake_at(bytes);
         }
     }
 
@@ -192,7 +206,10 @@ impl MessageReader {
             match self.channel.receive(&mut self.buffer[self.end..most]) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,
-                Err(error) => self.wait_after(error, wake)?,
+                Err(error) => {
+                    self.wait_for(1);
+                    self.wait_after(error, wake)?;
+                }
             }
         }
         Ok(())

@@ -144,6 +144,7 @@ impl Driver {
         let unable = !features.contains(Features::POSTCOPY);
         self.shared.no_postcopy.store(unable, Ordering::Release);
         demand.mark_interactive();
+        control.keep_cached();
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
