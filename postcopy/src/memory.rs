@@ -7,12 +7,17 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
 /// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps huge pages.
 pub const HUGE_PAGES: u32 = 512;
 const HUGE_BYTES: usize = HUGE_PAGES as usize * PAGE_SIZE;
+/// Huge pages that go into a guest together, as far as they can: every change of its memory map interrupts each vCPU, however much changes at once.
+pub const HUGE_TOGETHER: u32 = 4;
+/// Pages that may lie aside before their memory is given back, which interrupts the vCPUs, too.
+const ASIDE_PAGES: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
 
 /// What keeps a block's mapping alive.
 pub trait RamOwner: Send + Sync {}
@@ -214,8 +219,10 @@ impl RamBlock {
 /// Memory opposite to a RAM block, page for page, in which pages wait until whole huge pages of them go into the guest.
 pub(crate) struct Shadow {
     memory: RamBlock,
-    /// One huge page: what is taken out of the guest for a moment.
+    /// What was taken out of the guest for a moment.
     aside: RamBlock,
+    /// So many of its pages are in use.
+    aside_used: AtomicU64,
 }
 
 impl Shadow {
@@ -225,8 +232,8 @@ impl Shadow {
             return Ok(None);
         }
         let memory = AnonymousRam::block(block.name(), block.pages)?;
-        let aside = AnonymousRam::block(block.name(), u64::from(HUGE_PAGES))?;
-        Ok(Some(Self { memory, aside }))
+        let aside = AnonymousRam::block(block.name(), ASIDE_PAGES)?;
+        Ok(Some(Self { memory, aside, aside_used: AtomicU64::new(0) }))
     }
 
     /// The memory, to be filled.
@@ -244,15 +251,22 @@ impl Shadow {
         self.memory.remap(run, block, run)
     }
 
-    /// Takes a huge page's worth of pages out of the guest, so that nobody changes them any more, to be looked at with [`Self::keep`]; there they are
-    /// missing from here on.
-    pub fn take_aside(&self, block: &RamBlock, chunk: PageRun) -> io::Result<()> {
-        let target = PageRun { block: BlockId(0), start: PageIndex(0), count: HUGE_PAGES };
-        block.remap(chunk, &self.aside, target)?;
-        // Nothing is left there but an empty page table, in whose way no huge page goes in; this frees it (Linux 6.14 and later). Where it
+    /// Takes whole huge pages' worth of pages out of the guest, at most [`HUGE_TOGETHER`] of them, so that nobody changes them any more; there they
+    /// are missing from here on. One thread only.
+    pub fn take_aside(&self, block: &RamBlock, run: PageRun) -> io::Result<Aside<'_>> {
+        let in_aside = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
+        let mut used = self.aside_used.load(Ordering::Relaxed);
+        if used + u64::from(run.count) > ASIDE_PAGES {
+            self.aside.discard(in_aside(0, ASIDE_PAGES as u32))?;
+            used = 0;
+        }
+        let at = in_aside(used, run.count);
+        block.remap(run, &self.aside, at)?;
+        self.aside_used.store(used + u64::from(run.count), Ordering::Relaxed);
+        // Nothing is left there but empty page tables, in whose way no huge page goes in; this frees them (Linux 6.14 and later). Where it
         // does not, the pages go in one by one.
-        let _ = block.discard(chunk);
-        Ok(())
+        let _ = block.discard(run);
+        Ok(Aside { shadow: self, run, at: at.start })
     }
 
     /// Gives all its memory back to the host.
@@ -261,12 +275,22 @@ impl Shadow {
             .into_iter()
             .try_for_each(|block| block.advise_raw(block.whole(), libc::MADV_DONTNEED))
     }
+}
 
-    /// What is in a page that was taken aside is what the page holds.
+/// Pages that were taken out of the guest.
+pub(crate) struct Aside<'a> {
+    shadow: &'a Shadow,
+    run: PageRun,
+    at: PageIndex,
+}
+
+impl Aside<'_> {
+    /// What is in the page, which is one of those taken, is what the shadow holds of it.
     pub fn keep(&self, page: PageIndex) {
+        assert!(self.run.start <= page && page < self.run.end());
         let mut bytes = [0; PAGE_SIZE];
-        self.aside.read(PageIndex(page.0 % u64::from(HUGE_PAGES)), &mut bytes);
-        self.memory.write(page, 0, &bytes);
+        self.shadow.aside.read(PageIndex(self.at.0 + page.0 - self.run.start.0), &mut bytes);
+        self.shadow.memory.write(page, 0, &bytes);
     }
 }
 
@@ -355,8 +379,7 @@ mod tests {
         shadow.memory().write(PageIndex(7), 0, &[7]);
         // Written meanwhile where it was taken from: that one counts.
         ram.write(PageIndex(3), 0, &[9]);
-        shadow.take_aside(&ram, chunk(0)).unwrap();
-        shadow.keep(PageIndex(3));
+        shadow.take_aside(&ram, chunk(0)).unwrap().keep(PageIndex(3));
         assert!(ram.is_zero(PageIndex(3)));
         shadow.give_back(&ram, chunk(0)).unwrap();
         let first = |page| {

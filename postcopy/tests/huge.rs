@@ -61,8 +61,13 @@ fn moved(postcopy_after: u32) -> u64 {
     let (source_watch, watch) = (Watch::new(), Watch::new());
     let listener = Box::new(Listener::unix(&address).unwrap());
     let mut arriving = destination::start(destination.clone(), listener, watch.clone()).unwrap();
-    // Slow enough that pages of every chunk are touched before they come.
-    let limits = Limits { postcopy_after: Some(postcopy_after), postcopy_bandwidth: 60 << 20, ..Limits::default() };
+    // Slow enough that pages of every chunk are written in a pass and touched before they come.
+    let limits = Limits {
+        postcopy_after: Some(postcopy_after),
+        bandwidth: 60 << 20,
+        postcopy_bandwidth: 60 << 20,
+        ..Limits::default()
+    };
     let mut leaving = source::start(source.clone(), Arc::new(address), limits, source_watch.clone()).unwrap();
     let mut generations: Vec<u64> = (0..PAGES).map(generation).collect();
     // Written after the destination was told what is stale: stale once more, in huge pages that were taken out of RAM already.

@@ -30,6 +30,9 @@ use crate::wire::{DecodeError, HelloError};
 /// How long a silent peer is believed alive: TCP keepalive and TCP_USER_TIMEOUT.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
 
+/// A send that waits for room asks so often whether it is still wanted, also if nobody rings.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What can go wrong on a channel.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -192,7 +195,8 @@ impl Channel {
         raw::receive(self.as_fd(), target)
     }
 
-    /// Sends all the pieces, waiting as needed. `interrupted` is asked after every wait: also whenever `wake` rings.
+    /// Sends all the pieces, waiting as needed. `interrupted` is asked after every wait: also whenever `wake` rings, and
+    /// from time to time.
     fn send_all(
         &self,
         pieces: &[RawSlice<'_>],
@@ -223,7 +227,7 @@ impl Channel {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),
             io::ErrorKind::WouldBlock => {
-                if self.wait(true, wake, None)?.woken {
+                if self.wait(true, wake, Some(LOOK_AGAIN))?.woken {
                     wake.clear();
                 }
                 if interrupted() { Err(ChannelError::Interrupted) } else { Ok(()) }

@@ -305,7 +305,7 @@ impl FaultLoop {
     fn tell(&self, placed: Placed) {
         match placed {
             Placed::Some => {}
-            Placed::LastOfChunk | Placed::Last => self.line.control.ring(),
+            Placed::LastOfGroup | Placed::Last => self.line.control.ring(),
         }
     }
 }

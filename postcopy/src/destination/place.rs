@@ -21,8 +21,8 @@ pub(super) const PIECE: u32 = 64;
 pub(super) enum Placed {
     /// Others are missing.
     Some,
-    /// Its chunk lacks nothing any more, and the incoming thread should move it in.
-    LastOfChunk,
+    /// Its group of chunks lacks nothing any more, and the incoming thread should move it in.
+    LastOfGroup,
     /// Nothing is missing any more.
     Last,
 }
@@ -175,13 +175,14 @@ impl Place {
         Ok(())
     }
 
-    /// The part stands in the shadow: counts it, moves its chunk in if that is complete, else serves who waits for a page of it.
+    /// The part stands in the shadow: counts it, moves its group in if that is complete, else serves who waits for a page of it.
     fn arrived(&self, ram: &[RamBlock], staging: &Staging, part: PageRun) -> Result<(), UffdError> {
         let block = &ram[usize::from(part.block.0)];
         staging.arrived(part);
         self.tracker.placed(part);
-        if let Some(chunk) = staging.move_in_if_complete(&self.uffd, block, part.start)? {
-            self.close_latency(chunk);
+        let moved = staging.move_in_if_complete(&self.uffd, block, part.start)?;
+        if !moved.is_empty() {
+            moved.into_iter().for_each(|run| self.close_latency(run));
             return Ok(());
         }
         for page in self.tracker.asked_in(part) {
@@ -195,7 +196,7 @@ impl Place {
     pub fn settle(&self, ram: &[RamBlock]) -> Result<(), UffdError> {
         for (staging, block) in self.staging.iter().zip(ram) {
             let Some(staging) = staging else { continue };
-            staging.move_in_due(&self.uffd, block)?.into_iter().for_each(|chunk| self.close_latency(chunk));
+            staging.move_in_due(&self.uffd, block)?.into_iter().for_each(|run| self.close_latency(run));
         }
         Ok(())
     }
@@ -244,7 +245,7 @@ impl Place {
             match alone {
                 Alone::Home => place(single)?,
                 Alone::Placed => {}
-                Alone::Last => placed = Placed::LastOfChunk,
+                Alone::Last => placed = Placed::LastOfGroup,
                 // Moving it in wakes who waits.
                 Alone::Comes => continue,
             }
@@ -268,7 +269,7 @@ impl Place {
             Alone::Placed | Alone::Last => {}
         }
         self.close_latency(single);
-        Ok(if alone == Alone::Last { Placed::LastOfChunk } else { Placed::Some })
+        Ok(if alone == Alone::Last { Placed::LastOfGroup } else { Placed::Some })
     }
 
     fn placed(&self, run: PageRun) -> bool {

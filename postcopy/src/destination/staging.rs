@@ -1,12 +1,12 @@
-//! Background pages of a postcopy come together outside the guest, in a [`Shadow`] of its RAM, and go in a huge page at a time: without
+//! Background pages of a postcopy come together outside the guest, in a [`Shadow`] of its RAM, and go in a few huge pages at a time: without
 //! a copy, and so that the guest has huge pages afterwards. A page that is touched earlier is placed alone.
 //!
 //! # A chunk
-//! is a huge page's worth of pages. Where its pages are is one atomic number, and whoever changes RAM of a chunk that is away
+//! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in together. Where its pages are is one atomic number, and whoever changes RAM of a chunk that is away
 //! changes that number first. Two threads do: the *incoming* thread, which takes the background, and the fault loop.
 //!
 //! ```text
-//!            take (nothing runs yet)           all its pages are here
+//!            take (nothing runs yet)           its group is here
 //!   Home ─────────────────────────────> Away ────────────────────────> Going ───> Home, for good
 //!                                       │  ^                          (incoming thread: what was placed alone is taken aside
 //!                                       v  │                           and copied back, then the whole chunk is moved in)
@@ -17,12 +17,13 @@
 //! for `Placing`, which lasts one copied page.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::bitmap::PageBitmap;
-use crate::memory::{HUGE_PAGES, RamBlock, Shadow};
+use crate::memory::{HUGE_PAGES, HUGE_TOGETHER, RamBlock, Shadow};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};
 
@@ -32,6 +33,7 @@ const PLACING: u8 = 2;
 const GOING: u8 = 3;
 
 const CHUNK: u64 = HUGE_PAGES as u64;
+const GROUP: u64 = HUGE_TOGETHER as u64;
 
 /// What became of a page that was to be placed alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(super) enum Alone {
     Home,
     /// It was placed.
     Placed,
-    /// The same, and its chunk lacks nothing now: [`Staging::move_in_due`] moves it in.
+    /// The same, and its group lacks nothing now: [`Staging::move_in_due`] moves it in.
     Last,
     /// Its chunk is about to be moved in, and it with it.
     Comes,
@@ -55,7 +57,7 @@ pub(super) struct Staging {
     whole: PageBitmap,
     /// Pages in RAM though their chunk is away.
     alone: PageBitmap,
-    /// Chunks whose last page was placed alone, by number.
+    /// Groups whose last page was placed alone, by number.
     due: (Sender<u64>, Receiver<u64>),
 }
 
@@ -123,7 +125,7 @@ impl Staging {
     pub fn give_back(&self, block: &RamBlock) -> io::Result<()> {
         for (number, chunk) in (0..).zip(&self.chunks) {
             if chunk.load(Ordering::Acquire) == AWAY {
-                self.shadow.give_back(block, self.pages_of(number))?;
+                self.shadow.give_back(block, self.pages_of(number..number + 1))?;
                 chunk.store(HOME, Ordering::Release);
             }
         }
@@ -158,12 +160,12 @@ impl Staging {
         }
         chunk.store(AWAY, Ordering::Release);
         placed?;
-        let number = page.0 / CHUNK;
-        if !self.is_complete(number) {
+        let group = group_of(page);
+        if !self.is_complete(group) {
             return Ok(Alone::Placed);
         }
         // Never full, and its other end lives as long as this one.
-        let _ = self.due.0.send(number);
+        let _ = self.due.0.send(group);
         Ok(Alone::Last)
     }
 
@@ -179,11 +181,7 @@ impl Staging {
 
     /// Moves in every chunk that is away; nothing is missing any more. Incoming thread only.
     pub fn move_in_all(&self, uffd: &Uffd, block: &RamBlock) -> Result<(), UffdError> {
-        // A chunk that the fault loop is placing a page of is as much away as any other: moving it in waits for that page.
-        for chunk in (0..self.chunks()).filter(|chunk| !self.at(*chunk, HOME)) {
-            self.move_in(uffd, block, chunk)?;
-        }
-        Ok(())
+        (0..self.chunks().div_ceil(GROUP)).try_for_each(|group| self.move_in(uffd, block, group).map(drop))
     }
 
     /// Gives the shadow's memory back to the host; nothing is away any more.
@@ -191,31 +189,24 @@ impl Staging {
         self.shadow.release()
     }
 
-    /// Moves in the chunks whose last page was placed alone. Incoming thread only.
+    /// Moves in the groups whose last page was placed alone; gives the pages that went in. Incoming thread only.
     pub fn move_in_due(&self, uffd: &Uffd, block: &RamBlock) -> Result<Vec<PageRun>, UffdError> {
         let mut moved = Vec::new();
-        for chunk in self.due.1.try_iter() {
-            if !self.at(chunk, HOME) {
-                self.move_in(uffd, block, chunk)?;
-                moved.push(self.pages_of(chunk));
-            }
+        for group in self.due.1.try_iter() {
+            moved.extend(self.move_in(uffd, block, group)?);
         }
         Ok(moved)
     }
 
-    /// Moves the page's chunk in if it is complete; gives its pages if so. Incoming thread only.
+    /// Moves the page's group in if it is complete; gives the pages that went in. Incoming thread only.
     pub fn move_in_if_complete(
         &self,
         uffd: &Uffd,
         block: &RamBlock,
         page: PageIndex,
-    ) -> Result<Option<PageRun>, UffdError> {
-        let chunk = page.0 / CHUNK;
-        if !self.is_complete(chunk) || self.at(chunk, HOME) {
-            return Ok(None);
-        }
-        self.move_in(uffd, block, chunk)?;
-        Ok(Some(self.pages_of(chunk)))
+    ) -> Result<Vec<PageRun>, UffdError> {
+        let group = group_of(page);
+        if self.is_complete(group) { self.move_in(uffd, block, group) } else { Ok(Vec::new()) }
     }
 
     /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Incoming thread only.
@@ -223,12 +214,25 @@ impl Staging {
         let number = page.0 / CHUNK;
         self.begin_going(number);
         self.chunks[number as usize].store(HOME, Ordering::Release);
-        self.shadow.memory().discard(self.pages_of(number))
+        self.shadow.memory().discard(self.pages_of(number..number + 1))
     }
 
-    fn move_in(&self, uffd: &Uffd, block: &RamBlock, number: u64) -> Result<(), UffdError> {
-        let run = self.pages_of(number);
-        self.begin_going(number);
+    /// Moves in what is away of a complete group. A chunk that the fault loop is placing a page of is as much away as any other: it is waited for.
+    fn move_in(&self, uffd: &Uffd, block: &RamBlock, group: u64) -> Result<Vec<PageRun>, UffdError> {
+        let mut moved = Vec::new();
+        let Range { mut start, end } = self.chunks_of(group);
+        while let Some(first) = (start..end).find(|chunk| !self.at(*chunk, HOME)) {
+            let last = (first..end).find(|chunk| self.at(*chunk, HOME)).unwrap_or(end);
+            self.move_in_run(uffd, block, first..last)?;
+            moved.push(self.pages_of(first..last));
+            start = last;
+        }
+        Ok(moved)
+    }
+
+    fn move_in_run(&self, uffd: &Uffd, block: &RamBlock, chunks: Range<u64>) -> Result<(), UffdError> {
+        let run = self.pages_of(chunks.clone());
+        chunks.clone().for_each(|chunk| self.begin_going(chunk));
         let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
         let result = match went {
             Ok(()) => Ok(()),
@@ -240,9 +244,9 @@ impl Staging {
         };
         // What did not get in is still served from the shadow, a page at a time.
         let home = if result.is_ok() { HOME } else { AWAY };
-        self.chunks[number as usize].store(home, Ordering::Release);
+        chunks.for_each(|chunk| self.chunks[chunk as usize].store(home, Ordering::Release));
         if result.is_err() {
-            // Who touched the chunk meanwhile was told that it comes.
+            // Who touched a page meanwhile was told that it comes.
             let _ = uffd.wake(block, run);
         }
         result
@@ -252,10 +256,10 @@ impl Staging {
     fn collect(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
         let first = self.alone.next_set(run.start).filter(|page| *page < run.end());
         let Some(first) = first else { return Ok(()) };
-        self.shadow.take_aside(block, run)?;
+        let aside = self.shadow.take_aside(block, run)?;
         let mut page = Some(first);
         while let Some(at) = page {
-            self.shadow.keep(at);
+            aside.keep(at);
             page = self.alone.next_set(PageIndex(at.0 + 1)).filter(|page| *page < run.end());
         }
         self.whole.set_range(run.start, u64::from(run.count));
@@ -270,9 +274,17 @@ impl Staging {
         }
     }
 
-    fn is_complete(&self, chunk: u64) -> bool {
-        let words = (chunk * CHUNK / 64) as usize..((chunk + 1) * CHUNK / 64) as usize;
-        words.into_iter().all(|word| self.whole.word(word) | self.alone.word(word) == u64::MAX)
+    /// Whether a group lacks nothing, or is in RAM already.
+    fn is_complete(&self, group: u64) -> bool {
+        self.chunks_of(group).all(|chunk| {
+            let words = (chunk * CHUNK / 64) as usize..((chunk + 1) * CHUNK / 64) as usize;
+            self.at(chunk, HOME)
+                || words.into_iter().all(|word| self.whole.word(word) | self.alone.word(word) == u64::MAX)
+        })
+    }
+
+    fn chunks_of(&self, group: u64) -> Range<u64> {
+        group * GROUP..((group + 1) * GROUP).min(self.chunks())
     }
 
     fn at(&self, chunk: u64, place: u8) -> bool {
@@ -283,9 +295,14 @@ impl Staging {
         self.chunks.get((page.0 / CHUNK) as usize)
     }
 
-    fn pages_of(&self, chunk: u64) -> PageRun {
-        PageRun { block: self.id, start: PageIndex(chunk * CHUNK), count: HUGE_PAGES }
+    fn pages_of(&self, chunks: Range<u64>) -> PageRun {
+        let count = ((chunks.end - chunks.start) * CHUNK) as u32;
+        PageRun { block: self.id, start: PageIndex(chunks.start * CHUNK), count }
     }
+}
+
+fn group_of(page: PageIndex) -> u64 {
+    page.0 / (GROUP * CHUNK)
 }
 
 /// The run in pieces that lie in one chunk each.

@@ -63,7 +63,16 @@ impl Shared {
 
     /// Whether a thread that waits for the network should stop waiting.
     pub fn interrupted(&self) -> bool {
-        self.cancelled() || self.abandoned.load(Ordering::Acquire) || self.break_link.load(Ordering::Acquire)
+        self.cancelled() || self.must_stop()
+    }
+
+    /// Whether it should for no other reason than a cancel.
+    pub fn ends_by_cancel(&self) -> bool {
+        self.cancelled() && !self.must_stop()
+    }
+
+    fn must_stop(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire) || self.break_link.load(Ordering::Acquire)
     }
 
     /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.

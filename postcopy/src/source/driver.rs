@@ -1,6 +1,6 @@
 //! The migration's thread on the source: carries out what [`Source`] decides.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -24,6 +24,9 @@ use crate::wire::{BlockDescription, ChannelKind, Features, Forward, Reply, Token
 /// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read whole: a destination that stalls
 /// inside one must not keep the source from a cancel.
 const REPLY_BUFFER: usize = 128 * 1024;
+
+/// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
+const LAST_MESSAGE: Duration = Duration::from_millis(300);
 
 /// One connection to the destination: both channels and the thread that serves the second.
 struct Link {
@@ -321,8 +324,13 @@ impl Driver {
 
     fn send(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
         let shared = &self.shared;
+        let cancelled_at = OnceCell::new();
         let interrupted = || {
             link.look(shared);
+            if shared.ends_by_cancel() {
+                let now = shared.progress.now();
+                return now >= *cancelled_at.get_or_init(|| now) + LAST_MESSAGE;
+            }
             shared.interrupted()
         };
         let sent = self

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bitmap::RamBitmap;
-use crate::memory::HUGE_PAGES;
+use crate::memory::{HUGE_PAGES, HUGE_TOGETHER};
 use crate::ram::{BlockId, PageIndex, PageRun};
 
 /// Where the last demanded page was; written by the demand thread, read by the pusher. No lock between them.
@@ -26,9 +26,12 @@ impl Hint {
     }
 }
 
-/// The pages that go on one after the other: a huge page's worth, from the demanded page on to its end, then from its begin.
+/// Pages in a group.
+const GROUP: u64 = HUGE_PAGES as u64 * HUGE_TOGETHER as u64;
+
+/// The pages that go on one after the other, some huge pages' worth: from the demanded page on to their end, then from their begin.
 #[derive(Clone, Copy, Debug)]
-struct Chunk {
+struct Group {
     block: BlockId,
     from: PageIndex,
     end: PageIndex,
@@ -36,11 +39,10 @@ struct Chunk {
     begin: Option<PageIndex>,
 }
 
-impl Chunk {
+impl Group {
     fn around(block: BlockId, page: PageIndex) -> Self {
-        let size = u64::from(HUGE_PAGES);
-        let begin = page.0 / size * size;
-        Self { block, from: page, end: PageIndex(begin + size), begin: (begin < page.0).then_some(PageIndex(begin)) }
+        let begin = page.0 / GROUP * GROUP;
+        Self { block, from: page, end: PageIndex(begin + GROUP), begin: (begin < page.0).then_some(PageIndex(begin)) }
     }
 
     /// Claims its next run.
@@ -59,44 +61,44 @@ impl Chunk {
                 continue;
             }
             let begin = self.begin.take()?;
-            (self.from, self.end) = (begin, PageIndex(begin.0 + u64::from(HUGE_PAGES)));
+            (self.from, self.end) = (begin, PageIndex(begin.0 + GROUP));
         }
     }
 }
 
-/// Gives out each pending page once. A chunk that was begun is finished first: the destination gives it to the guest as a whole.
+/// Gives out each pending page once. A group that was begun is finished first: the destination gives it to the guest as a whole.
 #[derive(Debug)]
 pub struct Scheduler {
-    chunk: Chunk,
+    group: Group,
 }
 
 impl Scheduler {
     /// Begins at the first page.
     pub fn new() -> Self {
-        Self { chunk: Chunk::around(BlockId(0), PageIndex(0)) }
+        Self { group: Group::around(BlockId(0), PageIndex(0)) }
     }
 
-    /// Claims the next run of at most `most` pages, of one chunk; `None` once nothing is pending.
+    /// Claims the next run of at most `most` pages, of one group; `None` once nothing is pending.
     pub fn next(&mut self, pending: &RamBitmap, hint: &Hint, most: u32) -> Option<PageRun> {
-        if let Some(run) = self.chunk.next(pending, most) {
+        if let Some(run) = self.group.next(pending, most) {
             return Some(run);
         }
         if let Some((block, page)) = hint.take() {
-            self.chunk = Chunk::around(block, page);
-            if let Some(run) = self.chunk.next(pending, most) {
+            self.group = Group::around(block, page);
+            if let Some(run) = self.group.next(pending, most) {
                 return Some(run);
             }
         }
-        let (mut block, mut from) = (self.chunk.block, self.chunk.end);
+        let (mut block, mut from) = (self.group.block, self.group.end);
         let blocks = pending.blocks().count() as u16;
         // One visit more than there are blocks: the first block is looked at again from its begin.
         for _ in 0..=blocks {
             while let Some(page) = pending.block(block).and_then(|bitmap| bitmap.next_set(from)) {
-                self.chunk = Chunk::around(block, page);
-                if let Some(run) = self.chunk.next(pending, most) {
+                self.group = Group::around(block, page);
+                if let Some(run) = self.group.next(pending, most) {
                     return Some(run);
                 }
-                from = self.chunk.end;
+                from = self.group.end;
             }
             (block, from) = (BlockId((block.0 + 1) % blocks.max(1)), PageIndex(0));
         }
@@ -131,21 +133,30 @@ mod tests {
     }
 
     #[test]
-    fn the_background_finishes_its_chunk_and_goes_on_around_the_demanded_page() {
-        let pending = RamBitmap::with_pages([4000]);
+    fn the_background_finishes_its_group_and_goes_on_around_the_demanded_page() {
+        let pending = RamBitmap::with_pages([9000]);
         pending.set_all();
         let (mut scheduler, hint) = (Scheduler::new(), Hint::default());
         assert_eq!(scheduler.next(&pending, &hint, 300), Some(run(0, 0, 300)));
-        hint.demanded(run(0, 1500, 1));
-        pending.block(BlockId(0)).unwrap().claim(PageIndex(1500));
-        let rest = [run(0, 300, 212), run(0, 1501, 35), run(0, 1024, 300), run(0, 1324, 176), run(0, 1536, 300)];
+        let demanded = 2 * GROUP + 900;
+        hint.demanded(run(0, demanded, 1));
+        pending.block(BlockId(0)).unwrap().claim(PageIndex(demanded));
+        let behind = (3 * GROUP - demanded - 1) as u32;
+        let rest = [
+            run(0, 300, 1000),
+            run(0, 1300, GROUP as u32 - 1300),
+            run(0, demanded + 1, 1000),
+            run(0, demanded + 1001, behind - 1000),
+            run(0, 2 * GROUP, 900),
+            run(0, 3 * GROUP, 1000),
+        ];
         for next in rest {
-            assert_eq!(scheduler.next(&pending, &hint, 300), Some(next));
+            assert_eq!(scheduler.next(&pending, &hint, 1000), Some(next));
         }
     }
 
     #[test]
-    fn the_last_chunk_may_be_shorter_than_others_and_every_block_has_its_own() {
+    fn the_last_group_may_be_shorter_than_others_and_every_block_has_its_own() {
         let pending = RamBitmap::with_pages([700, 5]);
         pending.set_all();
         let (mut scheduler, hint) = (Scheduler::new(), Hint::default());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::convergence::{PassFigures, Verdict, bandwidth, decide, expected_downtime};
-use super::{Action, Pass, Source, State, Way};
+use super::{Action, LIMITED_PAGES, Pass, Source, State, Way};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::{Forward, MAX_RUN_PAGES};
 
@@ -55,7 +55,8 @@ impl Source {
                 self.state = State::Precopy(pass);
                 return Action::ClearLog(PageRun { block, start: PageIndex(start), count: (end - start) as u32 });
             }
-            let most = (pass.cleared_to.0 - next.0).min(u64::from(MAX_RUN_PAGES)) as u32;
+            let most = if self.limits.bandwidth == 0 { MAX_RUN_PAGES } else { LIMITED_PAGES };
+            let most = (pass.cleared_to.0 - next.0).min(u64::from(most)) as u32;
             let Some(run) = bitmap.claim_run(block, next, most) else { continue };
             pass.at = (block, run.end());
             self.state = State::Precopy(pass);
