@@ -1,5 +1,5 @@
-//! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables and its clocks are, with the
-//! page tables that lead there. Each that is missing at a postcopy's destination would be fetched after the one before it, while the guest stands
+//! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables, its clocks and what its registers
+//! point to are, with the page tables that lead there. Each that is missing at a postcopy's destination would be fetched after the one before it, while the guest stands
 //! still.
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -63,7 +63,12 @@ fn of_vcpu(regs: &kvm_regs, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64>
         sregs.gs.base,
         sregs.fs.base,
     ];
-    for address in linear {
+    // Much of what code touches next a register points to. A number that is no pointer costs a page that is not needed.
+    let pointers = [
+        regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10, regs.r11,
+        regs.r12, regs.r13, regs.r14, regs.r15,
+    ];
+    for address in linear.into_iter().chain(pointers) {
         walk(address, sregs, read, found);
     }
 }

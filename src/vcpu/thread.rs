@@ -25,12 +25,22 @@ pub fn spawn(
             return;
         };
         vcpu.kick().adopt();
+        warm_up(vcpu);
         while gate.park(vcpu.kick()) {
             if let Some(request) = stay_in_guest(vcpu, &vcpus, &gate, &bus) {
                 gate.request(&vcpus, request);
             }
         }
     })
+}
+
+/// Has KVM make whatever it makes when a vCPU is run for the first time (a thread of its own for the machine, most of all, which took more than
+/// a millisecond): not in the moment in which a guest arrives. The guest is not entered.
+fn warm_up(vcpu: &Vcpu) {
+    vcpu.kick().set_immediate_exit(true);
+    if let Err(error) = vcpu.lock().run() {
+        log::debug!("vCPU {} is not run beforehand: {}", vcpu.index(), sentence(&error));
+    }
 }
 
 /// What one entry into the guest led to.

@@ -21,6 +21,7 @@ use crate::memory::HUGE_PAGES;
 use crate::progress::{Observer, Phase};
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::stats::Status;
+use crate::turn::take_short_turns;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
 
@@ -61,6 +62,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(self, acceptor: Box<dyn Acceptor>) {
+        take_short_turns();
         let mut destination = Destination::new(self.shared.tracker.clone());
         let mut faults = self.open_faults();
         match self.accept_link(&*acceptor, None, faults.is_ok()) {

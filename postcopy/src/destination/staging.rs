@@ -34,6 +34,8 @@ const GOING: u8 = 3;
 
 const CHUNK: u64 = HUGE_PAGES as u64;
 const GROUP: u64 = HUGE_TOGETHER as u64;
+/// Pages that are placed with one that was touched, if they are here: the aligned piece around it, as the kernel does with a file's pages.
+const AROUND: u64 = 16;
 
 /// What became of a page that was to be placed alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +146,15 @@ impl Staging {
 
     /// Places one page by `place` if its chunk is away.
     pub fn alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
+        self.run_alone(page, || {
+            place()?;
+            self.alone.set(page);
+            Ok(())
+        })
+    }
+
+    /// Has `place` place pages of the page's chunk, if that is away, and note which.
+    fn run_alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
         let Some(chunk) = self.chunk(page) else { return Ok(Alone::Home) };
         loop {
             match chunk.compare_exchange(AWAY, PLACING, Ordering::AcqRel, Ordering::Acquire) {
@@ -155,9 +166,6 @@ impl Staging {
             }
         }
         let placed = place();
-        if placed.is_ok() {
-            self.alone.set(page);
-        }
         chunk.store(AWAY, Ordering::Release);
         placed?;
         let group = group_of(page);
@@ -169,14 +177,26 @@ impl Staging {
         Ok(Alone::Last)
     }
 
-    /// Places one page whose contents stand in the shadow, because somebody waits for it.
+    /// Places a page whose contents stand in the shadow, because somebody waits for it, and those beside it, because touches have neighbours.
     pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
-        self.alone(page, || {
+        self.run_alone(page, || {
             if self.alone.test(page) {
                 return uffd.wake(block, PageRun::single(self.id, page));
             }
-            uffd.copy_from(block, PageRun::single(self.id, page), self.memory())
+            let run = self.around(page);
+            uffd.copy_from(block, run, self.memory())?;
+            self.alone.set_range(run.start, u64::from(run.count));
+            Ok(())
         })
+    }
+
+    /// The run of pages around this one, which stands in the shadow and nowhere else, that do so too.
+    fn around(&self, page: PageIndex) -> PageRun {
+        let begin = page.0 / AROUND * AROUND;
+        let waits = |at: &u64| self.whole.test(PageIndex(*at)) && !self.alone.test(PageIndex(*at));
+        let before = (begin..page.0).rev().take_while(waits).count() as u64;
+        let behind = (page.0 + 1..begin + AROUND).take_while(waits).count() as u64;
+        PageRun { block: self.id, start: PageIndex(page.0 - before), count: (before + 1 + behind) as u32 }
     }
 
     /// Moves in every chunk that is away; nothing is missing any more. Incoming thread only.

@@ -37,6 +37,9 @@ const PUSH_PAGES: u32 = HUGE_PAGES;
 /// The same under a limit: short, so that the limit holds from one moment to the next.
 const LIMITED_PAGES: u32 = 64;
 
+/// The background begins so much later than the guest, whose first steps need processors and the link more than any others.
+const HEAD_START: Duration = Duration::from_millis(2);
+
 /// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
@@ -337,6 +340,7 @@ impl Source {
                 self.state = State::AwaitAllReceived(Way::Precopy, door);
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
+                self.then([Action::Wait(Some(now + HEAD_START))]);
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
