@@ -1,11 +1,15 @@
-//! What the engine asks of TCP, on a real connection.
+//! What the engine asks of sockets, on real connections.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
-use nix::sys::socket::{getsockopt, sockopt};
-use whimbrel_postcopy::channel::{Channel, Wake};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
+use whimbrel_postcopy::channel::{Batch, Channel, MessageReader, Wake};
+use whimbrel_postcopy::memory::AnonymousRam;
+use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use whimbrel_postcopy::wire::{Forward, decode_forward};
 
 fn connected() -> (Channel, Channel) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -96,4 +100,70 @@ fn a_unix_socket_has_no_network() {
     source.mark_interactive();
     assert_eq!(source.network(), None);
     assert!(taken(&source, 64 << 20) < 2 << 20, "it is short all the same");
+}
+
+/// Long runs are lent over a unix socket and copied over TCP, short ones are gathered: all arrive as they are, in their order, also through a
+/// socket that holds little.
+#[test]
+fn runs_of_every_length_arrive_as_they_are() {
+    const PAGES: u64 = 2100;
+    const ROUNDS: u8 = 3;
+    let lengths = [1, 15, 16, 17, 2, 512, 1, 300, 800];
+    let runs: Vec<PageRun> = lengths
+        .iter()
+        .scan(3, |next, &count| {
+            Some(PageRun {
+                block: BlockId(0),
+                start: PageIndex(std::mem::replace(next, *next + u64::from(count))),
+                count,
+            })
+        })
+        .collect();
+    for (source, destination) in [Channel::pair().unwrap(), connected()] {
+        source.keep_short();
+        let [from, to] = ["from", "to"].map(|name| AnonymousRam::block(name, PAGES).unwrap());
+        let byte = |page: u64, round: u8| (page % 251) as u8 ^ round;
+        let (sender_runs, ram) = (runs.clone(), [from]);
+        let sender = std::thread::spawn(move || {
+            let (mut batch, wake) = (Batch::default(), Wake::new().unwrap());
+            for round in 0..ROUNDS {
+                for run in &sender_runs {
+                    // A page that was lent is read when it is received: it may not change before.
+                    let marks = |page: u64| [byte(page, round); PAGE_SIZE];
+                    run.pages().for_each(|page| ram[0].write(page, 0, &marks(page.0)));
+                    batch.push(&Forward::Pages(*run));
+                }
+                batch.push(&Forward::Mark(u32::from(round)));
+                batch.send(&ram, &source, &wake, &|| false).unwrap();
+                while !source.wait(false, &wake, None).unwrap().readable {}
+                let mut answer = [0];
+                let got = recv(source.as_fd().as_raw_fd(), &mut answer, MsgFlags::empty());
+                assert_eq!(got, Ok(1));
+            }
+        });
+        let channel = Arc::new(destination);
+        let (mut reader, wake) = (MessageReader::new(channel.clone(), 64 * 1024), Wake::new().unwrap());
+        for round in 0..ROUNDS {
+            let mut next = || {
+                let header = reader.header(&wake).unwrap();
+                let fields = reader.fields(header).unwrap();
+                let message = decode_forward(header, &fields).unwrap();
+                if let Forward::Pages(run) = message {
+                    reader.contents_into(&to, run).unwrap();
+                }
+                message
+            };
+            for run in &runs {
+                assert_eq!(next(), Forward::Pages(*run));
+            }
+            assert_eq!(next(), Forward::Mark(u32::from(round)));
+            for page in runs.iter().flat_map(|run| run.pages()) {
+                let mut bytes = [0; PAGE_SIZE];
+                to.read(page, &mut bytes);
+                assert!(bytes.iter().all(|&it| it == byte(page.0, round)), "page {} in round {round}", page.0);
+            }
+            channel.send(&[1], &wake, &|| false).unwrap();
+        }
+        sender.join().unwrap();
+    }
 }
