@@ -16,8 +16,10 @@ pub const HUGE_PAGES: u32 = 512;
 const HUGE_BYTES: usize = HUGE_PAGES as usize * PAGE_SIZE;
 /// Huge pages that go into a guest together, as far as they can: every change of its memory map interrupts each vCPU, however much changes at once.
 pub const HUGE_TOGETHER: u32 = 4;
-/// Pages that may lie aside before their memory is given back, which interrupts the vCPUs, too.
-const ASIDE_PAGES: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
+/// Room for pages that lie aside, in pages. Their memory is given back when it is used up, not each time: that interrupts the vCPUs, too.
+const ASIDE_ROOM: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
+/// It is given back earlier when so many pages are there: they cost memory, room does not.
+const ASIDE_PAGES: u64 = 4096;
 
 /// What keeps a block's mapping alive.
 pub trait RamOwner: Send + Sync {}
@@ -221,8 +223,10 @@ pub(crate) struct Shadow {
     memory: RamBlock,
     /// What was taken out of the guest for a moment.
     aside: RamBlock,
-    /// So many of its pages are in use.
+    /// So much of its room is used up.
     aside_used: AtomicU64,
+    /// So many pages are in it.
+    aside_pages: AtomicU64,
 }
 
 impl Shadow {
@@ -232,8 +236,8 @@ impl Shadow {
             return Ok(None);
         }
         let memory = AnonymousRam::block(block.name(), block.pages)?;
-        let aside = AnonymousRam::block(block.name(), ASIDE_PAGES)?;
-        Ok(Some(Self { memory, aside, aside_used: AtomicU64::new(0) }))
+        let aside = AnonymousRam::block(block.name(), ASIDE_ROOM)?;
+        Ok(Some(Self { memory, aside, aside_used: AtomicU64::new(0), aside_pages: AtomicU64::new(0) }))
     }
 
     /// The memory, to be filled.
@@ -256,8 +260,9 @@ impl Shadow {
     pub fn take_aside(&self, block: &RamBlock, run: PageRun) -> io::Result<Aside<'_>> {
         let in_aside = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
         let mut used = self.aside_used.load(Ordering::Relaxed);
-        if used + u64::from(run.count) > ASIDE_PAGES {
-            self.aside.discard(in_aside(0, ASIDE_PAGES as u32))?;
+        if used + u64::from(run.count) > ASIDE_ROOM || self.aside_pages.load(Ordering::Relaxed) >= ASIDE_PAGES {
+            self.aside.discard(in_aside(0, ASIDE_ROOM as u32))?;
+            self.aside_pages.store(0, Ordering::Relaxed);
             used = 0;
         }
         let at = in_aside(used, run.count);
@@ -291,6 +296,7 @@ impl Aside<'_> {
         let mut bytes = [0; PAGE_SIZE];
         self.shadow.aside.read(PageIndex(self.at.0 + page.0 - self.run.start.0), &mut bytes);
         self.shadow.memory.write(page, 0, &bytes);
+        self.shadow.aside_pages.fetch_add(1, Ordering::Relaxed);
     }
 }
 
