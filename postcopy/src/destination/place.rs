@@ -161,6 +161,9 @@ impl Place {
                 Some(staging) if part.count == HUGE_PAGES => {
                     staging.all_zero(part.start)?;
                     self.tracker.placed(part);
+                    // It may have been the last that its group waited for.
+                    let moved = staging.move_in_if_complete(&self.uffd, block, part.start)?;
+                    moved.into_iter().for_each(|run| self.close_latency(run));
                     for page in self.tracker.asked_in(part) {
                         self.uffd.zero(block, PageRun::single(part.block, page))?;
                         self.latency.placed(PageRun::single(part.block, page), Instant::now());
