@@ -19,7 +19,7 @@ pub const HUGE_TOGETHER: u32 = 4;
 /// Room for pages that lie aside, in pages. Their memory is given back when it is used up, not each time: that interrupts the vCPUs, too.
 const ASIDE_ROOM: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
 /// It is given back earlier when so many pages are there: they cost memory, room does not.
-const ASIDE_PAGES: u64 = 4096;
+const ASIDE_PAGES: u64 = 2048;
 
 /// What keeps a block's mapping alive.
 pub trait RamOwner: Send + Sync {}

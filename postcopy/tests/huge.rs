@@ -1,4 +1,5 @@
-//! A guest arrives in huge pages, whichever of its pages were touched on the way. Alone in its process: it looks at how its memory is made up.
+//! A guest arrives in huge pages, whichever of its pages were touched on the way, and does not take its memory twice. Alone in their process, and one
+//! after the other: these tests look at how its memory is made up.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -6,11 +7,13 @@ mod common;
 mod skip;
 
 use std::fs::read_to_string;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Listener, UnixAddress};
 use whimbrel_postcopy::destination;
+use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::source::{self, Limits};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
@@ -107,11 +110,63 @@ fn moved(postcopy_after: u32) -> u64 {
     huge
 }
 
+static ONE: Mutex<()> = Mutex::new(());
+
+fn resident_mib() -> u64 {
+    let told = read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = told.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (pages * PAGE_SIZE as u64) >> 20
+}
+
+/// Everything is touched long before the background brings it: the pages that were placed alone do not pile up beside the memory that waits for them.
+#[test]
+fn a_guest_that_touches_everything_first_does_not_take_its_memory_twice() {
+    if let Some(why) = unable() {
+        return skip::skip(&why);
+    }
+    let _one = ONE.lock();
+    const PAGES: u64 = 128 << 8;
+    let (source, destination) = (TestGuest::new(&[PAGES], true), TestGuest::new(&[PAGES], false));
+    (0..PAGES).for_each(|page| source.write(0, page, 1));
+    let one = resident_mib();
+    let allowed = one + 128 + 60;
+    let address = UnixAddress(std::env::temp_dir().join(format!("whimbrel-twice-{}", std::process::id())));
+    let watch = Watch::new();
+    let listener = Box::new(Listener::unix(&address).unwrap());
+    let mut arriving = destination::start(destination.clone(), listener, watch.clone()).unwrap();
+    // The memory that the guest will have; nobody tells of it.
+    let begin = Instant::now();
+    while resident_mib() < one + 120 && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let mut leaving = source::start(source.clone(), Arc::new(address), limits, Watch::new()).unwrap();
+    destination.await_running();
+    let mut most = 0;
+    // All over the place, so that no huge page comes to be whole.
+    for page in (0..PAGES).map(|at| at * 12_345 % PAGES) {
+        assert!(*destination.read(0, page) == TestGuest::stamp(page, 1), "page {page}");
+        destination.write(0, page, 2);
+        if page % 64 == 0 {
+            most = most.max(resident_mib());
+        }
+    }
+    leaving.set_limits(Limits { postcopy_bandwidth: 0, ..limits });
+    assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    leaving.join();
+    arriving.join();
+    for page in 0..PAGES {
+        assert!(*destination.read(0, page) == TestGuest::stamp(page, 2), "page {page}");
+    }
+    assert!(most <= allowed, "{most} MiB were resident, {allowed} are enough");
+}
+
 #[test]
 fn a_guest_arrives_in_huge_pages_whatever_it_touched_on_the_way() {
     if let Some(why) = unable() {
         return skip::skip(&why);
     }
+    let _one = ONE.lock();
     for passes in [0, 1] {
         let huge = moved(passes);
         // All chunks but the zero one, which has no memory; the host may have been short of one or two.

@@ -305,7 +305,7 @@ impl FaultLoop {
     fn tell(&self, placed: Placed) {
         match placed {
             Placed::Some => {}
-            Placed::LastOfGroup | Placed::Last => self.line.control.ring(),
+            Placed::Due | Placed::Last => self.line.control.ring(),
         }
     }
 }

@@ -21,8 +21,8 @@ pub(super) const PIECE: u32 = 64;
 pub(super) enum Placed {
     /// Others are missing.
     Some,
-    /// Its group of chunks lacks nothing any more, and the incoming thread should move it in.
-    LastOfGroup,
+    /// The incoming thread has something to do: [`Place::settle`].
+    Due,
     /// Nothing is missing any more.
     Last,
 }
@@ -195,11 +195,14 @@ impl Place {
         Ok(())
     }
 
-    /// Moves in the chunks that demanded pages have completed.
+    /// Moves in the groups that demanded pages have completed, and takes back pages that take memory twice, if they are many.
     pub fn settle(&self, ram: &[RamBlock]) -> Result<(), UffdError> {
         for (staging, block) in self.staging.iter().zip(ram) {
             let Some(staging) = staging else { continue };
             staging.move_in_due(&self.uffd, block)?.into_iter().for_each(|run| self.close_latency(run));
+            if let Err(error) = staging.take_back(block) {
+                log::debug!("pages that take memory twice stay where they are: {error}");
+            }
         }
         Ok(())
     }
@@ -248,7 +251,7 @@ impl Place {
             match alone {
                 Alone::Home => place(single)?,
                 Alone::Placed => {}
-                Alone::Last => placed = Placed::LastOfGroup,
+                Alone::Due => placed = Placed::Due,
                 // Moving it in wakes who waits.
                 Alone::Comes => continue,
             }
@@ -269,10 +272,10 @@ impl Place {
         match alone {
             Alone::Home => self.uffd.zero(&ram[usize::from(block.0)], single)?,
             Alone::Comes => return Ok(Placed::Some),
-            Alone::Placed | Alone::Last => {}
+            Alone::Placed | Alone::Due => {}
         }
         self.close_latency(single);
-        Ok(if alone == Alone::Last { Placed::LastOfGroup } else { Placed::Some })
+        Ok(if alone == Alone::Due { Placed::Due } else { Placed::Some })
     }
 
     fn placed(&self, run: PageRun) -> bool {

@@ -2,23 +2,24 @@
 //! a copy, and so that the guest has huge pages afterwards. A page that is touched earlier is placed alone.
 //!
 //! # A chunk
-//! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in together. Where its pages are is one atomic number, and whoever changes RAM of a chunk that is away
-//! changes that number first. Two threads do: the *incoming* thread, which takes the background, and the fault loop.
+//! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in together. Where a chunk's pages are is one atomic number,
+//! and whoever changes RAM of a chunk that is away changes that number first. Two threads do: the *incoming* thread, which takes the background, and
+//! the fault loop.
 //!
 //! ```text
 //!            take (nothing runs yet)           its group is here
 //!   Home ─────────────────────────────> Away ────────────────────────> Going ───> Home, for good
 //!                                       │  ^                          (incoming thread: what was placed alone is taken aside
 //!                                       v  │                           and copied back, then the whole chunk is moved in)
-//!                                     Placing   (either thread: one page is placed alone)
+//!                                     Placing   (either thread: pages are placed alone, or taken back)
 //! ```
 //!
-//! The fault loop never waits here: a chunk that is `Going` will be there in a moment, and moving it in wakes who waits. The incoming thread waits
-//! for `Placing`, which lasts one copied page.
+//! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and moving it in wakes who waits. Either thread waits for the
+//! other's `Placing`, which lasts some copied pages, or the taking back of a group's.
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -36,6 +37,9 @@ const CHUNK: u64 = HUGE_PAGES as u64;
 const GROUP: u64 = HUGE_TOGETHER as u64;
 /// Pages that are placed with one that was touched, if they are here: the aligned piece around it, as the kernel does with a file's pages.
 const AROUND: u64 = 16;
+/// So many pages may be in RAM alone. Each takes memory besides what its chunk has in the shadow: over a slow link a guest may touch everything
+/// before the background has come anywhere, and would take its memory twice.
+const MOST_ALONE: u64 = 4096;
 
 /// What became of a page that was to be placed alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +48,9 @@ pub(super) enum Alone {
     Home,
     /// It was placed.
     Placed,
-    /// The same, and its group lacks nothing now: [`Staging::move_in_due`] moves it in.
-    Last,
+    /// The same, and the incoming thread has something to do now: its group lacks nothing ([`Staging::move_in_due`]), or too many pages are in RAM
+    /// alone ([`Staging::take_back`]).
+    Due,
     /// Its chunk is about to be moved in, and it with it.
     Comes,
 }
@@ -59,6 +64,10 @@ pub(super) struct Staging {
     whole: PageBitmap,
     /// Pages in RAM though their chunk is away.
     alone: PageBitmap,
+    /// How many they are.
+    alone_pages: AtomicU64,
+    /// Where pages are taken back next, by group.
+    take_back_next: AtomicU64,
     /// Groups whose last page was placed alone, by number.
     due: (Sender<u64>, Receiver<u64>),
 }
@@ -75,6 +84,8 @@ impl Staging {
             chunks: (0..chunks).map(|_| AtomicU8::new(HOME)).collect(),
             whole: PageBitmap::new(block.pages()),
             alone: PageBitmap::new(block.pages()),
+            alone_pages: AtomicU64::new(0),
+            take_back_next: AtomicU64::new(0),
             due: unbounded(),
         }))
     }
@@ -148,45 +159,51 @@ impl Staging {
     pub fn alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
         self.run_alone(page, || {
             place()?;
-            self.alone.set(page);
-            Ok(())
+            Ok(self.note_alone(PageRun::single(self.id, page)))
         })
     }
 
-    /// Has `place` place pages of the page's chunk, if that is away, and note which.
-    fn run_alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
+    /// Whether they have become too many by that.
+    fn note_alone(&self, run: PageRun) -> bool {
+        let more = self.alone.set_range(run.start, u64::from(run.count));
+        let before = self.alone_pages.fetch_add(more, Ordering::Relaxed);
+        before <= MOST_ALONE && before + more > MOST_ALONE
+    }
+
+    /// Has `place` place pages of the page's chunk, if that is away, and note which; it tells whether they are too many.
+    fn run_alone(&self, page: PageIndex, place: impl FnOnce() -> Result<bool, UffdError>) -> Result<Alone, UffdError> {
         let Some(chunk) = self.chunk(page) else { return Ok(Alone::Home) };
         loop {
             match chunk.compare_exchange(AWAY, PLACING, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => break,
                 Err(HOME) => return Ok(Alone::Home),
                 Err(GOING) => return Ok(Alone::Comes),
-                // The other thread places a page of the same chunk.
-                Err(_) => std::hint::spin_loop(),
+                // The other thread has pages of the same chunk in hand.
+                Err(_) => std::thread::yield_now(),
             }
         }
         let placed = place();
         chunk.store(AWAY, Ordering::Release);
-        placed?;
+        let too_many = placed?;
         let group = group_of(page);
-        if !self.is_complete(group) {
-            return Ok(Alone::Placed);
+        if self.is_complete(group) {
+            // Never full, and its other end lives as long as this one.
+            let _ = self.due.0.send(group);
+            return Ok(Alone::Due);
         }
-        // Never full, and its other end lives as long as this one.
-        let _ = self.due.0.send(group);
-        Ok(Alone::Last)
+        Ok(if too_many { Alone::Due } else { Alone::Placed })
     }
 
     /// Places a page whose contents stand in the shadow, because somebody waits for it, and those beside it, because touches have neighbours.
     pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
         self.run_alone(page, || {
             if self.alone.test(page) {
-                return uffd.wake(block, PageRun::single(self.id, page));
+                uffd.wake(block, PageRun::single(self.id, page))?;
+                return Ok(false);
             }
             let run = self.around(page);
             uffd.copy_from(block, run, self.memory())?;
-            self.alone.set_range(run.start, u64::from(run.count));
-            Ok(())
+            Ok(self.note_alone(run))
         })
     }
 
@@ -232,27 +249,58 @@ impl Staging {
     /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Incoming thread only.
     pub fn all_zero(&self, page: PageIndex) -> io::Result<()> {
         let number = page.0 / CHUNK;
-        self.begin_going(number);
+        let run = self.pages_of(number..number + 1);
+        self.seize(number, GOING);
+        self.none_alone(run);
         self.chunks[number as usize].store(HOME, Ordering::Release);
-        self.shadow.memory().discard(self.pages_of(number..number + 1))
+        self.shadow.memory().discard(run)
     }
 
     /// Moves in what is away of a complete group. A chunk that the fault loop is placing a page of is as much away as any other: it is waited for.
     fn move_in(&self, uffd: &Uffd, block: &RamBlock, group: u64) -> Result<Vec<PageRun>, UffdError> {
-        let mut moved = Vec::new();
+        let away = self.away_in(group);
+        away.iter().try_for_each(|chunks| self.move_in_run(uffd, block, chunks.clone()))?;
+        Ok(away.into_iter().map(|chunks| self.pages_of(chunks)).collect())
+    }
+
+    /// The runs of chunks of the group that are not the guest's yet.
+    fn away_in(&self, group: u64) -> Vec<Range<u64>> {
         let Range { mut start, end } = self.chunks_of(group);
+        let mut runs = Vec::new();
         while let Some(first) = (start..end).find(|chunk| !self.at(*chunk, HOME)) {
             let last = (first..end).find(|chunk| self.at(*chunk, HOME)).unwrap_or(end);
-            self.move_in_run(uffd, block, first..last)?;
-            moved.push(self.pages_of(first..last));
+            runs.push(first..last);
             start = last;
         }
-        Ok(moved)
+        runs
+    }
+
+    /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who touches one again gets it from there. Incoming
+    /// thread only.
+    pub fn take_back(&self, block: &RamBlock) -> io::Result<()> {
+        if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE {
+            return Ok(());
+        }
+        let groups = self.chunks().div_ceil(GROUP);
+        for _ in 0..groups {
+            if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE / 2 {
+                break;
+            }
+            let group = self.take_back_next.fetch_add(1, Ordering::Relaxed) % groups;
+            for chunks in self.away_in(group) {
+                // Not `Going`: a demanded page that comes meanwhile is not in the shadow, and has to be placed afterwards.
+                chunks.clone().for_each(|chunk| self.seize(chunk, PLACING));
+                let taken = self.collect(block, self.pages_of(chunks.clone()));
+                chunks.for_each(|chunk| self.chunks[chunk as usize].store(AWAY, Ordering::Release));
+                taken?;
+            }
+        }
+        Ok(())
     }
 
     fn move_in_run(&self, uffd: &Uffd, block: &RamBlock, chunks: Range<u64>) -> Result<(), UffdError> {
         let run = self.pages_of(chunks.clone());
-        chunks.clone().for_each(|chunk| self.begin_going(chunk));
+        chunks.clone().for_each(|chunk| self.seize(chunk, GOING));
         let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
         let result = match went {
             Ok(()) => Ok(()),
@@ -264,6 +312,9 @@ impl Staging {
         };
         // What did not get in is still served from the shadow, a page at a time.
         let home = if result.is_ok() { HOME } else { AWAY };
+        if result.is_ok() {
+            self.none_alone(run);
+        }
         chunks.for_each(|chunk| self.chunks[chunk as usize].store(home, Ordering::Release));
         if result.is_err() {
             // Who touched a page meanwhile was told that it comes.
@@ -280,16 +331,22 @@ impl Staging {
         let mut page = Some(first);
         while let Some(at) = page {
             aside.keep(at);
+            self.whole.set(at);
             page = self.alone.next_set(PageIndex(at.0 + 1)).filter(|page| *page < run.end());
         }
-        self.whole.set_range(run.start, u64::from(run.count));
-        self.alone.clear_range(run.start, u64::from(run.count));
+        self.none_alone(run);
         Ok(())
     }
 
-    fn begin_going(&self, number: u64) {
+    /// Pages of the run are not in RAM alone any more.
+    fn none_alone(&self, run: PageRun) {
+        self.alone_pages.fetch_sub(self.alone.clear_range(run.start, u64::from(run.count)), Ordering::Relaxed);
+    }
+
+    /// Waits until the chunk is away and nobody has its pages in hand; from then on it is at `place`.
+    fn seize(&self, number: u64, place: u8) {
         let chunk = &self.chunks[number as usize];
-        while chunk.compare_exchange_weak(AWAY, GOING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        while chunk.compare_exchange_weak(AWAY, place, Ordering::AcqRel, Ordering::Acquire).is_err() {
             std::thread::yield_now();
         }
     }
