@@ -1,6 +1,6 @@
-//! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables, its clocks and what its registers
-//! point to are, with the page tables that lead there. Each that is missing at a postcopy's destination would be fetched after the one before it, while the guest stands
-//! still.
+//! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables, its clocks and what its
+//! registers point to are, with the page tables that lead there. Each that is missing at a postcopy's destination would be fetched after the one
+//! before it, while the guest stands still.
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};

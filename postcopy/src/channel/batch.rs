@@ -114,7 +114,8 @@ impl Batch {
                 }
                 Piece::Pages(run) => ram[usize::from(run.block.0)].raw(run),
             };
-            match self.lender.with(channel).filter(|_| pages.len() >= lend::LEAST) {
+            let lender = if pages.len() >= lend::LEAST { self.lender.with(channel) } else { None };
+            match lender {
                 None => copied.push(pages),
                 Some(lender) => {
                     channel.send_all(&copied, wake, interrupted)?;

@@ -201,9 +201,20 @@ impl Staging {
                 uffd.wake(block, PageRun::single(self.id, page))?;
                 return Ok(false);
             }
+            // Who waits goes on before its neighbours are placed. Each page is noted by itself: one that is in RAM and not noted would be lost when
+            // the others are taken aside.
+            let place = |page| {
+                let single = PageRun::single(self.id, page);
+                uffd.copy_from(block, single, self.memory()).map(|()| self.note_alone(single))
+            };
             let run = self.around(page);
-            uffd.copy_from(block, run, self.memory())?;
-            Ok(self.note_alone(run))
+            let mut too_many = place(page)?;
+            for beside in run.pages().filter(|beside| *beside != page) {
+                // Nobody waits for these.
+                let Ok(many) = place(beside) else { break };
+                too_many |= many;
+            }
+            Ok(too_many)
         })
     }
 
