@@ -34,6 +34,9 @@ pub enum MigrationError {
     /// The destination cannot do postcopy.
     #[error("the destination cannot do postcopy: userfaultfd is not available to it")]
     NoPostcopy,
+    /// The destination knows no multifd channels.
+    #[error("the destination takes no multifd channels: switch capability multifd off and try again")]
+    NoMultifd,
     /// A message that has no place here.
     #[error("the peer sent '{0}' where the protocol does not allow it")]
     OutOfOrder(&'static str),

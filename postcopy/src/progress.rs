@@ -53,6 +53,7 @@ pub struct Progress {
     bytes: [AtomicU64; 3],
     normal: AtomicU64,
     zero: AtomicU64,
+    multifd: AtomicU64,
     requests: AtomicU64,
     marks: Mutex<Marks>,
 }
@@ -66,6 +67,7 @@ impl Progress {
             bytes: [const { AtomicU64::new(0) }; 3],
             normal: AtomicU64::new(0),
             zero: AtomicU64::new(0),
+            multifd: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             marks: Mutex::new(Marks {
                 status: Status::Setup,
@@ -133,6 +135,11 @@ impl Progress {
         self.bytes[phase as usize].fetch_add(bytes, Ordering::Relaxed);
         self.normal.fetch_add(normal, Ordering::Relaxed);
         self.zero.fetch_add(zero, Ordering::Relaxed);
+    }
+
+    /// So many bytes of what moved went on multifd channels.
+    pub fn by_multifd(&self, bytes: u64) {
+        self.multifd.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Pages were asked for.
@@ -215,6 +222,7 @@ impl Progress {
                 precopy_bytes: bytes(Phase::Precopy),
                 downtime_bytes: bytes(Phase::Downtime),
                 postcopy_bytes: bytes(Phase::Postcopy),
+                multifd_bytes: self.multifd.load(Ordering::Relaxed),
             },
             demand: None,
             blocktime: None,

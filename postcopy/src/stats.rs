@@ -85,6 +85,8 @@ pub struct RamReport {
     pub downtime_bytes: u64,
     /// Bytes sent while it ran on the destination.
     pub postcopy_bytes: u64,
+    /// Bytes of these that went on multifd channels.
+    pub multifd_bytes: u64,
 }
 
 /// Demand-page latency as the destination sees it: from reading the fault to the page being in place.

@@ -57,7 +57,7 @@ fn is_written_last(page: u64) -> bool {
 }
 
 /// Moves a guest whose pages are visited all the while; gives the huge memory that it has afterwards, in MiB.
-fn moved(postcopy_after: u32) -> u64 {
+fn moved(postcopy_after: u32, multifd: u8) -> u64 {
     let (source, destination) = (TestGuest::new(&[PAGES], true), TestGuest::new(&[PAGES], false));
     (0..PAGES).filter(|&page| generation(page) > 0).for_each(|page| source.write(0, page, 1));
     let address = UnixAddress(std::env::temp_dir().join(format!("whimbrel-huge-{}", std::process::id())));
@@ -71,7 +71,8 @@ fn moved(postcopy_after: u32) -> u64 {
         postcopy_bandwidth: 60 << 20,
         ..Limits::default()
     };
-    let mut leaving = source::start(source.clone(), Arc::new(address), limits, source_watch.clone()).unwrap();
+    let to = Arc::new(address);
+    let mut leaving = source::start_with(source.clone(), to, limits, source_watch.clone(), multifd).unwrap();
     let mut generations: Vec<u64> = (0..PAGES).map(generation).collect();
     // Written after the destination was told what is stale: stale once more, in huge pages that were taken out of RAM already.
     for page in (0..PAGES).filter(|page| is_written_last(*page)) {
@@ -167,10 +168,13 @@ fn a_guest_arrives_in_huge_pages_whatever_it_touched_on_the_way() {
         return skip::skip(&why);
     }
     let _one = ONE.lock();
-    for passes in [0, 1] {
-        let huge = moved(passes);
+    for (passes, multifd) in [(0, 0), (1, 0), (0, 3), (1, 3)] {
+        let huge = moved(passes, multifd);
         // All chunks but the zero one, which has no memory; the host may have been short of one or two.
         let whole = 2 * (CHUNKS - 1);
-        assert!((whole - 4..=whole + 4).contains(&huge), "after {passes} passes {huge} MiB of {whole} are huge");
+        assert!(
+            (whole - 4..=whole + 4).contains(&huge),
+            "after {passes} passes, with {multifd} multifd channels, {huge} MiB of {whole} are huge"
+        );
     }
 }

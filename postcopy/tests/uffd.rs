@@ -89,6 +89,10 @@ fn socket_path() -> PathBuf {
 const BLOCKS: [u64; 2] = [3000, 700];
 
 fn begin(limits: Limits, tcp: bool, change: impl FnOnce(&TestGuest, &TestGuest)) -> Pair {
+    begin_with(limits, tcp, 0, change)
+}
+
+fn begin_with(limits: Limits, tcp: bool, multifd: u8, change: impl FnOnce(&TestGuest, &TestGuest)) -> Pair {
     let source = TestGuest::new(&BLOCKS, true);
     let destination = TestGuest::new(&BLOCKS, false);
     let application = Application::fill(&source, &BLOCKS, 7);
@@ -104,7 +108,7 @@ fn begin(limits: Limits, tcp: bool, change: impl FnOnce(&TestGuest, &TestGuest))
     };
     let (source_watch, destination_watch) = (Watch::new(), Watch::new());
     let arriving = destination::start(destination.clone(), Box::new(listener), destination_watch.clone()).unwrap();
-    let leaving = source::start(source.clone(), connector, limits, source_watch.clone()).unwrap();
+    let leaving = source::start_with(source.clone(), connector, limits, source_watch.clone(), multifd).unwrap();
     Pair { source, destination, application, leaving, arriving, source_watch, destination_watch }
 }
 
@@ -143,20 +147,22 @@ fn every_mode_moves_a_running_guest_over_every_transport() {
     if denied() {
         return;
     }
-    for (passes, tcp) in
-        [(None, false), (Some(0), false), (Some(1), false), (Some(2), true), (None, true), (Some(0), true)]
-    {
+    let few = [(None, false, 0), (Some(0), false, 0), (Some(1), false, 0), (Some(2), true, 0), (None, true, 0)];
+    let many = [(Some(0), true, 0), (None, true, 4), (Some(0), true, 3), (Some(1), true, 2), (Some(0), false, 2)];
+    for (passes, tcp, multifd) in few.into_iter().chain(many).chain([(Some(2), false, 1), (None, false, 8)]) {
         let seed = 42 + u64::from(tcp) + u64::from(passes.unwrap_or(9));
-        println!("passes {passes:?} tcp {tcp} seed {seed}");
+        println!("passes {passes:?} tcp {tcp} multifd {multifd} seed {seed}");
         // Slow enough that the application touches pages before the background brings them.
         let postcopy_bandwidth = if passes == Some(0) { 40 << 20 } else { 0 };
         let limits = Limits { postcopy_after: passes, bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
-        let mut pair = begin(limits, tcp, |_, _| ());
+        let mut pair = begin_with(limits, tcp, multifd, |_, _| ());
         live_on(&pair, seed);
         completed(&mut pair);
         let report = pair.arriving.report();
         assert!(report.demand.is_some() || passes != Some(0), "no page was demanded: {report:?}");
         assert_eq!(report.ram.remaining, 0);
+        let sent = pair.leaving.report().ram;
+        assert_eq!(sent.multifd_bytes > sent.transferred / 2, multifd > 0, "{sent:?}");
     }
 }
 
@@ -196,8 +202,12 @@ fn postcopy_starts_in_the_middle_of_a_slow_pass() {
     if denied() {
         return;
     }
+    [0, 2].into_iter().for_each(switch_in_a_pass);
+}
+
+fn switch_in_a_pass(multifd: u8) {
     let limits = Limits { bandwidth: 4 << 20, ..Limits::default() };
-    let mut pair = begin(limits, false, |_, _| ());
+    let mut pair = begin_with(limits, false, multifd, |_, _| ());
     pair.source_watch.until(&[Status::Active]);
     // The cut lies inside one of the destination's huge pages, whose other pages have not come.
     while pair.arriving.report().ram.normal < 100 {
@@ -233,6 +243,24 @@ fn a_destination_without_postcopy_is_known_as_such_and_the_precopy_goes_on() {
 }
 
 #[test]
+fn a_destination_without_multifd_is_refused_before_anything_moves() {
+    let source = TestGuest::new(&BLOCKS, true);
+    let destination = TestGuest::new(&BLOCKS, false);
+    let address = UnixAddress(socket_path());
+    let listener = Box::new(Listener::unix(&address).unwrap());
+    let (source_watch, watch) = (Watch::new(), Watch::new());
+    let mut arriving = destination::start_with(destination, listener, watch.clone(), Features::POSTCOPY).unwrap();
+    let to = Arc::new(address);
+    let mut leaving = source::start_with(source.clone(), to, Limits::default(), source_watch.clone(), 2).unwrap();
+    assert_eq!(source_watch.until(&[Status::Completed, Status::Failed]), Status::Failed);
+    leaving.join();
+    let error = leaving.report().error.unwrap();
+    assert!(error.contains("takes no multifd channels"), "{error}");
+    assert!(source.is_running());
+    arriving.abandon();
+}
+
+#[test]
 fn a_paused_guest_arrives_paused() {
     if denied() {
         return;
@@ -256,8 +284,12 @@ fn cancelling_leaves_the_guest_running_on_the_source() {
     if denied() {
         return;
     }
+    [0, 3].into_iter().for_each(cancel);
+}
+
+fn cancel(multifd: u8) {
     let limits = Limits { bandwidth: 2 << 20, ..Limits::default() };
-    let mut pair = begin(limits, true, |_, _| ());
+    let mut pair = begin_with(limits, true, multifd, |_, _| ());
     pair.source_watch.until(&[Status::Active]);
     pair.leaving.cancel().unwrap();
     assert_eq!(pair.source_watch.until(&[Status::Cancelled, Status::Failed]), Status::Cancelled);
@@ -313,8 +345,12 @@ fn a_broken_link_in_postcopy_pauses_both_sides_and_a_new_one_joins_them() {
     if denied() {
         return;
     }
+    [0, 2].into_iter().for_each(break_and_join);
+}
+
+fn break_and_join(multifd: u8) {
     let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
-    let mut pair = begin(limits, false, |_, _| ());
+    let mut pair = begin_with(limits, false, multifd, |_, _| ());
     pair.destination.await_running();
     for round in 1..=3 {
         pair.source_watch.until_nth(Status::PostcopyActive, round);

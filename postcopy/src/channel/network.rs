@@ -11,6 +11,8 @@ use super::{Channel, raw};
 const SHORT: usize = 256 * 1024;
 /// The same where pages are lent, which takes fewer calls the more there is room for.
 const SHORT_LOCAL: usize = 1024 * 1024;
+/// But no less than this: a socket counts its bookkeeping, too.
+const SHORT_LEAST: usize = 64 * 1024;
 /// What [`Channel::keep_cached`] leaves in the socket, in bytes.
 const CACHED: usize = 512 * 1024;
 /// A way with a longer round trip needs more on it than [`CACHED`].
@@ -74,10 +76,11 @@ impl Channel {
     /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
     ///
     /// A small buffer also limits what is on its way, and so the rate of a long link: there only what was not sent yet is limited.
-    pub fn keep_short(&self) {
+    /// Where the background has several `channels`, each has its share.
+    pub fn keep_short(&self, channels: usize) {
         let long = self.network().is_some_and(|network| network.shortest >= LONG);
         if !(long && self.keep_unsent_below(UNSENT_MOST)) {
-            let bytes = if self.is_local() { SHORT_LOCAL } else { SHORT };
+            let bytes = (if self.is_local() { SHORT_LOCAL } else { SHORT } / channels).max(SHORT_LEAST);
             let _ = socket::setsockopt(self, sockopt::SndBuf, &bytes);
         }
     }

@@ -21,7 +21,7 @@ pub(super) struct Shared {
     pub abandoned: AtomicBool,
     pub break_link: AtomicBool,
     pub rejoin: Mutex<Option<Box<dyn Acceptor>>>,
-    /// Both channels of the link, to be ended under a thread that waits inside a message.
+    /// The link's channels, to be ended under a thread that waits inside a message.
     pub channels: Mutex<Vec<Arc<Channel>>>,
     pub tracker: Arc<Tracker>,
     pub progress: Arc<Progress>,
@@ -44,8 +44,8 @@ impl Shared {
     }
 
     /// The link's channels from now on.
-    pub fn join_channels(&self, channels: [Arc<Channel>; 2]) {
-        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels.into();
+    pub fn join_channels(&self, channels: Vec<Arc<Channel>>) {
+        *self.channels.lock().unwrap_or_else(PoisonError::into_inner) = channels;
         if self.interrupted() {
             self.end_link();
         }
@@ -74,7 +74,7 @@ pub fn start(
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
 ) -> io::Result<DestinationHandle> {
-    start_with(guest, acceptor, observer, Features::POSTCOPY)
+    start_with(guest, acceptor, observer, Features::POSTCOPY.and(Features::MULTIFD))
 }
 
 /// The same, with only those `features` offered to the source (as far as the host allows them).

@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use super::control::Shared;
 use super::faults::{FaultLine, FaultLoop};
+use super::intake::Intake;
 use super::latency::Latency;
-use super::link::{Link, READ_BUFFER};
-use super::place::{PIECE, Place, make_zero};
+use super::link::Link;
+use super::multifd::Multifd;
+use super::place::Place;
 use super::populate::Populate;
-use super::staging::by_chunk;
 use super::state::{Destination, Effect};
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::Until;
 use crate::guest::{Guest, GuestError, Section};
-use crate::memory::HUGE_PAGES;
-use crate::progress::{Observer, Phase};
-use crate::ram::{PAGE_SIZE, PageRun};
+use crate::progress::Observer;
 use crate::stats::Status;
 use crate::turn::take_short_turns;
 use crate::uffd::{Uffd, UffdError};
@@ -53,11 +52,13 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     offered: Features,
+    intake: Arc<Intake>,
 }
 
 impl Driver {
     pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>, offered: Features) -> Self {
-        Self { guest, shared, observer, offered }
+        let intake = Intake::new(guest.clone(), shared.tracker.clone(), shared.progress.clone());
+        Self { guest, shared, observer, offered, intake: Arc::new(intake) }
     }
 
     /// The whole migration.
@@ -115,6 +116,7 @@ impl Driver {
             .spawn(move || fault_loop.run())
             .map_err(UffdError::Read)?;
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
+        self.intake.place_by(place.clone());
         let populate = Populate::begin(self.guest.clone(), place.clone()).map_err(UffdError::Read)?;
         Ok(Faults { place, line, thread: Some(thread), populate })
     }
@@ -125,13 +127,14 @@ impl Driver {
 
     /// Waits for a source; offers postcopy only where missing pages can be watched.
     fn accept_link(&self, acceptor: &dyn Acceptor, rejoin: Option<Token>, watch: bool) -> Result<Link, MigrationError> {
-        let features = if watch { self.offered } else { Features::default() };
+        let features = if watch { self.offered } else { self.offered.without(Features::POSTCOPY) };
         let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
-        Link::accept(acceptor, rejoin, features, &until)
+        let begin = |channels| Multifd::begin(channels, &self.intake, &self.shared.wake);
+        Link::accept(acceptor, rejoin, features, &until, begin)
     }
 
     fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
-        self.shared.join_channels([link.reader.channel().clone(), link.demand.clone()]);
+        self.shared.join_channels(link.channels());
         if let Ok(faults) = faults.as_ref() {
             faults.line.join_channel(link.demand.clone());
         }
@@ -161,6 +164,7 @@ impl Driver {
                 None => return,
             }
         }
+        link.multifd.close();
         if destination.status() == Status::Completed {
             self.finish(faults);
             self.guest.arrived();
@@ -232,7 +236,7 @@ impl Driver {
             return self.reply(link, &Reply::AllReceived);
         }
         // Before the hand-over the control channel has the say: the source may have closed both on purpose.
-        if destination.owns_guest() { demand_intact(faults) } else { Ok(()) }
+        if destination.owns_guest() { link_intact(link, faults) } else { Ok(()) }
     }
 
     fn carry_out(
@@ -242,6 +246,7 @@ impl Driver {
         link: &mut Link,
         faults: &mut Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
+        let intake = &self.intake;
         match effect {
             Effect::None | Effect::AwaitPages => {}
             Effect::Pass(pass) => {
@@ -257,16 +262,12 @@ impl Driver {
             }
             Effect::Mark(number) => self.reply(link, &Reply::Reached(number))?,
             Effect::Accept => self.reply(link, &Reply::Accepted)?,
-            Effect::Write(run) => self.write(link, run, faults)?,
-            Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| self.write_zeros(run, faults))?,
-            Effect::Place(run) => self.place(link, run, armed(faults)?)?,
-            Effect::PlaceZeros(runs) => {
-                let place = &armed(faults)?.place;
-                for run in runs {
-                    place.receive_zeros(self.guest.ram(), run)?;
-                    self.shared.progress.moved(Phase::Postcopy, 16, 0, u64::from(run.count));
-                }
-            }
+            Effect::Write(run) => intake.write(&mut link.reader, run)?,
+            Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| intake.write_zeros(run))?,
+            Effect::Place(run) => intake.place(&mut link.reader, run)?,
+            Effect::PlaceZeros(runs) => runs.into_iter().try_for_each(|run| intake.place_zeros(run))?,
+            Effect::Spread(stretch) => link.multifd.open(stretch)?,
+            Effect::Gather => link.multifd.gather()?,
             Effect::Discard(fragment) => self.discard(&fragment, faults)?,
             Effect::Arm => {
                 let Faults { place, line, populate, .. } = faults.as_mut().map_err(|_| MigrationError::NoPostcopy)?;
@@ -290,7 +291,7 @@ impl Driver {
                 self.shared.progress.step("run");
                 self.shared.progress.running();
                 self.reply(link, &Reply::Running)?;
-                demand_intact(faults)?;
+                link_intact(link, faults)?;
             }
             Effect::Finish => self.reply(link, &Reply::AllReceived)?,
         }
@@ -319,57 +320,6 @@ impl Driver {
         self.reply(link, &Reply::Ready)
     }
 
-    /// Precopied contents. Nothing watches RAM yet and nothing runs: a plain write.
-    fn write(&self, link: &mut Link, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
-        let ram = self.guest.ram();
-        match faults {
-            Ok(Faults { place, .. }) => {
-                for part in by_chunk(run) {
-                    link.reader.contents_into(place.target(ram, part), part).map_err(lost)?;
-                    place.written(part);
-                }
-            }
-            Err(_) => {
-                link.reader.contents_into(&ram[usize::from(run.block.0)], run).map_err(lost)?;
-                self.shared.tracker.placed(run);
-            }
-        }
-        self.shared.progress.moved(Phase::Precopy, run.bytes() as u64, u64::from(run.count), 0);
-        self.shared.progress.sample();
-        Ok(())
-    }
-
-    /// Precopied zeros. Whole huge pages are given back to the host, for they may have been populated; less than that is made zero where an earlier
-    /// pass wrote something else.
-    fn write_zeros(&self, run: PageRun, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
-        let ram = self.guest.ram();
-        for part in by_chunk(run) {
-            let block =
-                faults.as_ref().map_or(&ram[usize::from(part.block.0)], |faults| faults.place.target(ram, part));
-            if part.count == HUGE_PAGES {
-                block.discard(part)?;
-            } else {
-                make_zero(block, part);
-            }
-            match faults {
-                Ok(faults) => faults.place.written(part),
-                Err(_) => drop(self.shared.tracker.placed(part)),
-            }
-        }
-        self.shared.progress.moved(Phase::Precopy, 16, 0, u64::from(run.count));
-        Ok(())
-    }
-
-    fn place(&self, link: &mut Link, run: PageRun, faults: &Faults) -> Result<(), MigrationError> {
-        let (ram, progress) = (self.guest.ram(), &self.shared.progress);
-        faults.place.receive(ram, &mut link.reader, run, |part| {
-            progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
-        })?;
-        faults.place.settle(ram)?;
-        progress.sample();
-        Ok(())
-    }
-
     fn discard(&self, fragment: &Fragment, faults: &mut Result<Faults, UffdError>) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         if let Ok(faults) = faults.as_mut() {
@@ -389,7 +339,7 @@ impl Driver {
     fn await_rejoin(
         &self,
         destination: &mut Destination,
-        link: Link,
+        mut link: Link,
         faults: &mut Result<Faults, UffdError>,
     ) -> Option<Link> {
         link.close();
@@ -427,7 +377,7 @@ impl Driver {
         faults: &Result<Faults, UffdError>,
     ) -> Result<Link, MigrationError> {
         let link = self.accept_link(acceptor, Some(token), true)?;
-        self.shared.join_channels([link.reader.channel().clone(), link.demand.clone()]);
+        self.shared.join_channels(link.channels());
         destination.rejoin();
         self.tell(destination);
         for fragment in fragments(self.shared.tracker.received()) {
@@ -445,14 +395,10 @@ impl Driver {
     }
 }
 
-/// The fault loop, which a postcopy cannot do without: a source that asks for it was told whether there is one.
-fn armed(faults: &Result<Faults, UffdError>) -> Result<&Faults, MigrationError> {
-    faults.as_ref().map_err(|_| MigrationError::NoPostcopy)
-}
-
-/// Whether the demand channel still stands, as far as the fault loop knows.
-fn demand_intact(faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
-    faults.as_ref().ok().and_then(|faults| faults.line.take_lost()).map_or(Ok(()), Err)
+/// Whether the other channels still stand, as far as their threads know.
+fn link_intact(link: &Link, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
+    let demand = faults.as_ref().ok().and_then(|faults| faults.line.take_lost());
+    demand.or_else(|| link.multifd.take_lost()).map_or(Ok(()), Err)
 }
 
 fn lost(source: ChannelError) -> MigrationError {
@@ -462,5 +408,3 @@ fn lost(source: ChannelError) -> MigrationError {
 fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
     move |source| MigrationError::Guest { doing, source }
 }
-
-const _: () = assert!(PIECE as usize * PAGE_SIZE <= READ_BUFFER);

@@ -1,7 +1,8 @@
-//! The two channels of one migration, accepted from whoever connects.
+//! The channels of one migration, accepted from whoever connects.
 
 use std::sync::Arc;
 
+use super::multifd::Multifd;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
@@ -10,23 +11,29 @@ use crate::wire::{Answer, ChannelKind, Features, Hello, Token};
 /// The control channel's read buffer, in bytes.
 pub(super) const READ_BUFFER: usize = 1024 * 1024;
 
+/// So many multifd channels a migration may have: each has a thread and a buffer here.
+const MOST_MULTIFD: usize = u8::MAX as usize;
+
 /// One connection to the source.
 pub(super) struct Link {
     pub reader: MessageReader,
     pub demand: Arc<Channel>,
+    pub multifd: Multifd,
     pub token: Token,
 }
 
 impl Link {
-    /// Waits for the source's two channels; `rejoin` is the migration that is to be joined again, if one is. Strangers are
-    /// turned away and do not disturb.
+    /// Waits for the source's channels; `rejoin` is the migration that is to be joined again, if one is. Strangers are
+    /// turned away and do not disturb. `begin` takes the multifd channels.
     pub fn accept(
         acceptor: &dyn Acceptor,
         rejoin: Option<Token>,
         features: Features,
         until: &Until<'_>,
+        begin: impl FnOnce(Vec<Arc<Channel>>) -> std::io::Result<Multifd>,
     ) -> Result<Self, MigrationError> {
         let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
+        let mut multifd = Vec::new();
         loop {
             let channel = match acceptor.accept(until.wake) {
                 // Most often the fault loop that lost its old channel; only the end of the process ends this wait.
@@ -44,8 +51,9 @@ impl Link {
             if control.as_ref().is_some_and(Channel::is_closed) {
                 // A source that died between its two channels must not keep the next one out.
                 (control, token) = (None, rejoin);
+                multifd.clear();
             }
-            if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some()) {
+            if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some(), multifd.len()) {
                 turn_away(&channel, why, until);
                 continue;
             }
@@ -58,20 +66,29 @@ impl Link {
             token = Some(hello.token);
             match hello.kind {
                 ChannelKind::Control => control = Some(channel),
+                ChannelKind::Multifd => multifd.push(Arc::new(channel)),
                 ChannelKind::Demand => {
                     let Some(control) = control.take() else { continue };
                     let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
                     channel.mark_interactive();
-                    return Ok(Self { reader, demand: Arc::new(channel), token: hello.token });
+                    let multifd = begin(multifd)?;
+                    return Ok(Self { reader, demand: Arc::new(channel), multifd, token: hello.token });
                 }
             }
         }
     }
 
-    /// Ends both channels.
-    pub fn close(&self) {
+    /// All channels.
+    pub fn channels(&self) -> Vec<Arc<Channel>> {
+        let two = [self.reader.channel().clone(), self.demand.clone()];
+        two.into_iter().chain(self.multifd.channels().iter().cloned()).collect()
+    }
+
+    /// Ends all channels.
+    pub fn close(&mut self) {
         self.reader.channel().shutdown();
         self.demand.shutdown();
+        self.multifd.close();
     }
 }
 
@@ -82,7 +99,13 @@ fn turn_away(channel: &Channel, why: &str, until: &Until<'_>) {
 }
 
 /// Whether the channel belongs to the migration that is awaited.
-fn fits(hello: &Hello, has_control: bool, token: Option<Token>, rejoin: bool) -> Result<(), &'static str> {
+fn fits(
+    hello: &Hello,
+    has_control: bool,
+    token: Option<Token>,
+    rejoin: bool,
+    multifd: usize,
+) -> Result<(), &'static str> {
     if hello.recover != rejoin {
         return Err(if rejoin {
             "a paused migration is awaited here, not a new one"
@@ -95,8 +118,10 @@ fn fits(hello: &Hello, has_control: bool, token: Option<Token>, rejoin: bool) ->
     }
     match (hello.kind, has_control) {
         (ChannelKind::Control, false) | (ChannelKind::Demand, true) => Ok(()),
+        (ChannelKind::Multifd, true) if multifd < MOST_MULTIFD => Ok(()),
+        (ChannelKind::Multifd, true) => Err("it has more multifd channels than a migration may have"),
         (ChannelKind::Control, true) => Err("there is a control channel already"),
-        (ChannelKind::Demand, false) => Err("the control channel must come first"),
+        (ChannelKind::Demand | ChannelKind::Multifd, false) => Err("the control channel must come first"),
     }
 }
 

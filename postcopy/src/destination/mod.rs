@@ -3,12 +3,15 @@
 //! `state` decides, `driver` does: it owns the control channel, precopied and background pages and the guest.
 //! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page, `place` puts
 //! pages into RAM for both, `staging` has the background come together in huge pages first, and `populate` provides memory beforehand.
+//! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`.
 
 mod control;
 mod driver;
 mod faults;
+mod intake;
 mod latency;
 mod link;
+mod multifd;
 mod place;
 mod populate;
 mod staging;
@@ -16,5 +19,6 @@ mod state;
 mod tracker;
 
 pub use control::{DestinationHandle, start, start_with};
+pub use multifd::Stretch;
 pub use state::{Destination, Effect};
 pub use tracker::{Touch, Tracker};

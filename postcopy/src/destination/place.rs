@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::latency::Latency;
-use super::staging::{Alone, Staging, by_chunk};
+use super::staging::{Alone, InHand, Staging, by_chunk};
 use super::tracker::Tracker;
 use crate::channel::{ChannelError, MessageReader};
 use crate::error::MigrationError;
@@ -21,13 +21,13 @@ pub(super) const PIECE: u32 = 64;
 pub(super) enum Placed {
     /// Others are missing.
     Some,
-    /// The incoming thread has something to do: [`Place::settle`].
+    /// A receiver has something to do: [`Place::settle`].
     Due,
     /// Nothing is missing any more.
     Last,
 }
 
-/// Everything a page needs on its way into guest RAM; shared by the two threads that place pages.
+/// Everything a page needs on its way into guest RAM; shared by the threads that place pages.
 pub(super) struct Place {
     pub uffd: Uffd,
     pub tracker: Arc<Tracker>,
@@ -122,7 +122,7 @@ impl Place {
         self.tracker.placed(run);
     }
 
-    // Background pages. Incoming thread only.
+    // Background pages. Receivers only.
 
     /// Takes the contents of the run off the channel. Each part of it is told to `took` once it is here.
     pub fn receive(
@@ -134,9 +134,10 @@ impl Place {
     ) -> Result<(), MigrationError> {
         let lost = |source: ChannelError| MigrationError::Link { peer: "source", source };
         for part in by_chunk(run) {
-            if let Some(staging) = self.away(part.block, part.start) {
-                reader.contents_into(staging.memory(), part).map_err(lost)?;
-                self.arrived(ram, staging, part)?;
+            let staging = self.staging(part.block);
+            if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
+                reader.contents_into(hand.memory(), part).map_err(lost)?;
+                self.arrived(ram, staging, hand, part)?;
             } else {
                 for piece in part.pieces(PIECE) {
                     let contents = reader.contents(piece.bytes()).map_err(lost)?;
@@ -153,36 +154,36 @@ impl Place {
     pub fn receive_zeros(&self, ram: &[RamBlock], run: PageRun) -> Result<(), MigrationError> {
         for part in by_chunk(run) {
             let block = &ram[usize::from(part.block.0)];
-            match self.away(part.block, part.start) {
-                None => {
-                    self.uffd.zero(block, part)?;
-                    self.placed(part);
+            let staging = self.staging(part.block);
+            let whole = part.count == HUGE_PAGES;
+            if let Some(staging) = staging.filter(|_| whole)
+                && staging.all_zero(part.start)?
+            {
+                self.tracker.placed(part);
+                // It may have been the last that its group waited for.
+                let moved = staging.move_in_if_complete(&self.uffd, block, part.start)?;
+                moved.into_iter().for_each(|run| self.close_latency(run));
+                for page in self.tracker.asked_in(part) {
+                    self.uffd.zero(block, PageRun::single(part.block, page))?;
+                    self.latency.placed(PageRun::single(part.block, page), Instant::now());
                 }
-                Some(staging) if part.count == HUGE_PAGES => {
-                    staging.all_zero(part.start)?;
-                    self.tracker.placed(part);
-                    // It may have been the last that its group waited for.
-                    let moved = staging.move_in_if_complete(&self.uffd, block, part.start)?;
-                    moved.into_iter().for_each(|run| self.close_latency(run));
-                    for page in self.tracker.asked_in(part) {
-                        self.uffd.zero(block, PageRun::single(part.block, page))?;
-                        self.latency.placed(PageRun::single(part.block, page), Instant::now());
-                    }
-                }
-                Some(staging) => {
-                    make_zero(staging.memory(), part);
-                    self.arrived(ram, staging, part)?;
-                }
+            } else if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
+                make_zero(hand.memory(), part);
+                self.arrived(ram, staging, hand, part)?;
+            } else {
+                self.uffd.zero(block, part)?;
+                self.placed(part);
             }
         }
         Ok(())
     }
 
     /// The part stands in the shadow: counts it, moves its group in if that is complete, else serves who waits for a page of it.
-    fn arrived(&self, ram: &[RamBlock], staging: &Staging, part: PageRun) -> Result<(), UffdError> {
+    fn arrived(&self, ram: &[RamBlock], staging: &Staging, hand: InHand<'_>, part: PageRun) -> Result<(), UffdError> {
         let block = &ram[usize::from(part.block.0)];
         staging.arrived(part);
         self.tracker.placed(part);
+        drop(hand);
         let moved = staging.move_in_if_complete(&self.uffd, block, part.start)?;
         if !moved.is_empty() {
             moved.into_iter().for_each(|run| self.close_latency(run));

@@ -3,23 +3,27 @@
 //!
 //! # A chunk
 //! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in together. Where a chunk's pages are is one atomic number,
-//! and whoever changes RAM of a chunk that is away changes that number first. Two threads do: the *incoming* thread, which takes the background, and
-//! the fault loop.
+//! and whoever changes RAM of a chunk that is away changes that number first. Threads of two kinds do: the *receivers*, which take the background
+//! (the incoming thread and those of multifd channels), and the fault loop.
 //!
 //! ```text
 //!            take (nothing runs yet)           its group is here
 //!   Home ─────────────────────────────> Away ────────────────────────> Going ───> Home, for good
-//!                                       │  ^                          (incoming thread: what was placed alone is taken aside
+//!                                       │  ^                          (a receiver: what was placed alone is taken aside
 //!                                       v  │                           and copied back, then the whole chunk is moved in)
-//!                                     Placing   (either thread: pages are placed alone, or taken back)
+//!                                     Placing   (any of them: pages are placed alone, or taken back)
 //! ```
 //!
-//! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and moving it in wakes who waits. Either thread waits for the
-//! other's `Placing`, which lasts some copied pages, or the taking back of a group's.
+//! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and moving it in wakes who waits. Any thread waits for
+//! another's `Placing`, which lasts some copied pages, or the taking back of a group's.
+//!
+//! Receivers agree by a lock for each group: while one has pages of it in hand, which are written to the shadow, nobody moves it in or takes pages
+//! back. The last that lays its pages down looks whether the group is complete. The fault loop never takes that lock.
 
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
@@ -48,7 +52,7 @@ pub(super) enum Alone {
     Home,
     /// It was placed.
     Placed,
-    /// The same, and the incoming thread has something to do now: its group lacks nothing ([`Staging::move_in_due`]), or too many pages are in RAM
+    /// The same, and a receiver has something to do now: its group lacks nothing ([`Staging::move_in_due`]), or too many pages are in RAM
     /// alone ([`Staging::take_back`]).
     Due,
     /// Its chunk is about to be moved in, and it with it.
@@ -60,6 +64,8 @@ pub(super) struct Staging {
     id: BlockId,
     shadow: Shadow,
     chunks: Box<[AtomicU8]>,
+    /// How many receivers have pages of the group in hand. Whoever moves pages between RAM and shadow has it locked meanwhile.
+    groups: Box<[Mutex<u32>]>,
     /// Pages whose contents stand in the shadow.
     whole: PageBitmap,
     /// Pages in RAM though their chunk is away.
@@ -82,6 +88,7 @@ impl Staging {
             id,
             shadow,
             chunks: (0..chunks).map(|_| AtomicU8::new(HOME)).collect(),
+            groups: (0..chunks.div_ceil(GROUP)).map(|_| Mutex::default()).collect(),
             whole: PageBitmap::new(block.pages()),
             alone: PageBitmap::new(block.pages()),
             alone_pages: AtomicU64::new(0),
@@ -150,7 +157,23 @@ impl Staging {
         self.chunk(page).is_some_and(|chunk| chunk.load(Ordering::Acquire) != HOME)
     }
 
-    /// The run's contents stand in the shadow; it lies in one chunk, which is away. Incoming thread only.
+    /// A receiver takes pages of this one's group into its hands; `None` if the page's chunk is the guest's already.
+    pub fn in_hand(&self, page: PageIndex) -> Option<InHand<'_>> {
+        let group = group_of(page);
+        let mut hands = self.lock(group)?;
+        if !self.is_away(page) {
+            return None;
+        }
+        *hands += 1;
+        Some(InHand { staging: self, group })
+    }
+
+    fn lock(&self, group: u64) -> Option<MutexGuard<'_, u32>> {
+        // A count of hands, each of which is taken back also by a thread that panics.
+        self.groups.get(group as usize).map(|hands| hands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The run's contents stand in the shadow; it lies in one chunk, which is away.
     pub fn arrived(&self, run: PageRun) {
         self.whole.set_range(run.start, u64::from(run.count));
     }
@@ -227,9 +250,12 @@ impl Staging {
         PageRun { block: self.id, start: PageIndex(page.0 - before), count: (before + 1 + behind) as u32 }
     }
 
-    /// Moves in every chunk that is away; nothing is missing any more. Incoming thread only.
+    /// Moves in every chunk that is away; nothing is missing any more, and no receiver has anything in hand.
     pub fn move_in_all(&self, uffd: &Uffd, block: &RamBlock) -> Result<(), UffdError> {
-        (0..self.chunks().div_ceil(GROUP)).try_for_each(|group| self.move_in(uffd, block, group).map(drop))
+        (0..self.groups.len() as u64).try_for_each(|group| match self.lock(group) {
+            Some(hands) => self.move_in(uffd, block, group, &hands).map(drop),
+            None => Ok(()),
+        })
     }
 
     /// Gives the shadow's memory back to the host; nothing is away any more.
@@ -237,16 +263,16 @@ impl Staging {
         self.shadow.release()
     }
 
-    /// Moves in the groups whose last page was placed alone; gives the pages that went in. Incoming thread only.
+    /// Moves in the groups whose last page was placed alone; gives the pages that went in. Receivers only.
     pub fn move_in_due(&self, uffd: &Uffd, block: &RamBlock) -> Result<Vec<PageRun>, UffdError> {
         let mut moved = Vec::new();
         for group in self.due.1.try_iter() {
-            moved.extend(self.move_in(uffd, block, group)?);
+            moved.extend(self.move_in_if_complete(uffd, block, PageIndex(group * GROUP * CHUNK))?);
         }
         Ok(moved)
     }
 
-    /// Moves the page's group in if it is complete; gives the pages that went in. Incoming thread only.
+    /// Moves the page's group in if it is complete and nobody has pages of it in hand; gives the pages that went in. Receivers only.
     pub fn move_in_if_complete(
         &self,
         uffd: &Uffd,
@@ -254,21 +280,37 @@ impl Staging {
         page: PageIndex,
     ) -> Result<Vec<PageRun>, UffdError> {
         let group = group_of(page);
-        if self.is_complete(group) { self.move_in(uffd, block, group) } else { Ok(Vec::new()) }
+        match self.lock(group) {
+            // Who still has pages in hand looks again afterwards.
+            Some(hands) if *hands == 0 && self.is_complete(group) => self.move_in(uffd, block, group, &hands),
+            _ => Ok(Vec::new()),
+        }
     }
 
-    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Incoming thread only.
-    pub fn all_zero(&self, page: PageIndex) -> io::Result<()> {
+    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Receivers only. Whether it
+    /// was away.
+    pub fn all_zero(&self, page: PageIndex) -> io::Result<bool> {
         let number = page.0 / CHUNK;
         let run = self.pages_of(number..number + 1);
+        let _hands = self.lock(group_of(page));
+        if !self.is_away(page) {
+            return Ok(false);
+        }
         self.seize(number, GOING);
         self.none_alone(run);
         self.chunks[number as usize].store(HOME, Ordering::Release);
-        self.shadow.memory().discard(run)
+        self.shadow.memory().discard(run)?;
+        Ok(true)
     }
 
     /// Moves in what is away of a complete group. A chunk that the fault loop is placing a page of is as much away as any other: it is waited for.
-    fn move_in(&self, uffd: &Uffd, block: &RamBlock, group: u64) -> Result<Vec<PageRun>, UffdError> {
+    fn move_in(
+        &self,
+        uffd: &Uffd,
+        block: &RamBlock,
+        group: u64,
+        _locked: &MutexGuard<'_, u32>,
+    ) -> Result<Vec<PageRun>, UffdError> {
         let away = self.away_in(group);
         away.iter().try_for_each(|chunks| self.move_in_run(uffd, block, chunks.clone()))?;
         Ok(away.into_iter().map(|chunks| self.pages_of(chunks)).collect())
@@ -286,8 +328,8 @@ impl Staging {
         runs
     }
 
-    /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who touches one again gets it from there. Incoming
-    /// thread only.
+    /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who touches one again gets it from there.
+    /// Receivers only.
     pub fn take_back(&self, block: &RamBlock) -> io::Result<()> {
         if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE {
             return Ok(());
@@ -298,6 +340,10 @@ impl Staging {
                 break;
             }
             let group = self.take_back_next.fetch_add(1, Ordering::Relaxed) % groups;
+            let Some(hands) = self.lock(group) else { continue };
+            if *hands > 0 {
+                continue;
+            }
             for chunks in self.away_in(group) {
                 // Not `Going`: a demanded page that comes meanwhile is not in the shadow, and has to be placed afterwards.
                 chunks.clone().for_each(|chunk| self.seize(chunk, PLACING));
@@ -391,6 +437,27 @@ impl Staging {
 
 fn group_of(page: PageIndex) -> u64 {
     page.0 / (GROUP * CHUNK)
+}
+
+/// Pages that a receiver writes to the shadow.
+pub(super) struct InHand<'a> {
+    staging: &'a Staging,
+    group: u64,
+}
+
+impl InHand<'_> {
+    /// Where they belong.
+    pub fn memory(&self) -> &RamBlock {
+        self.staging.memory()
+    }
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        if let Some(mut hands) = self.staging.lock(self.group) {
+            *hands -= 1;
+        }
+    }
 }
 
 /// The run in pieces that lie in one chunk each.

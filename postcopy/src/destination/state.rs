@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use super::multifd::Stretch;
 use super::tracker::Tracker;
 use crate::error::MigrationError;
 use crate::guest::{Configuration, Section};
@@ -42,6 +43,10 @@ pub enum Effect {
     Discard(Fragment),
     /// Say that everything so far was dealt with.
     Mark(u32),
+    /// Let the multifd channels' pages in.
+    Spread(Stretch),
+    /// Wait until all of them are in.
+    Gather,
     /// Watch RAM, then say so.
     Arm,
     /// Load the state, then call [`Destination::loaded`].
@@ -79,12 +84,14 @@ enum State {
 pub struct Destination {
     state: State,
     tracker: Arc<Tracker>,
+    /// Pages come on the multifd channels, and the control channel has nothing to say meanwhile.
+    spread: bool,
 }
 
 impl Destination {
     /// Nothing has come yet.
     pub fn new(tracker: Arc<Tracker>) -> Self {
-        Self { state: State::Configuration, tracker }
+        Self { state: State::Configuration, tracker, spread: false }
     }
 
     /// The status that users see.
@@ -124,6 +131,16 @@ impl Destination {
 
     /// What a message means here.
     pub fn message(&mut self, message: Forward, ram: &[RamBlock]) -> Result<Effect, MigrationError> {
+        if self.spread {
+            return match message {
+                Forward::Gather => {
+                    self.spread = false;
+                    Ok(Effect::Gather)
+                }
+                Forward::Cancel(why) if !self.owns_guest() => Err(MigrationError::Cancelled(why)),
+                message => Err(MigrationError::OutOfOrder(crate::wire::tag::name(message.tag()))),
+            };
+        }
         let effect = match (&self.state, message) {
             (State::Configuration, Forward::Configuration(configuration)) => Effect::Check(configuration),
             (State::Ram, Forward::Ram { page_size, blocks }) => {
@@ -142,6 +159,8 @@ impl Destination {
                 Effect::Discard(fragment)
             }
             (State::Precopy, Forward::Mark(number)) => Effect::Mark(number),
+            (State::Precopy, Forward::Spread) => self.spread(Stretch::Precopy),
+            (State::Running { armed: true }, Forward::Spread) => self.spread(Stretch::Postcopy),
             (State::Precopy, Forward::Arm) => {
                 self.state = State::Armed;
                 Effect::Arm
@@ -170,6 +189,11 @@ impl Destination {
             (_, message) => return Err(MigrationError::OutOfOrder(crate::wire::tag::name(message.tag()))),
         };
         Ok(effect)
+    }
+
+    fn spread(&mut self, stretch: Stretch) -> Effect {
+        self.spread = true;
+        Effect::Spread(stretch)
     }
 
     fn load(&mut self, armed: bool, sections: Vec<Section>) -> Effect {
@@ -210,6 +234,7 @@ impl Destination {
     /// Something broke. Before the hand-over that is the end here (the source has the guest); after it, what is here is
     /// kept and the rest awaited. Returns whether the guest is still this side's.
     pub fn fail(&mut self, error: MigrationError) -> bool {
+        self.spread = false;
         if self.owns_guest() && self.tracker.missing() == 0 {
             // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
             self.state = State::Completed;

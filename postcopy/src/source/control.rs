@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub progress: Arc<Progress>,
     /// Bytes sent on the demand channel, ever.
     pub demanded_bytes: AtomicU64,
+    /// How many multifd channels a link has.
+    pub multifd_channels: u8,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,6 +108,17 @@ pub fn start(
     limits: Limits,
     observer: Arc<dyn Observer>,
 ) -> io::Result<SourceHandle> {
+    start_with(guest, connector, limits, observer, 0)
+}
+
+/// The same, with so many multifd channels beside the other two: many pages go on all of them at once. The destination has to take them.
+pub fn start_with(
+    guest: Arc<dyn Guest>,
+    connector: Arc<dyn Connector>,
+    limits: Limits,
+    observer: Arc<dyn Observer>,
+    multifd_channels: u8,
+) -> io::Result<SourceHandle> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
     let shared = Arc::new(Shared {
         wake: Wake::new()?,
@@ -120,6 +133,7 @@ pub fn start(
         progress: Arc::new(Progress::new(pending.pages())),
         pending,
         demanded_bytes: AtomicU64::new(0),
+        multifd_channels,
     });
     let driver = Driver::new(guest, shared.clone(), observer);
     let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;

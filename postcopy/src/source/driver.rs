@@ -1,6 +1,6 @@
 //! The migration's thread on the source: carries out what [`Source`] decides.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::control::Shared;
 use super::demand::DemandServer;
-use super::link::{LinkPace, Pacing, Sample};
+use super::multifd::{MANY_PAGES, Multifd};
 use super::outgoing::{Outgoing, Sent};
+use super::pacer::Pacer;
 use super::scheduler::Hint;
 use super::state::{Action, Outcome, Source};
 use crate::channel::{Channel, ChannelError, Connector, MessageReader};
@@ -28,54 +29,25 @@ const REPLY_BUFFER: usize = 128 * 1024;
 /// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
 
-/// One connection to the destination: both channels and the thread that serves the second.
+/// One connection to the destination: its channels and the threads that serve those but the first.
 struct Link {
     channel: Arc<Channel>,
     reader: MessageReader,
     demand: Arc<Channel>,
     server: Option<DemandServer>,
     serving: Option<JoinHandle<()>>,
-    /// How fast the background may go, from when demanded pages share the link with it. Looked at while a send waits for room: a socket
-    /// that is never full has no queue behind it.
-    pace: Option<RefCell<LinkPace>>,
+    multifd: Option<Multifd>,
+    pacer: Arc<Pacer>,
 }
 
 impl Link {
-    /// Looks at the network, if it is time to, and holds the background to what leaves it without a queue.
-    fn look(&self, shared: &Shared) {
-        let Some(Ok(mut pace)) = self.pace.as_ref().map(RefCell::try_borrow_mut) else { return };
-        let now = shared.progress.now();
-        if !pace.is_due(now) {
-            return;
-        }
-        let Some(network) = self.channel.network() else { return };
-        let change = pace.looked(Sample {
-            at: now,
-            round_trip: network.round_trip,
-            shortest: network.shortest,
-            arrived: network.arrived,
-            demanded: shared.demanded_bytes.load(Ordering::Relaxed),
-            acknowledgements: network.segments_in.into(),
-            receiver_limited: network.receiver_limited,
-            segment: network.segment,
-            in_flight: network.in_flight,
-            dry: network.unsent == 0,
-        });
-        log::trace!("{now:?} {network:?} {pace:?}");
-        let rate = match change {
-            None => return,
-            Some(Pacing::Unpaced) => u64::MAX,
-            Some(Pacing::To(rate)) => rate,
-        };
-        if let Err(error) = self.channel.pace(rate) {
-            log::debug!("the background is not paced: {error}");
-        }
-    }
-
-    /// Ends both channels and waits for the thread.
+    /// Ends the channels and waits for the threads.
     fn close(&mut self) {
         self.channel.shutdown();
         self.demand.shutdown();
+        if let Some(multifd) = &mut self.multifd {
+            multifd.close();
+        }
         if let Some(thread) = self.serving.take() {
             // It ends at the end of its channel; if it panicked, the panic was printed and the link is closed all the same.
             let _ = thread.join();
@@ -143,15 +115,28 @@ impl Driver {
         let until = Until { wake: &self.shared.wake, give_up: &|| self.shared.interrupted() };
         let open = |kind| greeting::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
+        if self.shared.multifd_channels > 0 && !features.contains(Features::MULTIFD) {
+            return Err(MigrationError::NoMultifd);
+        }
+        let spread: Vec<_> = (0..self.shared.multifd_channels)
+            .map(|_| open(ChannelKind::Multifd).map(|(channel, _)| Arc::new(channel)))
+            .collect::<Result<_, _>>()?;
         let (demand, _) = open(ChannelKind::Demand)?;
         let unable = !features.contains(Features::POSTCOPY);
         self.shared.no_postcopy.store(unable, Ordering::Release);
         demand.mark_interactive();
-        control.keep_cached();
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
+        channel.keep_cached();
+        spread.iter().for_each(|channel| channel.keep_cached());
+        let pacer = if spread.is_empty() { vec![channel.clone()] } else { spread.clone() };
+        let pacer = Arc::new(Pacer::new(pacer));
+        let multifd = match spread.is_empty() {
+            true => None,
+            false => Some(Multifd::begin(spread, &self.guest, &self.shared, &pacer)?),
+        };
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
-        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None, pace: None }))
+        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None, multifd, pacer }))
     }
 
     fn introduction(&self) -> Vec<Forward> {
@@ -174,8 +159,9 @@ impl Driver {
 
     fn drive(&mut self, token: Token, features: Features, mut link: Link) -> Outcome {
         let shared = self.shared.clone();
-        let mut source =
-            Source::new(self.introduction(), features, shared.limits(), shared.pending.clone(), self.hint.clone());
+        let (pending, hint) = (shared.pending.clone(), self.hint.clone());
+        let many = link.multifd.as_ref().map(|_| MANY_PAGES);
+        let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
         loop {
             let action = source.next(shared.progress.now());
             self.tell(&source);
@@ -218,7 +204,7 @@ impl Driver {
 
     /// An error between two actions. A broken stream may have a last word of the destination in it, which says more.
     fn failed(&mut self, error: MigrationError, source: &mut Source, link: &mut Link) {
-        self.outgoing.clear();
+        self.forget(link);
         if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
             return source.cancel();
         }
@@ -242,6 +228,12 @@ impl Driver {
         match action {
             Action::Send(message) => self.outgoing.push(&message),
             Action::SendRun(run) => {
+                if let Some(multifd) = link.multifd.as_mut().filter(|multifd| multifd.is_spread()) {
+                    if multifd.push(run, source.is_limited()) && !self.give(source, link)? {
+                        self.look_up(source, link)?;
+                    }
+                    return Ok(());
+                }
                 self.outgoing.push_run(guest.ram(), run);
                 if self.outgoing.is_due() {
                     self.send(source, link)?;
@@ -260,9 +252,16 @@ impl Driver {
                     guest.clear_dirty(run, dirty).map_err(failed_to("log its writes anew"))?;
                 }
             }
+            Action::Spread => {
+                self.outgoing.push(&Forward::Spread);
+                self.send(source, link)?;
+                if let Some(multifd) = &mut link.multifd {
+                    multifd.spread();
+                }
+            }
+            Action::Gather => self.gather(source, link)?,
             Action::ServeDemand => {
-                link.channel.keep_short();
-                link.pace = link.channel.network().map(|_| RefCell::default());
+                link.pacer.begin();
                 self.serve_demand(link)?;
             }
             Action::Pause => {
@@ -326,7 +325,7 @@ impl Driver {
         let shared = &self.shared;
         let cancelled_at = OnceCell::new();
         let interrupted = || {
-            link.look(shared);
+            link.pacer.look(shared);
             if shared.ends_by_cancel() {
                 let now = shared.progress.now();
                 return now >= *cancelled_at.get_or_init(|| now) + LAST_MESSAGE;
@@ -337,9 +336,15 @@ impl Driver {
             .outgoing
             .send(self.guest.ram(), &link.channel, &shared.wake, &interrupted)
             .map_err(|error| MigrationError::Link { peer: "destination", source: error })?;
+        self.count(sent, source);
+        Ok(())
+    }
+
+    fn count(&self, sent: Sent, source: &mut Source) {
         if sent == Sent::default() {
-            return Ok(());
+            return;
         }
+        let shared = &self.shared;
         let phase = match source.status() {
             Status::Device => Phase::Downtime,
             Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => Phase::Postcopy,
@@ -348,23 +353,77 @@ impl Driver {
         shared.progress.moved(phase, sent.bytes as u64, sent.normal, sent.zero);
         shared.progress.sample();
         source.sent(sent.bytes, shared.progress.now());
+    }
+
+    /// Gives the next job of the multifd channels out. Whether something else happened while that had to wait.
+    fn give(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+        let mut happened = false;
+        while let Some(multifd) = &mut link.multifd {
+            let given = multifd.give()?;
+            self.heard(source, link)?;
+            if given {
+                break;
+            }
+            happened |= self.await_senders(source, link)?;
+        }
+        Ok(happened)
+    }
+
+    /// Whatever was given out is sent, and every channel says that this was all.
+    fn gather(&mut self, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+        self.give(source, link)?;
+        while link.multifd.as_ref().is_some_and(|multifd| !multifd.is_idle()) {
+            self.await_senders(source, link)?;
+        }
+        self.heard(source, link)?;
+        let Some(multifd) = link.multifd.as_mut().filter(|multifd| multifd.is_spread()) else { return Ok(()) };
+        let shared = &self.shared;
+        multifd.gather(&shared.wake, &|| shared.interrupted()).map_err(lost_link)?;
+        self.outgoing.push(&Forward::Gather);
         Ok(())
+    }
+
+    /// A sender rings, or something else happens: whether it did.
+    fn await_senders(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+        if link.channel.wait(false, &self.shared.wake, None)?.woken {
+            self.shared.wake.clear();
+        }
+        let happened = self.look_up(source, link)?;
+        self.heard(source, link)?;
+        Ok(happened)
+    }
+
+    /// What the senders have to say.
+    fn heard(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
+        if let Some(multifd) = &link.multifd {
+            let sent = multifd.sent()?;
+            self.shared.progress.by_multifd(sent.bytes as u64);
+            self.count(sent, source);
+        }
+        Ok(())
+    }
+
+    /// Whatever waits to be sent is not sent any more.
+    fn forget(&mut self, link: &mut Link) {
+        self.outgoing.clear();
+        if let Some(multifd) = &mut link.multifd {
+            multifd.clear();
+        }
     }
 
     /// Puts everything on its way, then waits for a reply, a command or the moment.
     fn wait(&mut self, until: Option<Duration>, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
         let sending_state = source.status() == Status::Device && !self.outgoing.is_empty();
+        let happened = self.give(source, link)?;
         self.send(source, link)?;
         if sending_state {
             self.shared.progress.step("send");
         }
         // A command may have come while nobody was waiting for one.
-        if self.look_up(source, link)? {
+        if happened || self.look_up(source, link)? {
             return Ok(());
         }
-        if let Some(pace) = &link.pace {
-            pace.borrow_mut().idle();
-        }
+        link.pacer.idle();
         let timeout = until.map(|then| then.saturating_sub(self.shared.progress.now()));
         let waited = link.channel.wait(false, &self.shared.wake, timeout)?;
         if waited.woken {
@@ -378,7 +437,7 @@ impl Driver {
     fn look_up(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
         let shared = self.shared.clone();
         if shared.cancelled() && !source.status().is_ended() {
-            self.outgoing.clear();
+            self.forget(link);
             source.cancel();
             return Ok(true);
         }

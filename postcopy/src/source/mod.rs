@@ -2,6 +2,7 @@
 //!
 //! `state` decides, `driver` does: it owns the control channel and the guest. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
+//! `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod control;
 mod convergence;
@@ -9,12 +10,14 @@ mod demand;
 mod door;
 mod driver;
 mod link;
+mod multifd;
 mod outgoing;
 mod pace;
+mod pacer;
 mod scheduler;
 mod state;
 
-pub use control::{SourceHandle, TooLate, start};
+pub use control::{SourceHandle, TooLate, start, start_with};
 pub use convergence::Limits;
 pub use demand::answer;
 pub use door::{HandedOver, Resumable};

@@ -21,6 +21,12 @@ pub struct Sent {
     pub zero: u64,
 }
 
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, more: Self) {
+        *self = Self { bytes: self.bytes + more.bytes, normal: self.normal + more.normal, zero: self.zero + more.zero };
+    }
+}
+
 /// The messages that wait to be sent.
 #[derive(Debug, Default)]
 pub struct Outgoing {

@@ -55,6 +55,10 @@ pub enum Action {
     Sync,
     /// Re-arm the log for the pending pages of this run.
     ClearLog(PageRun),
+    /// From now on runs go on the multifd channels; say so before them.
+    Spread,
+    /// No more do: say so on every channel, behind all of them.
+    Gather,
     /// Answer page requests from now on.
     ServeDemand,
     /// Stop the vCPUs, then call [`Source::paused`].
@@ -156,6 +160,17 @@ pub struct Figures {
     pub expected_downtime: Option<Duration>,
 }
 
+/// Where runs of pages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Multifd {
+    /// On the control channel, always.
+    Absent,
+    /// On the control channel until there are so many.
+    Idle { many: u64 },
+    /// On the multifd channels.
+    Spread { many: u64 },
+}
+
 /// The source's state machine.
 #[derive(Debug)]
 pub struct Source {
@@ -170,17 +185,19 @@ pub struct Source {
     figures: Figures,
     destination: Features,
     postcopy_wanted: bool,
+    multifd: Multifd,
 }
 
 impl Source {
     /// For a destination with these features. `introduction` is what describes the guest. `pending` and `hint` are shared
-    /// with the thread that answers page requests.
+    /// with the thread that answers page requests. `many`: so many pages go on multifd channels; `None`: there are none.
     pub fn new(
         introduction: Vec<Forward>,
         destination: Features,
         limits: Limits,
         pending: Arc<RamBitmap>,
         hint: Arc<Hint>,
+        many: Option<u64>,
     ) -> Self {
         let mut queue: VecDeque<_> = introduction.into_iter().map(Action::Send).collect();
         queue.push_back(Action::Wait(None));
@@ -197,12 +214,21 @@ impl Source {
             figures: Figures::default(),
             destination,
             postcopy_wanted: false,
+            multifd: many.map_or(Multifd::Absent, |many| Multifd::Idle { many }),
         }
     }
 
     /// The user's limits from now on.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Whether a bandwidth limit holds for the pages that are sent now.
+    pub fn is_limited(&self) -> bool {
+        match &self.state {
+            State::Pushing(..) => self.limits.postcopy_bandwidth > 0,
+            _ => self.limits.bandwidth > 0,
+        }
     }
 
     /// Counts and estimates.
@@ -308,8 +334,9 @@ impl Source {
             }
             None => {
                 self.state = State::AwaitAllReceived(Way::Postcopy, door);
-                self.then([Action::Wait(None)]);
-                Action::Send(Forward::Complete)
+                self.gather();
+                self.then([Action::Send(Forward::Complete), Action::Wait(None)]);
+                self.next(now)
             }
         }
     }
@@ -341,6 +368,7 @@ impl Source {
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.then([Action::Wait(Some(now + HEAD_START))]);
+                self.spread();
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
@@ -365,6 +393,7 @@ impl Source {
             }
             (State::Rejoining(door), Reply::ReceivedEnd) => {
                 self.then([Action::ServeDemand]);
+                self.spread();
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (state, Reply::NotStarted(why)) => {
@@ -446,6 +475,7 @@ impl Source {
 
     fn lose_link(&mut self, door: HandedOver, error: MigrationError) {
         self.queue.clear();
+        self.stop_spreading();
         self.state = State::LinkLost(door, error);
     }
 
@@ -463,6 +493,29 @@ impl Source {
                 false
             }
         }
+    }
+
+    /// What is pending goes on the multifd channels, if there are any and it is worth it.
+    fn spread(&mut self) {
+        if let Multifd::Idle { many } = self.multifd
+            && self.pending.count() >= many
+        {
+            self.multifd = Multifd::Spread { many };
+            self.then([Action::Spread]);
+        }
+    }
+
+    /// Before anything that must not overtake the pages.
+    fn gather(&mut self) {
+        if self.stop_spreading() {
+            self.then([Action::Gather]);
+        }
+    }
+
+    fn stop_spreading(&mut self) -> bool {
+        let Multifd::Spread { many } = self.multifd else { return false };
+        self.multifd = Multifd::Idle { many };
+        true
     }
 
     fn stop_logging(&mut self) {

@@ -109,7 +109,8 @@ fn longest(tag: u16) -> Option<u32> {
         tag::STATE => 64 * KIB * KIB,
         tag::HAND_OVER => 1,
         tag::CANCEL | tag::NOT_STARTED => 4 * KIB,
-        tag::ARM | tag::COMPLETE | tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
+        tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER => 0,
+        tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
         tag::ALL_RECEIVED | tag::RECEIVED_END => 0,
         _ => return None,
     })
@@ -133,6 +134,8 @@ impl Forward {
             Self::Complete => tag::COMPLETE,
             Self::Cancel(_) => tag::CANCEL,
             Self::Mark(_) => tag::MARK,
+            Self::Spread => tag::SPREAD,
+            Self::Gather => tag::GATHER,
         }
     }
 
@@ -175,7 +178,7 @@ impl Forward {
                 }
             }
             Self::HandOver { running } => body.bytes(&[u8::from(*running)]),
-            Self::Arm | Self::Complete => {}
+            Self::Arm | Self::Complete | Self::Spread | Self::Gather => {}
         }
         body.end();
     }
@@ -251,6 +254,8 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
         },
         tag::COMPLETE => Forward::Complete,
         tag::MARK => Forward::Mark(body.u32()?),
+        tag::SPREAD => Forward::Spread,
+        tag::GATHER => Forward::Gather,
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;
@@ -261,6 +266,14 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
 pub fn decode_demand(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
     match header.tag {
         tag::PAGES | tag::ZEROS => decode_forward(header, fields),
+        other => Err(DecodeError::Unknown(other)),
+    }
+}
+
+/// A message from the source on a multifd channel: pages, zeros, or the end of a stretch of them.
+pub fn decode_multifd(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
+    match header.tag {
+        tag::PAGES | tag::ZEROS | tag::GATHER => decode_forward(header, fields),
         other => Err(DecodeError::Unknown(other)),
     }
 }

@@ -31,6 +31,8 @@ pub enum ChannelKind {
     Control,
     /// Demand pages forward, page requests back.
     Demand,
+    /// Precopy and background pages forward, nothing back. There may be several.
+    Multifd,
 }
 
 /// What an end can do, as a bit set.
@@ -40,10 +42,22 @@ pub struct Features(pub u64);
 impl Features {
     /// The destination can arm userfaultfd for guest RAM.
     pub const POSTCOPY: Self = Self(1);
+    /// The destination takes multifd channels.
+    pub const MULTIFD: Self = Self(2);
 
     /// Whether every feature of `other` is here.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// These and those.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These but for those.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
@@ -113,6 +127,7 @@ impl Hello {
         bytes[12] = match self.kind {
             ChannelKind::Control => 0,
             ChannelKind::Demand => 1,
+            ChannelKind::Multifd => 2,
         };
         bytes[13] = u8::from(self.recover);
         bytes[16..32].copy_from_slice(&self.token.0);
@@ -129,6 +144,7 @@ impl Hello {
         let kind = match rest[4] {
             0 => ChannelKind::Control,
             1 => ChannelKind::Demand,
+            2 => ChannelKind::Multifd,
             other => return Err(HelloError::Kind(other)),
         };
         let mut token = [0; 16];

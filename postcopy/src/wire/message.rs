@@ -37,6 +37,10 @@ pub mod tag {
     pub const CANCEL: u16 = 13;
     /// [`super::Forward::Mark`].
     pub const MARK: u16 = 14;
+    /// [`super::Forward::Spread`].
+    pub const SPREAD: u16 = 15;
+    /// [`super::Forward::Gather`], also the last of its stretch on each multifd channel.
+    pub const GATHER: u16 = 16;
     /// [`super::Reply::Accepted`].
     pub const ACCEPTED: u16 = 64;
     /// [`super::Reply::Armed`].
@@ -59,7 +63,7 @@ pub mod tag {
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 24] = [
+    pub const NAMES: [(u16, &str); 26] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -74,6 +78,8 @@ pub mod tag {
         (COMPLETE, "complete"),
         (CANCEL, "cancel"),
         (MARK, "mark"),
+        (SPREAD, "spread"),
+        (GATHER, "gather"),
         (ACCEPTED, "accepted"),
         (ARMED, "armed"),
         (READY, "ready"),
@@ -154,6 +160,10 @@ pub enum Forward {
     Cancel(String),
     /// Say so when everything before this has been dealt with.
     Mark(u32),
+    /// From here on pages come on the multifd channels.
+    Spread,
+    /// No more of them there: what follows is of a time after all of them.
+    Gather,
 }
 
 /// Destination to source, on the control channel.

@@ -7,7 +7,7 @@ mod fragment;
 mod hello;
 mod message;
 
-pub use codec::{DecodeError, Header, decode_demand, decode_forward, decode_reply};
+pub use codec::{DecodeError, Header, decode_demand, decode_forward, decode_multifd, decode_reply};
 pub use fragment::{Fragment, fragments};
 pub use hello::{Answer, ChannelKind, Features, Hello, HelloError, Token, VERSION_MAX, VERSION_MIN};
 pub use message::{BlockDescription, Forward, MAX_RUN_PAGES, Reply, Request, tag};

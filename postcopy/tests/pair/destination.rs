@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::destination::{Destination, Effect, Touch, Tracker};
+use whimbrel_postcopy::destination::{Destination, Effect, Stretch, Touch, Tracker};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
-use whimbrel_postcopy::wire::{Forward, Header, Reply, Request, decode_demand, decode_forward, fragments};
+use whimbrel_postcopy::wire::{
+    Forward, Header, Reply, Request, decode_demand, decode_forward, decode_multifd, fragments,
+};
 
+use crate::link::Pipe;
 use crate::memory::{Populated, ram};
 use crate::plan::{Plan, Refusal};
 use crate::source::message;
@@ -24,12 +27,26 @@ struct Contents {
     watched: bool,
 }
 
+/// A multifd channel's thread.
+#[derive(Clone, Default)]
+struct Receiver {
+    contents: Option<Contents>,
+    /// Placed, not yet counted as received.
+    marks: Option<PageRun>,
+    /// It has come to the end of this stretch.
+    there: bool,
+}
+
 pub struct DestinationEnd {
     pub machine: Destination,
     pub tracker: Arc<Tracker>,
     pub memory: Populated,
     contents: Option<Contents>,
     demand_contents: Option<Contents>,
+    receivers: Vec<Receiver>,
+    stretch: Option<Stretch>,
+    /// The control thread waits for the receivers.
+    gathering: bool,
     /// Placed, not yet counted as received: by the control thread, by the fault loop.
     marks: Option<PageRun>,
     demand_marks: Option<PageRun>,
@@ -64,6 +81,9 @@ impl DestinationEnd {
             memory: Populated::new(ram),
             contents: None,
             demand_contents: None,
+            receivers: vec![Receiver::default(); plan.multifd_lines.len()],
+            stretch: None,
+            gathering: false,
             marks: None,
             demand_marks: None,
             loading: None,
@@ -77,6 +97,17 @@ impl DestinationEnd {
             has_run: false,
             ended: false,
         }
+    }
+
+    /// The link's threads end: what they have placed counts.
+    fn forget_link(&mut self) {
+        for receiver in &mut self.receivers {
+            if let Some(run) = receiver.marks.take() {
+                self.rung |= self.tracker.placed(run);
+            }
+            *receiver = Receiver::default();
+        }
+        (self.contents, self.stretch, self.gathering) = (None, None, false);
     }
 
     fn wake(&mut self, run: PageRun) {
@@ -131,8 +162,8 @@ impl World {
             let _ = self.reply(&Reply::NotStarted("it will not".into()));
         }
         let destination = &mut self.destination;
+        destination.forget_link();
         destination.machine.fail(error);
-        destination.contents = None;
         if destination.machine.status() == Status::PostcopyPaused {
             destination.linked = false;
             self.link.finish_destination();
@@ -158,6 +189,9 @@ impl World {
         }
         if let Some(contents) = self.destination.contents {
             return self.take_contents(contents);
+        }
+        if self.destination.gathering {
+            return self.gather_pages();
         }
         let destination = &mut self.destination;
         if std::mem::take(&mut destination.rung) {
@@ -194,6 +228,11 @@ impl World {
             }
             Effect::Accept => self.reply(&Reply::Accepted)?,
             Effect::Mark(number) => self.reply(&Reply::Reached(number))?,
+            Effect::Spread(stretch) => {
+                destination.stretch = Some(stretch);
+                destination.receivers.iter_mut().for_each(|receiver| receiver.there = false);
+            }
+            Effect::Gather => destination.gathering = true,
             Effect::Write(run) => destination.contents = Some(Contents { run, watched: false }),
             Effect::Place(run) => destination.contents = Some(Contents { run, watched: true }),
             Effect::WriteZeros(runs) => runs.into_iter().for_each(|run| {
@@ -258,6 +297,82 @@ impl World {
             return Err(link_closed());
         }
         Ok(!waits)
+    }
+
+    /// Whether every receiver has come to the end.
+    fn gather_pages(&mut self) -> Result<bool, MigrationError> {
+        let destination = &mut self.destination;
+        let missing = |(receiver, pipe): (&Receiver, &Pipe)| {
+            let stuck =
+                receiver.contents.is_some_and(|_| pipe.len() < PAGE_SIZE) || message(pipe).is_ok_and(|it| it.is_none());
+            !receiver.there && receiver.marks.is_none() && pipe.has_ended() && stuck
+        };
+        if destination.receivers.iter().zip(&self.link.multifd).any(missing) {
+            return Err(link_closed());
+        }
+        let all = destination.receivers.iter().all(|receiver| receiver.there);
+        if all {
+            (destination.gathering, destination.stretch) = (false, None);
+        }
+        Ok(all)
+    }
+
+    /// One of the multifd channels' threads; whether anything was done.
+    pub fn step_receiver(&mut self) -> bool {
+        let destination = &mut self.destination;
+        if destination.receivers.is_empty() || destination.ended || !destination.linked {
+            return false;
+        }
+        let first = self.random.below(destination.receivers.len() as u64) as usize;
+        (0..self.destination.receivers.len()).any(|n| self.receive(first + n))
+    }
+
+    fn receive(&mut self, number: usize) -> bool {
+        let number = number % self.destination.receivers.len();
+        let (destination, pipe) = (&mut self.destination, &mut self.link.multifd[number]);
+        let receiver = &mut destination.receivers[number];
+        if let Some(run) = receiver.marks.take() {
+            destination.rung |= destination.tracker.placed(run);
+            return true;
+        }
+        let Some(stretch) = destination.stretch.filter(|_| !receiver.there) else { return false };
+        if let Some(contents) = receiver.contents {
+            let count = 1 + self.random.below(u64::from(contents.run.count.min(64))) as u32;
+            let run = PageRun { count, ..contents.run };
+            if pipe.len() < run.bytes() {
+                // The next time perhaps for fewer.
+                return pipe.has_ended() && pipe.len() >= PAGE_SIZE;
+            }
+            let bytes = pipe.take(run.bytes());
+            receiver.contents = rest(contents, run);
+            if contents.watched {
+                receiver.marks = Some(run);
+                destination.fill(run, Some(&bytes));
+            } else {
+                destination.memory.write(run, &bytes);
+                destination.tracker.placed(run);
+            }
+            return true;
+        }
+        let Ok(Some((header, fields))) = message(pipe) else { return false };
+        pipe.take(Header::LEN + header.fields());
+        match decode_multifd(header, &fields).unwrap() {
+            Forward::Pages(run) => {
+                receiver.contents = Some(Contents { run, watched: stretch == Stretch::Postcopy });
+            }
+            Forward::Zeros(runs) => runs.into_iter().for_each(|run| {
+                if stretch == Stretch::Postcopy {
+                    destination.fill(run, None);
+                    destination.rung |= destination.tracker.placed(run);
+                } else {
+                    destination.memory.discard(run);
+                    destination.tracker.placed(run);
+                }
+            }),
+            Forward::Gather => receiver.there = true,
+            other => panic!("{other:?} on a multifd channel"),
+        }
+        true
     }
 
     fn take_contents(&mut self, contents: Contents) -> Result<bool, MigrationError> {

@@ -93,34 +93,42 @@ impl Pipe {
     }
 }
 
-/// Two channels, two directions each.
+/// Two channels, two directions each, and multifd channels of one.
 #[derive(Default)]
 pub struct Link {
     pub control: Pipe,
     pub replies: Pipe,
     pub pages: Pipe,
     pub requests: Pipe,
+    pub multifd: Vec<Pipe>,
 }
 
 impl Link {
-    fn pipes(&mut self) -> [&mut Pipe; 4] {
-        [&mut self.control, &mut self.replies, &mut self.pages, &mut self.requests]
+    /// With so many multifd channels.
+    pub fn new(multifd: usize) -> Self {
+        Self { multifd: (0..multifd).map(|_| Pipe::default()).collect(), ..Self::default() }
+    }
+
+    fn pipes(&mut self) -> impl Iterator<Item = &mut Pipe> {
+        let four = [&mut self.control, &mut self.replies, &mut self.pages, &mut self.requests];
+        four.into_iter().chain(&mut self.multifd)
     }
 
     pub fn deliver(&mut self, now: Duration) {
-        self.pipes().into_iter().for_each(|pipe| pipe.deliver(now));
+        self.pipes().for_each(|pipe| pipe.deliver(now));
     }
 
     /// The network breaks: each direction ends after some byte of its own. Now and then only one channel breaks.
     pub fn cut(&mut self, random: &mut Random) {
-        let (first, count) = random.pick(&[(0, 4), (0, 4), (0, 2), (2, 2)]);
-        self.pipes().into_iter().skip(first).take(count).for_each(|pipe| pipe.cut(random));
+        let (first, count) = random.pick(&[(0, usize::MAX), (0, usize::MAX), (0, 2), (2, 2), (4, 1)]);
+        self.pipes().skip(first).take(count).for_each(|pipe| pipe.cut(random));
     }
 
     /// One end goes away: its sending ends in order, and what was sent to it meets nobody.
     pub fn finish_source(&mut self) {
         self.control.finish();
         self.pages.finish();
+        self.multifd.iter_mut().for_each(Pipe::finish);
     }
 
     pub fn finish_destination(&mut self) {
@@ -130,6 +138,6 @@ impl Link {
 
     /// When something changes by itself.
     pub fn next_event(&mut self, now: Duration) -> Option<Duration> {
-        self.pipes().into_iter().filter_map(|pipe| pipe.next_event(now)).min()
+        self.pipes().filter_map(|pipe| pipe.next_event(now)).min()
     }
 }

@@ -77,6 +77,10 @@ pub struct Plan {
     pub line: Line,
     /// The demand channel's way through the network.
     pub demand_line: Line,
+    /// The multifd channels', if there are any.
+    pub multifd_lines: Vec<Line>,
+    /// From so many pages on they are used.
+    pub many: u64,
     pub limits: Limits,
     pub forgets: Forgets,
     pub refusal: Refusal,
@@ -97,6 +101,9 @@ impl Plan {
         };
         let (line, other) = (line(random), line(random));
         let demand_line = if random.percent(30) { other } else { line };
+        let multifd = random.pick(&[0, 0, 1, 2, 3]);
+        let multifd_lines = (0..multifd).map(|_| self::line(random)).collect();
+        let many = random.pick(&[0, 1, 1, 30]);
         let refusals = [
             Refusal::Check,
             Refusal::Load,
@@ -112,6 +119,8 @@ impl Plan {
             running: !random.percent(10),
             line,
             demand_line,
+            multifd_lines,
+            many,
             limits: limits(random),
             forgets: random.pick(&[Forgets::WhenRead, Forgets::WhenCleared]),
             refusal,

@@ -31,6 +31,12 @@ pub struct SourceEnd {
     pub pending: Arc<RamBitmap>,
     hint: Arc<Hint>,
     outgoing: Vec<Item>,
+    /// Runs that wait for a multifd channel; the senders take any of them.
+    jobs: Vec<PageRun>,
+    spread: bool,
+    /// The action that waits for the senders.
+    gathering: bool,
+    senders_lost: bool,
     /// Waiting, perhaps until a moment.
     pub waiting: Option<Option<Duration>>,
     serving: bool,
@@ -74,14 +80,19 @@ impl SourceEnd {
             Forward::Description("{}".into()),
         ];
         let features = if plan.refusal == Refusal::Postcopy { Features::default() } else { Features::POSTCOPY };
+        let many = (!plan.multifd_lines.is_empty()).then_some(plan.many);
         Self {
-            machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone()),
+            machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone(), many),
             log: Log::new(&ram, plan.forgets),
             answered: RamBitmap::new(&ram),
             ram,
             pending,
             hint,
             outgoing: Vec::new(),
+            jobs: Vec::new(),
+            spread: false,
+            gathering: false,
+            senders_lost: false,
             waiting: None,
             serving: false,
             demand_lost: false,
@@ -98,9 +109,17 @@ impl SourceEnd {
     /// A new link stands.
     pub fn rejoin(&mut self) {
         assert!(self.machine.rejoin());
-        self.outgoing.clear();
+        self.forget();
+        (self.spread, self.gathering, self.senders_lost) = (false, false, false);
         (self.linked, self.serving, self.demand_lost, self.waiting) = (true, false, false, None);
         self.answered = RamBitmap::new(&self.ram);
+    }
+}
+
+impl SourceEnd {
+    fn forget(&mut self) {
+        self.outgoing.clear();
+        self.jobs.clear();
     }
 }
 
@@ -122,6 +141,10 @@ impl World {
                     other.map(drop)
                 }
             },
+            None if source.gathering => match self.look_up() {
+                Ok(false) => return self.gather(),
+                other => other.map(drop),
+            },
             None => {
                 let action = source.machine.next(self.now);
                 self.carry_out_action(action)
@@ -140,7 +163,8 @@ impl World {
 
     fn source_failed(&mut self, error: MigrationError) {
         let source = &mut self.source;
-        source.outgoing.clear();
+        source.forget();
+        source.gathering = false;
         let broken = matches!(&error, MigrationError::Link { .. });
         if source.cancelled && broken {
             return source.machine.cancel();
@@ -166,6 +190,18 @@ impl World {
                 message.encode(&mut bytes);
                 source.outgoing.push(Item::Bytes(bytes));
             }
+            Action::SendRun(run) if source.spread => {
+                source.jobs.push(run);
+                self.look_up()?;
+            }
+            Action::Spread => {
+                source.spread = true;
+                let mut bytes = Vec::new();
+                Forward::Spread.encode(&mut bytes);
+                source.outgoing.push(Item::Bytes(bytes));
+                self.flush()?;
+            }
+            Action::Gather => source.gathering = true,
             Action::SendRun(run) => {
                 self.push_run(run);
                 if self.random.percent(50) {
@@ -237,6 +273,45 @@ impl World {
         }
     }
 
+    /// Every sender is done: says so on every channel.
+    fn gather(&mut self) -> bool {
+        let source = &mut self.source;
+        if !source.jobs.is_empty() {
+            return false;
+        }
+        (source.gathering, source.spread) = (false, false);
+        let mut bytes = Vec::new();
+        Forward::Gather.encode(&mut bytes);
+        for (pipe, line) in self.link.multifd.iter_mut().zip(&self.plan.multifd_lines) {
+            source.senders_lost |= pipe.send(&bytes, *line, self.now).is_err();
+        }
+        source.outgoing.push(Item::Bytes(bytes));
+        true
+    }
+
+    /// One of the senders; whether anything was done. It reads the pages now.
+    pub fn step_sender(&mut self) -> bool {
+        let source = &mut self.source;
+        if source.jobs.is_empty() || !source.linked {
+            return false;
+        }
+        let channel = self.random.below(self.link.multifd.len() as u64) as usize;
+        if self.link.multifd[channel].is_full(self.now) {
+            return false;
+        }
+        let job = source.jobs.swap_remove(self.random.below(source.jobs.len() as u64) as usize);
+        let before = std::mem::take(&mut source.outgoing);
+        self.push_run(job);
+        let items = std::mem::replace(&mut self.source.outgoing, before);
+        let bytes = encode(&self.source.ram, items);
+        let line = self.plan.multifd_lines[channel];
+        match self.link.multifd[channel].send(&bytes, line, self.now) {
+            Ok(()) => self.source.machine.sent(bytes.len(), self.now),
+            Err(_) => self.source.senders_lost = true,
+        }
+        true
+    }
+
     fn push_run(&mut self, run: PageRun) {
         let source = &mut self.source;
         let block = &source.ram[usize::from(run.block.0)];
@@ -264,13 +339,7 @@ impl World {
     }
 
     fn flush(&mut self) -> Result<(), MigrationError> {
-        let mut bytes = Vec::new();
-        for item in std::mem::take(&mut self.source.outgoing) {
-            match item {
-                Item::Bytes(more) => bytes.extend(more),
-                Item::Pages(run) => pages(&self.source.ram, run, &mut bytes),
-            }
-        }
+        let bytes = encode(&self.source.ram, std::mem::take(&mut self.source.outgoing));
         if !bytes.is_empty() {
             self.link.control.send(&bytes, self.plan.line, self.now).map_err(|_| link_closed())?;
             self.source.machine.sent(bytes.len(), self.now);
@@ -282,14 +351,15 @@ impl World {
     fn look_up(&mut self) -> Result<bool, MigrationError> {
         let source = &mut self.source;
         if source.cancelled && !source.machine.status().is_ended() {
-            source.outgoing.clear();
+            source.forget();
+            source.gathering = false;
             source.machine.cancel();
             return Ok(true);
         }
         if std::mem::take(&mut source.postcopy_wanted) {
             source.machine.start_postcopy()?;
         }
-        if std::mem::take(&mut source.demand_lost) && !source.machine.awaits_last_word() {
+        if source.senders_lost || std::mem::take(&mut source.demand_lost) && !source.machine.awaits_last_word() {
             return Err(link_closed());
         }
         let lost = |source| MigrationError::Link { peer: "destination", source };
@@ -345,6 +415,18 @@ impl World {
             self.source.log.wrote(block, page);
         }
     }
+}
+
+/// What waits, with the pages as they are now.
+fn encode(ram: &[RamBlock], items: Vec<Item>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for item in items {
+        match item {
+            Item::Bytes(more) => bytes.extend(more),
+            Item::Pages(run) => pages(ram, run, &mut bytes),
+        }
+    }
+    bytes
 }
 
 /// A run of pages as a message with its contents.

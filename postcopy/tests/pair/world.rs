@@ -7,7 +7,7 @@ use whimbrel_postcopy::stats::Status;
 use crate::destination::DestinationEnd;
 use crate::link::Link;
 use crate::memory::Truth;
-use crate::plan::{Event, Plan, Planned, Random, limits};
+use crate::plan::{Event, Plan, Planned, Random, Refusal, limits};
 use crate::source::SourceEnd;
 
 /// A schedule that takes more steps than this goes round in circles.
@@ -36,6 +36,7 @@ pub struct World {
     pub source: SourceEnd,
     pub destination: DestinationEnd,
     pub rejoined: u64,
+    cuts: u64,
     due: Vec<(u64, Event)>,
     postcopy: bool,
 }
@@ -48,10 +49,11 @@ impl World {
             source: SourceEnd::new(&plan),
             destination: DestinationEnd::new(&plan),
             truth: Truth::new(&plan.blocks),
-            link: Link::default(),
+            link: Link::new(plan.multifd_lines.len()),
             now: Duration::ZERO,
             step: 0,
             rejoined: 0,
+            cuts: 0,
             due: Vec::new(),
             postcopy: false,
             plan,
@@ -96,11 +98,13 @@ impl World {
 
     /// One step of one thread; of another if the first has nothing to do.
     fn step_anyone(&mut self) -> bool {
-        let first = self.random.below(4);
-        (0..4).any(|n| match (first + n) % 4 {
+        let first = self.random.below(6);
+        (0..6).any(|n| match (first + n) % 6 {
             0 => self.step_source(),
             1 => self.step_demand(),
             2 => self.step_destination(),
+            3 => self.step_sender(),
+            4 => self.step_receiver(),
             _ => self.step_faults(),
         })
     }
@@ -132,7 +136,10 @@ impl World {
             match event {
                 // Cuts only while somebody disturbs; a cut in a calm world would never let it end.
                 Event::Cut if self.is_calm() => {}
-                Event::Cut => self.link.cut(&mut self.random),
+                Event::Cut => {
+                    self.cuts += 1;
+                    self.link.cut(&mut self.random);
+                }
                 Event::Cancel => self.source.cancelled |= !self.source.door_closed,
                 Event::StartPostcopy => self.source.postcopy_wanted = true,
                 Event::NewLimits => {
@@ -153,10 +160,12 @@ impl World {
         if !self.may_rejoin() || !self.random.percent(10) {
             return false;
         }
-        self.link = Link::default();
+        self.link = Link::new(self.plan.multifd_lines.len());
         self.rejoin_destination();
         if !self.is_calm() && self.random.percent(15) {
             self.link.cut(&mut self.random);
+            // It gives up on the rest of it.
+            self.link.finish_source();
             return true;
         }
         self.source.rejoin();
@@ -208,6 +217,10 @@ impl World {
             (Status::PostcopyPaused, Status::Failed) => End::HandOverLost,
             _ => panic!("the ends do not agree: {}", self.describe()),
         };
+        if end == End::Failed {
+            let disturbed = self.cuts > 0 || self.plan.refusal != Refusal::Nothing;
+            assert!(disturbed, "nothing went wrong, and it failed: {}", self.describe());
+        }
         self.check_end(end);
         Some(end)
     }

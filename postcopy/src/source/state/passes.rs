@@ -14,6 +14,7 @@ impl Source {
     pub(super) fn begin_pass(&mut self, number: u32, begun: Duration) {
         self.figures.passes = number;
         self.then([Action::Send(Forward::PassBegin(number))]);
+        self.spread();
         self.state = State::Precopy(Pass {
             number,
             begin_pages: self.pending.count(),
@@ -38,8 +39,10 @@ impl Source {
                 let number = pass.number;
                 self.state = State::EndOfPass(pass);
                 // What waits in buffers would lengthen the blackout and flatter the bandwidth: the pass ends when it is there.
-                self.then([Action::Send(Forward::Mark(number)), Action::Wait(None)]);
-                return Action::Send(Forward::PassEnd(number));
+                self.gather();
+                self.then([Forward::PassEnd(number), Forward::Mark(number)].map(Action::Send));
+                self.then([Action::Wait(None)]);
+                return self.next(now);
             };
             let Some(next) = bitmap.next_set(from) else {
                 pass.at = (BlockId(block.0 + 1), PageIndex(0));

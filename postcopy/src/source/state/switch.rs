@@ -20,6 +20,7 @@ impl Source {
     }
 
     pub(super) fn switch_now(&mut self, way: Way) {
+        self.gather();
         if way == Way::Postcopy && self.logging {
             self.state = State::Dropping(Drops { round: 1, told: 0, fresh: 0 });
             self.then([Action::Sync]);
@@ -82,11 +83,16 @@ impl Source {
         let mut last = VecDeque::new();
         match way {
             Way::Precopy => {
+                let rest = std::mem::take(&mut self.queue);
+                self.spread();
+                last.append(&mut self.queue);
                 for (block, bitmap) in self.pending.blocks() {
                     while let Some(run) = bitmap.claim_run(block, PageIndex(0), MAX_RUN_PAGES) {
                         last.push_back(Action::SendRun(run));
                     }
                 }
+                self.gather();
+                self.then(rest);
             }
             Way::Postcopy => {
                 if self.armed {

@@ -67,7 +67,7 @@ fn state(name: &str) -> State {
 /// A source in this state, with nothing queued.
 fn source(name: &str) -> Source {
     let pending = Arc::new(RamBitmap::with_pages([100]));
-    let mut source = Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default());
+    let mut source = Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default(), None);
     source.queue.clear();
     source.state = state(name);
     source

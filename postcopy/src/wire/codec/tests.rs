@@ -23,6 +23,8 @@ fn forwards() -> Vec<Forward> {
         Forward::Complete,
         Forward::Cancel("because".into()),
         Forward::Mark(7),
+        Forward::Spread,
+        Forward::Gather,
     ]
 }
 
