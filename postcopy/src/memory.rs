@@ -6,8 +6,7 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
@@ -221,12 +220,16 @@ impl RamBlock {
 /// Memory opposite to a RAM block, page for page, in which pages wait until whole huge pages of them go into the guest.
 pub(crate) struct Shadow {
     memory: RamBlock,
-    /// What was taken out of the guest for a moment.
-    aside: RamBlock,
-    /// So much of its room is used up.
-    aside_used: AtomicU64,
+    aside: Mutex<AsideRoom>,
+}
+
+/// Room for what is taken out of the guest for a moment.
+struct AsideRoom {
+    memory: RamBlock,
+    /// So much of it is used up, in pages.
+    used: u64,
     /// So many pages are in it.
-    aside_pages: AtomicU64,
+    pages: u64,
 }
 
 impl Shadow {
@@ -236,8 +239,8 @@ impl Shadow {
             return Ok(None);
         }
         let memory = AnonymousRam::block(block.name(), block.pages)?;
-        let aside = AnonymousRam::block(block.name(), ASIDE_ROOM)?;
-        Ok(Some(Self { memory, aside, aside_used: AtomicU64::new(0), aside_pages: AtomicU64::new(0) }))
+        let aside = AsideRoom { memory: AnonymousRam::block(block.name(), ASIDE_ROOM)?, used: 0, pages: 0 };
+        Ok(Some(Self { memory, aside: Mutex::new(aside) }))
     }
 
     /// The memory, to be filled.
@@ -256,27 +259,31 @@ impl Shadow {
     }
 
     /// Takes whole huge pages' worth of pages out of the guest, at most [`HUGE_TOGETHER`] of them, so that nobody changes them any more; there they
-    /// are missing from here on. One thread only.
+    /// are missing from here on. There is one such room: another thread waits until what this gives is dropped.
     pub fn take_aside(&self, block: &RamBlock, run: PageRun) -> io::Result<Aside<'_>> {
         let in_aside = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
-        let mut used = self.aside_used.load(Ordering::Relaxed);
-        if used + u64::from(run.count) > ASIDE_ROOM || self.aside_pages.load(Ordering::Relaxed) >= ASIDE_PAGES {
-            self.aside.discard(in_aside(0, ASIDE_ROOM as u32))?;
-            self.aside_pages.store(0, Ordering::Relaxed);
-            used = 0;
+        let mut room = self.room();
+        if room.used + u64::from(run.count) > ASIDE_ROOM || room.pages >= ASIDE_PAGES {
+            room.memory.discard(in_aside(0, ASIDE_ROOM as u32))?;
+            (room.used, room.pages) = (0, 0);
         }
-        let at = in_aside(used, run.count);
-        block.remap(run, &self.aside, at)?;
-        self.aside_used.store(used + u64::from(run.count), Ordering::Relaxed);
+        let at = in_aside(room.used, run.count);
+        block.remap(run, &room.memory, at)?;
+        room.used += u64::from(run.count);
         // Nothing is left there but empty page tables, in whose way no huge page goes in; this frees them (Linux 6.14 and later). Where it
         // does not, the pages go in one by one.
         let _ = block.discard(run);
-        Ok(Aside { shadow: self, run, at: at.start })
+        Ok(Aside { shadow: &self.memory, room, run, at: at.start })
+    }
+
+    fn room(&self) -> MutexGuard<'_, AsideRoom> {
+        // A panic leaves at most less room than there could be.
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives all its memory back to the host.
     pub fn release(&self) -> io::Result<()> {
-        [&self.memory, &self.aside]
+        [&self.memory, &self.room().memory]
             .into_iter()
             .try_for_each(|block| block.advise_raw(block.whole(), libc::MADV_DONTNEED))
     }
@@ -284,19 +291,20 @@ impl Shadow {
 
 /// Pages that were taken out of the guest.
 pub(crate) struct Aside<'a> {
-    shadow: &'a Shadow,
+    shadow: &'a RamBlock,
+    room: MutexGuard<'a, AsideRoom>,
     run: PageRun,
     at: PageIndex,
 }
 
 impl Aside<'_> {
     /// What is in the page, which is one of those taken, is what the shadow holds of it.
-    pub fn keep(&self, page: PageIndex) {
+    pub fn keep(&mut self, page: PageIndex) {
         assert!(self.run.start <= page && page < self.run.end());
         let mut bytes = [0; PAGE_SIZE];
-        self.shadow.aside.read(PageIndex(self.at.0 + page.0 - self.run.start.0), &mut bytes);
-        self.shadow.memory.write(page, 0, &bytes);
-        self.shadow.aside_pages.fetch_add(1, Ordering::Relaxed);
+        self.room.memory.read(PageIndex(self.at.0 + page.0 - self.run.start.0), &mut bytes);
+        self.shadow.write(page, 0, &bytes);
+        self.room.pages += 1;
     }
 }
 

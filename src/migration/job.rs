@@ -110,8 +110,10 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         let limits = limits(&settings.parameters);
-        let handle = source::start(self.machine.clone(), connector(uri), limits, self.observer())
-            .map_err(MigrationError::Resource)?;
+        let multifd = if settings.capabilities.multifd { settings.parameters.multifd_channels } else { 0 };
+        let handle =
+            source::start_with(self.machine.clone(), connector(uri), limits, self.observer(), multifd)
+                .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle);
         Ok(())
     }
@@ -171,7 +173,7 @@ impl Migration {
         }
         let (listener, at) = listen(uri)?;
         let postcopy = lock(&self.settings).capabilities.postcopy_ram;
-        let features = if postcopy { Features::POSTCOPY } else { Features::default() };
+        let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
         let handle = destination::start_with(self.machine.clone(), Box::new(listener), self.observer(), features)
             .map_err(MigrationError::Resource)?;
         *job = Job::Arriving(handle);
@@ -223,11 +225,16 @@ impl Migration {
         lock(&self.settings).parameters
     }
 
-    /// Replaces them; takes effect at once, also in a running migration.
+    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
-        lock(&self.settings).parameters = new;
+        let job = lock(&self.job);
+        let mut settings = lock(&self.settings);
+        if job.is_under_way() && new.multifd_channels != settings.parameters.multifd_channels {
+            return Err(MigrationError::InProgress);
+        }
+        settings.parameters = new;
         self.machine.network().set_schedule(new.announce);
-        if let Job::Leaving(handle) = &*lock(&self.job) {
+        if let Job::Leaving(handle) = &*job {
             handle.set_limits(limits(&new));
         }
         Ok(())

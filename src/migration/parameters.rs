@@ -13,11 +13,13 @@ pub struct Capabilities {
     pub events: bool,
     /// `postcopy-blocktime`: measure how long vCPUs wait for pages.
     pub postcopy_blocktime: bool,
+    /// `multifd`: a guest that leaves takes [`Parameters::multifd_channels`] for its pages. One that arrives comes on as many as its source opens.
+    pub multifd: bool,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { postcopy_ram: true, events: false, postcopy_blocktime: true }
+        Self { postcopy_ram: true, events: false, postcopy_blocktime: true, multifd: false }
     }
 }
 
@@ -56,15 +58,23 @@ pub enum Capability {
     PostcopyPreempt,
     /// See [`Capabilities::postcopy_blocktime`].
     PostcopyBlocktime,
+    /// See [`Capabilities::multifd`].
+    Multifd,
 }
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 5] =
-        [Self::PostcopyRam, Self::ReturnPath, Self::Events, Self::PostcopyPreempt, Self::PostcopyBlocktime];
+    pub const ALL: [Self; 6] = [
+        Self::PostcopyRam,
+        Self::ReturnPath,
+        Self::Events,
+        Self::PostcopyPreempt,
+        Self::PostcopyBlocktime,
+        Self::Multifd,
+    ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 19] = [
+    pub const UNSUPPORTED: [&'static str; 18] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -73,7 +83,6 @@ impl Capability {
         "x-colo",
         "release-ram",
         "pause-before-switchover",
-        "multifd",
         "dirty-bitmaps",
         "late-block-activate",
         "x-ignore-shared",
@@ -94,6 +103,7 @@ impl Capability {
             Self::Events => "events",
             Self::PostcopyPreempt => "postcopy-preempt",
             Self::PostcopyBlocktime => "postcopy-blocktime",
+            Self::Multifd => "multifd",
         }
     }
 
@@ -115,6 +125,7 @@ impl Capabilities {
             Capability::ReturnPath | Capability::PostcopyPreempt => true,
             Capability::Events => self.events,
             Capability::PostcopyBlocktime => self.postcopy_blocktime,
+            Capability::Multifd => self.multifd,
         }
     }
 
@@ -124,6 +135,7 @@ impl Capabilities {
             Capability::PostcopyRam => self.postcopy_ram = on,
             Capability::Events => self.events = on,
             Capability::PostcopyBlocktime => self.postcopy_blocktime = on,
+            Capability::Multifd => self.multifd = on,
             Capability::ReturnPath | Capability::PostcopyPreempt if on => {}
             Capability::ReturnPath | Capability::PostcopyPreempt => {
                 return Err(SettingError::AlwaysOn(capability.name()));
@@ -146,6 +158,8 @@ pub struct Parameters {
     pub downtime_limit: Duration,
     /// `x-postcopy-after`: after how many precopy passes a migration turns to postcopy by itself (0: at once); `None`: never.
     pub postcopy_after: Option<u32>,
+    /// `multifd-channels`: on how many channels pages go with capability `multifd`.
+    pub multifd_channels: u8,
     /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is announced to the network.
     pub announce: Schedule,
 }
@@ -158,6 +172,7 @@ impl Default for Parameters {
             avail_switchover_bandwidth: 0,
             downtime_limit: Duration::from_millis(300),
             postcopy_after: None,
+            multifd_channels: 2,
             announce: Schedule::default(),
         }
     }
@@ -178,11 +193,13 @@ pub enum Parameter {
     DowntimeLimit,
     /// See [`Parameters::postcopy_after`]; -1 is never.
     PostcopyAfter,
+    /// See [`Parameters::multifd_channels`].
+    MultifdChannels,
 }
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -192,10 +209,11 @@ impl Parameter {
         Self::AvailSwitchoverBandwidth,
         Self::DowntimeLimit,
         Self::PostcopyAfter,
+        Self::MultifdChannels,
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 20] = [
+    pub const UNSUPPORTED: [&'static str; 19] = [
         "throttle-trigger-threshold",
         "cpu-throttle-initial",
         "cpu-throttle-increment",
@@ -204,7 +222,6 @@ impl Parameter {
         "tls-creds",
         "tls-hostname",
         "tls-authz",
-        "multifd-channels",
         "multifd-compression",
         "multifd-zlib-level",
         "multifd-zstd-level",
@@ -230,13 +247,14 @@ impl Parameter {
             Self::AvailSwitchoverBandwidth => "avail-switchover-bandwidth",
             Self::DowntimeLimit => "downtime-limit",
             Self::PostcopyAfter => "x-postcopy-after",
+            Self::MultifdChannels => "multifd-channels",
         }
     }
 
     /// What it counts, as `info migrate_parameters` shows it; empty where the name says it.
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::Announce(Timing::Rounds) => "",
+            Self::Announce(Timing::Rounds) | Self::MultifdChannels => "",
             Self::Announce(_) => "ms",
             Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
             Self::DowntimeLimit => "ms",
@@ -266,6 +284,7 @@ impl Parameter {
                 "an integer of at least 0, in bytes/second"
             }
             Self::DowntimeLimit => "an integer in the range of 0 to 2000000 ms",
+            Self::MultifdChannels => "a value between 1 and 255",
             Self::PostcopyAfter => "an integer from 0 to 4294967295, or -1 for never",
         }
     }
@@ -285,6 +304,7 @@ impl Parameters {
             Parameter::AvailSwitchoverBandwidth => saturate(self.avail_switchover_bandwidth),
             Parameter::DowntimeLimit => i64::try_from(self.downtime_limit.as_millis()).unwrap_or(i64::MAX),
             Parameter::PostcopyAfter => self.postcopy_after.map_or(-1, i64::from),
+            Parameter::MultifdChannels => self.multifd_channels.into(),
         }
     }
 
@@ -303,6 +323,9 @@ impl Parameters {
                     return Err(refuse());
                 }
                 self.downtime_limit = Duration::from_millis(ms);
+            }
+            Parameter::MultifdChannels => {
+                self.multifd_channels = u8::try_from(value).ok().filter(|count| *count > 0).ok_or_else(refuse)?;
             }
             Parameter::PostcopyAfter if value == -1 => self.postcopy_after = None,
             Parameter::PostcopyAfter => {
@@ -339,6 +362,8 @@ mod tests {
             (Parameter::Announce(Timing::Rounds), 1001),
             (Parameter::Announce(Timing::Step), 0),
             (Parameter::PostcopyAfter, 1 << 32),
+            (Parameter::MultifdChannels, 0),
+            (Parameter::MultifdChannels, 256),
         ] {
             assert!(all.set(parameter, value).is_err());
         }
@@ -357,7 +382,7 @@ mod tests {
     #[test]
     fn names_are_known_supported_or_neither() {
         assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
-        assert!(matches!(Capability::find("multifd"), Some(Err(_))));
+        assert!(matches!(Capability::find("xbzrle"), Some(Err(_))));
         assert_eq!(Capability::find("warp"), None);
         assert!(matches!(Parameter::find("tls-creds"), Some(Err(_))));
         assert_eq!(Parameter::find("warp"), None);

@@ -92,6 +92,7 @@ pub fn report(status: Status) -> Report {
             precopy_bytes: 1_073_741_824,
             downtime_bytes: 12_345,
             postcopy_bytes: 268_435_456,
+            multifd_bytes: 536_870_912,
         },
         demand: Some(LatencyReport {
             count: 77,

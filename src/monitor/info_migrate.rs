@@ -68,8 +68,9 @@ fn write_ram(out: &mut String, ram: &RamReport) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "    Channels: \t\tprecopy={}, multifd=0 B, postcopy={}",
+        "    Channels: \t\tprecopy={}, multifd={}, postcopy={}",
         format_size(ram.precopy_bytes),
+        format_size(ram.multifd_bytes),
         format_size(ram.postcopy_bytes)
     )?;
     writeln!(out, "    Page Types: \tnormal={}, zero={}", ram.normal, ram.duplicate)?;

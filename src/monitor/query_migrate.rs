@@ -70,7 +70,7 @@ fn ram(ram: &RamReport) -> Value {
         "dirty-sync-count": ram.dirty_sync_count,
         "postcopy-requests": ram.postcopy_requests,
         "page-size": PAGE_SIZE,
-        "multifd-bytes": 0,
+        "multifd-bytes": ram.multifd_bytes,
         "pages-per-second": ram.pages_per_second,
         "precopy-bytes": ram.precopy_bytes,
         "downtime-bytes": ram.downtime_bytes,

@@ -122,7 +122,7 @@ fn settings_last_and_wrong_ones_are_refused() {
     assert!(capabilities.as_array().unwrap().contains(&off), "{capabilities}");
     for (line, word) in [
         ("migrate_set_parameter warp 9", "warp"),
-        ("migrate_set_parameter multifd-channels 9", "multifd-channels"),
+        ("migrate_set_parameter multifd-channels 0", "multifd-channels"),
         ("migrate_set_parameter downtime-limit -3", "downtime-limit"),
         ("migrate_set_capability xbzrle on", "xbzrle"),
         ("migrate_set_capability return-path off", "return-path"),

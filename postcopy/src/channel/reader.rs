@@ -151,6 +151,18 @@ impl MessageReader {
         Ok(&self.buffer[self.start - count..self.start])
     }
 
+    /// Reads past the next `count` bytes of page contents.
+    pub fn skip(&mut self, count: usize) -> Result<(), ChannelError> {
+        let mut rest = count;
+        while rest > 0 {
+            self.fill(1, None)?;
+            let piece = rest.min(self.end - self.start);
+            self.start += piece;
+            rest -= piece;
+        }
+        Ok(())
+    }
+
     /// Page contents, written into guest RAM.
     pub fn contents_into(&mut self, block: &RamBlock, run: PageRun) -> Result<(), ChannelError> {
         let mut done = 0;

@@ -136,7 +136,12 @@ impl Place {
         for part in by_chunk(run) {
             let staging = self.staging(part.block);
             if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
-                reader.contents_into(hand.memory(), part).map_err(lost)?;
+                for (piece, fresh) in hand.pieces(part) {
+                    match fresh {
+                        true => reader.contents_into(hand.memory(), piece).map_err(lost)?,
+                        false => reader.skip(piece.bytes()).map_err(lost)?,
+                    }
+                }
                 self.arrived(ram, staging, hand, part)?;
             } else {
                 for piece in part.pieces(PIECE) {
@@ -168,7 +173,9 @@ impl Place {
                     self.latency.placed(PageRun::single(part.block, page), Instant::now());
                 }
             } else if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
-                make_zero(hand.memory(), part);
+                for (piece, _) in hand.pieces(part).filter(|(_, fresh)| *fresh) {
+                    make_zero(hand.memory(), piece);
+                }
                 self.arrived(ram, staging, hand, part)?;
             } else {
                 self.uffd.zero(block, part)?;

@@ -287,13 +287,13 @@ impl Staging {
         }
     }
 
-    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Receivers only. Whether it
-    /// was away.
+    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Receivers only. False if
+    /// it is not away, or something of it is here already.
     pub fn all_zero(&self, page: PageIndex) -> io::Result<bool> {
         let number = page.0 / CHUNK;
         let run = self.pages_of(number..number + 1);
         let _hands = self.lock(group_of(page));
-        if !self.is_away(page) {
+        if !self.is_away(page) || self.whole.next_set(run.start).is_some_and(|page| page < run.end()) {
             return Ok(false);
         }
         self.seize(number, GOING);
@@ -384,7 +384,7 @@ impl Staging {
     fn collect(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
         let first = self.alone.next_set(run.start).filter(|page| *page < run.end());
         let Some(first) = first else { return Ok(()) };
-        let aside = self.shadow.take_aside(block, run)?;
+        let mut aside = self.shadow.take_aside(block, run)?;
         let mut page = Some(first);
         while let Some(at) = page {
             aside.keep(at);
@@ -449,6 +449,25 @@ impl InHand<'_> {
     /// Where they belong.
     pub fn memory(&self) -> &RamBlock {
         self.staging.memory()
+    }
+
+    /// The run in pieces, each with whether it belongs there. What stands there already came by another way, and may have been in the guest's hands
+    /// since: it is not to be written again.
+    pub fn pieces(&self, run: PageRun) -> impl Iterator<Item = (PageRun, bool)> + '_ {
+        let whole = &self.staging.whole;
+        let mut at = run.start.0;
+        std::iter::from_fn(move || {
+            let is_here = |page: &u64| whole.test(PageIndex(*page));
+            let end = run.end().0;
+            let here = (at < end).then(|| is_here(&at))?;
+            let next = match here {
+                true => (at..end).find(|page| !is_here(page)),
+                false => whole.next_set(PageIndex(at)).map(|page| page.0).filter(|page| *page < end),
+            };
+            let piece = PageRun { start: PageIndex(at), count: (next.unwrap_or(end) - at) as u32, ..run };
+            at = piece.end().0;
+            Some((piece, !here))
+        })
     }
 }
 

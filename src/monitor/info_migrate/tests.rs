@@ -13,7 +13,7 @@ fn the_rows_of_qemu_10() {
          \x20 Throughput (Mbps): \t8123.46\n\
          \x20 Sizes: \t\tpagesize=4 KiB, total=1.5 GiB\n\
          \x20 Transfers: \t\ttransferred=1.25 GiB, remain=64 KiB\n\
-         \x20   Channels: \t\tprecopy=1 GiB, multifd=0 B, postcopy=256 MiB\n\
+         \x20   Channels: \t\tprecopy=1 GiB, multifd=512 MiB, postcopy=256 MiB\n\
          \x20   Page Types: \tnormal=262144, zero=11\n\
          \x20 Page Rates (pps): \ttransfer=250000, dirty=500\n\
          \x20 Others: \t\tdirty_syncs=3, postcopy_req=77, downtime_bytes=12345\n\

@@ -31,7 +31,7 @@ fn qemus_fields_and_ours() {
                 "dirty-sync-count": 3,
                 "postcopy-requests": 77,
                 "page-size": 4096,
-                "multifd-bytes": 0,
+                "multifd-bytes": 536_870_912u64,
                 "pages-per-second": 250_000,
                 "precopy-bytes": 1_073_741_824u64,
                 "downtime-bytes": 12_345,
