@@ -1,6 +1,8 @@
 //! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables, its clocks and what its
-//! registers point to are, with the page tables that lead there. Each that is missing at a postcopy's destination would be fetched after the one
-//! before it, while the guest stands still.
+//! registers point to are, with the page tables that lead there; and what lies around its code. Each that is missing at a postcopy's destination
+//! would be fetched after the one before it, while the guest stands still.
+
+use std::collections::BTreeSet;
 
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
@@ -16,23 +18,29 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
+/// How many pages before and behind a vCPU's code are likely to be touched soon: the rest of the loop that it is in, and what that calls.
+const BEFORE: u64 = 8;
+const BEHIND: u64 = 24;
+
 impl Machine {
-    /// Those pages of all vCPUs, which stand still; each once.
+    /// Those pages of all vCPUs, which stand still; each once, those first that are needed first.
     pub(super) fn first_pages(&self) -> Vec<PageRun> {
         let memory = self.ram.memory();
         let read = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).ok();
-        let mut addresses = Vec::new();
+        let (mut addresses, mut around) = (Vec::new(), Vec::new());
         for vcpu in self.vcpus.iter() {
             let handle = vcpu.lock();
             if let (Ok(regs), Ok(sregs)) = (handle.regs(), handle.sregs()) {
                 of_vcpu(&regs, &sregs, read, &mut addresses);
+                around_code(&regs, &sregs, read, &mut around);
             }
             addresses.extend(paravirtual_pages(&handle));
         }
-        addresses.iter_mut().for_each(|address| *address /= PAGE_SIZE as u64);
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.into_iter().filter_map(|page| self.page_at(page * PAGE_SIZE as u64)).collect()
+        let pages =
+            |addresses: Vec<u64>| addresses.into_iter().map(|it| it / PAGE_SIZE as u64).collect::<BTreeSet<_>>();
+        let (first, then) = (pages(addresses), pages(around));
+        let in_order = first.iter().chain(then.difference(&first));
+        in_runs(in_order.filter_map(|page| self.page_at(page * PAGE_SIZE as u64)))
     }
 
     /// The page of RAM at a guest-physical address.
@@ -71,6 +79,32 @@ fn of_vcpu(regs: &kvm_regs, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64>
     for address in linear.into_iter().chain(pointers) {
         walk(address, sregs, read, found);
     }
+}
+
+/// Appends the guest-physical addresses of what lies around the vCPU's code.
+fn around_code(regs: &kvm_regs, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64> + Copy, found: &mut Vec<u64>) {
+    let base = if sregs.efer & LONG_MODE != 0 { 0 } else { sregs.cs.base };
+    let page = PAGE_SIZE as u64;
+    let first = base.wrapping_add(regs.rip).wrapping_sub(BEFORE * page);
+    let mut way = Vec::new();
+    for number in 0..BEFORE + BEHIND {
+        way.clear();
+        walk(first.wrapping_add(number * page), sregs, read, &mut way);
+        // The way there is the code's own, as a rule.
+        found.extend(way.pop());
+    }
+}
+
+/// Pages that follow each other as one run.
+fn in_runs(pages: impl Iterator<Item = PageRun>) -> Vec<PageRun> {
+    let mut runs: Vec<PageRun> = Vec::new();
+    for page in pages {
+        match runs.last_mut() {
+            Some(last) if last.block == page.block && last.end() == page.start => last.count += 1,
+            _ => runs.push(page),
+        }
+    }
+    runs
 }
 
 /// Appends what leads to a linear address, and what is there. Only for 64-bit and unpaged code: others fetch their pages as they need them.
@@ -140,6 +174,18 @@ mod tests {
         assert_eq!(walked(0xfff0, &sregs(0, 0, 0), &[]), [0xfff0]);
         // 32-bit paging.
         assert_eq!(walked(0xfff0, &sregs(PAGING, 0, 0x1000), &[]), [0u64; 0]);
+    }
+
+    #[test]
+    fn what_lies_around_the_code_comes_along() {
+        let regs = kvm_regs { rip: 0x10_0123, ..zeroed() };
+        let mut found = Vec::new();
+        around_code(&regs, &sregs(0, 0, 0), |_| None, &mut found);
+        let pages: Vec<u64> = found.iter().map(|address| address >> 12).collect();
+        assert_eq!(pages, (0x100 - BEFORE..0x100 + BEHIND).collect::<Vec<_>>());
+        let single = |page| PageRun::single(BlockId(0), PageIndex(page));
+        let runs = in_runs([single(3), single(4), single(9), single(8), single(9)].into_iter());
+        assert_eq!(runs.iter().map(|run| (run.start.0, run.count)).collect::<Vec<_>>(), [(3, 2), (9, 1), (8, 2)]);
     }
 
     #[test]

@@ -111,9 +111,8 @@ impl Migration {
         }
         let limits = limits(&settings.parameters);
         let multifd = if settings.capabilities.multifd { settings.parameters.multifd_channels } else { 0 };
-        let handle =
-            source::start_with(self.machine.clone(), connector(uri), limits, self.observer(), multifd)
-                .map_err(MigrationError::Resource)?;
+        let handle = source::start_with(self.machine.clone(), connector(uri), limits, self.observer(), multifd)
+            .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle);
         Ok(())
     }

@@ -236,34 +236,33 @@ impl Place {
     /// Fills the run, wakes who waits, and only then counts it as received.
     pub fn contents(&self, ram: &[RamBlock], run: PageRun, contents: &[u8]) -> Result<Placed, UffdError> {
         let block = &ram[usize::from(run.block.0)];
-        self.demanded(run, |single| {
-            let at = (single.start.0 - run.start.0) as usize * PAGE_SIZE;
-            self.uffd.copy(block, single, &contents[at..at + PAGE_SIZE])
+        self.demanded(run, |part| {
+            let at = (part.start.0 - run.start.0) as usize * PAGE_SIZE;
+            self.uffd.copy(block, part, &contents[at..at + part.bytes()])
         })
     }
 
     /// The same with zeros.
     pub fn zeros(&self, ram: &[RamBlock], run: PageRun) -> Result<Placed, UffdError> {
         let block = &ram[usize::from(run.block.0)];
-        self.demanded(run, |single| self.uffd.zero(block, single))
+        self.demanded(run, |part| self.uffd.zero(block, part))
     }
 
     fn demanded(&self, run: PageRun, place: impl Fn(PageRun) -> Result<(), UffdError>) -> Result<Placed, UffdError> {
         let mut placed = Placed::Some;
-        for page in run.pages() {
-            let single = PageRun::single(run.block, page);
+        for part in by_chunk(run) {
             let alone = match self.staging(run.block) {
-                Some(staging) => staging.alone(page, || place(single))?,
+                Some(staging) => staging.alone(part, || place(part))?,
                 None => Alone::Home,
             };
             match alone {
-                Alone::Home => place(single)?,
+                Alone::Home => place(part)?,
                 Alone::Placed => {}
                 Alone::Due => placed = Placed::Due,
                 // Moving it in wakes who waits.
                 Alone::Comes => continue,
             }
-            if self.placed(single) {
+            if self.placed(part) {
                 return Ok(Placed::Last);
             }
         }

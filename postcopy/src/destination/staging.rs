@@ -178,11 +178,11 @@ impl Staging {
         self.whole.set_range(run.start, u64::from(run.count));
     }
 
-    /// Places one page by `place` if its chunk is away.
-    pub fn alone(&self, page: PageIndex, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
-        self.run_alone(page, || {
+    /// Places a run, which lies in one chunk, by `place` if that is away.
+    pub fn alone(&self, run: PageRun, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
+        self.run_alone(run.start, || {
             place()?;
-            Ok(self.note_alone(PageRun::single(self.id, page)))
+            Ok(self.note_alone(run))
         })
     }
 

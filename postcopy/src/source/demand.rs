@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::control::Shared;
+use super::outgoing::Outgoing;
 use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
-use crate::channel::{Batch, Channel, ChannelError, MessageReader, Wake};
+use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
-use crate::memory::RamBlock;
 use crate::progress::Phase;
 use crate::ram::PageRun;
 use crate::turn::go_first;
-use crate::wire::{Forward, Request};
+use crate::wire::Request;
 
 /// What to send for a request: each page of it. Pending ones are claimed, so that the background does not send them, too. One that is
 /// not pending any more is on its way in the background, behind everything that the socket and the link hold: somebody waits for
@@ -54,29 +54,12 @@ pub(super) struct DemandServer {
     hint: Arc<Hint>,
     reader: MessageReader,
     wake: Wake,
-    outbox: Outbox,
+    outgoing: Outgoing,
     answered: RamBitmap,
 }
 
-/// Pages that wait to be sent, and how many of them are which.
-#[derive(Default)]
-struct Outbox {
-    batch: Batch,
-    normal: u64,
-    zero: u64,
-}
-
-impl Outbox {
-    fn push(&mut self, ram: &[RamBlock], page: PageRun) {
-        if ram[usize::from(page.block.0)].is_zero(page.start) {
-            self.zero += 1;
-            self.batch.push(&Forward::Zeros(vec![page]));
-        } else {
-            self.normal += 1;
-            self.batch.push(&Forward::Pages(page));
-        }
-    }
-}
+/// So many of the first pages go before it is looked whether somebody asks for another one.
+const FIRST_AT_ONCE: u32 = 16;
 
 /// What one request may ask for: a peer that asks for more makes us hold 16 MiB worth of answers.
 const MOST_PAGES: u64 = 4096;
@@ -93,7 +76,7 @@ impl DemandServer {
     ) -> std::io::Result<Self> {
         let reader = MessageReader::new(channel, READ_BUFFER);
         let answered = RamBitmap::new(guest.ram());
-        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, outbox: Outbox::default(), answered })
+        Ok(Self { guest, shared, hint, reader, wake: Wake::new()?, outgoing: Outgoing::default(), answered })
     }
 
     /// Until the channel ends; the driver is told how.
@@ -110,18 +93,31 @@ impl DemandServer {
         }
     }
 
-    /// What the guest would ask for first goes unasked, as far as it has not gone yet.
+    /// What the guest would ask for first goes unasked, as far as it has not gone yet. Whoever asks meanwhile is answered first.
     fn give_first(&mut self) -> Result<(), MigrationError> {
-        let (ram, pending) = (self.guest.ram(), &self.shared.pending);
+        let pending = self.shared.pending.clone();
+        let mut waiting = 0;
         for run in self.guest.first_pages().into_iter().filter(|run| pending.holds(*run)) {
-            let Some(bitmap) = pending.block(run.block) else { continue };
-            for page in run.pages().filter(|page| bitmap.claim(*page)) {
-                let single = PageRun::single(run.block, page);
-                self.answered.set_run(single);
-                self.outbox.push(ram, single);
+            for claimed in run.pieces(FIRST_AT_ONCE).flat_map(|piece| claim(&pending, piece)) {
+                self.answered.set_run(claimed);
+                self.outgoing.push_run(self.guest.ram(), claimed);
+                waiting += claimed.count;
+                if waiting >= FIRST_AT_ONCE {
+                    waiting = 0;
+                    self.send()?;
+                    self.serve_waiting()?;
+                }
             }
         }
         self.send()
+    }
+
+    fn serve_waiting(&mut self) -> Result<(), MigrationError> {
+        while let Some((header, fields)) = self.reader.try_message().map_err(lost)? {
+            let request = Request::decode(header, fields).map_err(|error| lost(error.into()))?;
+            self.answer(&request)?;
+        }
+        Ok(())
     }
 
     fn serve_one(&mut self) -> Result<(), MigrationError> {
@@ -136,8 +132,8 @@ impl DemandServer {
     }
 
     fn answer(&mut self, request: &Request) -> Result<(), MigrationError> {
-        let (ram, outbox) = (self.guest.ram(), &mut self.outbox);
-        answer(&self.shared.pending, &self.answered, request, |page| outbox.push(ram, page))?;
+        let (ram, outgoing) = (self.guest.ram(), &mut self.outgoing);
+        answer(&self.shared.pending, &self.answered, request, |page| outgoing.push_run(ram, page))?;
         if let Some(last) = request.0.last() {
             self.hint.demanded(*last);
         }
@@ -146,15 +142,25 @@ impl DemandServer {
     }
 
     fn send(&mut self) -> Result<(), MigrationError> {
-        let Outbox { batch, normal, zero } = &mut self.outbox;
-        if !batch.is_empty() {
-            let sent = batch.send(self.guest.ram(), self.reader.channel(), &self.wake, &|| false);
-            let bytes = sent.map_err(lost)? as u64;
-            self.shared.demanded_bytes.fetch_add(bytes, Ordering::Relaxed);
-            self.shared.progress.moved(Phase::Postcopy, bytes, std::mem::take(normal), std::mem::take(zero));
-        }
+        let channel = self.reader.channel();
+        let sent = self.outgoing.send(self.guest.ram(), channel, &self.wake, &|| false).map_err(lost)?;
+        self.shared.demanded_bytes.fetch_add(sent.bytes as u64, Ordering::Relaxed);
+        self.shared.progress.moved(Phase::Postcopy, sent.bytes as u64, sent.normal, sent.zero);
         Ok(())
     }
+}
+
+/// Claims what is pending of the run, in runs.
+fn claim(pending: &RamBitmap, run: PageRun) -> Vec<PageRun> {
+    let mut runs: Vec<PageRun> = Vec::new();
+    let Some(bitmap) = pending.block(run.block) else { return runs };
+    for page in run.pages().filter(|page| bitmap.claim(*page)) {
+        match runs.last_mut() {
+            Some(last) if last.end() == page => last.count += 1,
+            _ => runs.push(PageRun::single(run.block, page)),
+        }
+    }
+    runs
 }
 
 fn lost(source: ChannelError) -> MigrationError {
@@ -180,6 +186,17 @@ mod tests {
         answer(&pending, &answered, &request(3, 2), |run| given.push(run.start.0)).unwrap();
         assert_eq!(given, [0, 1, 2, 3, 4]);
         assert_eq!(pending.count(), 0);
+    }
+
+    #[test]
+    fn only_what_is_pending_of_a_run_is_claimed_and_nothing_beside_it() {
+        let pending = RamBitmap::with_pages([20]);
+        let run = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
+        for part in [run(1, 3), run(6, 2), run(12, 4)] {
+            pending.set_run(part);
+        }
+        assert_eq!(claim(&pending, run(2, 12)), [run(2, 2), run(6, 2), run(12, 2)]);
+        assert_eq!(pending.count(), 3);
     }
 
     #[test]
