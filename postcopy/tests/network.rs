@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
-use whimbrel_postcopy::channel::{Batch, Channel, MessageReader, Wake};
+use whimbrel_postcopy::channel::{Batch, Channel, ChannelError, MessageReader, Wake};
 use whimbrel_postcopy::memory::AnonymousRam;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::{Forward, decode_forward};
@@ -60,7 +60,7 @@ fn a_pace_arrives_at_the_socket_also_one_that_needs_64_bits_and_is_taken_back() 
 #[test]
 fn a_paced_channel_goes_at_its_pace() {
     let (source, destination) = connected();
-    source.keep_short();
+    source.keep_short(1);
     source.pace(20_000_000).unwrap();
     let reader = std::thread::spawn(move || {
         let (wake, mut left, mut buffer) = (Wake::new().unwrap(), 4_000_000, vec![0; 65536]);
@@ -79,7 +79,7 @@ fn a_paced_channel_goes_at_its_pace() {
 #[test]
 fn a_short_channel_keeps_little_unsent() {
     let (source, _destination) = connected();
-    source.keep_short();
+    source.keep_short(1);
     taken(&source, 64 << 20);
     let network = source.network().unwrap();
     assert!(network.unsent < 512 * 1024, "{network:?}");
@@ -96,7 +96,7 @@ fn a_marked_channel_has_the_priority_of_what_somebody_waits_for() {
 #[test]
 fn a_unix_socket_has_no_network() {
     let (source, _destination) = Channel::pair().unwrap();
-    source.keep_short();
+    source.keep_short(1);
     source.mark_interactive();
     assert_eq!(source.network(), None);
     assert!(taken(&source, 64 << 20) < 2 << 20, "it is short all the same");
@@ -120,7 +120,7 @@ fn runs_of_every_length_arrive_as_they_are() {
         })
         .collect();
     for (source, destination) in [Channel::pair().unwrap(), connected()] {
-        source.keep_short();
+        source.keep_short(1);
         let [from, to] = ["from", "to"].map(|name| AnonymousRam::block(name, PAGES).unwrap());
         let byte = |page: u64, round: u8| (page % 251) as u8 ^ round;
         let (sender_runs, ram) = (runs.clone(), [from]);
@@ -165,5 +165,55 @@ fn runs_of_every_length_arrive_as_they_are() {
             channel.send(&[1], &wake, &|| false).unwrap();
         }
         sender.join().unwrap();
+    }
+}
+
+/// Pages that are not wanted are read past, in all their lengths and however much of them is in the buffer: what stands behind them arrives as it is.
+#[test]
+fn contents_that_are_skipped_leave_what_stands_behind_them() {
+    const PAGES: u64 = 600;
+    let run = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
+    // The pages of each run that are skipped, from its begin on.
+    let runs =
+        [(run(0, 1), 1), (run(1, 1), 0), (run(2, 3), 2), (run(5, 40), 39), (run(45, 500), 200), (run(545, 9), 9)];
+    for (source, destination) in [Channel::pair().unwrap(), connected()] {
+        source.keep_short(1);
+        let [from, to] = ["from", "to"].map(|name| AnonymousRam::block(name, PAGES).unwrap());
+        let byte = |page: u64| (page % 251) as u8 + 1;
+        (0..PAGES).for_each(|page| from.write(PageIndex(page), 0, &[byte(page); PAGE_SIZE]));
+        let sender = std::thread::spawn(move || {
+            let (mut batch, wake) = (Batch::default(), Wake::new().unwrap());
+            for (number, (run, _)) in (0..).zip(runs) {
+                batch.push(&Forward::Pages(run));
+                batch.push(&Forward::Mark(number));
+            }
+            batch.send(&[from], &source, &wake, &|| false).unwrap();
+            source
+        });
+        let (mut reader, wake) = (MessageReader::new(Arc::new(destination), 64 * 1024), Wake::new().unwrap());
+        let next = |reader: &mut MessageReader| {
+            let header = reader.header(&wake).unwrap();
+            let fields = reader.fields(header).unwrap();
+            decode_forward(header, &fields).unwrap()
+        };
+        for (number, (run, skipped)) in (0..).zip(runs) {
+            assert_eq!(next(&mut reader), Forward::Pages(run));
+            let rest =
+                PageRun { start: PageIndex(run.start.0 + u64::from(skipped)), count: run.count - skipped, ..run };
+            reader.skip(skipped as usize * PAGE_SIZE).unwrap();
+            if rest.count > 0 {
+                reader.contents_into(&to, rest).unwrap();
+            }
+            assert_eq!(next(&mut reader), Forward::Mark(number));
+            for page in run.pages() {
+                let mut bytes = [0; PAGE_SIZE];
+                to.read(page, &mut bytes);
+                let expected = if page < rest.start { 0 } else { byte(page.0) };
+                assert!(bytes.iter().all(|&it| it == expected), "page {}", page.0);
+            }
+        }
+        // The source ends inside contents that are not wanted.
+        drop(sender.join().unwrap());
+        assert!(matches!(reader.skip(1), Err(ChannelError::Closed(_))));
     }
 }

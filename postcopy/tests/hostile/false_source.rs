@@ -40,15 +40,18 @@ impl Arrival {
 
     /// Both channels, welcomed.
     pub fn channels(&self) -> (UnixStream, UnixStream) {
-        let (control, said) = self.greet(hello(ChannelKind::Control));
+        (self.open(ChannelKind::Control), self.open(ChannelKind::Demand))
+    }
+
+    /// A channel of this kind, welcomed.
+    pub fn open(&self, kind: ChannelKind) -> UnixStream {
+        let (channel, said) = self.greet(hello(kind));
         assert!(matches!(said, Answer::Welcome { .. }), "{said:?}");
-        let (demand, said) = self.greet(hello(ChannelKind::Demand));
-        assert!(matches!(said, Answer::Welcome { .. }), "{said:?}");
-        (control, demand)
+        channel
     }
 
     /// The destination gave up before the guest was its own, and says why on both sides.
-    fn failed(mut self, control: &mut UnixStream, what: &str) -> String {
+    pub fn failed(mut self, control: &mut UnixStream, what: &str) -> String {
         let told = String::from_utf8(read_until(control, tag::NOT_STARTED)).unwrap();
         self.watch.until(&[Status::Failed]);
         self.handle.join();
@@ -59,19 +62,19 @@ impl Arrival {
     }
 }
 
-fn run(block: u16, start: u64, count: u32) -> PageRun {
+pub fn run(block: u16, start: u64, count: u32) -> PageRun {
     PageRun { block: BlockId(block), start: PageIndex(start), count }
 }
 
-fn pages(run: PageRun) -> Vec<u8> {
+pub fn pages(run: PageRun) -> Vec<u8> {
     [forward(&Forward::Pages(run)), vec![5; run.bytes()]].concat()
 }
 
-fn state() -> Vec<u8> {
+pub fn state() -> Vec<u8> {
     forward(&Forward::State(vec![Section { name: "test".into(), instance: 0, version: 1, bytes: vec![1] }]))
 }
 
-fn all_zeros() -> Vec<u8> {
+pub fn all_zeros() -> Vec<u8> {
     forward(&Forward::Zeros(vec![run(0, 0, 3), run(1, 0, 2)]))
 }
 

@@ -6,5 +6,6 @@
 mod common;
 mod false_destination;
 mod false_source;
+mod multifd;
 mod peer;
 mod truncated;

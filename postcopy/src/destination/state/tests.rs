@@ -92,7 +92,7 @@ fn destination(name: &str, whole: bool) -> Destination {
     if whole {
         tracker.placed(everything());
     }
-    Destination { state: state(name), tracker }
+    Destination { state: state(name), tracker, spread: false }
 }
 
 fn stale() -> Fragment {
@@ -116,6 +116,8 @@ fn messages() -> Vec<Forward> {
         Forward::Complete,
         Forward::Cancel("why".into()),
         Forward::Mark(4),
+        Forward::Spread,
+        Forward::Gather,
     ]
 }
 
@@ -131,6 +133,8 @@ fn allowed(state: &'static str, message: &Forward) -> Option<(&'static str, Effe
         ("Precopy", Forward::Zeros(_)) => (state, Effect::WriteZeros(vec![run()])),
         ("Precopy", Forward::Discard(_)) => (state, Effect::Discard(stale())),
         ("Precopy", Forward::Mark(_)) => (state, Effect::Mark(4)),
+        ("Precopy", Forward::Spread) => (state, Effect::Spread(Stretch::Precopy)),
+        ("Running armed", Forward::Spread) => (state, Effect::Spread(Stretch::Postcopy)),
         ("Precopy", Forward::Arm) => ("Armed", Effect::Arm),
         ("Precopy", Forward::State(_)) => ("Loading", Effect::Load(Vec::new())),
         ("Armed", Forward::State(_)) => ("Loading armed", Effect::Load(Vec::new())),
@@ -239,4 +243,44 @@ fn pages_outside_ram_are_refused_in_every_state_that_takes_pages() {
     }
     let fragment = Fragment { block: BlockId(0), first_word: 1, words: vec![1 << 36] };
     assert!(destination("Precopy", true).message(Forward::Discard(fragment), &ram()).is_err());
+}
+
+#[test]
+fn while_pages_are_spread_the_control_channel_says_gather_or_takes_it_all_back() {
+    let ram = ram();
+    for (name, owned) in [("Precopy", false), ("Running armed", true)] {
+        for message in messages() {
+            let mut destination = destination(name, false);
+            destination.message(Forward::Spread, &ram).unwrap();
+            match (message.clone(), destination.message(message.clone(), &ram)) {
+                (Forward::Gather, Ok(Effect::Gather)) => assert!(!destination.spread, "{name}"),
+                (Forward::Cancel(_), Err(MigrationError::Cancelled(why))) => assert!(!owned && why == "why", "{name}"),
+                (Forward::Cancel(_), Err(MigrationError::OutOfOrder(said))) => {
+                    assert!(owned && said == "cancel", "{name}")
+                }
+                (Forward::Gather | Forward::Cancel(_), got) => panic!("{name} with {message:?}: {got:?}"),
+                (message, Err(MigrationError::OutOfOrder(said))) => {
+                    assert_eq!(said, crate::wire::tag::name(message.tag()), "{name}");
+                    assert!(destination.spread, "{name}: a refused message changes nothing");
+                }
+                (message, got) => panic!("{name} with {message:?}: {got:?}"),
+            }
+            assert_eq!(describe(&destination), name);
+        }
+    }
+}
+
+#[test]
+fn a_stretch_follows_another_and_ends_with_its_link() {
+    let ram = ram();
+    let mut destination = destination("Running armed", false);
+    for _ in 0..2 {
+        assert_eq!(destination.message(Forward::Spread, &ram).unwrap(), Effect::Spread(Stretch::Postcopy));
+        assert_eq!(destination.message(Forward::Gather, &ram).unwrap(), Effect::Gather);
+        assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
+    }
+    destination.message(Forward::Spread, &ram).unwrap();
+    assert!(destination.fail(link_broken()) && destination.rejoin());
+    destination.rejoined();
+    assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
 }
