@@ -79,7 +79,7 @@ impl Channel {
     /// Where the background has several `channels`, each has its share.
     pub fn keep_short(&self, channels: usize) {
         let long = self.network().is_some_and(|network| network.shortest >= LONG);
-        if !(long && self.keep_unsent_below(UNSENT_MOST)) {
+        if !(long && self.keep_unsent_below((UNSENT_MOST / channels as u32).max(SHORT_LEAST as u32))) {
             let bytes = (if self.is_local() { SHORT_LOCAL } else { SHORT } / channels).max(SHORT_LEAST);
             let _ = socket::setsockopt(self, sockopt::SndBuf, &bytes);
         }

@@ -235,8 +235,11 @@ impl Driver {
         if destination.all_received() {
             return self.reply(link, &Reply::AllReceived);
         }
-        // Before the hand-over the control channel has the say: the source may have closed both on purpose.
-        if destination.owns_guest() { link_intact(link, faults) } else { Ok(()) }
+        // Before the hand-over the control channel has the say: the source may have closed all of them on purpose.
+        match destination.owns_guest() {
+            true => link_intact(link, faults),
+            false => link.multifd.take_broken().map_or(Ok(()), Err),
+        }
     }
 
     fn carry_out(

@@ -123,6 +123,13 @@ impl Multifd {
         self.gate.state().lost.take()
     }
 
+    /// The same, unless the source closed it, which has the reason on the control channel.
+    pub fn take_broken(&self) -> Option<MigrationError> {
+        let closed =
+            |error: &mut MigrationError| matches!(error, MigrationError::Link { source: ChannelError::Closed(_), .. });
+        self.gate.state().lost.take_if(|error| !closed(error))
+    }
+
     /// Ends the channels and waits for the threads: nothing is placed by them any more.
     pub fn close(&mut self) {
         self.gate.change(|state| state.ended = true);
@@ -164,6 +171,8 @@ impl PageReceiver {
         take_short_turns();
         if let Err(error) = self.receive() {
             self.lose(error);
+            // Whoever sends more of it hears of it, too.
+            self.reader.channel().shutdown();
         }
     }
 
@@ -179,8 +188,8 @@ impl PageReceiver {
     /// Takes a message; whether more are to come.
     fn take(&mut self, stretch: Stretch) -> Result<bool, MigrationError> {
         let header = self.reader.header(&self.wake).map_err(lost)?;
-        let fields = self.reader.fields(header).map_err(lost)?;
-        let message = decode_multifd(header, &fields).map_err(|error| lost(error.into()))?;
+        let fields = self.reader.fields_in_place(header).map_err(lost)?;
+        let message = decode_multifd(header, fields).map_err(|error| lost(error.into()))?;
         match (message, stretch) {
             (Forward::Pages(run), Stretch::Precopy) => self.intake.write(&mut self.reader, self.intake.known(run)?)?,
             (Forward::Pages(run), Stretch::Postcopy) => self.intake.place(&mut self.reader, self.intake.known(run)?)?,

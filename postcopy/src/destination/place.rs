@@ -170,7 +170,7 @@ impl Place {
                 moved.into_iter().for_each(|run| self.close_latency(run));
                 for page in self.tracker.asked_in(part) {
                     self.uffd.zero(block, PageRun::single(part.block, page))?;
-                    self.latency.placed(PageRun::single(part.block, page), Instant::now());
+                    self.close_latency(PageRun::single(part.block, page));
                 }
             } else if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
                 for (piece, _) in hand.pieces(part).filter(|(_, fresh)| *fresh) {
@@ -198,7 +198,7 @@ impl Place {
         }
         for page in self.tracker.asked_in(part) {
             staging.alone_from_shadow(&self.uffd, block, page)?;
-            self.latency.placed(PageRun::single(part.block, page), Instant::now());
+            self.close_latency(PageRun::single(part.block, page));
         }
         Ok(())
     }
@@ -281,18 +281,22 @@ impl Place {
             Alone::Comes => return Ok(Placed::Some),
             Alone::Placed | Alone::Due => {}
         }
-        self.close_latency(single);
+        // Whether anybody still asks for it or not: it may be noted as waited for after it was served.
+        self.latency.placed(single, Instant::now());
+        self.tracker.served(single);
         Ok(if alone == Alone::Due { Placed::Due } else { Placed::Some })
     }
 
     fn placed(&self, run: PageRun) -> bool {
+        let last = self.tracker.placed(run);
         self.close_latency(run);
-        self.tracker.placed(run)
+        last
     }
 
     fn close_latency(&self, run: PageRun) {
         if self.tracker.is_asked(run) {
             self.latency.placed(run, Instant::now());
+            self.tracker.served(run);
         }
     }
 }

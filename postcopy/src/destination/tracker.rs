@@ -126,6 +126,13 @@ impl Tracker {
         open.into_iter().for_each(drop);
     }
 
+    /// Whoever waited for pages of the run, which are here, has them: nobody asks for them any more.
+    pub fn served(&self, run: PageRun) {
+        if let Some(asked) = self.asked.block(run.block) {
+            asked.clear_range(run.start, u64::from(run.count));
+        }
+    }
+
     /// The link broke: what was asked for and has not come must be asked for again. Gives those pages.
     pub fn ask_again(&self) -> Vec<PageRun> {
         let mut again = Vec::new();
@@ -173,6 +180,9 @@ mod tests {
         assert_eq!(tracker.requests(), 1);
         assert_eq!(tracker.ask_again(), [run(2, 1)]);
         tracker.placed(run(2, 1));
+        assert!(tracker.is_asked(run(0, 4)), "nobody was told yet");
+        tracker.served(run(2, 1));
+        assert!(!tracker.is_asked(run(0, 4)));
         assert_eq!(tracker.touched(BlockId(0), PageIndex(2)), Touch::Here);
         assert_eq!(tracker.ask_again(), []);
     }
