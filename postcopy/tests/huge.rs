@@ -14,7 +14,7 @@ use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Listener, UnixAddress};
 use whimbrel_postcopy::destination;
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::{self, Limits};
+use whimbrel_postcopy::source::{self, Limits, Multifd};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 
@@ -57,7 +57,7 @@ fn is_written_last(page: u64) -> bool {
 }
 
 /// Moves a guest whose pages are visited all the while; gives the huge memory that it has afterwards, in MiB.
-fn moved(postcopy_after: u32, multifd: u8) -> u64 {
+fn moved(postcopy_after: u32, channels: u8) -> u64 {
     let (source, destination) = (TestGuest::new(&[PAGES], true), TestGuest::new(&[PAGES], false));
     (0..PAGES).filter(|&page| generation(page) > 0).for_each(|page| source.write(0, page, 1));
     let address = UnixAddress(std::env::temp_dir().join(format!("whimbrel-huge-{}", std::process::id())));
@@ -72,6 +72,7 @@ fn moved(postcopy_after: u32, multifd: u8) -> u64 {
         ..Limits::default()
     };
     let to = Arc::new(address);
+    let multifd = Multifd { channels, postcopy: true };
     let mut leaving = source::start_with(source.clone(), to, limits, source_watch.clone(), multifd).unwrap();
     let mut generations: Vec<u64> = (0..PAGES).map(generation).collect();
     // Written after the destination was told what is stale: stale once more, in huge pages that were taken out of RAM already.

@@ -15,7 +15,7 @@ use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
 use whimbrel_postcopy::destination::{self, DestinationHandle};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::{self, Limits, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::Features;
@@ -93,7 +93,7 @@ fn begin(limits: Limits, tcp: bool, change: impl FnOnce(&TestGuest, &TestGuest))
     begin_with(limits, tcp, 0, change)
 }
 
-fn begin_with(limits: Limits, tcp: bool, multifd: u8, change: impl FnOnce(&TestGuest, &TestGuest)) -> Pair {
+fn begin_with(limits: Limits, tcp: bool, channels: u8, change: impl FnOnce(&TestGuest, &TestGuest)) -> Pair {
     let source = TestGuest::new(&BLOCKS, true);
     let destination = TestGuest::new(&BLOCKS, false);
     let application = Application::fill(&source, &BLOCKS, 7);
@@ -109,6 +109,7 @@ fn begin_with(limits: Limits, tcp: bool, multifd: u8, change: impl FnOnce(&TestG
     };
     let (source_watch, destination_watch) = (Watch::new(), Watch::new());
     let arriving = destination::start(destination.clone(), Box::new(listener), destination_watch.clone()).unwrap();
+    let multifd = Multifd { channels, postcopy: true };
     let leaving = source::start_with(source.clone(), connector, limits, source_watch.clone(), multifd).unwrap();
     Pair { source, destination, application, leaving, arriving, source_watch, destination_watch }
 }
@@ -254,7 +255,8 @@ fn a_destination_without_multifd_is_refused_before_anything_moves() {
     let (source_watch, watch) = (Watch::new(), Watch::new());
     let mut arriving = destination::start_with(destination, listener, watch.clone(), Features::POSTCOPY).unwrap();
     let to = Arc::new(address);
-    let mut leaving = source::start_with(source.clone(), to, Limits::default(), source_watch.clone(), 2).unwrap();
+    let multifd = Multifd { channels: 2, postcopy: true };
+    let mut leaving = source::start_with(source.clone(), to, Limits::default(), source_watch.clone(), multifd).unwrap();
     assert_eq!(source_watch.until(&[Status::Completed, Status::Failed]), Status::Failed);
     leaving.join();
     let error = leaving.report().error.unwrap();

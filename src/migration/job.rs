@@ -1,11 +1,12 @@
 //! [`Migration`]: the one place that starts, steers and reports this VM's migrations.
 
+use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
 use whimbrel_postcopy::destination::{self, DestinationHandle};
 use whimbrel_postcopy::progress::Observer;
-use whimbrel_postcopy::source::{self, Limits, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
 use whimbrel_postcopy::stats::{Report, Status};
 use whimbrel_postcopy::wire::Features;
 
@@ -31,6 +32,9 @@ pub enum Side {
     /// The guest arrives.
     Destination,
 }
+
+/// A vCPU and the thread that answers its requests.
+const SPARE_PROCESSORS: usize = 2;
 
 type Events = Arc<dyn Fn(MigrationEvent) + Send + Sync>;
 
@@ -110,7 +114,7 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         let limits = limits(&settings.parameters);
-        let multifd = if settings.capabilities.multifd { settings.parameters.multifd_channels } else { 0 };
+        let multifd = multifd(&settings);
         let handle = source::start_with(self.machine.clone(), connector(uri), limits, self.observer(), multifd)
             .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle);
@@ -258,6 +262,16 @@ fn limits(parameters: &Parameters) -> Limits {
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         postcopy_after: parameters.postcopy_after,
     }
+}
+
+fn multifd(settings: &Settings) -> Multifd {
+    if !settings.capabilities.multifd {
+        return Multifd::default();
+    }
+    let channels = settings.parameters.multifd_channels;
+    // In a postcopy demanded pages need processors more than the background does: it is spread where some are left.
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    Multifd { channels, postcopy: processors >= usize::from(channels) + SPARE_PROCESSORS }
 }
 
 fn connector(uri: &Uri) -> Arc<dyn Connector> {

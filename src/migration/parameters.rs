@@ -13,13 +13,14 @@ pub struct Capabilities {
     pub events: bool,
     /// `postcopy-blocktime`: measure how long vCPUs wait for pages.
     pub postcopy_blocktime: bool,
-    /// `multifd`: a guest that leaves takes [`Parameters::multifd_channels`] for its pages. One that arrives comes on as many as its source opens.
+    /// `multifd`: the pages of a guest that leaves go on [`Parameters::multifd_channels`] at once. One that arrives comes on as many as its source
+    /// opens.
     pub multifd: bool,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { postcopy_ram: true, events: false, postcopy_blocktime: true, multifd: false }
+        Self { postcopy_ram: true, events: false, postcopy_blocktime: true, multifd: true }
     }
 }
 

@@ -24,6 +24,15 @@ const OPEN: u8 = 0;
 const CANCELLED: u8 = 1;
 const HANDED_OVER: u8 = 2;
 
+/// Multifd channels, each with a thread on both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Multifd {
+    /// How many.
+    pub channels: u8,
+    /// The background of a postcopy goes on them, too: where processors are left for it beside the vCPUs and who fetches their pages.
+    pub postcopy: bool,
+}
+
 /// What the migration's threads and the handle share.
 pub(super) struct Shared {
     pub wake: Wake,
@@ -40,8 +49,8 @@ pub(super) struct Shared {
     pub progress: Arc<Progress>,
     /// Bytes sent on the demand channel, ever.
     pub demanded_bytes: AtomicU64,
-    /// How many multifd channels a link has.
-    pub multifd_channels: u8,
+    /// What a link has besides its two channels.
+    pub multifd: Multifd,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,16 +117,16 @@ pub fn start(
     limits: Limits,
     observer: Arc<dyn Observer>,
 ) -> io::Result<SourceHandle> {
-    start_with(guest, connector, limits, observer, 0)
+    start_with(guest, connector, limits, observer, Multifd::default())
 }
 
-/// The same, with so many multifd channels beside the other two: many pages go on all of them at once. The destination has to take them.
+/// The same, with multifd channels beside the other two: many pages go on all of them at once. The destination has to take them.
 pub fn start_with(
     guest: Arc<dyn Guest>,
     connector: Arc<dyn Connector>,
     limits: Limits,
     observer: Arc<dyn Observer>,
-    multifd_channels: u8,
+    multifd: Multifd,
 ) -> io::Result<SourceHandle> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
     let shared = Arc::new(Shared {
@@ -133,7 +142,7 @@ pub fn start_with(
         progress: Arc::new(Progress::new(pending.pages())),
         pending,
         demanded_bytes: AtomicU64::new(0),
-        multifd_channels,
+        multifd,
     });
     let driver = Driver::new(guest, shared.clone(), observer);
     let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use super::control::Shared;
 use super::demand::DemandServer;
-use super::multifd::{MANY_PAGES, Multifd};
+use super::multifd::{MANY_PAGES, Senders};
 use super::outgoing::{Outgoing, Sent};
 use super::pacer::Pacer;
 use super::scheduler::Hint;
-use super::state::{Action, Outcome, Source};
+use super::state::{Action, Many, Outcome, Source};
 use crate::channel::{Channel, ChannelError, Connector, MessageReader};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
@@ -36,7 +36,7 @@ struct Link {
     demand: Arc<Channel>,
     server: Option<DemandServer>,
     serving: Option<JoinHandle<()>>,
-    multifd: Option<Multifd>,
+    multifd: Option<Senders>,
     pacer: Arc<Pacer>,
 }
 
@@ -115,10 +115,10 @@ impl Driver {
         let until = Until { wake: &self.shared.wake, give_up: &|| self.shared.interrupted() };
         let open = |kind| greeting::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
-        if self.shared.multifd_channels > 0 && !features.contains(Features::MULTIFD) {
+        if self.shared.multifd.channels > 0 && !features.contains(Features::MULTIFD) {
             return Err(MigrationError::NoMultifd);
         }
-        let spread: Vec<_> = (0..self.shared.multifd_channels)
+        let spread: Vec<_> = (0..self.shared.multifd.channels)
             .map(|_| open(ChannelKind::Multifd).map(|(channel, _)| Arc::new(channel)))
             .collect::<Result<_, _>>()?;
         let (demand, _) = open(ChannelKind::Demand)?;
@@ -128,11 +128,12 @@ impl Driver {
         let (channel, demand) = (Arc::new(control), Arc::new(demand));
         channel.keep_cached();
         spread.iter().for_each(|channel| channel.keep_cached());
-        let pacer = if spread.is_empty() { vec![channel.clone()] } else { spread.clone() };
+        let pacer = if self.shared.multifd.postcopy { spread.clone() } else { Vec::new() };
+        let pacer = if pacer.is_empty() { vec![channel.clone()] } else { pacer };
         let pacer = Arc::new(Pacer::new(pacer));
         let multifd = match spread.is_empty() {
             true => None,
-            false => Some(Multifd::begin(spread, &self.guest, &self.shared, &pacer)?),
+            false => Some(Senders::begin(spread, &self.guest, &self.shared, &pacer)?),
         };
         let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
@@ -160,7 +161,8 @@ impl Driver {
     fn drive(&mut self, token: Token, features: Features, mut link: Link) -> Outcome {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
-        let many = link.multifd.as_ref().map(|_| MANY_PAGES);
+        let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
+        let many = Many { precopy, postcopy: precopy.filter(|_| shared.multifd.postcopy) };
         let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
         loop {
             let action = source.next(shared.progress.now());

@@ -17,9 +17,9 @@ mod pacer;
 mod scheduler;
 mod state;
 
-pub use control::{SourceHandle, TooLate, start, start_with};
+pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::Limits;
 pub use demand::answer;
 pub use door::{HandedOver, Resumable};
 pub use scheduler::Hint;
-pub use state::{Action, Figures, Outcome, Source};
+pub use state::{Action, Figures, Many, Outcome, Source};

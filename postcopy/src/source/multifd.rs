@@ -61,7 +61,7 @@ impl Desk {
 }
 
 /// The source's end of all multifd channels.
-pub(super) struct Multifd {
+pub(super) struct Senders {
     channels: Vec<Arc<Channel>>,
     jobs: Option<Sender<Job>>,
     next: Job,
@@ -71,7 +71,7 @@ pub(super) struct Multifd {
     spread: bool,
 }
 
-impl Multifd {
+impl Senders {
     /// With a thread for each channel.
     pub fn begin(
         channels: Vec<Arc<Channel>>,
@@ -81,22 +81,22 @@ impl Multifd {
     ) -> std::io::Result<Self> {
         let (jobs, taken) = bounded(channels.len());
         let desk = Arc::new(Desk::default());
-        let mut multifd =
+        let mut senders =
             Self { channels, jobs: Some(jobs), next: Job::default(), desk, threads: Vec::new(), spread: false };
-        for (number, channel) in multifd.channels.iter().enumerate() {
+        for (number, channel) in senders.channels.iter().enumerate() {
             let sender = JobSender {
                 guest: guest.clone(),
                 shared: shared.clone(),
                 pacer: pacer.clone(),
                 channel: channel.clone(),
-                desk: multifd.desk.clone(),
+                desk: senders.desk.clone(),
                 jobs: taken.clone(),
                 wake: Wake::new()?,
             };
             let thread = std::thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run())?;
-            multifd.threads.push(thread);
+            senders.threads.push(thread);
         }
-        Ok(multifd)
+        Ok(senders)
     }
 
     /// Runs go here from now on.
@@ -177,7 +177,7 @@ impl Multifd {
     }
 }
 
-impl Drop for Multifd {
+impl Drop for Senders {
     fn drop(&mut self) {
         self.close();
     }

@@ -160,15 +160,13 @@ pub struct Figures {
     pub expected_downtime: Option<Duration>,
 }
 
-/// Where runs of pages go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Multifd {
-    /// On the control channel, always.
-    Absent,
-    /// On the control channel until there are so many.
-    Idle { many: u64 },
-    /// On the multifd channels.
-    Spread { many: u64 },
+/// When pages go on the multifd channels: where so many are pending. `None`: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Many {
+    /// In precopy.
+    pub precopy: Option<u64>,
+    /// In the background of a postcopy.
+    pub postcopy: Option<u64>,
 }
 
 /// The source's state machine.
@@ -185,19 +183,21 @@ pub struct Source {
     figures: Figures,
     destination: Features,
     postcopy_wanted: bool,
-    multifd: Multifd,
+    many: Many,
+    /// Pages go on the multifd channels.
+    spread: bool,
 }
 
 impl Source {
     /// For a destination with these features. `introduction` is what describes the guest. `pending` and `hint` are shared
-    /// with the thread that answers page requests. `many`: so many pages go on multifd channels; `None`: there are none.
+    /// with the thread that answers page requests. `many`: when they go on multifd channels.
     pub fn new(
         introduction: Vec<Forward>,
         destination: Features,
         limits: Limits,
         pending: Arc<RamBitmap>,
         hint: Arc<Hint>,
-        many: Option<u64>,
+        many: Many,
     ) -> Self {
         let mut queue: VecDeque<_> = introduction.into_iter().map(Action::Send).collect();
         queue.push_back(Action::Wait(None));
@@ -214,7 +214,8 @@ impl Source {
             figures: Figures::default(),
             destination,
             postcopy_wanted: false,
-            multifd: many.map_or(Multifd::Absent, |many| Multifd::Idle { many }),
+            many,
+            spread: false,
         }
     }
 
@@ -368,7 +369,7 @@ impl Source {
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.then([Action::Wait(Some(now + HEAD_START))]);
-                self.spread();
+                self.spread(self.many.postcopy);
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
@@ -393,7 +394,7 @@ impl Source {
             }
             (State::Rejoining(door), Reply::ReceivedEnd) => {
                 self.then([Action::ServeDemand]);
-                self.spread();
+                self.spread(self.many.postcopy);
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             (state, Reply::NotStarted(why)) => {
@@ -475,7 +476,7 @@ impl Source {
 
     fn lose_link(&mut self, door: HandedOver, error: MigrationError) {
         self.queue.clear();
-        self.stop_spreading();
+        self.spread = false;
         self.state = State::LinkLost(door, error);
     }
 
@@ -495,27 +496,19 @@ impl Source {
         }
     }
 
-    /// What is pending goes on the multifd channels, if there are any and it is worth it.
-    fn spread(&mut self) {
-        if let Multifd::Idle { many } = self.multifd
-            && self.pending.count() >= many
-        {
-            self.multifd = Multifd::Spread { many };
+    /// What is pending goes on the multifd channels, if it is as many pages.
+    fn spread(&mut self, many: Option<u64>) {
+        if many.is_some_and(|many| self.pending.count() >= many) {
+            self.spread = true;
             self.then([Action::Spread]);
         }
     }
 
     /// Before anything that must not overtake the pages.
     fn gather(&mut self) {
-        if self.stop_spreading() {
+        if std::mem::take(&mut self.spread) {
             self.then([Action::Gather]);
         }
-    }
-
-    fn stop_spreading(&mut self) -> bool {
-        let Multifd::Spread { many } = self.multifd else { return false };
-        self.multifd = Multifd::Idle { many };
-        true
     }
 
     fn stop_logging(&mut self) {

@@ -81,6 +81,7 @@ pub struct Plan {
     pub multifd_lines: Vec<Line>,
     /// From so many pages on they are used.
     pub many: u64,
+    pub spreads_background: bool,
     pub limits: Limits,
     pub forgets: Forgets,
     pub refusal: Refusal,
@@ -104,6 +105,7 @@ impl Plan {
         let multifd = random.pick(&[0, 0, 1, 2, 3]);
         let multifd_lines = (0..multifd).map(|_| self::line(random)).collect();
         let many = random.pick(&[0, 1, 1, 30]);
+        let spreads_background = random.percent(70);
         let refusals = [
             Refusal::Check,
             Refusal::Load,
@@ -121,6 +123,7 @@ impl Plan {
             demand_line,
             multifd_lines,
             many,
+            spreads_background,
             limits: limits(random),
             forgets: random.pick(&[Forgets::WhenRead, Forgets::WhenCleared]),
             refusal,

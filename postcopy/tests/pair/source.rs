@@ -9,7 +9,7 @@ use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{PAGE_SIZE, PageIndex, PageRun};
-use whimbrel_postcopy::source::{Action, Hint, Source, answer};
+use whimbrel_postcopy::source::{Action, Hint, Many, Source, answer};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply, Request, decode_reply};
 
@@ -81,6 +81,7 @@ impl SourceEnd {
         ];
         let features = if plan.refusal == Refusal::Postcopy { Features::default() } else { Features::POSTCOPY };
         let many = (!plan.multifd_lines.is_empty()).then_some(plan.many);
+        let many = Many { precopy: many, postcopy: many.filter(|_| plan.spreads_background) };
         Self {
             machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone(), many),
             log: Log::new(&ram, plan.forgets),

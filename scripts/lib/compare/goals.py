@@ -125,7 +125,7 @@ def goal(parts):
 
 def channels(found):
     """Four channels of multifd against one, of each VMM by itself."""
-    one, four = (found.get(("tcp", "calm", mode), {}) for mode in ("precopy", "multifd"))
+    one, four = (found.get(("tcp", "calm", mode), {}) for mode in ("single", "multifd"))
     ours, theirs = (four_by_one(one.get(vmm, []), four.get(vmm, [])) for vmm in ("whimbrel", "qemu"))
     ratio = ours / theirs if ours and theirs else None
     failed = any(run.failure for run in four.get("whimbrel", []))

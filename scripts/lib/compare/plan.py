@@ -7,11 +7,14 @@ MODES = {
     "precopy": "passes over memory until the rest fits the downtime limit (300 ms, the default of both)",
     "postcopy": "the destination runs at once, all memory follows",
     "hybrid": "one pass over memory, then postcopy",
+    "single": "precopy over 1 multifd channel",
     "multifd": "precopy over 4 multifd channels",
 }
 DEFAULT_MODES = ("precopy", "postcopy", "hybrid")
 # Modes in which the destination's guest runs only when all memory is there.
-PRECOPY = ("precopy", "multifd")
+PRECOPY = ("precopy", "single", "multifd")
+# Multifd channels that a mode is about; the others have what the VMM takes by itself.
+MULTIFD = {"single": 1, "multifd": 4}
 
 WORKLOADS = {
     "calm": ("order=rand write=5 rate=20000", "20,000 visits a second to random pages, 5% write"),

@@ -278,7 +278,7 @@ class Goals(unittest.TestCase):
         self.assertEqual(goal(runs, "vCPUs", chosen, cores=1)[3], "-")
 
     def test_four_channels_are_held_against_one_of_the_same_vmm(self):
-        one, four = (("tcp", "calm", mode) for mode in ("precopy", "multifd"))
+        one, four = (("tcp", "calm", mode) for mode in ("single", "multifd"))
         runs = [run(name, kind=one, total_ms=100.0) for name in ("whimbrel", "qemu")]
         runs += [run("whimbrel", kind=four, total_ms=90.0), run("qemu", kind=four, total_ms=120.0)]
         self.assertEqual(goal(runs, "precopy over tcp"), ("0.90", "1.20", "0.75", "yes"))

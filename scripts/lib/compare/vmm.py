@@ -7,9 +7,14 @@ import tempfile
 import time
 
 from .channels import Qmp, RunFailed, RunSkipped, Serial
+from .plan import MULTIFD
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-CHANNELS = {"multifd-channels": 4}
+
+
+def channels(mode):
+    """The parameter of a mode that is about multifd channels."""
+    return {"multifd-channels": MULTIFD[mode]} if mode in MULTIFD else {}
 
 
 class Whimbrel:
@@ -34,11 +39,11 @@ class Whimbrel:
 
     def capabilities(self, mode):
         """Those of both sides."""
-        return ("events", "multifd") if mode == "multifd" else ("events",)
+        return ("events", "multifd") if mode in MULTIFD else ("events",)
 
     def parameters(self, mode):
         """What both sides' migration is told. The source turns to postcopy by itself."""
-        return {"postcopy": {"x-postcopy-after": 0}, "hybrid": {"x-postcopy-after": 1}, "multifd": CHANNELS}.get(mode, {})
+        return {"postcopy": {"x-postcopy-after": 0}, "hybrid": {"x-postcopy-after": 1}}.get(mode, channels(mode))
 
     def switches_by_itself(self):
         return True
@@ -68,7 +73,7 @@ class Qemu:
 
     def capabilities(self, mode):
         """Those of both sides. It has no multifd together with preempt."""
-        return ("events", "multifd") if mode == "multifd" else ("events", "postcopy-ram", "postcopy-preempt")
+        return ("events", "multifd") if mode in MULTIFD else ("events", "postcopy-ram", "postcopy-preempt")
 
     def parameters(self, mode):
         """Its default limit of 128 MiB/s would be the only thing measured.
@@ -76,7 +81,7 @@ class Qemu:
         Where the rest fits the downtime limit at the end of the first pass it completes at once, and over a fast link
         that is always; so hybrid needs a limit of 1 ms. With 0 it completes after the pass without looking at what is dirty.
         """
-        return {"max-bandwidth": 100 << 30} | {"hybrid": {"downtime-limit": 1}, "multifd": CHANNELS}.get(mode, {})
+        return {"max-bandwidth": 100 << 30} | {"hybrid": {"downtime-limit": 1}}.get(mode, channels(mode))
 
     def switches_by_itself(self):
         return False
@@ -128,7 +133,7 @@ class Vm:
 
     def _set_up(self, mode):
         known = {it["capability"] for it in self.qmp.execute("query-migrate-capabilities")}
-        if mode == "multifd" and mode not in known:
+        if mode in MULTIFD and "multifd" not in known:
             raise RunSkipped(f"{self.vmm.name} has no multifd channels")
         wanted = [{"capability": name, "state": True} for name in self.vmm.capabilities(mode) if name in known]
         self.qmp.execute("migrate-set-capabilities", capabilities=wanted)

@@ -104,7 +104,8 @@ fn parameters_in_the_units_people_use() {
          max-postcopy-bandwidth: 1610612736 bytes/second\n\
          avail-switchover-bandwidth: 0 bytes/second\n\
          downtime-limit: 50 ms\n\
-         x-postcopy-after: 2 passes\n"
+         x-postcopy-after: 2 passes\n\
+         multifd-channels: 2\n"
     );
     assert_eq!(say(&vm, "migrate_set_parameter x-postcopy-after -1"), "");
     assert_eq!(vm.parameters.get().postcopy_after, None);
@@ -117,7 +118,8 @@ fn capabilities_switch() {
     say(&vm, "migrate_set_capability events on");
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
-        "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n"
+        "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
+         multifd: on\n"
     );
 }
 

@@ -211,7 +211,7 @@ fn settings_change_all_or_nothing() {
         run(&vm, "query-migrate-parameters", json!({}))["return"],
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
-               "downtime-limit": 300, "x-postcopy-after": 0})
+               "downtime-limit": 300, "x-postcopy-after": 0, "multifd-channels": 2})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));

@@ -14,7 +14,7 @@ impl Source {
     pub(super) fn begin_pass(&mut self, number: u32, begun: Duration) {
         self.figures.passes = number;
         self.then([Action::Send(Forward::PassBegin(number))]);
-        self.spread();
+        self.spread(self.many.precopy);
         self.state = State::Precopy(Pass {
             number,
             begin_pages: self.pending.count(),

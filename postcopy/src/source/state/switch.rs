@@ -84,7 +84,7 @@ impl Source {
         match way {
             Way::Precopy => {
                 let rest = std::mem::take(&mut self.queue);
-                self.spread();
+                self.spread(self.many.precopy);
                 last.append(&mut self.queue);
                 for (block, bitmap) in self.pending.blocks() {
                     while let Some(run) = bitmap.claim_run(block, PageIndex(0), MAX_RUN_PAGES) {

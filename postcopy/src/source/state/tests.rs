@@ -67,7 +67,8 @@ fn state(name: &str) -> State {
 /// A source in this state, with nothing queued.
 fn source(name: &str) -> Source {
     let pending = Arc::new(RamBitmap::with_pages([100]));
-    let mut source = Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default(), None);
+    let mut source =
+        Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default(), Many::default());
     source.queue.clear();
     source.state = state(name);
     source
