@@ -123,6 +123,11 @@ impl<'a> RawSlice<'a> {
         self.len
     }
 
+    /// At most its first `most` bytes.
+    pub fn first(self, most: usize) -> Self {
+        Self { len: self.len.min(most), ..self }
+    }
+
     /// Without its first `count` bytes.
     pub fn skip(self, count: usize) -> Self {
         let count = count.min(self.len);

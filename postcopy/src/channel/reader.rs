@@ -15,6 +15,9 @@ const DIRECT: usize = 64 * 1024;
 const WAKE_AT: u32 = 256 * 1024;
 /// What is read at once where long contents may follow, beyond what is awaited, in bytes: the next header.
 const HEAD: usize = 64;
+/// A process of the same host is read from in pieces of at most so many bytes: where the kernel does not preempt itself, a page that somebody waits
+/// for would wait for the end of a longer one.
+const LOCAL_PIECE: usize = 128 * 1024;
 /// After so many short contents in a row the next are read along with them.
 const MANY: u32 = 8;
 /// A body grows by at most so many bytes before they have arrived.
@@ -184,7 +187,8 @@ impl MessageReader {
 
     fn receive_direct(&mut self, block: &RamBlock, run: PageRun, done: usize) -> Result<usize, ChannelError> {
         loop {
-            match self.channel.receive_raw(block.raw(run).skip(done)) {
+            let most = if self.channel.is_local() { LOCAL_PIECE } else { usize::MAX };
+            match self.channel.receive_raw(block.raw(run).skip(done).first(most)) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(count) => return Ok(count),
                 Err(error) => {
