@@ -195,6 +195,51 @@ fn a_precopy_of_several_passes() {
     assert_arrived(&mut source, &mut destination);
 }
 
+/// Pages of a pass go on the multifd channels, however many, and over both transports; without the capability none does.
+#[test]
+fn on_several_channels_at_once() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    for (channels, passes, transport) in
+        [(1, -1, Transport::Tcp), (5, 1, Transport::Tcp), (3, -1, Transport::Unix), (0, -1, Transport::Unix)]
+    {
+        let machine = Machine::new("96M");
+        let (mut source, mut destination) =
+            (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(transport));
+        source.guest.await_visits(5);
+        let multifd = json!({"capability": "multifd", "state": channels > 0});
+        source.qmp.run("migrate-set-capabilities", json!({ "capabilities": [multifd] }));
+        source.set(json!({"multifd-channels": channels.max(1), "x-postcopy-after": passes}));
+        let uri = destination.address();
+        source.migrate(&uri);
+        source.qmp.await_migration("completed");
+        let most = source.ram("multifd-bytes") > WORKING_SET / 5 * 4;
+        assert_eq!(most, channels > 0, "{channels} channels: {}", source.qmp.query("query-migrate"));
+        assert_arrived(&mut source, &mut destination);
+        assert_eq!(destination.end_guest(), 0, "the guest saw errors");
+    }
+}
+
+/// How many channels there are is settled when a migration begins.
+#[test]
+fn the_number_of_channels_stays_while_a_migration_runs() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let (mut source, mut destination) = (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(Transport::Tcp));
+    source.set(json!({"max-bandwidth": 10 << 20}));
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_event("MIGRATION_PASS");
+    let refusal = source.qmp.refused("migrate-set-parameters", json!({"multifd-channels": 7}));
+    assert!(refusal.contains("migration"), "{refusal}");
+    source.set(json!({"max-bandwidth": 0, "multifd-channels": 2}));
+    source.qmp.await_migration("completed");
+    assert_arrived(&mut source, &mut destination);
+}
+
 /// One test for each case, so that a failure has a name.
 macro_rules! matrix {
     ($($mode:ident $mode_name:ident),*) => {
