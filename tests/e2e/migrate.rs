@@ -228,7 +228,8 @@ fn the_number_of_channels_stays_while_a_migration_runs() {
         return;
     }
     let machine = Machine::new("96M");
-    let (mut source, mut destination) = (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(Transport::Tcp));
+    let (mut source, mut destination) =
+        (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(Transport::Tcp));
     source.set(json!({"max-bandwidth": 10 << 20}));
     let uri = destination.address();
     source.migrate(&uri);
