@@ -9,7 +9,8 @@
 //! One migration has two channels. The *control* channel carries the guest's description, precopied and
 //! background pages and the device state forward, and replies back. The *demand* channel carries page requests
 //! back and the pages they ask for forward, so that no background byte ever stands before a page that a vCPU
-//! waits for. Each side has two threads: one for each channel.
+//! waits for. Each side has two threads: one for each channel. There may be *multifd* channels besides, each with a thread on both sides:
+//! many pages go on all of them at once, between two words on the control channel (`source/multifd.rs`, `destination/multifd.rs`).
 //!
 //! ```text
 //!        source host                                        destination host
