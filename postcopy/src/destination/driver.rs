@@ -390,8 +390,6 @@ impl Driver {
         destination.rejoined();
         self.shared.progress.clear_error();
         if let Ok(faults) = faults {
-            // What the old channel still had to say is no news.
-            let _ = faults.line.take_lost();
             faults.line.join_channel(link.demand.clone());
         }
         Ok(link)

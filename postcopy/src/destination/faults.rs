@@ -69,7 +69,11 @@ impl FaultLine {
     }
 
     pub fn join_channel(&self, channel: Arc<Channel>) {
-        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        let mut waiting = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        *waiting = Some(channel);
+        // What the old channel still had to say is no news.
+        let _ = self.take_lost();
+        drop(waiting);
         self.wake.ring();
     }
 
@@ -107,6 +111,11 @@ impl FaultLine {
     }
 
     fn lose(&self, error: MigrationError) {
+        let waiting = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.is_some() {
+            // It was the old channel, whose end the loop saw late: the new one must not be taken for lost.
+            return;
+        }
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.control.ring();
     }
