@@ -77,6 +77,11 @@ impl FaultLine {
         self.wake.ring();
     }
 
+    /// The new channel, if one waits; it waits no longer, so that its own end is its own.
+    fn take_channel(&self) -> Option<Arc<Channel>> {
+        self.channel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     pub fn take_lost(&self) -> Option<MigrationError> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -150,7 +155,7 @@ impl FaultLoop {
             };
             if found.woken {
                 self.line.wake.clear();
-                if let Some(channel) = self.line.channel.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                if let Some(channel) = self.line.take_channel() {
                     reader = self.join(channel);
                 }
             }

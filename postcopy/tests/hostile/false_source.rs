@@ -249,6 +249,34 @@ fn lies_on_the_demand_channel_pause_the_migration_and_keep_the_guest() {
     }
 }
 
+/// The fault loop asks on the new channel for what it had asked for on the old one: a channel that is gone by then is one more broken
+/// link.
+#[test]
+fn a_demand_channel_that_ends_while_the_link_is_joined_again_pauses_it_once_more() {
+    let (mut arrival, control, mut demand) = running_without_pages();
+    let guest = arrival.guest.clone();
+    let vcpu = std::thread::spawn(move || guest.read(0, 0)[0]);
+    assert_eq!(read_message(&mut demand).unwrap().0, tag::REQUEST);
+    drop((control, demand));
+    arrival.watch.until_nth(Status::PostcopyPaused, 1);
+    let again = |kind| Hello { recover: true, ..hello(kind) };
+    for times in 2..10 {
+        arrival.handle.rejoin(Box::new(arrival.network.clone()));
+        let (mut control, _) = arrival.greet(again(ChannelKind::Control));
+        drop(arrival.greet(again(ChannelKind::Demand)));
+        read_until(&mut control, tag::RECEIVED_END);
+        arrival.watch.until_nth(Status::PostcopyPaused, times);
+    }
+    arrival.handle.rejoin(Box::new(arrival.network.clone()));
+    let (mut control, _) = arrival.greet(again(ChannelKind::Control));
+    let (mut demand, _) = arrival.greet(again(ChannelKind::Demand));
+    read_until(&mut control, tag::RECEIVED_END);
+    assert_eq!(read_message(&mut demand).unwrap().0, tag::REQUEST);
+    say(&mut demand, &pages(run(0, 0, 1)));
+    assert_eq!(vcpu.join().unwrap(), 5);
+    arrival.handle.abandon();
+}
+
 #[test]
 fn claims_of_length_cost_nothing_until_the_bytes_come() {
     let before = resident();
