@@ -61,6 +61,14 @@ pub enum MigrationError {
     /// A thread of the engine could not be started or died.
     #[error("the migration's {0} thread died")]
     ThreadDied(&'static str),
+    /// A fault of the engine or of the virtual machine monitor.
+    #[error("the migration's {thread} thread panicked: {what}")]
+    Panicked {
+        /// Which one.
+        thread: &'static str,
+        /// The panic's own words.
+        what: String,
+    },
     /// The system refused something small: an eventfd, a thread.
     #[error("the host refused a resource to the migration")]
     Resource(#[from] std::io::Error),

@@ -11,6 +11,7 @@
 //! back and the pages they ask for forward, so that no background byte ever stands before a page that a vCPU
 //! waits for. Each side has two threads: one for each channel. There may be *multifd* channels besides, each with a thread on both sides:
 //! many pages go on all of them at once, between two words on the control channel (`source/multifd.rs`, `destination/multifd.rs`).
+//! A thread that panics breaks the link, no more (`caught.rs`).
 //!
 //! ```text
 //!        source host                                        destination host
@@ -36,7 +37,8 @@
 //!                                                 Failed, Cancelled: the guest runs on here
 //!
 //! destination:  Configuration -> Ram -> Precopy -> Armed -> Loading -> Loaded -> Running -> Finishing -> Completed
-//!                                          \-- every page here --^                 \-> LinkLost <-> Rejoining
+//!                                          \-- every page here --^       |         \-> LinkLost <-> Rejoining
+//!                                                                        \-> NeverRan: the source is told when it asks
 //! ```
 //!
 //! The one-way door is a type: the source may resume the guest while it holds a [`source::Resumable`];
@@ -45,6 +47,7 @@
 //! has said that every page is in place.
 
 pub mod bitmap;
+mod caught;
 pub mod channel;
 pub mod destination;
 pub mod error;

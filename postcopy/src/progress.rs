@@ -120,6 +120,11 @@ impl Progress {
         true
     }
 
+    /// The status.
+    pub fn status(&self) -> Status {
+        self.marks().status
+    }
+
     /// Why it failed or paused.
     pub fn fail(&self, error: String) {
         self.marks().error = Some(error);

@@ -112,6 +112,7 @@ fn written_pages_stay(old: Old, multifd: usize) {
     background(&mut control, &mut others, old);
     say(&mut control, &forward(&Forward::Complete));
     read_until(&mut control, tag::ALL_RECEIVED);
+    say(&mut control, &forward(&Forward::Goodbye));
     assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
     arriving.join();
     server.join().unwrap();

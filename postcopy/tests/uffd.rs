@@ -13,12 +13,16 @@ use std::time::Duration;
 
 use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
-use whimbrel_postcopy::destination::{self, DestinationHandle};
+use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::Features;
+
+fn only(features: Features) -> Options {
+    Options { features, ..Options::default() }
+}
 
 /// An application: writes pages in random order, checks each page it visits, knows the last generation it wrote.
 struct Application {
@@ -232,7 +236,7 @@ fn a_destination_without_postcopy_is_known_as_such_and_the_precopy_goes_on() {
     let listener = Box::new(Listener::unix(&address).unwrap());
     let (source_watch, watch) = (Watch::new(), Watch::new());
     let mut arriving =
-        destination::start_with(destination.clone(), listener, watch.clone(), Features::default()).unwrap();
+        destination::start_with(destination.clone(), listener, watch.clone(), only(Features::default())).unwrap();
     let slow = Limits { bandwidth: 2 << 20, ..Limits::default() };
     let mut leaving = source::start(source, Arc::new(address), slow, source_watch.clone()).unwrap();
     source_watch.until(&[Status::Active]);
@@ -253,7 +257,7 @@ fn a_destination_without_multifd_is_refused_before_anything_moves() {
     let address = UnixAddress(socket_path());
     let listener = Box::new(Listener::unix(&address).unwrap());
     let (source_watch, watch) = (Watch::new(), Watch::new());
-    let mut arriving = destination::start_with(destination, listener, watch.clone(), Features::POSTCOPY).unwrap();
+    let mut arriving = destination::start_with(destination, listener, watch.clone(), only(Features::POSTCOPY)).unwrap();
     let to = Arc::new(address);
     let multifd = Multifd { channels: 2, postcopy: true };
     let mut leaving = source::start_with(source.clone(), to, Limits::default(), source_watch.clone(), multifd).unwrap();

@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
-use whimbrel_postcopy::destination::{self, DestinationHandle};
+use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
 use whimbrel_postcopy::stats::{Report, Status};
@@ -177,8 +177,15 @@ impl Migration {
         let (listener, at) = listen(uri)?;
         let postcopy = lock(&self.settings).capabilities.postcopy_ram;
         let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
-        let handle = destination::start_with(self.machine.clone(), Box::new(listener), self.observer(), features)
+        let place = at.clone();
+        let again: ListenAgain = Box::new(move || match listen_at(&place) {
+            Ok((listener, _)) => Ok(Box::new(listener)),
+            Err(error) => Err(error),
+        });
+        let options = Options { features, listen_again: Some(again) };
+        let handle = destination::start_with(self.machine.clone(), Box::new(listener), self.observer(), options)
             .map_err(MigrationError::Resource)?;
+        handle.set_reconnects(!lock(&self.settings).parameters.reconnect.is_zero());
         *job = Job::Arriving(handle);
         Ok(at)
     }
@@ -186,7 +193,7 @@ impl Migration {
     /// `migrate_recover URI` on the destination: listens anew for the source of a paused postcopy.
     pub fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         match &*lock(&self.job) {
-            Job::Arriving(handle) if handle.report().status == Status::PostcopyPaused => {
+            Job::Arriving(handle) if handle.can_rejoin() => {
                 let (listener, at) = listen(uri)?;
                 handle.rejoin(Box::new(listener));
                 Ok(at)
@@ -237,8 +244,10 @@ impl Migration {
         }
         settings.parameters = new;
         self.machine.network().set_schedule(new.announce);
-        if let Job::Leaving(handle) = &*job {
-            handle.set_limits(limits(&new));
+        match &*job {
+            Job::Leaving(handle) => handle.set_limits(limits(&new)),
+            Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
+            Job::None => {}
         }
         Ok(())
     }
@@ -261,6 +270,7 @@ fn limits(parameters: &Parameters) -> Limits {
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         postcopy_after: parameters.postcopy_after,
+        reconnect: parameters.reconnect,
     }
 }
 
@@ -282,13 +292,16 @@ fn connector(uri: &Uri) -> Arc<dyn Connector> {
 }
 
 fn listen(uri: &Uri) -> Result<(Listener, Uri), MigrationError> {
-    let raise = |source| MigrationError::Listen { uri: uri.clone(), source };
+    listen_at(uri).map_err(|source| MigrationError::Listen { uri: uri.clone(), source })
+}
+
+fn listen_at(uri: &Uri) -> std::io::Result<(Listener, Uri)> {
     match uri {
         Uri::Tcp { host, port } => {
-            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port }).map_err(raise)?;
+            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port })?;
             let at = Uri::Tcp { host: host.clone(), port: listener.port().unwrap_or(*port) };
             Ok((listener, at))
         }
-        Uri::Unix(path) => Ok((Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone())),
+        Uri::Unix(path) => Ok((Listener::unix(&UnixAddress(path.clone()))?, uri.clone())),
     }
 }

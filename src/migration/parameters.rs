@@ -161,6 +161,9 @@ pub struct Parameters {
     pub postcopy_after: Option<u32>,
     /// `multifd-channels`: on how many channels pages go with capability `multifd`.
     pub multifd_channels: u8,
+    /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the same address again, and its destination
+    /// listens there; zero: `migrate_recover` and `migrate -r` do it.
+    pub reconnect: Duration,
     /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is announced to the network.
     pub announce: Schedule,
 }
@@ -174,6 +177,7 @@ impl Default for Parameters {
             downtime_limit: Duration::from_millis(300),
             postcopy_after: None,
             multifd_channels: 2,
+            reconnect: Duration::ZERO,
             announce: Schedule::default(),
         }
     }
@@ -196,11 +200,13 @@ pub enum Parameter {
     PostcopyAfter,
     /// See [`Parameters::multifd_channels`].
     MultifdChannels,
+    /// See [`Parameters::reconnect`]; counted in seconds.
+    Reconnect,
 }
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -211,6 +217,7 @@ impl Parameter {
         Self::DowntimeLimit,
         Self::PostcopyAfter,
         Self::MultifdChannels,
+        Self::Reconnect,
     ];
 
     /// QEMU's parameters that are not built here.
@@ -249,6 +256,7 @@ impl Parameter {
             Self::DowntimeLimit => "downtime-limit",
             Self::PostcopyAfter => "x-postcopy-after",
             Self::MultifdChannels => "multifd-channels",
+            Self::Reconnect => "x-reconnect",
         }
     }
 
@@ -260,6 +268,7 @@ impl Parameter {
             Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
             Self::DowntimeLimit => "ms",
             Self::PostcopyAfter => "passes",
+            Self::Reconnect => "s",
         }
     }
 
@@ -286,6 +295,7 @@ impl Parameter {
             }
             Self::DowntimeLimit => "an integer in the range of 0 to 2000000 ms",
             Self::MultifdChannels => "a value between 1 and 255",
+            Self::Reconnect => "an integer in the range of 0 to 86400 s",
             Self::PostcopyAfter => "an integer from 0 to 4294967295, or -1 for never",
         }
     }
@@ -293,6 +303,8 @@ impl Parameter {
 
 /// QEMU's limit for `downtime-limit`: 2000 seconds.
 const MAX_DOWNTIME_LIMIT_MS: u64 = 2_000_000;
+/// A day: who has not come back by then needs a person.
+const MAX_RECONNECT_S: u64 = 86_400;
 
 impl Parameters {
     /// The value in the parameter's own unit.
@@ -306,6 +318,7 @@ impl Parameters {
             Parameter::DowntimeLimit => i64::try_from(self.downtime_limit.as_millis()).unwrap_or(i64::MAX),
             Parameter::PostcopyAfter => self.postcopy_after.map_or(-1, i64::from),
             Parameter::MultifdChannels => self.multifd_channels.into(),
+            Parameter::Reconnect => saturate(self.reconnect.as_secs()),
         }
     }
 
@@ -327,6 +340,13 @@ impl Parameters {
             }
             Parameter::MultifdChannels => {
                 self.multifd_channels = u8::try_from(value).ok().filter(|count| *count > 0).ok_or_else(refuse)?;
+            }
+            Parameter::Reconnect => {
+                let seconds = unsigned()?;
+                if seconds > MAX_RECONNECT_S {
+                    return Err(refuse());
+                }
+                self.reconnect = Duration::from_secs(seconds);
             }
             Parameter::PostcopyAfter if value == -1 => self.postcopy_after = None,
             Parameter::PostcopyAfter => {
@@ -365,6 +385,7 @@ mod tests {
             (Parameter::PostcopyAfter, 1 << 32),
             (Parameter::MultifdChannels, 0),
             (Parameter::MultifdChannels, 256),
+            (Parameter::Reconnect, 86_401),
         ] {
             assert!(all.set(parameter, value).is_err());
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -26,9 +27,18 @@ impl Wake {
 
     /// Sleeps until it rings, and clears it.
     pub fn wait(&self) {
+        self.sleep(PollTimeout::NONE);
+    }
+
+    /// The same, for `time` at most.
+    pub fn wait_for(&self, time: Duration) {
+        self.sleep(PollTimeout::try_from(time.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX));
+    }
+
+    fn sleep(&self, timeout: PollTimeout) {
         let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait is a wake-up too many, which every caller must bear anyway.
-        let _ = nix::poll::poll(&mut fds, PollTimeout::NONE);
+        let _ = nix::poll::poll(&mut fds, timeout);
         self.clear();
     }
 

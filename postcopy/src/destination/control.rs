@@ -12,7 +12,7 @@ use crate::channel::{Acceptor, Channel, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
-use crate::stats::Report;
+use crate::stats::{Report, Status};
 use crate::wire::Features;
 
 /// What the migration's threads and the handle share.
@@ -20,7 +20,13 @@ pub(super) struct Shared {
     pub wake: Arc<Wake>,
     pub abandoned: AtomicBool,
     pub break_link: AtomicBool,
-    pub rejoin: Mutex<Option<Box<dyn Acceptor>>>,
+    rejoin: Mutex<Option<Box<dyn Acceptor>>>,
+    /// Listens where the source has found this side before.
+    pub listen_again: Option<ListenAgain>,
+    /// Whether it does so by itself.
+    pub reconnects: AtomicBool,
+    /// Both sides know how it ended.
+    pub over: AtomicBool,
     /// The link's channels, to be ended under a thread that waits inside a message.
     pub channels: Mutex<Vec<Arc<Channel>>>,
     pub tracker: Arc<Tracker>,
@@ -33,6 +39,15 @@ impl Shared {
     /// Whether a thread that waits for the network should stop waiting.
     pub fn interrupted(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    pub fn take_rejoin(&self) -> Option<Box<dyn Acceptor>> {
+        self.rejoin.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether somebody has said where else to listen.
+    pub fn has_rejoin(&self) -> bool {
+        self.rejoin.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
@@ -62,6 +77,24 @@ impl Shared {
     }
 }
 
+/// Listens once more at the place where the source found this side.
+pub type ListenAgain = Box<dyn Fn() -> io::Result<Box<dyn Acceptor>> + Send + Sync>;
+
+/// How a guest is taken in.
+pub struct Options {
+    /// What is offered to the source, as far as the host allows it.
+    pub features: Features,
+    /// How to listen again after the link broke, for a source that joins again by itself; see [`DestinationHandle::set_reconnects`].
+    pub listen_again: Option<ListenAgain>,
+}
+
+impl Default for Options {
+    /// Everything, and nobody listens again unless told to.
+    fn default() -> Self {
+        Self { features: Features::POSTCOPY.and(Features::MULTIFD), listen_again: None }
+    }
+}
+
 /// An incoming migration. Dropping it does not end the migration.
 pub struct DestinationHandle {
     shared: Arc<Shared>,
@@ -74,15 +107,15 @@ pub fn start(
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
 ) -> io::Result<DestinationHandle> {
-    start_with(guest, acceptor, observer, Features::POSTCOPY.and(Features::MULTIFD))
+    start_with(guest, acceptor, observer, Options::default())
 }
 
-/// The same, with only those `features` offered to the source (as far as the host allows them).
+/// The same, with these options.
 pub fn start_with(
     guest: Arc<dyn Guest>,
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
-    features: Features,
+    options: Options,
 ) -> io::Result<DestinationHandle> {
     let tracker = Arc::new(Tracker::new(guest.ram()));
     let shared = Arc::new(Shared {
@@ -90,12 +123,15 @@ pub fn start_with(
         abandoned: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
         rejoin: Mutex::default(),
+        listen_again: options.listen_again,
+        reconnects: AtomicBool::new(false),
+        over: AtomicBool::new(false),
         channels: Mutex::default(),
         progress: Arc::new(Progress::new(tracker.received().pages())),
         tracker,
         place: Mutex::default(),
     });
-    let driver = Driver::new(guest, shared.clone(), observer, features);
+    let driver = Driver::new(guest, shared.clone(), observer, options.features);
     let thread = std::thread::Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
     Ok(DestinationHandle { shared, thread: Some(thread) })
 }
@@ -107,9 +143,23 @@ impl DestinationHandle {
         self.shared.end_link();
     }
 
-    /// Listens anew for the source of a paused migration.
+    /// Whether the source may still have something to hear of this side: then [`DestinationHandle::rejoin`] lets it in. So it is while a
+    /// migration is paused, and after its end until the source has said that it knows.
+    pub fn can_rejoin(&self) -> bool {
+        let status = self.shared.progress.status();
+        let awaited = matches!(status, Status::PostcopyPaused | Status::Completed);
+        awaited && !self.shared.over.load(Ordering::Acquire)
+    }
+
+    /// Listens anew for the source of a paused migration, and no more where it listened before.
     pub fn rejoin(&self, acceptor: Box<dyn Acceptor>) {
         *self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
+        self.shared.wake.ring();
+    }
+
+    /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now on.
+    pub fn set_reconnects(&self, yes: bool) {
+        self.shared.reconnects.store(yes, Ordering::Release);
         self.shared.wake.ring();
     }
 

@@ -13,7 +13,8 @@ use super::link::Link;
 use super::multifd::Multifd;
 use super::place::Place;
 use super::populate::Populate;
-use super::state::{Destination, Effect};
+use super::state::{Destination, Effect, Standing};
+use crate::caught::catch;
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::Until;
@@ -26,6 +27,11 @@ use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
 
 /// How long after the host had no memory to put the last pages in place it is asked again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
+
+/// This thread, in messages.
+const INCOMING: &str = "incoming";
+/// What joins both sides again.
+const RECOVER: &str = "'migrate_recover' here and 'migrate -r' there";
 
 /// The fault loop's thread and what it shares with this one.
 struct Faults {
@@ -86,6 +92,7 @@ impl Driver {
             }
             self.shared.progress.fail(text);
         }
+        self.shared.over.store(true, Ordering::Release);
         self.tell(&destination);
     }
 
@@ -128,7 +135,10 @@ impl Driver {
     /// Waits for a source; offers postcopy only where missing pages can be watched.
     fn accept_link(&self, acceptor: &dyn Acceptor, rejoin: Option<Token>, watch: bool) -> Result<Link, MigrationError> {
         let features = if watch { self.offered } else { self.offered.without(Features::POSTCOPY) };
-        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
+        let until = Until {
+            wake: &self.shared.wake,
+            give_up: &|| self.gives_up() || rejoin.is_some() && self.shared.has_rejoin(),
+        };
         let begin = |channels| Multifd::begin(channels, &self.intake, &self.shared.wake);
         Link::accept(acceptor, rejoin, features, &until, begin)
     }
@@ -138,38 +148,53 @@ impl Driver {
         if let Ok(faults) = faults.as_ref() {
             faults.line.join_channel(link.demand.clone());
         }
-        loop {
+        let mut whole = false;
+        while !destination.is_over() {
+            if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
+                self.complete(&mut link, faults);
+            }
             self.tell(destination);
-            let Err(error) = self.step(destination, &mut link, faults) else {
-                if destination.status() == Status::Completed {
-                    break;
-                }
-                continue;
-            };
+            let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
+            let Err(error) = stepped else { continue };
             // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
             let error = self.shared.ended_here().unwrap_or(error);
-            if !destination.owns_guest() {
-                self.guest.not_started();
-                let last_word = Reply::NotStarted(sentence(&error));
-                // The source may be gone; then it knows that nothing runs here from its own side.
-                let _ = self.reply(&link, &last_word);
-                link.reader.channel().finish();
-            }
-            destination.fail(error);
-            if destination.status() != Status::PostcopyPaused {
-                break;
+            if self.lose(error, destination, &mut link) {
+                continue;
             }
             match self.await_rejoin(destination, link, faults) {
                 Some(new) => link = new,
                 None => return,
             }
         }
-        link.multifd.close();
-        if destination.status() == Status::Completed {
-            self.finish(faults);
-            self.guest.arrived();
+        link.close();
+    }
+
+    /// Something broke. Whether the link is still of use.
+    fn lose(&self, error: MigrationError, destination: &mut Destination, link: &mut Link) -> bool {
+        if destination.owns_guest() || destination.never_ran() {
+            destination.fail(error);
+            return false;
+        }
+        self.guest.not_started();
+        let last_word = Reply::NotStarted(sentence(&error));
+        destination.fail(error);
+        // The source may be gone. If this side never said that it is ready, the source knows by itself that nothing runs here.
+        let told = self.reply(link, &last_word).is_ok();
+        if destination.never_ran() {
+            if told {
+                destination.said_never();
+            }
+            return told;
         }
         link.reader.channel().finish();
+        true
+    }
+
+    /// Every page is here, and the guest needs nobody any more. The source still has to hear of it.
+    fn complete(&self, link: &mut Link, faults: &Result<Faults, UffdError>) {
+        link.multifd.close();
+        self.finish(faults);
+        self.guest.arrived();
         // Nothing is awaited there any more, and a fault loop that is inside a message must end, too.
         link.demand.shutdown();
     }
@@ -235,10 +260,12 @@ impl Driver {
         if destination.all_received() {
             return self.reply(link, &Reply::AllReceived);
         }
-        // Before the hand-over the control channel has the say: the source may have closed all of them on purpose.
-        match destination.owns_guest() {
-            true => link_intact(link, faults),
-            false => link.multifd.take_broken().map_or(Ok(()), Err),
+        match destination.status() {
+            // The other channels have done their part.
+            Status::Completed => Ok(()),
+            _ if destination.owns_guest() => link_intact(link, faults),
+            // Before the hand-over the control channel has the say: the source may have closed all of them on purpose.
+            _ => link.multifd.take_broken().map_or(Ok(()), Err),
         }
     }
 
@@ -289,7 +316,12 @@ impl Driver {
                 if let Ok(faults) = faults {
                     faults.line.keep_watch()?;
                 }
-                self.guest.run(running).map_err(failed_to("run"))?;
+                let ran = catch(INCOMING, || self.guest.run(running).map_err(failed_to("run")));
+                if matches!(ran, Err(MigrationError::Panicked { .. })) {
+                    // Nobody knows how far it came: the source must not start the guest any more.
+                    destination.started();
+                }
+                ran?;
                 destination.started();
                 self.shared.progress.step("run");
                 self.shared.progress.running();
@@ -337,8 +369,8 @@ impl Driver {
         Ok(())
     }
 
-    /// The link is gone and the guest is this side's: it goes on with what is here until there is a new link.
-    /// `None`: the process gives up.
+    /// The link is gone, and the source has something to hear or to give: waits for a new link. A guest that runs here goes on with what is
+    /// here. `None`: the process gives up.
     fn await_rejoin(
         &self,
         destination: &mut Destination,
@@ -346,22 +378,23 @@ impl Driver {
         faults: &mut Result<Faults, UffdError>,
     ) -> Option<Link> {
         link.close();
-        let text = destination.error().map(|error| sentence(error)).unwrap_or_default();
-        log::error!("the migration is paused, the guest goes on with the pages that are here: {text}");
-        self.shared.progress.fail(text);
+        let by_itself = !matches!(destination.error(), Some(MigrationError::PausedByUser));
+        self.tell_of_loss(destination);
         loop {
             self.tell(destination);
-            if self.shared.abandoned.load(Ordering::Acquire) {
+            if self.shared.interrupted() {
                 return None;
             }
-            let acceptor = self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(acceptor) = acceptor {
+            let given = self.shared.take_rejoin();
+            if let Some(acceptor) = given.or_else(|| by_itself.then(|| self.listen_again()).flatten()) {
                 match self.rejoin(&*acceptor, destination, link.token, faults) {
                     Ok(link) => return Some(link),
                     Err(error) => {
-                        let text = sentence(&error);
-                        log::error!("the migration stays paused: {text}");
-                        self.shared.progress.fail(text);
+                        if !self.shared.has_rejoin() {
+                            let text = sentence(&error);
+                            log::error!("the migration stays paused: {text}");
+                            self.shared.progress.fail(text);
+                        }
                         destination.fail(error);
                         continue;
                     }
@@ -370,6 +403,34 @@ impl Driver {
             self.shared.wake.wait();
             self.shared.break_link.store(false, Ordering::Release);
         }
+    }
+
+    /// The place that the source knows already, if this side is to listen there by itself.
+    fn listen_again(&self) -> Option<Box<dyn Acceptor>> {
+        let again = self.shared.listen_again.as_ref().filter(|_| self.shared.reconnects.load(Ordering::Acquire))?;
+        match again() {
+            Ok(acceptor) => Some(acceptor),
+            Err(error) => {
+                log::error!("nobody can join again by itself, 'migrate_recover' says where else: {error}");
+                None
+            }
+        }
+    }
+
+    fn tell_of_loss(&self, destination: &Destination) {
+        let text = destination.error().map(|error| sentence(error)).unwrap_or_default();
+        match destination.status() {
+            Status::Completed => {
+                return log::warn!(
+                    "every page is here, but the source may not have heard of it: it learns so by {RECOVER}"
+                );
+            }
+            _ if destination.never_ran() => log::error!(
+                "the guest has not started here and never will; the source, which keeps it, learns so by {RECOVER}: {text}"
+            ),
+            _ => log::error!("the migration is paused, the guest goes on with the pages that are here: {text}"),
+        }
+        self.shared.progress.fail(text);
     }
 
     fn rejoin(
@@ -381,16 +442,21 @@ impl Driver {
     ) -> Result<Link, MigrationError> {
         let link = self.accept_link(acceptor, Some(token), true)?;
         self.shared.join_channels(link.channels());
-        destination.rejoin();
-        self.tell(destination);
-        for fragment in fragments(self.shared.tracker.received()) {
-            self.reply(&link, &Reply::Received(fragment))?;
-        }
-        self.reply(&link, &Reply::ReceivedEnd)?;
-        destination.rejoined();
-        self.shared.progress.clear_error();
-        if let Ok(faults) = faults {
-            faults.line.join_channel(link.demand.clone());
+        match destination.rejoin() {
+            Some(Standing::Never(why)) => self.reply(&link, &Reply::NotStarted(why))?,
+            Some(Standing::Here) => {
+                self.tell(destination);
+                for fragment in fragments(self.shared.tracker.received()) {
+                    self.reply(&link, &Reply::Received(fragment))?;
+                }
+                self.reply(&link, &Reply::ReceivedEnd)?;
+                destination.rejoined();
+                self.shared.progress.clear_error();
+                if let Ok(faults) = faults {
+                    faults.line.join_channel(link.demand.clone());
+                }
+            }
+            None => {}
         }
         Ok(link)
     }

@@ -13,6 +13,7 @@ use userfaultfd::EventBuffer;
 
 use super::place::{PIECE, Place, Placed};
 use super::tracker::Touch;
+use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
@@ -148,26 +149,31 @@ impl FaultLoop {
         let mut reader: Option<MessageReader> = None;
         let mut events = EventBuffer::new(EVENTS);
         let mut faults = Vec::with_capacity(EVENTS);
+        // After a panic whatever led to it may be there still: faults wait until there is a new channel to ask on.
+        let mut watches = true;
         while !self.line.stop.load(Ordering::Acquire) {
-            let found = match self.wait(reader.as_ref()) {
+            let found = match self.wait(reader.as_ref(), watches) {
                 Ok(found) => found,
                 Err(error) => return self.lose(error.into()),
             };
-            if found.woken {
-                self.line.wake.clear();
-                if let Some(channel) = self.line.take_channel() {
-                    reader = self.join(channel);
+            let stepped = catch("faults", || {
+                if found.woken {
+                    self.line.wake.clear();
+                    if let Some(channel) = self.line.take_channel() {
+                        watches = true;
+                        reader = self.join(channel);
+                    }
                 }
-            }
-            if found.faults
-                && let Err(error) = self.take_faults(&mut events, &mut faults, reader.as_ref())
-            {
-                self.give_up(&mut reader, error);
-            }
-            if found.answers
-                && let Some(open) = reader.as_mut()
-                && let Err(error) = self.take_answers(open)
-            {
+                if found.faults {
+                    self.take_faults(&mut events, &mut faults, reader.as_ref())?;
+                }
+                match reader.as_mut() {
+                    Some(open) if found.answers => self.take_answers(open),
+                    _ => Ok(()),
+                }
+            });
+            if let Err(error) = stepped {
+                watches = !matches!(error, MigrationError::Panicked { .. });
                 self.give_up(&mut reader, error);
             }
         }
@@ -192,19 +198,23 @@ impl FaultLoop {
         });
     }
 
-    fn wait(&self, reader: Option<&MessageReader>) -> std::io::Result<Found> {
+    fn wait(&self, reader: Option<&MessageReader>, watches: bool) -> std::io::Result<Found> {
         let uffd = self.place.uffd.as_fd();
+        let faults = if watches { PollFlags::POLLIN } else { PollFlags::empty() };
         let mut fds = [
             PollFd::new(self.line.wake.as_fd(), PollFlags::POLLIN),
-            PollFd::new(uffd, PollFlags::POLLIN),
-            PollFd::new(reader.map_or(uffd, |reader| reader.channel().as_fd()), PollFlags::POLLIN),
+            PollFd::new(uffd, faults),
+            match reader {
+                Some(reader) => PollFd::new(reader.channel().as_fd(), PollFlags::POLLIN),
+                None => PollFd::new(uffd, PollFlags::empty()),
+            },
         ];
         match nix::poll::poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let any = |at: usize| fds[at].revents().is_some_and(|events| !events.is_empty());
-        Ok(Found { woken: any(0), faults: any(1), answers: reader.is_some() && any(2) })
+        Ok(Found { woken: any(0), faults: watches && any(1), answers: reader.is_some() && any(2) })
     }
 
     /// A (new) demand channel: whatever was asked for and has not come is asked for again.

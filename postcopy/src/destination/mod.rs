@@ -18,7 +18,7 @@ mod staging;
 mod state;
 mod tracker;
 
-pub use control::{DestinationHandle, start, start_with};
+pub use control::{DestinationHandle, ListenAgain, Options, start, start_with};
 pub use multifd::Stretch;
-pub use state::{Destination, Effect};
+pub use state::{Destination, Effect, Standing};
 pub use tracker::{Touch, Tracker};

@@ -99,7 +99,7 @@ impl Multifd {
 
     /// Pages come on the channels from now on.
     pub fn open(&self, stretch: Stretch) -> Result<(), MigrationError> {
-        if self.channels.is_empty() {
+        if self.channels.is_empty() || self.gate.state().ended {
             return Err(MigrationError::OutOfOrder("spread"));
         }
         self.gate.change(|state| {

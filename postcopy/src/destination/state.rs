@@ -3,14 +3,18 @@
 //! ```text
 //!  Configuration -> Ram -> Precopy --arm--> Armed --state--> Loading -> Loaded --hand over--> Starting -> Running --complete--> Finishing
 //!                             \----------state (every page here)--^                              |                     |
-//!                                                                                          LinkLost <-> (rejoin)   Completed
+//!                                                                                          LinkLost <-> (rejoin)   Completed --goodbye--> (told)
+//!
+//!  lost before `ready` was said: Failed. The source has the guest, and knows it.
+//!  lost in Loaded or Starting:   NeverRan, for good: the source may have handed the guest over, and is told when it asks --cancel--> Failed
+//!  lost in Completed:            Completed. The source, which may not have heard of it, is told when it asks.
 //! ```
 
 use std::sync::Arc;
 
 use super::multifd::Stretch;
 use super::tracker::Tracker;
-use crate::error::MigrationError;
+use crate::error::{MigrationError, sentence};
 use crate::guest::{Configuration, Section};
 use crate::memory::RamBlock;
 use crate::ram::{PAGE_SIZE, PageRun};
@@ -62,20 +66,50 @@ pub enum Effect {
     AwaitPages,
 }
 
+/// Where the guest stands, as a source that joins again is told.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It runs here, on the pages that have come.
+    Here,
+    /// It never ran here and never will; one sentence why.
+    Never(String),
+}
+
 #[derive(Debug)]
 enum State {
     Configuration,
     Ram,
     Precopy,
     Armed,
-    Loading { armed: bool },
-    Loaded { armed: bool },
-    Starting { armed: bool },
-    Running { armed: bool },
+    Loading {
+        armed: bool,
+    },
+    Loaded {
+        armed: bool,
+    },
+    Starting {
+        armed: bool,
+    },
+    Running {
+        armed: bool,
+    },
     Finishing,
-    LinkLost { armed: bool, error: MigrationError },
-    Rejoining { armed: bool },
-    Completed,
+    LinkLost {
+        armed: bool,
+        error: MigrationError,
+    },
+    Rejoining {
+        armed: bool,
+    },
+    /// The guest did not start here and never will. The source may have handed it over, and has to hear of that.
+    NeverRan {
+        error: MigrationError,
+        linked: bool,
+    },
+    /// Every page is here. `told`: the source knows.
+    Completed {
+        told: bool,
+    },
     Failed(MigrationError),
 }
 
@@ -102,9 +136,10 @@ impl Destination {
             State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Device,
             State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
             State::Running { armed: false } => Status::Device,
-            State::LinkLost { .. } => Status::PostcopyPaused,
+            State::LinkLost { .. } | State::NeverRan { linked: false, .. } => Status::PostcopyPaused,
+            State::NeverRan { linked: true, .. } => Status::Device,
             State::Rejoining { .. } => Status::PostcopyRecover,
-            State::Completed => Status::Completed,
+            State::Completed { .. } => Status::Completed,
             State::Failed(_) => Status::Failed,
         }
     }
@@ -120,8 +155,19 @@ impl Destination {
                 | State::Loading { .. }
                 | State::Loaded { .. }
                 | State::Starting { .. }
+                | State::NeverRan { .. }
                 | State::Failed(_)
         )
+    }
+
+    /// Whether the guest did not start here and never will, which the source has to hear.
+    pub fn never_ran(&self) -> bool {
+        matches!(self.state, State::NeverRan { .. })
+    }
+
+    /// Whether both sides know how it ended: there is nothing to be said any more.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Failed(_) | State::Completed { told: true })
     }
 
     /// Whether RAM is watched while the state is loaded.
@@ -160,7 +206,9 @@ impl Destination {
             }
             (State::Precopy, Forward::Mark(number)) => Effect::Mark(number),
             (State::Precopy, Forward::Spread) => self.spread(Stretch::Precopy),
-            (State::Running { armed: true }, Forward::Spread) => self.spread(Stretch::Postcopy),
+            (State::Running { armed: true } | State::Completed { told: false }, Forward::Spread) => {
+                self.spread(Stretch::Postcopy)
+            }
             (State::Precopy, Forward::Arm) => {
                 self.state = State::Armed;
                 Effect::Arm
@@ -184,6 +232,18 @@ impl Destination {
                 self.state = State::Finishing;
                 if self.all_received() { Effect::Finish } else { Effect::AwaitPages }
             }
+            // The source asks once more.
+            (State::Completed { told: false }, Forward::Complete) => Effect::Finish,
+            (State::Completed { told: false }, Forward::Goodbye) => {
+                self.state = State::Completed { told: true };
+                Effect::None
+            }
+            (State::NeverRan { .. }, Forward::Cancel(_)) => {
+                self.give_up();
+                Effect::None
+            }
+            // Too late: it was on its way when this side gave up.
+            (State::NeverRan { .. }, Forward::HandOver { .. } | Forward::Complete) => Effect::None,
             (State::Configuration | State::Ram | State::Precopy, Forward::Description(_)) => Effect::None,
             (_, Forward::Cancel(why)) if !self.owns_guest() => return Err(MigrationError::Cancelled(why)),
             (_, message) => return Err(MigrationError::OutOfOrder(crate::wire::tag::name(message.tag()))),
@@ -226,25 +286,38 @@ impl Destination {
     pub fn all_received(&mut self) -> bool {
         let all = matches!(self.state, State::Finishing) && self.tracker.missing() == 0;
         if all {
-            self.state = State::Completed;
+            self.state = State::Completed { told: false };
         }
         all
     }
 
-    /// Something broke. Before the hand-over that is the end here (the source has the guest); after it, what is here is
-    /// kept and the rest awaited. Returns whether the guest is still this side's.
+    /// Something broke. Until this side has said that it is ready that is the end here: the source has the guest. From then on the source may
+    /// have handed it over: a guest that was not started is given up for good, and the source told so when it asks. A guest that runs here is
+    /// kept, and the rest of it awaited. Returns whether the guest is still this side's.
     pub fn fail(&mut self, error: MigrationError) -> bool {
         self.spread = false;
-        if self.owns_guest() && self.tracker.missing() == 0 {
-            // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
-            self.state = State::Completed;
+        if let State::Completed { .. } = self.state {
             return true;
         }
-        let armed = match &self.state {
+        if self.owns_guest() && self.tracker.missing() == 0 {
+            // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
+            self.state = State::Completed { told: false };
+            return true;
+        }
+        let armed = match &mut self.state {
             State::Running { armed } | State::Rejoining { armed } => *armed,
             State::Finishing => true,
-            State::LinkLost { .. } | State::Completed => return true,
+            State::LinkLost { .. } => return true,
+            State::NeverRan { linked, .. } => {
+                *linked = false;
+                return false;
+            }
             State::Failed(_) => return false,
+            // A source that cancels has not handed over, and one that does not exist any more never asks.
+            State::Loaded { .. } | State::Starting { .. } if !matches!(error, MigrationError::Cancelled(_)) => {
+                self.state = State::NeverRan { error, linked: false };
+                return false;
+            }
             _ => {
                 self.state = State::Failed(error);
                 return false;
@@ -254,22 +327,42 @@ impl Destination {
         true
     }
 
+    /// The source was told on the link that still stands that the guest never ran here: its word is awaited.
+    pub fn said_never(&mut self) {
+        if let State::NeverRan { linked, .. } = &mut self.state {
+            *linked = true;
+        }
+    }
+
+    /// Nobody has to hear of it any more that the guest never ran here.
+    fn give_up(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Completed { told: true }) {
+            State::NeverRan { error, .. } => State::Failed(error),
+            other => other,
+        };
+    }
+
     /// Why it failed or lost its link, if it did.
     pub fn error(&self) -> Option<&MigrationError> {
         match &self.state {
-            State::LinkLost { error, .. } | State::Failed(error) => Some(error),
+            State::LinkLost { error, .. } | State::NeverRan { error, .. } | State::Failed(error) => Some(error),
             _ => None,
         }
     }
 
-    /// A new link to the same source stands. False if none was lost.
-    pub fn rejoin(&mut self) -> bool {
-        match self.state {
+    /// A new link to the same source stands, and what it is to be told first. `None` if none was lost.
+    pub fn rejoin(&mut self) -> Option<Standing> {
+        match &mut self.state {
             State::LinkLost { armed, .. } => {
-                self.state = State::Rejoining { armed };
-                true
+                self.state = State::Rejoining { armed: *armed };
+                Some(Standing::Here)
             }
-            _ => false,
+            State::Completed { told: false } => Some(Standing::Here),
+            State::NeverRan { error, linked } => {
+                *linked = true;
+                Some(Standing::Never(sentence(error)))
+            }
+            _ => None,
         }
     }
 

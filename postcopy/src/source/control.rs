@@ -68,6 +68,10 @@ impl Shared {
         self.door.compare_exchange(OPEN, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire) != Err(CANCELLED)
     }
 
+    pub fn is_handed_over(&self) -> bool {
+        self.door.load(Ordering::Acquire) == HANDED_OVER
+    }
+
     pub fn cancelled(&self) -> bool {
         self.door.load(Ordering::Acquire) == CANCELLED
     }

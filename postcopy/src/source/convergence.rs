@@ -15,6 +15,8 @@ pub struct Limits {
     pub switchover_bandwidth: u64,
     /// Switch to postcopy after so many passes; `None`: when told.
     pub postcopy_after: Option<u32>,
+    /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
+    pub reconnect: Duration,
 }
 
 impl Default for Limits {
@@ -25,6 +27,7 @@ impl Default for Limits {
             postcopy_bandwidth: 0,
             switchover_bandwidth: 0,
             postcopy_after: None,
+            reconnect: Duration::ZERO,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::control::Shared;
 use super::outgoing::Outgoing;
 use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
+use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
@@ -82,11 +83,12 @@ impl DemandServer {
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
         go_first();
-        let Err(error) = self.serve();
-        self.shared.lose_demand(error);
+        if let Err(error) = catch("demand", || self.serve()) {
+            self.shared.lose_demand(error);
+        }
     }
 
-    fn serve(&mut self) -> Result<std::convert::Infallible, MigrationError> {
+    fn serve(&mut self) -> Result<(), MigrationError> {
         self.give_first()?;
         loop {
             self.serve_one()?;

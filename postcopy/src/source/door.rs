@@ -31,7 +31,16 @@ pub struct HandedOver {
     running: bool,
 }
 
+/// The destination said that the guest is its own: nothing it may say later brings it back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Departed(());
+
 impl HandedOver {
+    /// The destination said that the guest is its own.
+    pub(super) fn departed(self) -> Departed {
+        Departed(())
+    }
+
     /// The destination said in so many words that it did not and will not start the guest.
     pub(super) fn not_started(self) -> Resumable {
         Resumable { running: self.running }

@@ -11,8 +11,10 @@ use super::demand::DemandServer;
 use super::multifd::{MANY_PAGES, Senders};
 use super::outgoing::{Outgoing, Sent};
 use super::pacer::Pacer;
+use super::reconnect::Attempts;
 use super::scheduler::Hint;
 use super::state::{Action, Many, Outcome, Source};
+use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, Connector, MessageReader};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
@@ -28,6 +30,13 @@ const REPLY_BUFFER: usize = 128 * 1024;
 
 /// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
+
+/// This thread, in messages.
+const SOURCE: &str = "source";
+
+/// What a user is told besides, where the link broke before the destination said that it runs.
+const IN_DOUBT: &str =
+    "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
 
 /// One connection to the destination: its channels and the threads that serve those but the first.
 struct Link {
@@ -80,10 +89,23 @@ impl Driver {
     pub fn run(mut self, connector: Arc<dyn Connector>) {
         self.shared.progress.begin();
         self.observer.status(Status::Setup);
-        let outcome = match self.connect(&*connector, None) {
-            Ok((token, features, link)) => self.drive(token, features, link),
-            Err(_) if self.shared.cancelled() => Outcome::Cancelled,
-            Err(error) => Outcome::Failed(error),
+        let outcome = match catch(SOURCE, || Ok(self.migrate(connector))) {
+            Ok(outcome) => outcome,
+            Err(error) if self.shared.is_handed_over() => {
+                let text = sentence(&error);
+                log::error!(
+                    "the migration is paused, the guest's pages are kept, but it cannot be joined again: {text}"
+                );
+                self.shared.progress.fail(text);
+                return self.enter(Status::PostcopyPaused);
+            }
+            Err(error) => {
+                // What the state machine held is gone with it: nobody but this thread could hand the guest over, so it runs on here.
+                if let Err(error) = self.guest.resume(true) {
+                    log::error!("the guest could not be resumed: {error}");
+                }
+                Outcome::Failed(error)
+            }
         };
         let status = match &outcome {
             Outcome::Completed => Status::Completed,
@@ -96,6 +118,14 @@ impl Driver {
             }
         };
         self.enter(status);
+    }
+
+    fn migrate(&mut self, connector: Arc<dyn Connector>) -> Outcome {
+        match self.connect(&*connector, None) {
+            Ok((token, features, link)) => self.drive(token, features, link, connector),
+            Err(_) if self.shared.cancelled() => Outcome::Cancelled,
+            Err(error) => Outcome::Failed(error),
+        }
     }
 
     fn enter(&self, status: Status) {
@@ -158,7 +188,13 @@ impl Driver {
         ]
     }
 
-    fn drive(&mut self, token: Token, features: Features, mut link: Link) -> Outcome {
+    fn drive(
+        &mut self,
+        token: Token,
+        features: Features,
+        mut link: Link,
+        mut connector: Arc<dyn Connector>,
+    ) -> Outcome {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
         let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
@@ -175,11 +211,16 @@ impl Driver {
                 link.channel.finish();
                 break;
             }
-            if let Err(error) = self.carry_out(action, &mut source, &mut link) {
+            let pauses = action == Action::Pause;
+            if let Err(error) = catch(SOURCE, || self.carry_out(action, &mut source, &mut link)) {
+                if pauses && matches!(error, MigrationError::Panicked { .. }) {
+                    // However far it came, the guest is to run on.
+                    source.paused(true);
+                }
                 self.failed(error, &mut source, &mut link);
             }
             if source.status() == Status::PostcopyPaused {
-                match self.await_rejoin(&mut source, token, link) {
+                match self.await_rejoin(&mut source, token, link, &mut connector) {
                     Some(new) => link = new,
                     None => return Outcome::Failed(MigrationError::Abandoned),
                 }
@@ -475,38 +516,58 @@ impl Driver {
         }
     }
 
-    /// The link is gone after the hand-over: keeps everything and waits for a new one. `None`: the process gives up.
-    fn await_rejoin(&mut self, source: &mut Source, token: Token, mut link: Link) -> Option<Link> {
+    /// The link is gone after the hand-over: keeps everything and waits for a new one, `connector`'s or another that becomes it. `None`: the
+    /// process gives up.
+    fn await_rejoin(
+        &mut self,
+        source: &mut Source,
+        token: Token,
+        mut link: Link,
+        connector: &mut Arc<dyn Connector>,
+    ) -> Option<Link> {
         link.close();
         self.outgoing.renew();
+        let shared = self.shared.clone();
         let text = source.lost_because().map(|error| sentence(error)).unwrap_or_default();
-        log::error!("the migration is paused, the guest's pages are kept: {text}");
-        self.shared.progress.fail(text);
+        let doubt = if source.is_in_doubt() { IN_DOUBT } else { "" };
+        log::error!("the migration is paused, the guest's pages are kept: {text}{doubt}");
+        shared.progress.fail(format!("{text}{doubt}"));
+        let by_hand = matches!(source.lost_because(), Some(MigrationError::PausedByUser));
+        let mut attempts = Attempts::begin(shared.progress.now());
         loop {
             // The link's own end is no news.
-            let _ = self.shared.demand_lost.lock().map(|mut lost| lost.take());
+            let _ = shared.demand_lost.lock().map(|mut lost| lost.take());
             self.tell(source);
-            if self.shared.abandoned.load(Ordering::Acquire) {
+            if shared.abandoned.load(Ordering::Acquire) {
                 return None;
             }
-            if let Some(connector) = self.shared.take_rejoin() {
+            let reconnect = if by_hand { Duration::ZERO } else { shared.limits().reconnect };
+            let next = attempts.next(reconnect, shared.progress.now());
+            let given = shared.take_rejoin();
+            if given.is_some() || next == Some(Duration::ZERO) {
+                *connector = given.unwrap_or_else(|| connector.clone());
                 self.enter(Status::PostcopyRecoverSetup);
-                match self.connect(&*connector, Some(token)) {
+                match catch(SOURCE, || self.connect(&**connector, Some(token))) {
                     Ok((_, _, link)) => {
                         source.rejoin();
-                        self.shared.progress.clear_error();
+                        shared.progress.clear_error();
                         return Some(link);
                     }
                     Err(error) => {
                         let text = sentence(&error);
                         log::error!("the migration stays paused: {text}");
-                        self.shared.progress.fail(text);
+                        shared.progress.fail(format!("{text}{doubt}"));
                         self.enter(Status::PostcopyPaused);
+                        attempts.failed(shared.progress.now());
                     }
                 }
+                continue;
             }
-            self.shared.wake.wait();
-            self.shared.break_link.store(false, Ordering::Release);
+            match next {
+                Some(time) => shared.wake.wait_for(time),
+                None => shared.wake.wait(),
+            }
+            shared.break_link.store(false, Ordering::Release);
         }
     }
 }

@@ -14,12 +14,13 @@ mod multifd;
 mod outgoing;
 mod pace;
 mod pacer;
+mod reconnect;
 mod scheduler;
 mod state;
 
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::Limits;
 pub use demand::answer;
-pub use door::{HandedOver, Resumable};
+pub use door::{Departed, HandedOver, Resumable};
 pub use scheduler::Hint;
 pub use state::{Action, Figures, Many, Outcome, Source};

@@ -9,7 +9,10 @@
 //!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
 //!
 //!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
-//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Pushing
+//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Rejoining
+//!
+//!  Rejoining: the destination says what it has, so it runs --> Pushing (or, after a precopy, AwaitAllReceived)
+//!             it says that it never ran, which only one that has not said `running` may --> the guest resumes --> Ended(Failed)
 //! ```
 
 use std::collections::VecDeque;
@@ -17,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::convergence::Limits;
-use super::door::{HandedOver, Resumable};
+use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
 use crate::bitmap::RamBitmap;
-use crate::error::MigrationError;
+use crate::error::{MigrationError, sentence};
 use crate::memory::HUGE_PAGES;
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::stats::Status;
@@ -120,6 +123,15 @@ struct Drops {
     fresh: u64,
 }
 
+/// What is known of a guest that was handed over while its link is gone.
+#[derive(Debug)]
+enum Beyond {
+    /// Not even whether the destination heard of it: it may run there, or nowhere.
+    Doubt(HandedOver),
+    /// It runs there.
+    There(Departed),
+}
+
 #[derive(Debug)]
 enum State {
     Describing,
@@ -138,10 +150,10 @@ enum State {
     FinalSync(Way, Resumable),
     AwaitReady(Way, Resumable),
     AwaitRunning(Way, HandedOver),
-    Pushing(Scheduler, HandedOver),
-    AwaitAllReceived(Way, HandedOver),
-    LinkLost(HandedOver, MigrationError),
-    Rejoining(HandedOver),
+    Pushing(Scheduler, Departed),
+    AwaitAllReceived(Way, Departed),
+    LinkLost(Way, Beyond, MigrationError),
+    Rejoining(Way, Beyond),
     Ended(Outcome),
     /// Only while a step replaces the state.
     Stepping,
@@ -249,7 +261,7 @@ impl Source {
             State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
             State::Pushing(..) | State::AwaitAllReceived(Way::Postcopy, _) => Status::PostcopyActive,
             State::LinkLost(..) => Status::PostcopyPaused,
-            State::Rejoining(_) => Status::PostcopyRecover,
+            State::Rejoining(..) => Status::PostcopyRecover,
             State::Ended(Outcome::Completed) => Status::Completed,
             State::Ended(Outcome::Failed(_)) => Status::Failed,
             State::Ended(Outcome::Cancelled) => Status::Cancelled,
@@ -260,9 +272,14 @@ impl Source {
     /// Why the link was lost, while it is.
     pub fn lost_because(&self) -> Option<&MigrationError> {
         match &self.state {
-            State::LinkLost(_, error) => Some(error),
+            State::LinkLost(_, _, error) => Some(error),
             _ => None,
         }
+    }
+
+    /// Whether the link was lost before the destination said that it runs: it may have the guest, or may never have heard of it.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self.state, State::LinkLost(_, Beyond::Doubt(_), _))
     }
 
     /// Whether everything was sent and only the destination's word is awaited: it may close the demand channel before that arrives.
@@ -365,24 +382,26 @@ impl Source {
                 self.then([Action::HandOver]);
             }
             (State::AwaitRunning(Way::Precopy, door), Reply::Running) => {
-                self.state = State::AwaitAllReceived(Way::Precopy, door);
+                self.state = State::AwaitAllReceived(Way::Precopy, door.departed());
             }
             (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
                 self.then([Action::Wait(Some(now + HEAD_START))]);
                 self.spread(self.many.postcopy);
-                self.state = State::Pushing(Scheduler::new(), door);
+                self.state = State::Pushing(Scheduler::new(), door.departed());
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
                 // Ending the log can take as long as a pass, and nobody waits for it: it comes last.
-                self.then([Action::HandedOver]);
+                self.then([Action::HandedOver, Action::Send(Forward::Goodbye)]);
                 self.stop_logging();
                 self.state = State::Ended(Outcome::Completed);
             }
-            (State::AwaitRunning(_, door), Reply::NotStarted(why)) => {
+            (State::AwaitRunning(_, door) | State::Rejoining(_, Beyond::Doubt(door)), Reply::NotStarted(why)) => {
+                self.queue.clear();
+                self.then([Action::Send(Forward::Cancel(why.clone()))]);
                 self.stays(Some(door.not_started()), Outcome::Failed(MigrationError::NotStarted(why)));
             }
-            (State::Rejoining(door), Reply::Received(fragment)) => {
-                self.state = State::Rejoining(door);
+            (State::Rejoining(way, beyond), Reply::Received(fragment)) => {
+                self.state = State::Rejoining(way, beyond);
                 match self.pending.block(fragment.block) {
                     Some(bitmap) if fragment.fits(&self.pending) => {
                         fragment.iter().for_each(|(word, bits)| {
@@ -392,10 +411,13 @@ impl Source {
                     _ => self.fail(MigrationError::NoSuchPages(format!("pages of block {}", fragment.block.0))),
                 }
             }
-            (State::Rejoining(door), Reply::ReceivedEnd) => {
-                self.then([Action::ServeDemand]);
-                self.spread(self.many.postcopy);
-                self.state = State::Pushing(Scheduler::new(), door);
+            (State::Rejoining(way, beyond), Reply::ReceivedEnd) => {
+                let door = match beyond {
+                    // A destination that did not start the guest has nothing to say but that.
+                    Beyond::Doubt(door) => door.departed(),
+                    Beyond::There(door) => door,
+                };
+                self.rejoined(way, door);
             }
             (state, Reply::NotStarted(why)) => {
                 self.state = state;
@@ -442,7 +464,7 @@ impl Source {
                 self.state = state;
                 return;
             }
-            state @ (State::LinkLost(..) | State::Rejoining(_) | State::Ended(_)) => {
+            state @ (State::LinkLost(..) | State::Rejoining(..) | State::Ended(_)) => {
                 self.state = state;
                 return;
             }
@@ -458,8 +480,10 @@ impl Source {
     pub fn fail(&mut self, error: MigrationError) {
         let door = match self.take() {
             State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
-            State::AwaitRunning(_, door) | State::Pushing(_, door) => return self.lose_link(door, error),
-            State::AwaitAllReceived(_, door) | State::Rejoining(door) => return self.lose_link(door, error),
+            State::AwaitRunning(way, door) => return self.lose_link(way, Beyond::Doubt(door), error),
+            State::Pushing(_, door) => return self.lose_link(Way::Postcopy, Beyond::There(door), error),
+            State::AwaitAllReceived(way, door) => return self.lose_link(way, Beyond::There(door), error),
+            State::Rejoining(way, beyond) => return self.lose_link(way, beyond, error),
             state @ (State::LinkLost(..) | State::Ended(_)) => {
                 self.state = state;
                 return;
@@ -467,32 +491,57 @@ impl Source {
             _ => None,
         };
         self.queue.clear();
-        if let MigrationError::Guest { .. } | MigrationError::NoPostcopy | MigrationError::OutOfOrder(_) = &error {
+        match &error {
+            // It may have waited for that since the link broke.
+            MigrationError::NotStarted(why) => self.then([Action::Send(Forward::Cancel(why.clone()))]),
+            // Nobody is there to be told.
+            MigrationError::Link { .. } => {}
             // The destination waits: tell it why nothing comes.
-            self.then([Action::Send(Forward::Cancel(format!("the source gave up: {error}")))]);
+            _ => self.then([Action::Send(Forward::Cancel(format!("the source gave up: {}", sentence(&error))))]),
         }
         self.stays(door, Outcome::Failed(error));
     }
 
-    fn lose_link(&mut self, door: HandedOver, error: MigrationError) {
+    fn lose_link(&mut self, way: Way, beyond: Beyond, error: MigrationError) {
         self.queue.clear();
         self.spread = false;
-        self.state = State::LinkLost(door, error);
+        self.state = State::LinkLost(way, beyond, error);
     }
 
     /// A new link to the same destination stands; it tells next what it has.
     pub fn rejoin(&mut self) -> bool {
         match self.take() {
-            State::LinkLost(door, _) => {
+            State::LinkLost(way, beyond, _) => {
                 // What is still to be done here (the end of logging) stays queued.
                 self.pending.set_all();
-                self.state = State::Rejoining(door);
+                self.state = State::Rejoining(way, beyond);
                 true
             }
             state => {
                 self.state = state;
                 false
             }
+        }
+    }
+
+    /// The destination has said what it has.
+    fn rejoined(&mut self, way: Way, door: Departed) {
+        match way {
+            Way::Postcopy => {
+                self.then([Action::ServeDemand]);
+                self.spread(self.many.postcopy);
+                self.state = State::Pushing(Scheduler::new(), door);
+            }
+            // It had every page before it ran.
+            Way::Precopy => match self.pending.count() {
+                0 => {
+                    self.state = State::AwaitAllReceived(way, door);
+                    self.then([Action::Send(Forward::Complete), Action::Wait(None)]);
+                }
+                missing => {
+                    self.lose_link(way, Beyond::There(door), MigrationError::PagesMissing(missing));
+                }
+            },
         }
     }
 

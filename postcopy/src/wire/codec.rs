@@ -109,7 +109,7 @@ fn longest(tag: u16) -> Option<u32> {
         tag::STATE => 64 * KIB * KIB,
         tag::HAND_OVER => 1,
         tag::CANCEL | tag::NOT_STARTED => 4 * KIB,
-        tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER => 0,
+        tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER | tag::GOODBYE => 0,
         tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
         tag::ALL_RECEIVED | tag::RECEIVED_END => 0,
         _ => return None,
@@ -136,6 +136,7 @@ impl Forward {
             Self::Mark(_) => tag::MARK,
             Self::Spread => tag::SPREAD,
             Self::Gather => tag::GATHER,
+            Self::Goodbye => tag::GOODBYE,
         }
     }
 
@@ -178,7 +179,7 @@ impl Forward {
                 }
             }
             Self::HandOver { running } => body.bytes(&[u8::from(*running)]),
-            Self::Arm | Self::Complete | Self::Spread | Self::Gather => {}
+            Self::Arm | Self::Complete | Self::Spread | Self::Gather | Self::Goodbye => {}
         }
         body.end();
     }
@@ -256,6 +257,7 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
         tag::MARK => Forward::Mark(body.u32()?),
         tag::SPREAD => Forward::Spread,
         tag::GATHER => Forward::Gather,
+        tag::GOODBYE => Forward::Goodbye,
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;

@@ -41,6 +41,8 @@ pub mod tag {
     pub const SPREAD: u16 = 15;
     /// [`super::Forward::Gather`], also the last of its stretch on each multifd channel.
     pub const GATHER: u16 = 16;
+    /// [`super::Forward::Goodbye`].
+    pub const GOODBYE: u16 = 17;
     /// [`super::Reply::Accepted`].
     pub const ACCEPTED: u16 = 64;
     /// [`super::Reply::Armed`].
@@ -63,7 +65,7 @@ pub mod tag {
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 26] = [
+    pub const NAMES: [(u16, &str); 27] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -80,6 +82,7 @@ pub mod tag {
         (MARK, "mark"),
         (SPREAD, "spread"),
         (GATHER, "gather"),
+        (GOODBYE, "goodbye"),
         (ACCEPTED, "accepted"),
         (ARMED, "armed"),
         (READY, "ready"),
@@ -164,6 +167,8 @@ pub enum Forward {
     Spread,
     /// No more of them there: what follows is of a time after all of them.
     Gather,
+    /// The source knows that every page is in place: nothing is left to say.
+    Goodbye,
 }
 
 /// Destination to source, on the control channel.

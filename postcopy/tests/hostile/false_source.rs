@@ -50,10 +50,21 @@ impl Arrival {
         channel
     }
 
-    /// The destination gave up before the guest was its own, and says why on both sides.
+    /// The destination gave up before the guest was its own, and says why on both sides: also to a source that heard nothing of it and asks.
     pub fn failed(mut self, control: &mut UnixStream, what: &str) -> String {
         let told = String::from_utf8(read_until(control, tag::NOT_STARTED)).unwrap();
-        self.watch.until(&[Status::Failed]);
+        let cancel = forward(&Forward::Cancel("as it says".into()));
+        say(control, &cancel);
+        if self.watch.until(&[Status::Failed, Status::PostcopyPaused]) == Status::PostcopyPaused {
+            assert!(self.handle.can_rejoin(), "{what}");
+            self.handle.rejoin(Box::new(self.network.clone()));
+            let again = |kind| Hello { recover: true, ..hello(kind) };
+            let (mut control, _) = self.greet(again(ChannelKind::Control));
+            let (_demand, _) = self.greet(again(ChannelKind::Demand));
+            assert_eq!(read_until(&mut control, tag::NOT_STARTED), told.as_bytes(), "{what}");
+            say(&mut control, &cancel);
+            self.watch.until(&[Status::Failed]);
+        }
         self.handle.join();
         assert!(!self.guest.is_running(), "{what}: the guest runs");
         let error = self.handle.report().error.unwrap();

@@ -47,6 +47,7 @@ impl Many {
     fn completed(mut self) {
         say(&mut self.control, &forward(&Forward::Complete));
         read_until(&mut self.control, tag::ALL_RECEIVED);
+        say(&mut self.control, &forward(&Forward::Goodbye));
         self.arrival.watch.until(&[Status::Completed]);
         self.arrival.handle.join();
         assert!(self.arrival.guest.is_running());

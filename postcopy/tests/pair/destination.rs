@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::destination::{Destination, Effect, Stretch, Touch, Tracker};
+use whimbrel_postcopy::destination::{Destination, Effect, Standing, Stretch, Touch, Tracker};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
@@ -14,7 +14,7 @@ use whimbrel_postcopy::wire::{
 
 use crate::link::Pipe;
 use crate::memory::{Populated, ram};
-use crate::plan::{Plan, Refusal};
+use crate::plan::{Plan, Refusal, Thread};
 use crate::source::message;
 use crate::world::World;
 
@@ -142,45 +142,65 @@ impl World {
         if destination.ended || !destination.linked {
             return false;
         }
-        match self.destination_work() {
-            Ok(worked) => {
-                if self.destination.machine.status() == Status::Completed {
-                    self.end_destination();
-                }
-                worked
-            }
+        let worked = match self.destination_work() {
+            Ok(worked) => worked,
             Err(error) => {
                 self.destination_failed(error);
                 true
             }
-        }
-    }
-
-    fn destination_failed(&mut self, error: MigrationError) {
+        };
         let destination = &mut self.destination;
-        if !destination.machine.owns_guest() {
-            let _ = self.reply(&Reply::NotStarted("it will not".into()));
-        }
-        let destination = &mut self.destination;
-        destination.forget_link();
-        destination.machine.fail(error);
-        if destination.machine.status() == Status::PostcopyPaused {
-            destination.linked = false;
-            self.link.finish_destination();
-        } else {
-            self.end_destination();
-        }
-    }
-
-    fn end_destination(&mut self) {
-        let destination = &mut self.destination;
-        destination.ended = true;
-        if destination.machine.status() == Status::Completed {
+        if destination.machine.status() == Status::Completed && destination.memory.watched {
             // RAM is watched no more: whoever waits touches again.
             destination.memory.watched = false;
             destination.blocked = [None; 3];
         }
-        self.link.finish_destination();
+        if destination.machine.is_over() {
+            destination.ended = true;
+            self.link.finish_destination();
+        }
+        worked
+    }
+
+    pub fn destination_failed(&mut self, error: MigrationError) {
+        let machine = &self.destination.machine;
+        let awaited = machine.owns_guest() || machine.never_ran();
+        let told = !awaited && self.reply(&Reply::NotStarted("it will not".into())).is_ok();
+        let destination = &mut self.destination;
+        destination.forget_link();
+        destination.loading = None;
+        destination.machine.fail(error);
+        if destination.machine.never_ran() && told {
+            return destination.machine.said_never();
+        }
+        if !destination.machine.is_over() {
+            destination.linked = false;
+            self.link.finish_destination();
+        }
+    }
+
+    /// A thread ends wherever it stands: what it has placed and not counted is not counted.
+    pub fn destination_thread_dies(&mut self, thread: Thread) {
+        let destination = &mut self.destination;
+        if destination.ended || !destination.linked {
+            return;
+        }
+        match thread {
+            Thread::Driver => {
+                destination.marks = None;
+                self.destination_failed(MigrationError::ThreadDied("incoming"));
+            }
+            Thread::Multifd if !destination.receivers.is_empty() => {
+                let number = self.random.below(destination.receivers.len() as u64) as usize;
+                destination.receivers[number] = Receiver::default();
+                self.link.multifd[number].end_at_once();
+            }
+            Thread::Multifd => {}
+            Thread::Demand => {
+                destination.demand_marks = None;
+                self.lose_demand();
+            }
+        }
     }
 
     fn destination_work(&mut self) -> Result<bool, MigrationError> {
@@ -197,6 +217,8 @@ impl World {
         if std::mem::take(&mut destination.rung) {
             if destination.machine.all_received() {
                 self.reply(&Reply::AllReceived)?;
+            } else if destination.machine.status() == Status::Completed {
+                destination.demand_lost = false;
             } else if std::mem::take(&mut destination.demand_lost) {
                 return Err(link_closed());
             }
@@ -488,9 +510,13 @@ impl World {
     /// The destination's half of a new link: tells what it has, asks again for what it waits for.
     pub fn rejoin_destination(&mut self) {
         let destination = &mut self.destination;
-        assert!(destination.machine.rejoin());
+        let standing = destination.machine.rejoin().unwrap();
         (destination.linked, destination.demand_lost, destination.demand_open) = (true, false, true);
         destination.demand_contents = None;
+        if let Standing::Never(why) = standing {
+            let _ = self.reply(&Reply::NotStarted(why));
+            return;
+        }
         let tracker = destination.tracker.clone();
         for fragment in fragments(tracker.received()) {
             let _ = self.reply(&Reply::Received(fragment));

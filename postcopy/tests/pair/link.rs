@@ -67,6 +67,13 @@ impl Pipe {
         self.arrived.extend(&flying[..keep]);
     }
 
+    /// The reader is gone: nothing of it will be read.
+    pub fn end_at_once(&mut self) {
+        self.ended = true;
+        self.flying.clear();
+        self.arrived.clear();
+    }
+
     /// How many bytes can be read.
     pub fn len(&self) -> usize {
         self.arrived.len()

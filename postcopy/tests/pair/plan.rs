@@ -47,6 +47,19 @@ pub enum Event {
     Cancel,
     StartPostcopy,
     NewLimits,
+    SourceThreadDies(Thread),
+    DestinationThreadDies(Thread),
+}
+
+/// A thread of either side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread {
+    /// The one that has the control channel.
+    Driver,
+    /// One of those that have the multifd channels.
+    Multifd,
+    /// The one that answers page requests, or the fault loop.
+    Demand,
 }
 
 /// An event `after` steps from the moment that the source's status is this for the first time.
@@ -148,6 +161,8 @@ pub fn limits(random: &mut Random) -> Limits {
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
         postcopy_after: random.pick(&[None, None, Some(0), Some(0), Some(1), Some(2)]),
+        // The user joins both sides again.
+        reconnect: Duration::ZERO,
     }
 }
 
@@ -160,6 +175,11 @@ fn events(random: &mut Random) -> Vec<Planned> {
     for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
         let late = [Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyActive, PostcopyRecover];
         plan(Event::Cut, &late, random);
+    }
+    if random.percent(15) {
+        let thread = random.pick(&[Thread::Driver, Thread::Driver, Thread::Multifd, Thread::Demand]);
+        let death = random.pick(&[Event::SourceThreadDies(thread), Event::DestinationThreadDies(thread)]);
+        plan(death, &[Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover], random);
     }
     for (event, share) in [(Event::Cancel, 12), (Event::StartPostcopy, 40), (Event::NewLimits, 30)] {
         if random.percent(share) {

@@ -15,7 +15,7 @@ use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply
 
 use crate::link::Pipe;
 use crate::memory::{Log, ram};
-use crate::plan::{Plan, Refusal};
+use crate::plan::{Plan, Refusal, Thread};
 use crate::world::World;
 
 /// What waits to be sent: page contents are read when they go, not when they were chosen.
@@ -160,6 +160,25 @@ impl World {
             self.link.finish_source();
         }
         true
+    }
+
+    /// A thread ends wherever it stands.
+    pub fn source_thread_dies(&mut self, thread: Thread) {
+        let source = &mut self.source;
+        if source.ended || !source.linked {
+            return;
+        }
+        match thread {
+            Thread::Driver => {
+                source.waiting = None;
+                self.source_failed(MigrationError::ThreadDied("source"));
+            }
+            Thread::Multifd => source.senders_lost |= !self.link.multifd.is_empty(),
+            Thread::Demand => {
+                source.demand_lost |= source.serving;
+                source.serving = false;
+            }
+        }
     }
 
     fn source_failed(&mut self, error: MigrationError) {

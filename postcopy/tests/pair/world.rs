@@ -20,10 +20,8 @@ pub enum End {
     MovedByPostcopy,
     Cancelled,
     Failed,
-    /// The guest is whole on the destination; the source did not hear of it and keeps its copy, paused.
-    LastWordLost,
-    /// The hand-over itself was lost: the guest runs nowhere, the source keeps it, paused.
-    HandOverLost,
+    /// The source gave the guest away, and had it back by the destination's word that it never ran there.
+    TakenBack,
 }
 
 pub struct World {
@@ -36,7 +34,9 @@ pub struct World {
     pub source: SourceEnd,
     pub destination: DestinationEnd,
     pub rejoined: u64,
-    cuts: u64,
+    /// Times the source asked a destination that had everything.
+    pub asked_late: u64,
+    disturbances: u64,
     due: Vec<(u64, Event)>,
     postcopy: bool,
 }
@@ -53,7 +53,8 @@ impl World {
             now: Duration::ZERO,
             step: 0,
             rejoined: 0,
-            cuts: 0,
+            asked_late: 0,
+            disturbances: 0,
             due: Vec::new(),
             postcopy: false,
             plan,
@@ -137,10 +138,19 @@ impl World {
                 // Cuts only while somebody disturbs; a cut in a calm world would never let it end.
                 Event::Cut if self.is_calm() => {}
                 Event::Cut => {
-                    self.cuts += 1;
+                    self.disturbances += 1;
                     self.link.cut(&mut self.random);
                 }
                 Event::Cancel => self.source.cancelled |= !self.source.door_closed,
+                Event::SourceThreadDies(_) | Event::DestinationThreadDies(_) if self.is_calm() => {}
+                Event::SourceThreadDies(thread) => {
+                    self.disturbances += 1;
+                    self.source_thread_dies(thread);
+                }
+                Event::DestinationThreadDies(thread) => {
+                    self.disturbances += 1;
+                    self.destination_thread_dies(thread);
+                }
                 Event::StartPostcopy => self.source.postcopy_wanted = true,
                 Event::NewLimits => {
                     let limits = limits(&mut self.random);
@@ -151,8 +161,8 @@ impl World {
     }
 
     fn may_rejoin(&self) -> bool {
-        let paused = |status| status == Status::PostcopyPaused;
-        paused(self.source.machine.status()) && paused(self.destination.machine.status())
+        let destination = &self.destination;
+        self.source.machine.status() == Status::PostcopyPaused && !destination.ended && !destination.linked
     }
 
     /// The user joins both sides again, sooner or later; now and then the new link breaks before the source has it.
@@ -160,6 +170,7 @@ impl World {
         if !self.may_rejoin() || !self.random.percent(10) {
             return false;
         }
+        self.asked_late += u64::from(self.destination.machine.status() == Status::Completed);
         self.link = Link::new(self.plan.multifd_lines.len());
         self.rejoin_destination();
         if !self.is_calm() && self.random.percent(15) {
@@ -194,9 +205,16 @@ impl World {
         if leaving == Completed {
             assert_eq!(arriving, Completed, "the source is done before the destination is");
         }
+        assert!(!destination.machine.never_ran() || !destination.has_run, "{}", self.describe());
         let counted = self.truth.all().count() as u64 - destination.tracker.received().count();
         // The two counts are of different moments only while a thread is between them, which no step ends in.
         assert_eq!(destination.tracker.missing(), counted);
+        let (block, page) = self.truth.draw(&mut self.random);
+        if self.destination.has_run && self.destination.memory.is_open(block, page) {
+            self.truth.check(&self.destination.memory.ram, block, page, "destination, held");
+        } else {
+            self.truth.check(&self.source.ram, block, page, "source, kept");
+        }
         self.postcopy |= leaving == PostcopyActive;
         assert!(!self.postcopy || destination.memory.was_watched, "a precopy calls itself a postcopy");
     }
@@ -204,21 +222,25 @@ impl World {
     fn end(&mut self) -> Option<End> {
         let (source, destination) = (&self.source, &self.destination);
         let leaving = source.machine.status();
-        let quiet = destination.ended && (source.ended || leaving == Status::PostcopyPaused);
+        // Whoever waits for a source that has ended waits for nothing.
+        let quiet = source.ended && (destination.ended || !destination.linked);
         if !quiet {
             return None;
         }
-        let end = match (leaving, destination.machine.status()) {
+        let arriving = match destination.machine.never_ran() {
+            true => Status::Failed,
+            false => destination.machine.status(),
+        };
+        let end = match (leaving, arriving) {
             (Status::Completed, Status::Completed) if self.postcopy => End::MovedByPostcopy,
             (Status::Completed, Status::Completed) => End::MovedByPrecopy,
             (Status::Cancelled, Status::Failed) => End::Cancelled,
+            (Status::Failed, Status::Failed) if source.door_closed => End::TakenBack,
             (Status::Failed, Status::Failed) => End::Failed,
-            (Status::PostcopyPaused, Status::Completed) => End::LastWordLost,
-            (Status::PostcopyPaused, Status::Failed) => End::HandOverLost,
             _ => panic!("the ends do not agree: {}", self.describe()),
         };
-        if end == End::Failed {
-            let disturbed = self.cuts > 0 || self.plan.refusal != Refusal::Nothing;
+        if matches!(end, End::Failed | End::TakenBack) {
+            let disturbed = self.disturbances > 0 || self.plan.refusal != Refusal::Nothing;
             assert!(disturbed, "nothing went wrong, and it failed: {}", self.describe());
         }
         self.check_end(end);
@@ -229,22 +251,16 @@ impl World {
     fn check_end(&self, end: End) {
         let (source, destination) = (&self.source, &self.destination);
         match end {
-            End::MovedByPrecopy | End::MovedByPostcopy | End::LastWordLost => {
+            End::MovedByPrecopy | End::MovedByPostcopy => {
                 assert!(!source.running && destination.running == self.plan.running);
                 self.truth.check_all(&destination.memory.ram, "destination");
             }
-            End::Cancelled | End::Failed => {
+            End::Cancelled | End::Failed | End::TakenBack => {
                 assert!(source.running == self.plan.running && !destination.running && !destination.has_run);
                 self.truth.check_all(&source.ram, "source");
             }
-            End::HandOverLost => {
-                assert!(!source.running && !destination.has_run);
-                self.truth.check_all(&source.ram, "source");
-            }
         }
-        if source.ended {
-            assert!(!source.log.on, "the dirty log is left on: {}", self.describe());
-        }
+        assert!(!source.log.on, "the dirty log is left on: {}", self.describe());
     }
 
     fn describe(&self) -> String {

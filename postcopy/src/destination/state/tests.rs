@@ -5,7 +5,7 @@ use crate::channel::ChannelError;
 use crate::memory::AnonymousRam;
 use crate::ram::{BlockId, PageIndex};
 
-const STATES: [&str; 16] = [
+const STATES: [&str; 19] = [
     "Configuration",
     "Ram",
     "Precopy",
@@ -21,10 +21,13 @@ const STATES: [&str; 16] = [
     "LinkLost",
     "Rejoining",
     "Completed",
+    "Completed, told",
+    "NeverRan",
+    "NeverRan, linked",
     "Failed",
 ];
-/// From this one of [`STATES`] on the guest is the destination's, except in the last.
-const OWNED: usize = 9;
+/// From the first of these of [`STATES`] to the second the guest is the destination's.
+const OWNED: std::ops::Range<usize> = 9..16;
 const PAGES: u64 = 100;
 
 fn link_broken() -> MigrationError {
@@ -47,7 +50,10 @@ fn state(name: &str) -> State {
         "Finishing" => State::Finishing,
         "LinkLost" => State::LinkLost { armed: true, error: link_broken() },
         "Rejoining" => State::Rejoining { armed: true },
-        "Completed" => State::Completed,
+        "Completed" => State::Completed { told: false },
+        "Completed, told" => State::Completed { told: true },
+        "NeverRan" => State::NeverRan { error: link_broken(), linked: false },
+        "NeverRan, linked" => State::NeverRan { error: link_broken(), linked: true },
         "Failed" => State::Failed(link_broken()),
         other => panic!("no state {other}"),
     }
@@ -69,7 +75,10 @@ fn describe(destination: &Destination) -> &'static str {
         State::Finishing => "Finishing",
         State::LinkLost { .. } => "LinkLost",
         State::Rejoining { .. } => "Rejoining",
-        State::Completed => "Completed",
+        State::Completed { told: false } => "Completed",
+        State::Completed { told: true } => "Completed, told",
+        State::NeverRan { linked: false, .. } => "NeverRan",
+        State::NeverRan { linked: true, .. } => "NeverRan, linked",
         State::Failed(_) => "Failed",
     }
 }
@@ -118,6 +127,7 @@ fn messages() -> Vec<Forward> {
         Forward::Mark(4),
         Forward::Spread,
         Forward::Gather,
+        Forward::Goodbye,
     ]
 }
 
@@ -141,7 +151,11 @@ fn allowed(state: &'static str, message: &Forward) -> Option<(&'static str, Effe
         ("Armed" | "Loaded armed" | "Running armed", Forward::Pages(_)) => (state, Effect::Place(run())),
         ("Armed" | "Loaded armed" | "Running armed", Forward::Zeros(_)) => (state, Effect::PlaceZeros(vec![run()])),
         ("Loaded" | "Loaded armed", Forward::HandOver { .. }) => ("Starting", Effect::Run { running: true }),
-        ("Running" | "Running armed", Forward::Complete) => ("Completed", Effect::Finish),
+        ("Running" | "Running armed" | "Completed", Forward::Complete) => ("Completed", Effect::Finish),
+        ("Completed", Forward::Spread) => (state, Effect::Spread(Stretch::Postcopy)),
+        ("Completed", Forward::Goodbye) => ("Completed, told", Effect::None),
+        ("NeverRan" | "NeverRan, linked", Forward::Cancel(_)) => ("Failed", Effect::None),
+        ("NeverRan" | "NeverRan, linked", Forward::HandOver { .. } | Forward::Complete) => (state, Effect::None),
         _ => return None,
     })
 }
@@ -153,7 +167,7 @@ fn every_message_in_every_state() {
         for message in messages() {
             let mut destination = destination(name, true);
             let got = destination.message(message.clone(), &ram);
-            let owned = at >= OWNED && name != "Failed";
+            let owned = OWNED.contains(&at);
             match (allowed(name, &message), got) {
                 (Some((next, effect)), Ok(got)) => assert_eq!((describe(&destination), got), (next, effect)),
                 (None, Err(MigrationError::Cancelled(why))) => {
@@ -173,21 +187,34 @@ fn every_message_in_every_state() {
 #[test]
 fn a_broken_link_ends_it_before_the_guest_is_here_and_pauses_it_after() {
     for (at, name) in STATES.into_iter().enumerate() {
-        let owned = at >= OWNED && name != "Failed";
+        let owned = OWNED.contains(&at);
         for whole in [false, true] {
             let mut destination = destination(name, whole);
             assert_eq!(destination.owns_guest(), owned, "{name}");
             assert_eq!(destination.fail(link_broken()), owned, "{name}");
             let expected = match name {
+                // The source may have handed the guest over.
+                "Loaded" | "Loaded armed" | "Starting" | "NeverRan" | "NeverRan, linked" => "NeverRan",
                 _ if !owned => "Failed",
-                "Completed" => "Completed",
+                "Completed" | "Completed, told" => name,
                 // Whoever has every page needs nobody any more.
                 _ if whole => "Completed",
                 _ => "LinkLost",
             };
             assert_eq!(describe(&destination), expected, "{name}, whole: {whole}");
-            assert_eq!(destination.error().is_some(), expected != "Completed");
+            assert_eq!(destination.error().is_some(), !expected.starts_with("Completed"));
+            assert_eq!(destination.is_over(), matches!(expected, "Failed" | "Completed, told"));
         }
+    }
+}
+
+/// A source that takes the guest back before it handed it over has nothing to ask.
+#[test]
+fn a_cancel_ends_it_whatever_was_said_before() {
+    for name in ["Precopy", "Armed", "Loaded", "Loaded armed"] {
+        let mut destination = destination(name, true);
+        let cancelled = destination.message(Forward::Cancel("why".into()), &ram()).unwrap_err();
+        assert!(!destination.fail(cancelled) && destination.is_over(), "{name}");
     }
 }
 
@@ -205,10 +232,15 @@ fn the_answers_to_effects_count_only_where_they_were_asked_for() {
         assert_eq!(step(Destination::loaded), expected(&[("Loading", "Loaded"), ("Loading armed", "Loaded armed")]));
         assert_eq!(step(Destination::started), expected(&[("Starting", "Running armed")]));
         let rejoin = |destination: &mut Destination| {
-            let lost = describe(destination) == "LinkLost";
-            assert_eq!(destination.rejoin(), lost);
+            let standing = match describe(destination) {
+                "LinkLost" | "Completed" => Some(Standing::Here),
+                "NeverRan" | "NeverRan, linked" => Some(Standing::Never(sentence(&link_broken()))),
+                _ => None,
+            };
+            assert_eq!(destination.rejoin(), standing);
         };
-        assert_eq!(step(rejoin), expected(&[("LinkLost", "Rejoining")]));
+        assert_eq!(step(rejoin), expected(&[("LinkLost", "Rejoining"), ("NeverRan", "NeverRan, linked")]));
+        assert_eq!(step(Destination::said_never), expected(&[("NeverRan", "NeverRan, linked")]));
         assert_eq!(step(Destination::rejoined), expected(&[("Rejoining", "Running armed")]));
         assert_eq!(step(|destination| assert!(!destination.all_received())), name, "pages are missing");
     }
@@ -280,7 +312,7 @@ fn a_stretch_follows_another_and_ends_with_its_link() {
         assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
     }
     destination.message(Forward::Spread, &ram).unwrap();
-    assert!(destination.fail(link_broken()) && destination.rejoin());
+    assert!(destination.fail(link_broken()) && destination.rejoin().is_some());
     destination.rejoined();
     assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
 }

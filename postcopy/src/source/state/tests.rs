@@ -4,7 +4,7 @@ use super::*;
 use crate::channel::ChannelError;
 use crate::wire::Fragment;
 
-const STATES: [&str; 17] = [
+const STATES: [&str; 19] = [
     "Describing",
     "Arming",
     "Precopy",
@@ -21,7 +21,9 @@ const STATES: [&str; 17] = [
     "Pushing",
     "AwaitAllReceived",
     "Rejoining",
+    "Rejoining in doubt",
     "LinkLost",
+    "LinkLost in doubt",
 ];
 /// How many of [`STATES`] are on the near side of the door.
 const BEFORE_THE_DOOR: usize = 11;
@@ -42,6 +44,7 @@ fn link_broken() -> MigrationError {
 fn state(name: &str) -> State {
     let door = || Resumable::paused(true);
     let through = || door().hand_over();
+    let departed = || through().departed();
     match name {
         "Describing" => State::Describing,
         "Arming" => State::Arming,
@@ -56,10 +59,12 @@ fn state(name: &str) -> State {
         "AwaitReady" => State::AwaitReady(Way::Precopy, door()),
         "AwaitRunning by precopy" => State::AwaitRunning(Way::Precopy, through()),
         "AwaitRunning by postcopy" => State::AwaitRunning(Way::Postcopy, through()),
-        "Pushing" => State::Pushing(Scheduler::new(), through()),
-        "AwaitAllReceived" => State::AwaitAllReceived(Way::Postcopy, through()),
-        "Rejoining" => State::Rejoining(through()),
-        "LinkLost" => State::LinkLost(through(), link_broken()),
+        "Pushing" => State::Pushing(Scheduler::new(), departed()),
+        "AwaitAllReceived" => State::AwaitAllReceived(Way::Postcopy, departed()),
+        "Rejoining" => State::Rejoining(Way::Postcopy, Beyond::There(departed())),
+        "Rejoining in doubt" => State::Rejoining(Way::Postcopy, Beyond::Doubt(through())),
+        "LinkLost" => State::LinkLost(Way::Postcopy, Beyond::There(departed()), link_broken()),
+        "LinkLost in doubt" => State::LinkLost(Way::Postcopy, Beyond::Doubt(through()), link_broken()),
         other => panic!("no state {other}"),
     }
 }
@@ -99,8 +104,10 @@ fn describe(source: &Source) -> String {
         State::AwaitRunning(Way::Postcopy, _) => "AwaitRunning by postcopy".into(),
         State::Pushing(..) => "Pushing".into(),
         State::AwaitAllReceived(..) => "AwaitAllReceived".into(),
-        State::Rejoining(_) => "Rejoining".into(),
-        State::LinkLost(_, why) => format!("LinkLost: {}", error(why)),
+        State::Rejoining(_, Beyond::There(_)) => "Rejoining".into(),
+        State::Rejoining(_, Beyond::Doubt(_)) => "Rejoining in doubt".into(),
+        State::LinkLost(_, Beyond::There(_), why) => format!("LinkLost: {}", error(why)),
+        State::LinkLost(_, Beyond::Doubt(_), why) => format!("LinkLost in doubt: {}", error(why)),
         State::Ended(Outcome::Completed) => "Completed".into(),
         State::Ended(Outcome::Cancelled) => "Cancelled".into(),
         State::Ended(Outcome::Failed(why)) => format!("Failed: {}", error(why)),
@@ -123,6 +130,11 @@ fn replies() -> [Reply; 10] {
     ]
 }
 
+/// What a broken link makes of a state behind the door.
+fn lost(state: &str) -> &'static str {
+    if state.contains("in doubt") || state.starts_with("AwaitRunning") { "LinkLost in doubt" } else { "LinkLost" }
+}
+
 /// The pairs that are allowed; every other reply is refused by name.
 fn allowed(state: &str, reply: &Reply) -> Option<&'static str> {
     Some(match (state, reply) {
@@ -134,11 +146,15 @@ fn allowed(state: &str, reply: &Reply) -> Option<&'static str> {
         ("AwaitRunning by precopy", Reply::Running) => "AwaitAllReceived",
         ("AwaitRunning by postcopy", Reply::Running) => "Pushing",
         ("AwaitRunning by precopy" | "AwaitRunning by postcopy", Reply::NotStarted(_)) => "Failed: not started",
+        ("Rejoining in doubt", Reply::NotStarted(_)) => "Failed: not started",
+        ("Rejoining in doubt", Reply::Received(_)) => "Rejoining in doubt",
+        ("Rejoining in doubt", Reply::ReceivedEnd) => "Pushing",
         ("AwaitAllReceived", Reply::AllReceived) => "Completed",
         ("Rejoining", Reply::Received(_)) => "Rejoining",
         ("Rejoining", Reply::ReceivedEnd) => "Pushing",
         // Nothing is heard on a link that is gone.
         ("LinkLost", _) => "LinkLost: link broken",
+        ("LinkLost in doubt", _) => "LinkLost in doubt: link broken",
         _ => return None,
     })
 }
@@ -153,7 +169,7 @@ fn every_reply_in_every_state() {
                 other => format!("'{}' refused", crate::wire::tag::name(other.tag())),
             };
             let refused =
-                if at < BEFORE_THE_DOOR { format!("Failed: {refusal}") } else { format!("LinkLost: {refusal}") };
+                if at < BEFORE_THE_DOOR { format!("Failed: {refusal}") } else { format!("{}: {refusal}", lost(name)) };
             let expected = allowed(name, &reply).map_or(refused, str::to_owned);
             source.reply(reply.clone(), Duration::ZERO);
             assert_eq!(describe(&source), expected, "{name} with {reply:?}");
@@ -172,12 +188,20 @@ fn every_event_in_every_state() {
 
         let mut failed = source(name);
         failed.fail(link_broken());
-        let lost = if before { "Failed: link broken" } else { "LinkLost: link broken" };
-        assert_eq!(describe(&failed), lost, "{name} with a broken link");
+        let lost = if before { "Failed" } else { lost(name) };
+        assert_eq!(describe(&failed), format!("{lost}: link broken"), "{name} with a broken link");
+        assert_eq!(failed.is_in_doubt(), lost == "LinkLost in doubt", "{name}");
 
         let mut rejoined = source(name);
-        assert_eq!(rejoined.rejoin(), name == "LinkLost");
-        assert_eq!(describe(&rejoined), if name == "LinkLost" { "Rejoining".into() } else { same.clone() });
+        assert_eq!(rejoined.rejoin(), name.starts_with("LinkLost"));
+        assert_eq!(
+            describe(&rejoined),
+            match name {
+                "LinkLost" => "Rejoining".into(),
+                "LinkLost in doubt" => "Rejoining in doubt".into(),
+                _ => same.clone(),
+            }
+        );
 
         for ended in [Outcome::Completed, Outcome::Cancelled, Outcome::Failed(MigrationError::PausedByUser)] {
             let mut source = source(name);
@@ -248,7 +272,8 @@ fn after_the_door_nothing_resumes_the_guest_but_a_destination_that_did_not_start
             for _ in 0..3 {
                 let event = rest % events.len();
                 rest /= events.len();
-                let may_return = matches!(source.state, State::AwaitRunning(..)) && event == not_started;
+                let may_return = event == not_started
+                    && matches!(source.state, State::AwaitRunning(..) | State::Rejoining(_, Beyond::Doubt(_)));
                 events[event](&mut source);
                 let resumes = actions(&mut source).iter().any(|action| matches!(action, Action::Resume(_)));
                 assert_eq!(resumes, may_return, "{name}, events {sequence}");
@@ -316,4 +341,38 @@ fn the_log_is_armed_before_the_pages_are_read() {
     assert_eq!(source.pending.count(), 100, "what is re-armed is told by the bits that are still set");
     assert_eq!(source.next(Duration::ZERO), Action::SendRun(stretch));
     assert_eq!(source.pending.count(), 0);
+}
+
+#[test]
+fn whoever_is_told_that_the_guest_never_ran_says_that_it_keeps_it() {
+    for name in ["AwaitReady", "AwaitRunning by precopy", "AwaitRunning by postcopy", "Rejoining in doubt"] {
+        let mut source = source(name);
+        source.reply(Reply::NotStarted("no disk".into()), Duration::ZERO);
+        let actions = actions(&mut source);
+        let expected = Forward::Cancel("no disk".into());
+        assert!(
+            matches!(&actions[..], [Action::Send(said), Action::Resume(_)] if *said == expected),
+            "{name}: {actions:?}"
+        );
+    }
+}
+
+/// After a precopy the destination has every page or never had the guest.
+#[test]
+fn a_precopy_that_is_joined_again_is_completed_or_says_what_is_missing() {
+    let joined = |received: u64| {
+        let mut source = source("LinkLost in doubt");
+        source.state = State::LinkLost(Way::Precopy, Beyond::Doubt(Resumable::paused(true).hand_over()), link_broken());
+        assert!(source.rejoin());
+        let words = vec![u64::MAX, received];
+        source.reply(Reply::Received(Fragment { block: BlockId(0), first_word: 0, words }), Duration::ZERO);
+        source.reply(Reply::ReceivedEnd, Duration::ZERO);
+        source
+    };
+    let mut whole = joined((1 << 36) - 1);
+    assert_eq!(actions(&mut whole), [Action::Send(Forward::Complete), Action::Wait(None)]);
+    whole.reply(Reply::AllReceived, Duration::ZERO);
+    assert_eq!(actions(&mut whole), [Action::HandedOver, Action::Send(Forward::Goodbye)]);
+    let lacking = joined((1 << 35) - 1);
+    assert!(matches!(lacking.lost_because(), Some(MigrationError::PagesMissing(1))), "{lacking:?}");
 }

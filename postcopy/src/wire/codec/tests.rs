@@ -25,6 +25,7 @@ fn forwards() -> Vec<Forward> {
         Forward::Mark(7),
         Forward::Spread,
         Forward::Gather,
+        Forward::Goodbye,
     ]
 }
 
