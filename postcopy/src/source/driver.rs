@@ -90,7 +90,9 @@ impl Driver {
         self.shared.progress.begin();
         self.observer.status(Status::Setup);
         let outcome = match catch(SOURCE, || Ok(self.migrate(connector))) {
-            Ok(outcome) => outcome,
+            Ok(Some(outcome)) => outcome,
+            // The process ends while the guest is in two halves: this one goes with it.
+            Ok(None) => return,
             Err(error) if self.shared.is_handed_over() => {
                 let text = sentence(&error);
                 log::error!(
@@ -120,11 +122,12 @@ impl Driver {
         self.enter(status);
     }
 
-    fn migrate(&mut self, connector: Arc<dyn Connector>) -> Outcome {
+    /// How it ends; `None`: it is paused, and this side gives it up.
+    fn migrate(&mut self, connector: Arc<dyn Connector>) -> Option<Outcome> {
         match self.connect(&*connector, None) {
             Ok((token, features, link)) => self.drive(token, features, link, connector),
-            Err(_) if self.shared.cancelled() => Outcome::Cancelled,
-            Err(error) => Outcome::Failed(error),
+            Err(_) if self.shared.cancelled() => Some(Outcome::Cancelled),
+            Err(error) => Some(Outcome::Failed(error)),
         }
     }
 
@@ -194,7 +197,7 @@ impl Driver {
         features: Features,
         mut link: Link,
         mut connector: Arc<dyn Connector>,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
         let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
@@ -222,12 +225,12 @@ impl Driver {
             if source.status() == Status::PostcopyPaused {
                 match self.await_rejoin(&mut source, token, link, &mut connector) {
                     Some(new) => link = new,
-                    None => return Outcome::Failed(MigrationError::Abandoned),
+                    None => return None,
                 }
             }
         }
         link.close();
-        source.into_outcome().unwrap_or(Outcome::Failed(MigrationError::ThreadDied("source")))
+        source.into_outcome()
     }
 
     /// Status, pass and estimates for whoever looks.

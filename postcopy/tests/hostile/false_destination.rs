@@ -286,3 +286,119 @@ fn steering_while_it_connects_does_not_end_the_migration() {
     drop(channel);
     departure.failed("closed");
 }
+
+/// A source that has handed over and heard nothing more, and the sentence that its user reads.
+fn in_doubt(passes: Option<u32>) -> (Departure, String) {
+    let (departure, control, demand) = match passes {
+        Some(0) => ready_to_leave(),
+        _ => precopied(),
+    };
+    let (mut control, demand) = (control, demand);
+    say(&mut control, &reply(&Reply::Ready));
+    read_until(&mut control, tag::HAND_OVER);
+    drop((control, demand));
+    departure.watch.until_nth(Status::PostcopyPaused, 1);
+    assert!(!departure.guest.is_running());
+    let error = departure.handle.report().error.unwrap();
+    (departure, error)
+}
+
+/// A source that has sent everything by a precopy and waits for `ready`.
+fn precopied() -> (Departure, UnixStream, UnixStream) {
+    let departure = Departure::new(None);
+    let (mut control, demand) = departure.channels();
+    read_until(&mut control, tag::DESCRIPTION);
+    say(&mut control, &reply(&Reply::Accepted));
+    read_until(&mut control, tag::STATE);
+    (departure, control, demand)
+}
+
+fn everything() -> Vec<u8> {
+    let block =
+        |block, words: Vec<u64>| reply(&Reply::Received(Fragment { block: BlockId(block), first_word: 0, words }));
+    let first = [vec![u64::MAX; 4], vec![(1 << 44) - 1]].concat();
+    [block(0, first), block(1, vec![(1 << 20) - 1]), reply(&Reply::ReceivedEnd)].concat()
+}
+
+#[test]
+fn a_hand_over_in_doubt_is_told_and_the_guest_comes_back_if_it_never_ran_there() {
+    for passes in [None, Some(0)] {
+        let (departure, error) = in_doubt(passes);
+        assert!(error.contains("whether the guest runs on the destination is not known"), "{error}");
+        assert!(departure.handle.cancel().is_err());
+        for times in 2..4 {
+            // A link that breaks before anything was said leaves the doubt as it is.
+            departure.handle.rejoin(Arc::new(departure.network.clone()));
+            drop(departure.channels());
+            departure.watch.until_nth(Status::PostcopyPaused, times);
+            assert!(!departure.guest.is_running());
+            assert!(departure.handle.report().error.unwrap().contains("is not known"));
+        }
+        departure.handle.rejoin(Arc::new(departure.network.clone()));
+        let (mut control, _demand) = departure.channels();
+        say(&mut control, &reply(&Reply::NotStarted("the power went".into())));
+        assert_eq!(read_until(&mut control, tag::CANCEL), b"the power went");
+        departure.watch.until(&[Status::Failed]);
+        assert_eq!(departure.guest.resumed.load(Ordering::SeqCst), 1);
+        let mut handle = departure.handle;
+        handle.join();
+        assert!(departure.guest.is_running() && !departure.guest.handed_over.load(Ordering::SeqCst));
+        let error = handle.report().error.unwrap();
+        assert!(error.contains("did not start the guest: the power went"), "{error}");
+    }
+}
+
+#[test]
+fn a_hand_over_in_doubt_is_completed_by_a_destination_that_has_everything() {
+    for passes in [None, Some(0)] {
+        let (departure, _) = in_doubt(passes);
+        departure.handle.rejoin(Arc::new(departure.network.clone()));
+        let (mut control, _demand) = departure.channels();
+        say(&mut control, &everything());
+        read_until(&mut control, tag::COMPLETE);
+        say(&mut control, &reply(&Reply::AllReceived));
+        read_until(&mut control, tag::GOODBYE);
+        departure.watch.until(&[Status::Completed]);
+        assert!(!departure.guest.is_running() && departure.guest.handed_over.load(Ordering::SeqCst));
+    }
+}
+
+/// Whoever has said that the guest runs there has no way to give it back.
+#[test]
+fn a_destination_that_ran_cannot_say_later_that_it_never_did() {
+    for told_on in ["the link", "a new link", "a new link, after its bitmap"] {
+        let (departure, mut control, demand) = ready_to_leave();
+        say(&mut control, &reply(&Reply::Ready));
+        read_until(&mut control, tag::HAND_OVER);
+        say(&mut control, &reply(&Reply::Running));
+        let never = reply(&Reply::NotStarted("I changed my mind".into()));
+        if told_on == "the link" {
+            departure.watch.until_nth(Status::PostcopyActive, 1);
+            say(&mut control, &never);
+            departure.watch.until_nth(Status::PostcopyPaused, 1);
+        } else {
+            drop((control, demand));
+            departure.watch.until_nth(Status::PostcopyPaused, 1);
+            departure.handle.rejoin(Arc::new(departure.network.clone()));
+            let (mut control, _demand) = departure.channels();
+            if told_on != "a new link" {
+                say(&mut control, &reply(&Reply::ReceivedEnd));
+            }
+            say(&mut control, &never);
+            departure.watch.until_nth(Status::PostcopyPaused, 2);
+        }
+        assert!(!departure.guest.is_running(), "{told_on}: two guests may run");
+        departure.paused(told_on);
+    }
+}
+
+#[test]
+fn a_precopy_whose_destination_lacks_pages_stays_paused() {
+    let (departure, _) = in_doubt(None);
+    departure.handle.rejoin(Arc::new(departure.network.clone()));
+    let (mut control, _demand) = departure.channels();
+    say(&mut control, &reply(&Reply::ReceivedEnd));
+    departure.watch.until_nth(Status::PostcopyPaused, 2);
+    let error = departure.paused("lacking");
+    assert!(error.contains("320 pages were never sent"), "{error}");
+}

@@ -288,6 +288,44 @@ fn a_demand_channel_that_ends_while_the_link_is_joined_again_pauses_it_once_more
     arrival.handle.abandon();
 }
 
+/// The guest is whole and needs nobody; the source that did not hear of it asks, as often as it takes.
+#[test]
+fn a_source_that_missed_the_last_word_asks_for_it() {
+    for armed in [true, false] {
+        let mut arrival = Arrival::new();
+        let (mut control, mut demand) = arrival.channels();
+        let before = if armed { forward(&Forward::Arm) } else { all_zeros() };
+        say(&mut control, &[introduction(&BLOCKS), before, state()].concat());
+        read_until(&mut control, tag::READY);
+        say(&mut control, &forward(&Forward::HandOver { running: true }));
+        read_until(&mut control, tag::RUNNING);
+        if armed {
+            say(&mut demand, &all_zeros());
+            say(&mut control, &forward(&Forward::Complete));
+            read_until(&mut control, tag::ALL_RECEIVED);
+        }
+        drop((control, demand));
+        arrival.watch.until(&[Status::Completed]);
+        let again = |kind| Hello { recover: true, ..hello(kind) };
+        for last in [false, true] {
+            assert!(arrival.handle.can_rejoin());
+            arrival.handle.rejoin(Box::new(arrival.network.clone()));
+            let (mut control, _) = arrival.greet(again(ChannelKind::Control));
+            let (_demand, _) = arrival.greet(again(ChannelKind::Demand));
+            read_until(&mut control, tag::RECEIVED_END);
+            say(&mut control, &forward(&Forward::Complete));
+            read_until(&mut control, tag::ALL_RECEIVED);
+            if last {
+                say(&mut control, &forward(&Forward::Goodbye));
+                arrival.handle.join();
+            }
+        }
+        assert!(arrival.guest.is_running() && !arrival.handle.can_rejoin());
+        assert_eq!(arrival.handle.report().status, Status::Completed);
+        assert!(!arrival.watch.seen().contains(&Status::PostcopyPaused), "{:?}", arrival.watch.seen());
+    }
+}
+
 #[test]
 fn claims_of_length_cost_nothing_until_the_bytes_come() {
     let before = resident();
