@@ -151,7 +151,13 @@ impl Driver {
         let mut whole = false;
         while !destination.is_over() {
             if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
-                self.complete(&mut link, faults);
+                let completed = catch(INCOMING, || {
+                    self.complete(&mut link, faults);
+                    Ok(())
+                });
+                if let Err(error) = completed {
+                    log::error!("the guest has every page, but not everything was cleared away: {}", sentence(&error));
+                }
             }
             self.tell(destination);
             let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
@@ -387,7 +393,7 @@ impl Driver {
             }
             let given = self.shared.take_rejoin();
             if let Some(acceptor) = given.or_else(|| by_itself.then(|| self.listen_again()).flatten()) {
-                match self.rejoin(&*acceptor, destination, link.token, faults) {
+                match catch(INCOMING, || self.rejoin(&*acceptor, destination, link.token, faults)) {
                     Ok(link) => return Some(link),
                     Err(error) => {
                         if !self.shared.has_rejoin() {

@@ -27,6 +27,19 @@ pub struct TestGuest {
     pub last_writes: Mutex<Vec<(usize, u64, u64)>>,
     pub handed_over: AtomicBool,
     pub resumed: AtomicU64,
+    /// The call that panics, if one is to.
+    pub fault: Mutex<Option<Fault>>,
+}
+
+/// A call of the engine that panics, once.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// By a thread whose name begins so.
+    pub thread: &'static str,
+    /// Of this method of [`Guest`].
+    pub method: &'static str,
+    /// The so manieth one panics, from 1.
+    pub call: u64,
 }
 
 impl TestGuest {
@@ -46,6 +59,7 @@ impl TestGuest {
             last_writes: Mutex::default(),
             handed_over: AtomicBool::new(false),
             resumed: AtomicU64::new(0),
+            fault: Mutex::default(),
         })
     }
 
@@ -93,6 +107,22 @@ impl TestGuest {
         drop(self.running.1.wait_while(running, |running| !*running).unwrap());
     }
 
+    /// Panics if it is this call's turn.
+    fn called(&self, method: &str) {
+        let mut fault = self.fault.lock().unwrap();
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        let Some(next) = fault.as_mut().filter(|fault| fault.method == method && name.starts_with(fault.thread)) else {
+            return;
+        };
+        next.call -= 1;
+        if next.call == 0 {
+            *fault = None;
+            // Whoever holds the lock meanwhile would poison it.
+            drop(fault);
+            panic!("{method} fails on {name}");
+        }
+    }
+
     fn set_running(&self, to: bool) -> bool {
         let before = std::mem::replace(&mut *self.running.0.lock().unwrap(), to);
         self.running.1.notify_all();
@@ -102,20 +132,24 @@ impl TestGuest {
 
 impl Guest for TestGuest {
     fn ram(&self) -> &[RamBlock] {
+        self.called("ram");
         &self.ram
     }
     fn configuration(&self) -> Configuration {
         self.configuration.lock().unwrap().clone()
     }
     fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        self.called("check_configuration");
         let ours = self.configuration();
         if *source == ours { Ok(()) } else { Err(format!("the source has {source:?}, this side {ours:?}").into()) }
     }
     fn start_dirty_log(&self) -> Result<(), GuestError> {
+        self.called("start_dirty_log");
         self.logging.store(true, Ordering::SeqCst);
         Ok(())
     }
     fn sync_dirty(&self, block: BlockId, dirty: &PageBitmap) -> Result<(), GuestError> {
+        self.called("sync_dirty");
         assert!(self.logging.load(Ordering::SeqCst), "the log is read while it is off");
         let log = self.log.block(block).unwrap();
         for word in 0..log.len_words() {
@@ -124,6 +158,7 @@ impl Guest for TestGuest {
         Ok(())
     }
     fn clear_dirty(&self, run: PageRun, dirty: &PageBitmap) -> Result<(), GuestError> {
+        self.called("clear_dirty");
         assert_eq!(run.start.0 % 64, 0);
         let log = self.log.block(run.block).unwrap();
         for word in (run.start.0 / 64) as usize..run.end().0.div_ceil(64) as usize {
@@ -139,7 +174,9 @@ impl Guest for TestGuest {
         for (block, page, generation) in self.last_writes.lock().unwrap().drain(..) {
             self.write(block, page, generation);
         }
-        Ok(self.set_running(false))
+        let before = self.set_running(false);
+        self.called("pause");
+        Ok(before)
     }
     fn resume(&self, running: bool) -> Result<(), GuestError> {
         self.resumed.fetch_add(1, Ordering::SeqCst);
@@ -147,10 +184,12 @@ impl Guest for TestGuest {
         Ok(())
     }
     fn save(&self) -> Result<Vec<Section>, GuestError> {
+        self.called("save");
         let bytes = self.state.lock().unwrap().clone();
         Ok(vec![Section { name: "test".into(), instance: 0, version: 1, bytes }])
     }
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
+        self.called("load");
         if self.refuse_load.load(Ordering::SeqCst) {
             return Err("the state is refused".into());
         }
@@ -165,12 +204,14 @@ impl Guest for TestGuest {
             return Err("the vCPUs are refused".into());
         }
         self.set_running(running);
+        self.called("run");
         Ok(())
     }
     fn handed_over(&self) {
         self.handed_over.store(true, Ordering::SeqCst);
     }
     fn vcpu_of_thread(&self, _tid: i32) -> Option<usize> {
+        self.called("vcpu_of_thread");
         Some(0)
     }
     fn vcpus(&self) -> usize {
@@ -206,6 +247,15 @@ impl Watch {
         let count = |seen: &Vec<Status>| seen.iter().filter(|&&one| one == status).count();
         let (seen, late) = self.changed.wait_timeout_while(seen, limit, |seen| count(seen) < n).unwrap();
         assert!(!late.timed_out(), "{status:?} not entered {n} times within a minute: {seen:?}");
+    }
+
+    /// Waits until the newest status is one of these.
+    pub fn until_last(&self, any: &[Status]) -> Status {
+        let seen = self.seen.lock().unwrap();
+        let limit = std::time::Duration::from_secs(60);
+        let hit = |seen: &Vec<Status>| seen.last().copied().filter(|status| any.contains(status));
+        let (seen, _) = self.changed.wait_timeout_while(seen, limit, |seen| hit(seen).is_none()).unwrap();
+        hit(&seen).unwrap_or_else(|| panic!("none of {any:?} within a minute, only {seen:?}"))
     }
 
     pub fn seen(&self) -> Vec<Status> {

@@ -1,8 +1,10 @@
 //! The whole engine with real threads, sockets and userfaultfd, and a guest without KVM.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "../../tests/e2e/support/skip.rs"]
+mod recovery;
+#[path = "../../../tests/e2e/support/skip.rs"]
 mod skip;
 
 use std::os::unix::net::UnixStream;
