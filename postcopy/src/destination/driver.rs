@@ -163,7 +163,11 @@ impl Driver {
             let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
             let Err(error) = stepped else { continue };
             // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
-            let error = self.shared.ended_here().unwrap_or(error);
+            let error = self.shared.ended_here().unwrap_or_else(|| match destination.owns_guest() {
+                // What another thread has to say of it came first.
+                true => link_intact(&link, faults).err().unwrap_or(error),
+                false => error,
+            });
             if self.lose(error, destination, &mut link) {
                 continue;
             }

@@ -180,12 +180,13 @@ impl FaultLoop {
     }
 
     fn give_up(&self, reader: &mut Option<MessageReader>, error: MigrationError) {
+        // Before the source hears of it, and closes what else there is: that would be taken for the reason.
+        self.lose(error);
         if let Some(open) = reader.take() {
             open.channel().shutdown();
         }
         // A send that waited on the old channel may have cleared the ring for a new one: look again.
         self.line.wake.ring();
-        self.lose(error);
     }
 
     fn lose(&self, error: MigrationError) {
