@@ -55,7 +55,7 @@ pub struct DestinationEnd {
     /// Touches of missing pages that the fault loop has not read.
     faults: VecDeque<Page>,
     /// Who waits for which page: vCPUs, and last the thread that loads.
-    blocked: [Option<Page>; 3],
+    pub blocked: [Option<Page>; 3],
     rung: bool,
     demand_lost: bool,
     demand_open: bool,

@@ -15,10 +15,14 @@ mod world;
 use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use world::{End, World};
+
+/// A schedule has failed: the others need not be played.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// How many are played unless told otherwise.
 const SCHEDULES: u64 = 100_000;
@@ -30,6 +34,7 @@ impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the schedule is played again by WHIMBREL_SEED={}", self.0);
+            FAILED.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -74,7 +79,7 @@ fn play(seeds: Range<u64>) -> Tally {
                 let mine = seeds.clone().skip(first).step_by(processors);
                 scope.spawn(|| {
                     let mut tally = Tally::default();
-                    mine.for_each(|seed| tally.play(seed));
+                    mine.take_while(|_| !FAILED.load(Ordering::Relaxed)).for_each(|seed| tally.play(seed));
                     tally
                 })
             })

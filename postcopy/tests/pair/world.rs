@@ -206,6 +206,9 @@ impl World {
             assert_eq!(arriving, Completed, "the source is done before the destination is");
         }
         assert!(!destination.machine.never_ran() || !destination.has_run, "{}", self.describe());
+        for waiting in destination.blocked.iter().flatten() {
+            assert!(!destination.memory.is_open(waiting.0, waiting.1), "somebody waits for a page that is here");
+        }
         let counted = self.truth.all().count() as u64 - destination.tracker.received().count();
         // The two counts are of different moments only while a thread is between them, which no step ends in.
         assert_eq!(destination.tracker.missing(), counted);
