@@ -23,7 +23,9 @@ pub fn decode(sections: &[Section]) -> Result<bool, SavedStateError> {
         now.start_tsc(&saved, state.tsc, state.tsc_khz, Some(HostTsc { khz: 2_000_000, scaled }));
     }
     let same_chipset = chipset.encode().iter().all(|section| {
-        sections.iter().any(|it| (&it.name, it.instance, &it.bytes) == (&section.name, section.instance, &section.bytes))
+        sections
+            .iter()
+            .any(|it| (&it.name, it.instance, &it.bytes) == (&section.name, section.instance, &section.bytes))
     });
     // A clock without a TSC has bytes of no meaning in its place.
     let same_clock = saved.host_tsc.is_none() || saved.encode() == clock_bytes;

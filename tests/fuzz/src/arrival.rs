@@ -26,7 +26,8 @@ use crate::{Seed, decoder};
 
 /// How long the destination may take to see that its peer is gone.
 const PATIENCE: Duration = Duration::from_secs(8);
-const KINDS: [ChannelKind; 3] = [ChannelKind::Control, ChannelKind::Demand, ChannelKind::Multifd];
+/// In the order in which a source opens them.
+const KINDS: [ChannelKind; 3] = [ChannelKind::Control, ChannelKind::Multifd, ChannelKind::Demand];
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -112,10 +113,7 @@ impl Acceptor for Waiting {
 }
 
 pub fn check(data: &[u8]) {
-    let mut said: [Vec<u8>; 3] = KINDS.map(|kind| {
-        let features = Features::POSTCOPY.and(Features::MULTIFD);
-        Hello { versions: (1, 1), kind, recover: false, token: Token([7; 16]), features }.encode().to_vec()
-    });
+    let mut said = KINDS.map(|_| Vec::new());
     let mut input = Input(data);
     while let (Some(channel), Some(bytes)) = (input.u8(), input.counted()) {
         said[usize::from(channel % 3)].extend(bytes);
@@ -128,18 +126,19 @@ pub fn check(data: &[u8]) {
     let acceptor = Box::new(Waiting(Mutex::new(theirs.into())));
     let mut handle = destination::start(body.clone(), acceptor, watch.clone()).expect("a thread");
     // The peer is a thread a channel: it says all it has, hangs up, and hears the rest.
+    for (mut stream, kind) in ours.iter().zip(KINDS) {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let features = Features::POSTCOPY.and(Features::MULTIFD);
+        let hello = Hello { versions: (1, 1), kind, recover: false, token: Token([7; 16]), features };
+        stream.write_all(&hello.encode()).expect("the destination listens");
+        stream.read_exact(&mut [0; Answer::LEN]).expect("the destination answers");
+    }
     let peers: Vec<_> = ours
         .into_iter()
         .zip(said)
         .map(|(mut stream, said)| {
             std::thread::spawn(move || {
-                let _ = stream.set_read_timeout(Some(PATIENCE));
-                let (hello, rest) = said.split_at(Hello::LEN);
-                let _ = stream.write_all(hello);
-                let mut fixed = [0; Answer::LEN];
-                if stream.read_exact(&mut fixed).is_ok() {
-                    let _ = stream.write_all(rest);
-                }
+                let _ = stream.write_all(&said);
                 let _ = stream.shutdown(std::net::Shutdown::Write);
                 let _ = std::io::copy(&mut stream, &mut std::io::sink());
             })
@@ -173,9 +172,20 @@ pub fn seeds() -> Vec<Seed> {
     let pages = [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PASS_END, tag::MARK];
     vec![
         ("precopy", with(&[&pages[..], &[tag::STATE, tag::HAND_OVER, tag::COMPLETE]].concat())),
-        ("postcopy", [with(&[tag::ARM, tag::STATE, tag::HAND_OVER, tag::COMPLETE]), channel(1, &[tag::ZEROS, tag::PAGES])].concat()),
+        (
+            "postcopy",
+            [with(&[tag::ARM, tag::STATE, tag::HAND_OVER, tag::COMPLETE]), channel(2, &[tag::ZEROS, tag::PAGES])]
+                .concat(),
+        ),
         ("hybrid", with(&[&pages[..], &[tag::DISCARD, tag::ARM, tag::STATE, tag::HAND_OVER, tag::ZEROS]].concat())),
-        ("multifd", [with(&[tag::SPREAD, tag::GATHER, tag::PASS_END, tag::STATE]), channel(2, &[tag::ZEROS, tag::PAGES, tag::GATHER])].concat()),
+        (
+            "multifd",
+            [
+                with(&[tag::SPREAD, tag::GATHER, tag::PASS_END, tag::STATE]),
+                channel(1, &[tag::ZEROS, tag::PAGES, tag::GATHER]),
+            ]
+            .concat(),
+        ),
         ("cancel", with(&[tag::PASS_BEGIN, tag::CANCEL])),
         ("early", channel(0, &[tag::HAND_OVER])),
     ]

@@ -36,9 +36,22 @@ pub fn check(data: &[u8]) {
 pub fn seeds() -> Vec<Seed> {
     let line = |words: &str| words.replace(' ', "\0").into_bytes();
     vec![
-        ("boot", line("run --kernel vmlinuz --initrd i --memory 1.5G,shared=on --cpus 2 --append console=ttyS0 --name x")),
-        ("devices", line("run --kernel builtin:test --disk path=a,format=qcow2,readonly,serial=1 --net tap=t0,mac=52:54:00:12:34:56 --net fd=3 --rng --balloon --console pty")),
-        ("monitors", line("run --kernel k --serial null --monitor unix:/run/m,server --qmp tcp:[::1]:0,server=on,wait=off --monitor stdio")),
+        (
+            "boot",
+            line("run --kernel vmlinuz --initrd i --memory 1.5G,shared=on --cpus 2 --append console=ttyS0 --name x"),
+        ),
+        (
+            "devices",
+            line(
+                "run --kernel builtin:test --disk path=a,format=qcow2,readonly,serial=1 --net tap=t0,mac=52:54:00:12:34:56 --net fd=3 --rng --balloon --console pty",
+            ),
+        ),
+        (
+            "monitors",
+            line(
+                "run --kernel k --serial null --monitor unix:/run/m,server --qmp tcp:[::1]:0,server=on,wait=off --monitor stdio",
+            ),
+        ),
         ("cpu", line("run --kernel k --cpu baseline-v2,+avx2,-sse4a,aes=on,hle=off --paused")),
         ("incoming", line("run --memory 512M --incoming tcp:0.0.0.0:4444 --postcopy-after 2")),
         ("migrate", line("migrate unix:/run/m tcp:host:4444 --mode hybrid --downtime 100 --bandwidth 1G")),

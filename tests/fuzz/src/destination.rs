@@ -191,5 +191,10 @@ pub fn seeds() -> Vec<Seed> {
     let lost = [&lost.concat()[..], &[step::DONE], &said(&zeros(3, 1)), &said(&Forward::Complete)].concat();
     let precopy: Vec<u8> = [0, 1, 3, 4, 5, 8, 9, 12, 13, 15].iter().flat_map(|n| all[*n].clone()).collect();
     let refused = [&all[..12].concat()[..], &said(&Forward::Cancel("no".into()))].concat();
-    vec![("postcopy", [&postcopy[..], &all[14], &all[15]].concat()), ("lost", lost), ("precopy", precopy), ("refused", refused)]
+    vec![
+        ("postcopy", [&postcopy[..], &all[14], &all[15]].concat()),
+        ("lost", lost),
+        ("precopy", precopy),
+        ("refused", refused),
+    ]
 }

@@ -17,9 +17,8 @@ pub fn limit(bytes: usize) {
 }
 
 fn judged<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
-    if bytes > MOST.load(Ordering::Relaxed) {
-        // No limit any more: what is said needs memory, too.
-        MOST.store(usize::MAX, Ordering::Relaxed);
+    // What is said of a failure needs memory, too.
+    if bytes > MOST.load(Ordering::Relaxed) && !std::thread::panicking() {
         panic!("{bytes} bytes of memory are asked for at once");
     }
     work()

@@ -47,7 +47,7 @@ struct Conversation {
 
 fn conversation(qmp: bool, said: &[u8], piece: usize) -> Conversation {
     let vm = FakeVm::new();
-    vm.set_status(Side::Source, Status::PostcopyActive, Some("a \"quoted\" error"));
+    vm.set_status(Side::Source, Status::Completed, Some("a \"quoted\" error"));
     let mut session: Box<dyn Session> = if qmp { Box::new(QmpSession::new()) } else { Box::new(HmpSession::new()) };
     let mut out = Vec::new();
     session.greet(&mut out);
@@ -55,16 +55,13 @@ fn conversation(qmp: bool, said: &[u8], piece: usize) -> Conversation {
     for part in said.chunks(piece) {
         // A client that waits for a migration is not read from until it is over.
         while flow == Flow::Continue && !session.wants_input() {
-            vm.set_status(Side::Source, Status::Completed, None);
             flow = session.tick(&vm, &mut out);
-            vm.set_status(Side::Source, Status::PostcopyActive, Some("a \"quoted\" error"));
         }
         if flow == Flow::Continue {
             flow = session.receive(part, &vm, &mut out);
         }
     }
     while flow == Flow::Continue && !session.wants_input() {
-        vm.set_status(Side::Source, Status::Completed, None);
         flow = session.tick(&vm, &mut out);
     }
     Conversation { out, told: vm.told() }
@@ -77,8 +74,14 @@ pub fn seeds() -> Vec<Seed> {
         [&[24][..], negotiated.as_bytes()].concat()
     };
     vec![
-        ("hmp-info", hmp("info status\ninfo migrate\r\ninfo migrate_parameters\ninfo cpus\ninfo network\ninfo balloon\nhelp\n")),
-        ("hmp-migrate", hmp("migrate tcp:127.0.0.1:4444\nmigrate -d unix:/run/x\nmigrate_set_parameter max-bandwidth 1G\n")),
+        (
+            "hmp-info",
+            hmp("info status\ninfo migrate\r\ninfo migrate_parameters\ninfo cpus\ninfo network\ninfo balloon\nhelp\n"),
+        ),
+        (
+            "hmp-migrate",
+            hmp("migrate tcp:127.0.0.1:4444\nmigrate -d unix:/run/x\nmigrate_set_parameter max-bandwidth 1G\n"),
+        ),
         ("hmp-set", hmp("migrate_set_capability postcopy-ram on\nballoon 100\nannounce_self net0\nstop\ncont\nquit\n")),
         ("hmp-odd", hmp("\"a b\" 'c\\n' -x\n\u{fc}\ninfo nothing\n\n")),
         ("uri", [&[0][..], b"tcp:[::1]:4444"].concat()),
@@ -90,11 +93,23 @@ pub fn seeds() -> Vec<Seed> {
         ),
         (
             "qmp-capabilities",
-            qmp("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"postcopy-ram\",\"state\":true}]}}"),
+            qmp(
+                "{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":[{\"capability\":\"postcopy-ram\",\"state\":true}]}}",
+            ),
         ),
-        ("qmp-channels", qmp("{\"execute\":\"migrate\",\"arguments\":{\"channels\":[{\"channel-type\":\"main\",\"addr\":{\"transport\":\"socket\",\"type\":\"inet\",\"host\":\"h\",\"port\":\"1\"}}]}}")),
+        (
+            "qmp-channels",
+            qmp(
+                "{\"execute\":\"migrate\",\"arguments\":{\"channels\":[{\"channel-type\":\"main\",\"addr\":{\"transport\":\"socket\",\"type\":\"inet\",\"host\":\"h\",\"port\":\"1\"}}]}}",
+            ),
+        ),
         ("qmp-hmp", qmp("{\"execute\":\"human-monitor-command\",\"arguments\":{\"command-line\":\"info migrate\"}}")),
         ("qmp-odd", qmp("nonsense \"x\\\"\" ]}{\"execute\":1}[[[{}]]] {\"exec-oob\":\"stop\"} \u{1} tru")),
-        ("qmp-balloon", qmp("{\"execute\":\"balloon\",\"arguments\":{\"value\":1e9}}{\"execute\":\"announce-self\",\"arguments\":{\"initial\":50,\"max\":550,\"rounds\":5,\"step\":50,\"interfaces\":[\"net0\"],\"id\":\"a\"}}")),
+        (
+            "qmp-balloon",
+            qmp(
+                "{\"execute\":\"balloon\",\"arguments\":{\"value\":1e9}}{\"execute\":\"announce-self\",\"arguments\":{\"initial\":50,\"max\":550,\"rounds\":5,\"step\":50,\"interfaces\":[\"net0\"],\"id\":\"a\"}}",
+            ),
+        ),
     ]
 }

@@ -260,8 +260,20 @@ pub fn seeds() -> Vec<Seed> {
     let write = [step::WRITE, 9, 0, 200, step::WRITE, 44, 2, 3];
     let postcopy = [&[1, step::GO_ON][..], accepted, armed, ready, running, &asked, &go_on, all].concat();
     let precopy = [&[0, step::GO_ON][..], accepted, &write, &go_on, reached, &go_on, ready, running, all].concat();
-    let hybrid =
-        [&[18, step::GO_ON][..], accepted, &write, &go_on, reached, &go_on, reached, armed, ready, running, &go_on, all];
+    let hybrid = [
+        &[18, step::GO_ON][..],
+        accepted,
+        &write,
+        &go_on,
+        reached,
+        &go_on,
+        reached,
+        armed,
+        ready,
+        running,
+        &go_on,
+        all,
+    ];
     let lost = [
         &[1, step::GO_ON][..],
         accepted,

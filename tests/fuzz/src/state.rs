@@ -114,7 +114,9 @@ fn configuration(bytes: &[u8]) {
     let pair = |line: &str| line.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
     let source: Configuration = text.lines().filter_map(pair).collect();
     match fuzzing::compare(&here(), &source) {
-        Ok(()) => assert!(here().iter().all(|(key, _)| key.starts_with("cpuid.") || source.iter().any(|(it, _)| it == key))),
+        Ok(()) => {
+            assert!(here().iter().all(|(key, _)| key.starts_with("cpuid.") || source.iter().any(|(it, _)| it == key)))
+        }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -325,8 +325,14 @@ impl World {
 
 /// A descriptor step.
 fn descriptor(queue: u8, index: u8, address: u64, bytes: u32, flags: u16, next: u16) -> Vec<u8> {
-    [&[step::DESCRIPTOR, queue, index][..], &address.to_le_bytes(), &bytes.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()]
-        .concat()
+    [
+        &[step::DESCRIPTOR, queue, index][..],
+        &address.to_le_bytes(),
+        &bytes.to_le_bytes(),
+        &flags.to_le_bytes(),
+        &next.to_le_bytes(),
+    ]
+    .concat()
 }
 
 fn memory_step(at: u32, bytes: &[u8]) -> Vec<u8> {
@@ -343,7 +349,8 @@ pub fn seeds() -> Vec<Seed> {
     const INDIRECT: u16 = 4;
     const BUFFER: u64 = 0x1_0000;
     const ANSWER: u64 = 0x2_0000;
-    let device = |kind: u8, features: u64, steps: &[Vec<u8>]| [&[kind][..], &features.to_le_bytes(), &steps.concat()].concat();
+    let device =
+        |kind: u8, features: u64, steps: &[Vec<u8>]| [&[kind][..], &features.to_le_bytes(), &steps.concat()].concat();
     let header = |kind: u32, sector: u64| [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes()].concat();
     // Header, data and status; what a disk is asked for.
     let request = |kind: u32, sector: u64, data: u32, data_flags: u16| {
@@ -357,13 +364,18 @@ pub fn seeds() -> Vec<Seed> {
         .concat()
     };
     let extent = [&8u64.to_le_bytes()[..], &4u32.to_le_bytes(), &0u32.to_le_bytes()].concat();
-    let one = |queue: u8, address: u64, bytes: u32, flags: u16| [descriptor(queue, 0, address, bytes, flags, 0), offer(queue, 0)].concat();
+    let one = |queue: u8, address: u64, bytes: u32, flags: u16| {
+        [descriptor(queue, 0, address, bytes, flags, 0), offer(queue, 0)].concat()
+    };
     let arrives = |bytes: &[u8], more: u16| [&[step::ARRIVES][..], &counted(bytes), &more.to_le_bytes()].concat();
     let moved = vec![step::MOVE, step::RESUME];
-    let indirect: Vec<u8> = [(BUFFER, 16u32, NEXT, 1u16), (ANSWER, 512, NEXT | WRITE, 2), (ANSWER + 0x8000, 1, WRITE, 0)]
-        .iter()
-        .flat_map(|(address, bytes, flags, next)| [&address.to_le_bytes()[..], &bytes.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat())
-        .collect();
+    let indirect: Vec<u8> =
+        [(BUFFER, 16u32, NEXT, 1u16), (ANSWER, 512, NEXT | WRITE, 2), (ANSWER + 0x8000, 1, WRITE, 0)]
+            .iter()
+            .flat_map(|(address, bytes, flags, next)| {
+                [&address.to_le_bytes()[..], &bytes.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat()
+            })
+            .collect();
     let indirect = [
         memory_step(BUFFER as u32, &header(0, 1)),
         memory_step(0x3_0000, &indirect),
@@ -375,33 +387,74 @@ pub fn seeds() -> Vec<Seed> {
     vec![
         ("disk-read", device(0, all, &[request(0, 1, 1024, WRITE), moved.clone(), request(0, 127, 512, WRITE)])),
         ("disk-write", device(0, 0, &[request(1, 3, 512, 0), request(4, 0, 0, 0), request(8, 0, 20, WRITE)])),
-        ("disk-discard", device(0, all, &[memory_step(ANSWER as u32, &extent), request(11, 0, 16, 0), request(13, 0, 16, 0)])),
+        (
+            "disk-discard",
+            device(0, all, &[memory_step(ANSWER as u32, &extent), request(11, 0, 16, 0), request(13, 0, 16, 0)]),
+        ),
         ("disk-indirect", device(0, all, &[indirect])),
         ("net-transmit", device(1, all, &[one(1, BUFFER, 80, 0), moved.clone()])),
-        ("net-receive", device(1, 0, &[arrives(&[0; 12], 60), one(0, BUFFER, 1600, WRITE), vec![step::HOST, 0], arrives(&[0; 12], 3000), vec![step::HOST, 0], moved.clone()])),
+        (
+            "net-receive",
+            device(
+                1,
+                0,
+                &[
+                    arrives(&[0; 12], 60),
+                    one(0, BUFFER, 1600, WRITE),
+                    vec![step::HOST, 0],
+                    arrives(&[0; 12], 3000),
+                    vec![step::HOST, 0],
+                    moved.clone(),
+                ],
+            ),
+        ),
         (
             "net-control",
-            device(1, all, &[
-                memory_step(BUFFER as u32, &[1, 1, 0x52, 0x54, 0, 0, 0, 7]),
-                descriptor(2, 0, BUFFER, 8, NEXT, 1),
-                descriptor(2, 1, ANSWER, 1, WRITE, 0),
-                offer(2, 0),
-            ]),
+            device(
+                1,
+                all,
+                &[
+                    memory_step(BUFFER as u32, &[1, 1, 0x52, 0x54, 0, 0, 0, 7]),
+                    descriptor(2, 0, BUFFER, 8, NEXT, 1),
+                    descriptor(2, 1, ANSWER, 1, WRITE, 0),
+                    offer(2, 0),
+                ],
+            ),
         ),
         ("rng", device(2, all, &[one(0, BUFFER, 64, WRITE)])),
-        ("console", device(3, all, &[vec![step::RESUME], arrives(b"hello", 0), one(0, BUFFER, 64, WRITE), one(1, BUFFER, 5, 0), moved.clone()])),
+        (
+            "console",
+            device(
+                3,
+                all,
+                &[
+                    vec![step::RESUME],
+                    arrives(b"hello", 0),
+                    one(0, BUFFER, 64, WRITE),
+                    one(1, BUFFER, 5, 0),
+                    moved.clone(),
+                ],
+            ),
+        ),
         (
             "balloon",
-            device(4, all, &[
-                memory_step(BUFFER as u32, &[40u32, 41, 42, 90, 0x100, u32::MAX].map(u32::to_le_bytes).concat()),
-                one(0, BUFFER, 24, 0),
-                one(1, BUFFER, 4, 0),
-                one(2, ANSWER, 0x2000, WRITE),
-                vec![step::CONFIG, 4, 0, 4, 0, 9, 0, 0, 0],
-                moved,
-            ]),
+            device(
+                4,
+                all,
+                &[
+                    memory_step(BUFFER as u32, &[40u32, 41, 42, 90, 0x100, u32::MAX].map(u32::to_le_bytes).concat()),
+                    one(0, BUFFER, 24, 0),
+                    one(1, BUFFER, 4, 0),
+                    one(2, ANSWER, 0x2000, WRITE),
+                    vec![step::CONFIG, 4, 0, 4, 0, 9, 0, 0, 0],
+                    moved,
+                ],
+            ),
         ),
-        ("loop", device(0, 0, &[descriptor(0, 0, BUFFER, 16, NEXT, 1), descriptor(0, 1, BUFFER, 16, NEXT, 0), offer(0, 0)])),
+        (
+            "loop",
+            device(0, 0, &[descriptor(0, 0, BUFFER, 16, NEXT, 1), descriptor(0, 1, BUFFER, 16, NEXT, 0), offer(0, 0)]),
+        ),
         ("outside", device(2, 0, &[one(0, RAM - 8, 64, WRITE), one(0, u64::MAX - 3, 64, WRITE)])),
         ("index", device(0, all, &[vec![step::INDEX, 0, 0xff, 0xff, step::SERVE, 0]])),
     ]
