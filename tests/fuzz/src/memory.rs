@@ -1,4 +1,4 @@
-//! An allocator that ends the process when one piece of memory is larger than a lie may cost. The only file here with unsafe code.
+//! An allocator that ends the process when one piece of memory is larger than a lie may cost.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
