@@ -83,6 +83,8 @@ pub fn seeds() -> Vec<Seed> {
             hmp("migrate tcp:127.0.0.1:4444\nmigrate -d unix:/run/x\nmigrate_set_parameter max-bandwidth 1G\n"),
         ),
         ("hmp-set", hmp("migrate_set_capability postcopy-ram on\nballoon 100\nannounce_self net0\nstop\ncont\nquit\n")),
+        // The second migration began with a line of progress of the first.
+        ("hmp-twice", hmp("migrate tcp:h:1\nmigrate tcp:h:1\n")),
         ("hmp-odd", hmp("\"a b\" 'c\\n' -x\n\u{fc}\ninfo nothing\n\n")),
         ("uri", [&[0][..], b"tcp:[::1]:4444"].concat()),
         ("qmp-query", qmp("{\"execute\":\"query-status\",\"id\":[1,{\"a\":null}]}{\"execute\":\"query-migrate\"}")),
