@@ -80,7 +80,8 @@ pub enum MigrationError {
     PausedByUser,
 }
 
-/// An error with everything that caused it, in one sentence.
+/// An error with everything that caused it, in one sentence. What a peer said is a part of some: it gets no line of its own in a log, and no say
+/// over a terminal.
 pub fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -93,5 +94,23 @@ pub fn sentence(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
-    text
+    if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fuzzing found that a RAM block's name, as the source gave it, put a line of its own into the destination's log and monitor.
+    #[test]
+    fn a_sentence_is_one_line_whatever_the_peer_said() {
+        let error = MigrationError::RamDiffers("block ram\nerror: all is well\x1b[2J".into());
+        assert_eq!(sentence(&error), "RAM differs: block ram error: all is well [2J");
+    }
+
+    #[test]
+    fn causes_are_told_once_each() {
+        let error = MigrationError::Connect(std::io::Error::other("no route"));
+        assert_eq!(sentence(&error), "cannot connect to the destination: no route");
+    }
 }

@@ -71,6 +71,9 @@ impl Files {
             }
             ImageFormat::Qcow2 => {
                 refuse_encrypted(&file, path)?;
+                if writable {
+                    refuse_free_header(&file, path)?;
+                }
                 let file = storage(file, path, writable)?;
                 let qcow2 = Qcow2::open_image(file, writable).map_err(|source| damaged(path, format, source))?;
                 self.complete(qcow2, path, access).map(FormatAccess::new)
@@ -141,6 +144,69 @@ fn refuse_encrypted(file: &fs::File, path: &Path) -> Result<(), BlockError> {
         return Err(BlockError::Encrypted(path.to_owned()));
     }
     Ok(())
+}
+
+/// Where a qcow2 header has the bits of a cluster's size, the refcount table's place and length, and the bits of a
+/// refcount, both as powers of two.
+const CLUSTER_BITS: u64 = 20;
+const REFCOUNT_TABLE: u64 = 48;
+const REFCOUNT_CLUSTERS: u64 = 56;
+const REFCOUNT_ORDER: u64 = 96;
+/// Bits of a table's entry that are a place in the file.
+const PLACE: u64 = !0x1ff;
+
+/// An image that counts the cluster of its own header as free: the first write would go there, and a guest that wrote another header could
+/// be given any file of this host the next time. Where not even the table has an entry for it, the crate looks for one without end.
+fn refuse_free_header(file: &fs::File, path: &Path) -> Result<(), BlockError> {
+    match header_refcount(file) {
+        Ok(Some(0)) => {
+            let free = "it counts its own header as free; repair it with 'qemu-img check -r all'";
+            Err(damaged(path, ImageFormat::Qcow2, std::io::Error::other(free)))
+        }
+        // What is too short or something else, the crate refuses with a better reason.
+        _ => Ok(()),
+    }
+}
+
+/// How often the first cluster is used, as far as it matters: zero or not. `None` if this is no qcow2.
+fn header_refcount(file: &fs::File) -> std::io::Result<Option<u64>> {
+    let word = |at| read_padded(file, at).map(u32::from_be_bytes);
+    let long = |at| read_padded(file, at).map(u64::from_be_bytes);
+    let order = match (word(0)?.to_be_bytes() == *MAGIC, word(4)?) {
+        (true, 2) => 4,
+        (true, 3) => word(REFCOUNT_ORDER)?,
+        _ => return Ok(None),
+    };
+    let (9..=21, 0..=6) = (word(CLUSTER_BITS)?, order) else { return Ok(None) };
+    if word(REFCOUNT_CLUSTERS)? == 0 {
+        return Ok(Some(0));
+    }
+    let block = long(long(REFCOUNT_TABLE)?)? & PLACE;
+    if block == 0 {
+        return Ok(Some(0));
+    }
+    let first = long(block)?;
+    // Those of less than a byte begin at its lowest bits.
+    Ok(Some(match order {
+        0..=2 => first >> 56 & ((1 << (1 << order)) - 1),
+        _ => first >> (64 - (1 << order)),
+    }))
+}
+
+/// Bytes of the file, zeroes beyond its end: so the crate reads tables.
+fn read_padded<const N: usize>(file: &fs::File, at: u64) -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut done = 0;
+    while done < N {
+        let Some(place) = at.checked_add(done as u64) else { break };
+        match file.read_at(&mut bytes[done..], place) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
 }
 
 fn storage(file: fs::File, path: &Path, writable: bool) -> Result<File, BlockError> {

@@ -114,6 +114,14 @@ impl Machine {
     }
 }
 
+/// What a host with these facts says of a source's.
+#[cfg(feature = "fuzzing")]
+pub(super) fn check(here: &Configuration, source: &Configuration) -> Result<(), ConfigurationError> {
+    let words = vec![FeatureWord { key: "cpuid.7.0.ebx", bits: 0x28 }];
+    let chosen = ("host".into(), words.clone());
+    Facts { pairs: here.clone(), offered: words, chosen, tsc_control: false }.check(source)
+}
+
 impl Facts {
     fn get(&self, key: &str) -> Option<&str> {
         get(&self.pairs, key)

@@ -25,6 +25,8 @@ mod configuration;
 mod error;
 mod event;
 mod first_pages;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod lifecycle;
 // The struct has the room's name because it is what the room is about.
 #[allow(clippy::module_inception)]

@@ -199,7 +199,7 @@ pub(super) fn same_rate(one: u32, other: u32) -> bool {
 }
 
 /// A section's version and bytes.
-fn find<'a>(sections: &'a [Section], name: &str, instance: u32) -> Result<(u32, &'a [u8]), SavedStateError> {
+pub(super) fn find<'a>(sections: &'a [Section], name: &str, instance: u32) -> Result<(u32, &'a [u8]), SavedStateError> {
     sections
         .iter()
         .find(|section| section.name == name && section.instance == instance)

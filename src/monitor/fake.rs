@@ -1,5 +1,7 @@
 //! A virtual machine for the monitor's tests: remembers what it was told, answers what it is set to.
 
+#![allow(clippy::unwrap_used)]
+
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
@@ -27,6 +29,12 @@ pub struct FakeVm {
     pub balloon: Cell<Option<u64>>,
     /// Whether every migration command is refused, because one is under way.
     pub refuses: Cell<bool>,
+}
+
+impl Default for FakeVm {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FakeVm {

@@ -27,5 +27,5 @@ pub mod vm;
 pub use mainloop::{Ending, MainLoop, MonitorError};
 pub use vm::LiveVm;
 
-#[cfg(test)]
-mod fake;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fake;

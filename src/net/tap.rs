@@ -157,6 +157,12 @@ impl Tap {
         Ok(tap)
     }
 
+    /// A socket in a tap's place, for where there are no taps. It does not block.
+    #[cfg(feature = "fuzzing")]
+    pub fn of_socket(socket: std::os::fd::OwnedFd) -> Self {
+        Self { file: socket.into(), name: "socket".to_owned() }
+    }
+
     /// The interface's name on the host.
     pub fn name(&self) -> &str {
         &self.name

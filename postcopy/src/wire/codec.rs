@@ -1,6 +1,7 @@
 //! Messages to bytes and back. A length is judged before anything is allocated for it.
 
 use super::fragment::MAX_WORDS;
+use super::hello::cut;
 use super::message::BlockDescription;
 use super::{Forward, Fragment, MAX_RUN_PAGES, Reply, Request, tag};
 use crate::guest::Section;
@@ -97,6 +98,9 @@ const MAX_RUNS: u32 = 4096;
 /// The most entries in a list of pairs, blocks or sections: empty ones cost more here than on the wire.
 const MAX_ENTRIES: usize = 4096;
 
+/// The longest sentence for the other side's user, in bytes.
+const SENTENCE: usize = 4096;
+
 /// The longest body of each message.
 fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
@@ -108,7 +112,7 @@ fn longest(tag: u16) -> Option<u32> {
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
         tag::STATE => 64 * KIB * KIB,
         tag::HAND_OVER => 1,
-        tag::CANCEL | tag::NOT_STARTED => 4 * KIB,
+        tag::CANCEL | tag::NOT_STARTED => SENTENCE as u32,
         tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER | tag::GOODBYE => 0,
         tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
         tag::ALL_RECEIVED | tag::RECEIVED_END => 0,
@@ -160,7 +164,8 @@ impl Forward {
                     body.u64(block.pages);
                 }
             }
-            Self::Description(text) | Self::Cancel(text) => body.bytes(text.as_bytes()),
+            Self::Description(text) => body.bytes(text.as_bytes()),
+            Self::Cancel(text) => body.sentence(text),
             Self::PassBegin(number) | Self::PassEnd(number) | Self::Mark(number) => body.u32(*number),
             Self::Pages(run) => {
                 body.run(*run);
@@ -205,7 +210,7 @@ impl Reply {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Writer::begin(out, self.tag());
         match self {
-            Self::NotStarted(text) => body.bytes(&text.as_bytes()[..text.len().min(4096)]),
+            Self::NotStarted(text) => body.sentence(text),
             Self::Received(fragment) => body.fragment(fragment),
             Self::Reached(number) => body.u32(*number),
             _ => {}
@@ -352,6 +357,11 @@ impl<'a> Writer<'a> {
     fn text(&mut self, text: &str) {
         self.u32(text.len() as u32);
         self.bytes(text.as_bytes());
+    }
+
+    /// Fills the rest of the message; a longer one is cut between characters.
+    fn sentence(&mut self, text: &str) {
+        self.bytes(cut(text, SENTENCE).as_bytes());
     }
 
     fn run(&mut self, run: PageRun) {

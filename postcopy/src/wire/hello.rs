@@ -230,7 +230,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// At most `most` bytes of `text`, cut between characters.
-fn cut(text: &str, most: usize) -> &str {
+pub(super) fn cut(text: &str, most: usize) -> &str {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;

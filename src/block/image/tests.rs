@@ -287,3 +287,28 @@ fn an_image_that_is_dropped_was_written() {
     drop(image);
     assert_eq!(read(&mut open(&path, ImageFormat::Qcow2).unwrap(), 0, 512), [4; 512]);
 }
+
+/// Fuzzing found that the first write to such an image went into the header's own cluster and the second ran out of stack: imago looked for
+/// the refcounts of cluster 0 again and again, for in the table "at the file's beginning" means "nowhere".
+#[test]
+fn an_image_whose_header_counts_as_free_is_not_written_to() {
+    let room = Room::new();
+    let table = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        let long = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        (long(48), long(long(48)))
+    };
+    for (name, at, with) in [
+        ("no-entry", Box::new(|(table, _)| table) as Box<dyn Fn((usize, usize)) -> usize>, &[0; 8][..]),
+        ("no-table", Box::new(|_| 56), &[0; 4]),
+        ("no-use", Box::new(|(_, block)| block), &[0; 2]),
+        ("past-the-end", Box::new(|_| 48), &(1u64 << 40).to_be_bytes()),
+    ] {
+        let path = room.qcow2(name, None);
+        patch(&path, at(table(&path)), with);
+        let error = sentence(&open(&path, ImageFormat::Qcow2).err().unwrap());
+        assert!(error.contains(name) && error.contains("'qemu-img check -r all'"), "{error}");
+        // There is no harm in reading it.
+        assert_eq!(read(&mut open_read_only(&path, ImageFormat::Qcow2).unwrap(), 0, 1), [0]);
+    }
+}

@@ -140,6 +140,12 @@ impl Gate {
         true
     }
 
+    /// For a device without a worker: it always stands still.
+    #[cfg(feature = "fuzzing")]
+    pub fn stand_still(&self) {
+        self.lock().parked = true;
+    }
+
     /// The worker's side: whether it is to park.
     pub fn held(&self) -> bool {
         let state = self.lock();

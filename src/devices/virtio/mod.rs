@@ -33,6 +33,8 @@ mod chain;
 mod config_space;
 mod console;
 mod device;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gate;
 mod net;
 mod registers;

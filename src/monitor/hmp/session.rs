@@ -111,8 +111,11 @@ impl Session for HmpSession {
 
     fn tick(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
         // Looks too, so that a lost event cannot hold the prompt back for ever.
+        let said = out.len();
         let flow = self.look(vm, out);
-        if self.state == State::Waiting
+        // A line that had come meanwhile may have begun another migration, which has nothing to show yet.
+        if out.len() == said
+            && self.state == State::Waiting
             && let Some((_, report)) = vm.report()
         {
             out.extend_from_slice(progress_line(&report).as_bytes());

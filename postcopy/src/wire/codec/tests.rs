@@ -146,6 +146,21 @@ fn many_empty_entries_are_too_many() {
     assert_eq!(sections(MAX_ENTRIES + 1), Err(DecodeError::Field { tag: tag::STATE, field: "count" }));
 }
 
+/// Fuzzing found that the reason of a cancel went out whole however long it was: the destination refused the message as too long, and its user
+/// read that instead of the reason.
+#[test]
+fn a_long_reason_is_cut_between_characters_and_arrives() {
+    let long = "ä".repeat(3000);
+    let bytes = encoded(&Forward::Cancel(long.clone()), Forward::encode);
+    let (header, fields) = split(&bytes);
+    assert_eq!(Header::decode(*bytes.first_chunk().unwrap()), Ok(header));
+    assert_eq!(decode_forward(header, fields), Ok(Forward::Cancel("ä".repeat(2048))));
+    // One byte before the limit would be inside a character.
+    let bytes = encoded(&Reply::NotStarted(format!("x{long}")), Reply::encode);
+    let (header, fields) = split(&bytes);
+    assert_eq!(decode_reply(header, fields), Ok(Reply::NotStarted(format!("x{}", "ä".repeat(2047)))));
+}
+
 #[test]
 fn every_number_has_a_name_of_its_own() {
     for (index, (number, name)) in tag::NAMES.iter().enumerate() {
