@@ -26,9 +26,32 @@ pub struct Section {
     pub bytes: Vec<u8>,
 }
 
+/// The engine's threads, by what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineThread {
+    /// The source's own. It connects, and starts the next two kinds.
+    Source,
+    /// Source: answers page requests.
+    DemandServer,
+    /// Source: sends pages on a multifd channel.
+    MultifdSender,
+    /// The destination's own. It accepts channels, loads the guest's state, and starts the kinds that follow.
+    Destination,
+    /// Destination: asks for the pages that the guest waits for.
+    Faults,
+    /// Destination: populates RAM ahead.
+    Populate,
+    /// Destination: takes pages off a multifd channel.
+    MultifdReceiver,
+}
+
 /// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
 /// of them may be made while vCPUs run, unless the method says otherwise.
 pub trait Guest: Send + Sync {
+    /// The calling thread of the engine's begins, and will do nothing of another kind. A monitor that locks its threads in does so here; what a
+    /// thread keeps must do for those that it starts, too.
+    fn thread_begins(&self, _kind: EngineThread) {}
+
     /// Guest RAM, in an order that is the same on source and destination. Constant for life.
     fn ram(&self) -> &[RamBlock];
 

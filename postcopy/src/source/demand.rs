@@ -9,7 +9,7 @@ use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::{EngineThread, Guest};
 use crate::progress::Phase;
 use crate::ram::PageRun;
 use crate::turn::go_first;
@@ -81,6 +81,7 @@ impl DemandServer {
 
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
+        self.guest.thread_begins(EngineThread::DemandServer);
         go_first();
         let Err(error) = self.serve();
         self.shared.lose_demand(error);
