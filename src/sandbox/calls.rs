@@ -92,6 +92,12 @@ impl Calls {
         })
     }
 
+    /// Whether nothing here is on the list `other`.
+    #[cfg(test)]
+    pub fn has_none_of(&self, other: &Self) -> bool {
+        other.0.keys().all(|call| !self.0.contains_key(call))
+    }
+
     /// As the compiler takes them.
     pub fn rules(self) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
         let rules = |conditions: Vec<_>| conditions.into_iter().map(SeccompRule::new).collect::<Result<_, _>>();

@@ -156,6 +156,7 @@ static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 /// those that call [`enter`] are locked in.
 pub fn begin(mode: Mode) -> Result<(), SandboxError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| SandboxError::Privileges(error.into()))?;
+    privileges::empty_bounding_set().map_err(SandboxError::Privileges)?;
     let filters = prepare(mode)?;
     if mode == Mode::Off {
         log::warn!("--no-seccomp: nothing keeps a hostile guest or peer that takes this process over from any system call");
@@ -223,6 +224,8 @@ fn lock_in(sandbox: &Sandbox, kind: Thread) -> Result<(), SandboxError> {
 /// For unit tests whose threads are to be held to the lists: a call that is forgotten there ends the test program.
 #[cfg(test)]
 pub fn begin_for_tests() {
+    // Of this thread and those that it starts: without it a filter is a privilege.
+    rustix::thread::set_no_new_privs(true).unwrap();
     prepare(Mode::Kill).unwrap();
 }
 

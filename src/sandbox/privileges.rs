@@ -54,10 +54,6 @@ pub fn keep_only(kind: Thread) -> io::Result<()> {
     }
     // Only the main thread may still look into the file system here; what it hands on has been decided then.
     let needs_ptrace = kind != Thread::Main || needs_ptrace();
-    // First, for it needs one of those that go.
-    if kind == Thread::Main && before.effective.contains(CapabilitySet::SETPCAP) {
-        empty_bounding_set()?;
-    }
     let kept = before.permitted & kept(kind, needs_ptrace);
     let none = CapabilitySet::empty();
     // What a program that this thread ran would have: there will be none, but nothing is left for it either. The ambient set goes along.
@@ -65,7 +61,11 @@ pub fn keep_only(kind: Thread) -> io::Result<()> {
     Ok(())
 }
 
-fn empty_bounding_set() -> io::Result<()> {
+/// No program that a thread of this process ran could get a capability; of the calling thread and those that it will start.
+pub fn empty_bounding_set() -> io::Result<()> {
+    if !capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
     for capability in CapabilitySet::all().iter() {
         match remove_capability_from_bounding_set(capability) {
             // One that this kernel does not know yet.

@@ -35,3 +35,20 @@ pub fn fix_number_of_arenas() {
         unsafe { libc::mallopt(libc::M_ARENA_MAX, (EACH * processors).min(1 << 16) as i32) };
     }
 }
+
+/// Any system call with up to three arguments, which must be such that it can do no harm if it is let through.
+#[cfg(test)]
+pub fn attempt(call: libc::c_long, arguments: [usize; 3]) -> io::Result<()> {
+    // SAFETY: the tests pass numbers and null pointers only, or what lives until the call returns.
+    let result = unsafe { libc::syscall(call, arguments[0], arguments[1], arguments[2]) };
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether memory may become code.
+#[cfg(test)]
+pub fn attempt_to_map_code() -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, flags, -1, 0) };
+    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
