@@ -30,7 +30,7 @@ pub enum RunError {
 /// Runs the machine to its end; `Ok` is the exit code.
 pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     sandbox::begin(config.sandbox)?;
-    // Monitors first: a wrong place is refused before gigabytes are mapped, and while there is but one thread.
+    // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
     let machine = Machine::build(&config.machine, events.machine())?;
     let migration = Migration::new(machine.clone(), config.postcopy_after, events.migration());

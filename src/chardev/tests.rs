@@ -26,6 +26,15 @@ fn open(device: &CharDevice) -> CharBackend {
 }
 
 #[test]
+fn a_server_is_for_this_user_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serial");
+    let _backend = open(&CharDevice::Unix { path: path.clone(), server: true });
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn a_server_takes_one_client_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");

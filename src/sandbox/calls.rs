@@ -396,10 +396,7 @@ fn places() -> Result<Calls, BackendError> {
 
 /// Its own, not another thread's.
 fn sets_priority() -> Result<Calls, BackendError> {
-    let own = vec![
-        argument(0, SeccompCmpOp::Eq, libc::PRIO_PROCESS.into())?,
-        argument(1, SeccompCmpOp::Eq, 0)?,
-    ];
+    let own = vec![argument(0, SeccompCmpOp::Eq, libc::PRIO_PROCESS.into())?, argument(1, SeccompCmpOp::Eq, 0)?];
     Ok(Calls::default().when(libc::SYS_setpriority, own))
 }
 
@@ -435,9 +432,7 @@ fn connects() -> Result<Calls, BackendError> {
         }
     }
     // See `missing`.
-    calls
-        .one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK as u64])?
-        .ioctl(&[requests::FIONBIO, requests::FIONREAD])
+    calls.one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK as u64])?.ioctl(&[requests::FIONBIO, requests::FIONREAD])
 }
 
 /// On a socket that listens; also opens userfaultfd, where /dev/userfaultfd is not to be had.

@@ -159,7 +159,9 @@ pub fn begin(mode: Mode) -> Result<(), SandboxError> {
     privileges::empty_bounding_set().map_err(SandboxError::Privileges)?;
     let filters = prepare(mode)?;
     if mode == Mode::Off {
-        log::warn!("--no-seccomp: nothing keeps a hostile guest or peer that takes this process over from any system call");
+        log::warn!(
+            "--no-seccomp: nothing keeps a hostile guest or peer that takes this process over from any system call"
+        );
     } else {
         // What is in memory, the guest's above all, is nobody's to read but root's: neither in a core file nor by ptrace.
         privileges::hide_memory().map_err(SandboxError::Privileges)?;

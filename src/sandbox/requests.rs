@@ -100,10 +100,10 @@ pub const BLOCK: [u64; 2] = [number(READ, 0x12, 114, 8), libc::BLKSSZGET as u64]
 
 /// A terminal's settings, in both forms that C libraries use. Not among them: TIOCSTI, which types into it.
 pub const TERMINAL: [u64; 8] = [
-    0x5401,     // TCGETS
-    0x5402,     // TCSETS
-    0x5403,     // TCSETSW
-    0x5404,     // TCSETSF
+    0x5401,      // TCGETS
+    0x5402,      // TCSETS
+    0x5403,      // TCSETSW
+    0x5404,      // TCSETSF
     0x802c_542a, // TCGETS2
     0x402c_542b, // TCSETS2
     0x402c_542c, // TCSETSW2

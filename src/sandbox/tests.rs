@@ -69,7 +69,9 @@ fn attempt(name: &str) -> io::Result<()> {
             drop(std::hint::black_box((0..200).map(|_| vec![1u8; 32 << 10]).collect::<Vec<_>>()));
             Ok(())
         }
-        "panic" => std::panic::catch_unwind(|| panic!("on purpose")).map_or(Ok(()), |()| Err(io::Error::other("no panic"))),
+        "panic" => {
+            std::panic::catch_unwind(|| panic!("on purpose")).map_or(Ok(()), |()| Err(io::Error::other("no panic")))
+        }
         "resolve" => {
             let found = ("localhost", 1).to_socket_addrs()?.next();
             // Of a name that does not exist (RFC 6761), and with no name server at hand either, only the refusals matter.
