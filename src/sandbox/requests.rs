@@ -96,7 +96,7 @@ pub const UFFDIO_UNREGISTER: u64 = UFFD_SET_UP[3];
 pub const TUNSETOFFLOAD: u64 = number(WRITE, b'T' as u64, 208, 4);
 
 /// Sizes of a block device.
-pub const BLOCK: [u64; 2] = [number(READ, 0x12, 114, 8), libc::BLKSSZGET as u64];
+pub const BLOCK: [u64; 2] = [number(READ, 0x12, 114, 8), libc::BLKSSZGET];
 
 /// A terminal's settings, in both forms that C libraries use. Not among them: TIOCSTI, which types into it.
 pub const TERMINAL: [u64; 8] = [
@@ -124,8 +124,8 @@ mod tests {
         assert_eq!(KVM_GET_MSRS, 0xc008_ae88);
         assert_eq!(UFFD_PLACE[0], 0xc028_aa03);
         assert_eq!(UFFD_SET_UP, [0xaa00, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01]);
-        assert_eq!(TUNSETOFFLOAD, libc::TUNSETOFFLOAD as u64);
-        assert_eq!(TERMINAL[..2], [libc::TCGETS as u64, libc::TCSETS as u64]);
-        assert_eq!((FIONBIO, FIONREAD), (libc::FIONBIO as u64, libc::FIONREAD as u64));
+        assert_eq!(TUNSETOFFLOAD, libc::TUNSETOFFLOAD);
+        assert_eq!(TERMINAL[..2], [libc::TCGETS, libc::TCSETS]);
+        assert_eq!((FIONBIO, FIONREAD), (libc::FIONBIO, libc::FIONREAD));
     }
 }
