@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::migration::uri::Uri;
 use crate::net::MacAddr;
+use crate::sandbox::Mode;
 use crate::vcpu::CpuModel;
 
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
@@ -54,6 +55,8 @@ pub struct RunConfig {
     pub monitors: Vec<MonitorConfig>,
     /// Whether a guest is to arrive.
     pub incoming: Option<Incoming>,
+    /// What becomes of system calls that no thread needs.
+    pub sandbox: Mode,
     /// `--postcopy-after`: the first value of the parameter `x-postcopy-after`.
     pub postcopy_after: Option<u32>,
 }

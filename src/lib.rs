@@ -15,6 +15,7 @@ pub mod migration;
 pub mod monitor;
 pub mod net;
 pub mod run;
+pub mod sandbox;
 pub mod size;
 pub mod state;
 pub mod vcpu;

@@ -5,6 +5,7 @@ use crate::machine::{Machine, MachineError};
 use crate::migration::{Migration, MigrationError};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
+use crate::sandbox::{self, SandboxError};
 
 /// Why a machine could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +16,9 @@ pub enum RunError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Waiting for a guest.
     #[error(transparent)]
     Migration(#[from] MigrationError),
@@ -25,11 +29,14 @@ pub enum RunError {
 
 /// Runs the machine to its end; `Ok` is the exit code.
 pub fn run(config: &RunConfig) -> Result<u8, RunError> {
-    // Monitors first: a wrong place is refused before gigabytes are mapped, and while there is but one thread.
+    sandbox::begin(config.sandbox)?;
+    // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
     let machine = Machine::build(&config.machine, events.machine())?;
     let migration = Migration::new(machine.clone(), config.postcopy_after, events.migration());
     let name = config.machine.name.clone();
+    // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
+    sandbox::enter_main()?;
     let vm = LiveVm::new(name, machine.clone(), migration.clone(), events);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));

@@ -3,6 +3,8 @@
 //! The engine moves RAM itself, through the [`RamBlock`]s; CPU and device state are opaque
 //! [`Section`]s to it, and so is the [`Configuration`] that both sides compare.
 
+use std::fmt;
+
 use crate::bitmap::PageBitmap;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageRun};
@@ -14,7 +16,7 @@ pub type GuestError = Box<dyn std::error::Error + Send + Sync>;
 pub type Configuration = Vec<(String, String)>;
 
 /// One CPU's or device's saved state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Section {
     /// The kind of device, for example `vcpu` or `serial`.
     pub name: String,
@@ -26,9 +28,44 @@ pub struct Section {
     pub bytes: Vec<u8>,
 }
 
+impl fmt::Debug for Section {
+    /// A guest's registers may hold its keys: no log and no error shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Section")
+            .field("name", &self.name)
+            .field("instance", &self.instance)
+            .field("version", &self.version)
+            .field("bytes", &format_args!("{} bytes", self.bytes.len()))
+            .finish()
+    }
+}
+
+/// The engine's threads, by what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineThread {
+    /// The source's own. It connects, and starts the next two kinds.
+    Source,
+    /// Source: answers page requests.
+    DemandServer,
+    /// Source: sends pages on a multifd channel.
+    MultifdSender,
+    /// The destination's own. It accepts channels, loads the guest's state, and starts the kinds that follow.
+    Destination,
+    /// Destination: asks for the pages that the guest waits for.
+    Faults,
+    /// Destination: populates RAM ahead.
+    Populate,
+    /// Destination: takes pages off a multifd channel.
+    MultifdReceiver,
+}
+
 /// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
 /// of them may be made while vCPUs run, unless the method says otherwise.
 pub trait Guest: Send + Sync {
+    /// The calling thread of the engine's begins, and will do nothing of another kind. A monitor that locks its threads in does so here; what a
+    /// thread keeps must do for those that it starts, too.
+    fn thread_begins(&self, _kind: EngineThread) {}
+
     /// Guest RAM, in an order that is the same on source and destination. Constant for life.
     fn ram(&self) -> &[RamBlock];
 
@@ -97,4 +134,18 @@ pub trait Guest: Send + Sync {
 
     /// How many vCPUs there are.
     fn vcpus(&self) -> usize;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_state_is_never_shown() {
+        let section = Section { name: "vcpu".into(), instance: 3, version: 1, bytes: vec![0xab; 77] };
+        for shown in [format!("{section:?}"), format!("{:#?}", crate::wire::Forward::State(vec![section.clone()]))] {
+            assert!(shown.contains("vcpu") && shown.contains("77 bytes"), "{shown}");
+            assert!(!shown.contains("171") && !shown.contains("ab"), "{shown}");
+        }
+    }
 }

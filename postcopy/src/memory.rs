@@ -336,6 +336,8 @@ impl AnonymousRam {
         let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
         // A host without huge pages refuses, which makes it slower, and no error.
         let _ = block.advise_raw(block.whole(), libc::MADV_HUGEPAGE);
+        // What a guest has in memory is not for a core file. An old kernel that cannot do this dumps it.
+        let _ = block.advise_raw(block.whole(), libc::MADV_DONTDUMP);
         Ok(block)
     }
 }

@@ -26,6 +26,7 @@ pub use output::Output;
 pub use thread::Waker;
 
 use crate::config::CharDevice;
+use crate::sandbox;
 use open::Endpoint;
 
 /// Takes input and says how much of it.
@@ -109,7 +110,10 @@ impl CharBackend {
         let (output, waker) = (self.output.clone(), self.waker.clone());
         let thread = Builder::new()
             .name(self.label.into())
-            .spawn(move || thread::serve(endpoint, &output, &waker, receive))
+            .spawn(move || {
+                sandbox::enter(sandbox::Thread::Character);
+                thread::serve(endpoint, &output, &waker, receive);
+            })
             .map_err(CharDeviceError::Thread)?;
         *lock(&self.thread) = Some(thread);
         Ok(())

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use whimbrel_postcopy::channel::listen_private;
 
 use super::terminal::RawTerminal;
 use super::{CharDeviceError, Output};
@@ -106,7 +107,7 @@ fn pty(label: &str, output: &Output) -> io::Result<Endpoint> {
     Ok(Endpoint::Stream { file: master, _keep: Some(Box::new(slave)) })
 }
 
-/// A listening socket; its path goes away with it.
+/// A listening socket, for this user only; its path goes away with it.
 pub(super) struct Listener {
     pub socket: UnixListener,
     path: PathBuf,
@@ -120,7 +121,7 @@ impl Listener {
         if stale {
             std::fs::remove_file(path)?;
         }
-        let socket = UnixListener::bind(path)?;
+        let socket = listen_private(path)?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, path: path.into() })
     }

@@ -19,12 +19,27 @@ fn sink() -> (Receive, Receiver<Vec<u8>>) {
     (Box::new(receive), receiver)
 }
 
+/// Its thread is held to its system calls.
+fn open(device: &CharDevice) -> CharBackend {
+    crate::sandbox::begin_for_tests();
+    CharBackend::open(device, "serial0").unwrap()
+}
+
+#[test]
+fn a_server_is_for_this_user_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("serial");
+    let _backend = open(&CharDevice::Unix { path: path.clone(), server: true });
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[test]
 fn a_server_takes_one_client_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let device = CharDevice::Unix { path: path.clone(), server: true };
-    let backend = CharBackend::open(&device, "serial0").unwrap();
+    let backend = open(&device);
     let (receive, received) = sink();
     backend.start(receive).unwrap();
     backend.output().write_all(b"nobody hears this").unwrap();
@@ -48,7 +63,7 @@ fn connecting_goes_both_ways() {
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
     let device = CharDevice::Unix { path, server: false };
-    let backend = CharBackend::open(&device, "serial0").unwrap();
+    let backend = open(&device);
     let (receive, received) = sink();
     backend.start(receive).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
@@ -67,7 +82,7 @@ fn a_slow_reader_gets_the_backlog_in_order_and_blocks_nobody() {
     let path = folder.path().join("serial");
     let listener = UnixListener::bind(&path).unwrap();
     let device = CharDevice::Unix { path, server: false };
-    let backend = CharBackend::open(&device, "serial0").unwrap();
+    let backend = open(&device);
     backend.start(sink().0).unwrap();
     let (mut peer, _) = listener.accept().unwrap();
     peer.set_read_timeout(Some(LIMIT)).unwrap();
@@ -88,7 +103,7 @@ fn input_that_is_not_taken_waits_and_is_offered_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("serial");
     let device = CharDevice::Unix { path: path.clone(), server: true };
-    let backend = CharBackend::open(&device, "serial0").unwrap();
+    let backend = open(&device);
     let room = Arc::new(AtomicUsize::new(0));
     let (sender, received) = mpsc::channel();
     let left = room.clone();
@@ -114,7 +129,7 @@ fn a_fifo_without_a_reader_does_not_hang() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fifo");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let backend = CharBackend::open(&CharDevice::File(path.clone()), "serial0").unwrap();
+    let backend = open(&CharDevice::File(path.clone()));
     backend.start(sink().0).unwrap();
     backend.output().write_all(b"kept").unwrap();
     let mut reader = std::fs::File::open(&path).unwrap();
@@ -127,7 +142,7 @@ fn a_fifo_without_a_reader_does_not_hang() {
 fn a_file_holds_the_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file");
-    let backend = CharBackend::open(&CharDevice::File(path.clone()), "serial0").unwrap();
+    let backend = open(&CharDevice::File(path.clone()));
     backend.output().write_all(b"line\n").unwrap();
     backend.close();
     assert_eq!(std::fs::read(&path).unwrap(), b"line\n");

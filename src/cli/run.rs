@@ -10,6 +10,7 @@ use crate::config::{
     MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
 };
 use crate::migration::uri::{Uri, UriError};
+use crate::sandbox::{self, Mode, SandboxVariable};
 use crate::vcpu::CpuModel;
 
 /// Arguments that do not go together.
@@ -29,6 +30,9 @@ pub enum CliError {
     /// Two listeners at one place.
     #[error("the socket '{0}' is given twice; give each its own path")]
     SocketTwice(String),
+    /// The environment.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxVariable),
     /// Network cards that get in each other's way.
     #[error(transparent)]
     Net(#[from] net::NetClash),
@@ -182,6 +186,13 @@ pub struct RunArgs {
     /// 'x-postcopy-after' changes it later.
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Migration")]
     postcopy_after: Option<u32>,
+
+    /// Do not filter system calls, and let debuggers in: only to look for a fault
+    ///
+    /// Each thread is kept from the system calls that it does not need; one that is tried all the same is refused and named in the
+    /// kernel's log ('dmesg', type=1326). docs/SECURITY.md says what that is good for.
+    #[arg(long, help_heading = "Security")]
+    no_seccomp: bool,
 }
 
 /// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an optional argument.
@@ -245,6 +256,7 @@ impl RunArgs {
             monitors,
             incoming: self.incoming,
             postcopy_after: self.postcopy_after,
+            sandbox: Mode::of(self.no_seccomp, std::env::var(sandbox::VARIABLE).ok().as_deref())?,
         })
     }
 }

@@ -200,6 +200,9 @@ fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
     // Without transparent huge pages in the host this fails, and the guest runs on small ones.
     // SAFETY: The range is ours; the advice changes no content.
     let _ = unsafe { madvise(mapping.start, bytes, MmapAdvise::MADV_HUGEPAGE) };
+    // What a guest has in memory is not for a core file.
+    // SAFETY: As above.
+    unsafe { madvise(mapping.start, bytes, MmapAdvise::MADV_DONTDUMP) }?;
     Ok(mapping)
 }
 
@@ -222,7 +225,7 @@ fn back(mapping: &Mapping, range: &RamRange, shared: bool) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
     use vm_memory::bitmap::Bitmap;
@@ -249,6 +252,33 @@ mod tests {
             assert_eq!(ram.blocks()[1].pages(), 512);
             assert_eq!(ram.host_address(0) % HUGE_PAGE as u64, 0);
             assert_eq!(ram.bytes(), 6 << 20);
+        }
+    }
+
+    /// What the kernel says of the mapping at that address (`VmFlags` in proc(5)).
+    fn flags(address: u64) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        for line in maps.lines() {
+            let range = line.split(' ').next().unwrap().split_once('-');
+            let bounds = range.map(|(from, to)| (u64::from_str_radix(from, 16), u64::from_str_radix(to, 16)));
+            match bounds {
+                Some((Ok(from), Ok(to))) => inside = (from..to).contains(&address),
+                _ if inside && line.starts_with("VmFlags:") => return line.to_owned(),
+                _ => {}
+            }
+        }
+        panic!("nothing is mapped at {address:#x}");
+    }
+
+    #[test]
+    fn no_core_file_holds_guest_ram() {
+        for shared in [false, true] {
+            let ram = two(shared);
+            for slot in [0, 1] {
+                let flags = flags(ram.host_address(slot));
+                assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+            }
         }
     }
 

@@ -21,6 +21,7 @@ use crate::config::{BootConfig, CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetControl, Rtc, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
+use crate::sandbox;
 use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcpu, VcpuState, physical_bits};
 
 /// How long threads may take to start.
@@ -93,6 +94,7 @@ impl Machine {
         }
         let (gate, machine) = (self.gate.clone(), Arc::downgrade(self));
         let control = Builder::new().name("control".into()).spawn(move || {
+            sandbox::enter(sandbox::Thread::Control);
             while gate.await_request() {
                 match machine.upgrade() {
                     Some(machine) => machine.serve_request(),

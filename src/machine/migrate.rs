@@ -6,17 +6,30 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::error::sentence;
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
 
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::kvm::GuestRam;
+use crate::sandbox::{self, Thread};
 
 /// Pages in a word of a bitmap.
 const WORD: u64 = 64;
 
 impl Guest for Machine {
+    fn thread_begins(&self, kind: EngineThread) {
+        sandbox::enter(match kind {
+            EngineThread::Source => Thread::Source,
+            EngineThread::DemandServer => Thread::DemandServer,
+            EngineThread::MultifdSender => Thread::MultifdSender,
+            EngineThread::Destination => Thread::Destination,
+            EngineThread::Faults => Thread::Faults,
+            EngineThread::Populate => Thread::Populate,
+            EngineThread::MultifdReceiver => Thread::MultifdReceiver,
+        });
+    }
+
     fn ram(&self) -> &[RamBlock] {
         self.ram.blocks()
     }

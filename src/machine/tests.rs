@@ -102,6 +102,7 @@ fn rig_with(mut config: MachineConfig, kernel: Option<Vec<u8>>) -> Rig {
             Some(BootConfig { kernel: Kernel::File(file.path().into()), initrd: None, cmdline: String::new() });
         file
     });
+    crate::sandbox::begin_for_tests();
     let (sender, events) = mpsc::channel();
     let sender = Mutex::new(sender);
     let tell = move |event| {

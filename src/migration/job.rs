@@ -1,5 +1,6 @@
 //! [`Migration`]: the one place that starts, steers and reports this VM's migrations.
 
+use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -299,9 +300,46 @@ fn listen_at(uri: &Uri) -> std::io::Result<(Listener, Uri)> {
     match uri {
         Uri::Tcp { host, port } => {
             let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port })?;
+            if let Some(address) = listener.address().filter(|address| !is_loopback(*address)) {
+                log::warn!("{}", OpenToAll(address));
+            }
             let at = Uri::Tcp { host: host.clone(), port: listener.port().unwrap_or(*port) };
             Ok((listener, at))
         }
         Uri::Unix(path) => Ok((Listener::unix(&UnixAddress(path.clone()))?, uri.clone())),
+    }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// What there is to say of an address that other hosts can reach.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the guest comes in at tcp:{0} neither encrypted nor authenticated: whoever reaches that address can read it or send another; \
+     use '--tls-dir DIR', or an address in a network that nobody else is in"
+)]
+struct OpenToAll(SocketAddr);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_other_hosts_cannot_reach_is_loopback() {
+        for (address, loopback) in [
+            ("127.0.0.1:1", true),
+            ("127.9.9.9:1", true),
+            ("[::1]:1", true),
+            ("[::ffff:127.0.0.1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("[::ffff:0.0.0.0]:1", false),
+            ("192.0.2.1:1", false),
+            ("[fe80::1]:1", false),
+        ] {
+            assert_eq!(is_loopback(address.parse().unwrap()), loopback, "{address}");
+        }
     }
 }

@@ -1,15 +1,15 @@
 //! Where monitors are reached: listening sockets, connected ones, and this process's standard input and output.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::{Mode, umask};
+use whimbrel_postcopy::channel::listen_private;
 
 /// A place that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -115,10 +115,10 @@ impl Listener {
     /// Listens at a unix socket, which only this user may open. A file that a dead process left there is replaced.
     pub fn unix(path: &Path) -> Result<Self, EndpointError> {
         let failed = |source| EndpointError::Listen { place: path.display().to_string(), source };
-        let listener = match bind_private(path) {
+        let listener = match listen_private(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
-                bind_private(path).map_err(failed)?
+                listen_private(path).map_err(failed)?
             }
             other => other.map_err(failed)?,
         };
@@ -150,6 +150,14 @@ impl Listener {
         }
     }
 
+    /// Whether it is more than this host that can connect.
+    pub fn is_open_to_other_hosts(&self) -> bool {
+        match self {
+            Self::Unix(..) => false,
+            Self::Tcp(listener) => !listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback()),
+        }
+    }
+
     /// The address listened on, with the port that the system chose.
     pub fn address(&self) -> String {
         match self {
@@ -169,17 +177,6 @@ impl AsFd for Listener {
             Self::Tcp(listener) => listener.as_fd(),
         }
     }
-}
-
-/// Binds with mode 0600 from the first moment on: changing the mode afterwards would leave a gap. Listeners are opened
-/// before the machine's threads exist, so nobody else sees the changed umask.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let bound = UnixListener::bind(path);
-    umask(before);
-    let listener = bound?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Removes a socket file that nobody listens at.
@@ -277,5 +274,7 @@ mod tests {
         let listener = Listener::tcp("127.0.0.1", 0).unwrap();
         let address = listener.address();
         assert!(address.starts_with("tcp:127.0.0.1:") && !address.ends_with(":0"));
+        assert!(!listener.is_open_to_other_hosts());
+        assert!(Listener::tcp("0.0.0.0", 0).unwrap().is_open_to_other_hosts());
     }
 }

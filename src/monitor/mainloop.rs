@@ -86,7 +86,7 @@ pub struct MainLoop {
 }
 
 impl MainLoop {
-    /// Opens all monitors. To be called before the machine's threads are started (see `bind_private` in `endpoint`).
+    /// Opens all monitors.
     pub fn open(monitors: &[MonitorConfig]) -> Result<(Self, EventSink), MonitorError> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
@@ -118,6 +118,12 @@ impl MainLoop {
             MonitorEndpoint::UnixServer(path) => Listener::unix(path)?,
             MonitorEndpoint::TcpServer { host, port } => Listener::tcp(host, *port)?,
         };
+        if listener.is_open_to_other_hosts() {
+            log::warn!(
+                "whoever reaches {} commands this machine, for a monitor has no password: use a unix socket or a loopback address",
+                listener.address()
+            );
+        }
         let face = match monitor.face {
             MonitorFace::Hmp => "monitor",
             MonitorFace::Qmp => "QMP",

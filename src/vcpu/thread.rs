@@ -9,6 +9,7 @@ use whimbrel_postcopy::error::sentence;
 use super::{Gate, GuestRequest, Vcpu, dump};
 use crate::devices::{Action, Bus};
 use crate::kvm::{Exit, VcpuHandle};
+use crate::sandbox;
 
 /// Starts the thread of vCPU `index`, parked. `keep` (guest RAM) stays alive until the thread ends, even
 /// where nobody could wait for that.
@@ -21,6 +22,7 @@ pub fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     Builder::new().name(format!("vcpu{index}")).spawn(move || {
         let _keep = keep;
+        sandbox::enter(sandbox::Thread::Vcpu);
         let Some(vcpu) = vcpus.get(index) else {
             return;
         };

@@ -12,5 +12,6 @@ mod migrate;
 mod monitor;
 mod paused;
 mod postcopy_break;
+mod security;
 mod support;
 mod there_and_back;

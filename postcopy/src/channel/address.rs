@@ -1,7 +1,7 @@
 //! Where a channel comes from: connecting to and listening on TCP and unix sockets.
 
 use std::io;
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::{Channel, ChannelError, Wake};
+use super::{Channel, ChannelError, Wake, listen_private};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,13 +78,13 @@ impl Listener {
         Ok(Self { socket: Socket::Tcp(listener) })
     }
 
-    /// Listens on a unix socket. A socket file that nobody listens on any more is replaced.
+    /// Listens on a unix socket, which only this user may open. A socket file that nobody listens on any more is replaced.
     pub fn unix(address: &UnixAddress) -> io::Result<Self> {
         let path = &address.0;
-        let listener = match UnixListener::bind(path) {
+        let listener = match listen_private(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
                 std::fs::remove_file(path)?;
-                UnixListener::bind(path)?
+                listen_private(path)?
             }
             other => other?,
         };
@@ -92,12 +92,17 @@ impl Listener {
         Ok(Self { socket: Socket::Unix(listener, path.clone()) })
     }
 
-    /// The TCP port listened on.
-    pub fn port(&self) -> Option<u16> {
+    /// The TCP address listened on, with its real port.
+    pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
-            Socket::Tcp(listener) => listener.local_addr().ok().map(|address| address.port()),
+            Socket::Tcp(listener) => listener.local_addr().ok(),
             Socket::Unix(..) => None,
         }
+    }
+
+    /// The TCP port listened on.
+    pub fn port(&self) -> Option<u16> {
+        self.address().map(|address| address.port())
     }
 
     fn try_accept(&self) -> io::Result<OwnedFd> {

@@ -1,5 +1,7 @@
 //! [`Batch`]: many messages, their page contents taken straight from guest RAM, in few system calls.
 
+use std::fmt;
+
 use super::lend::{self, Lender};
 use super::raw::MAX_PIECES;
 use super::{Channel, ChannelError, Wake};
@@ -8,12 +10,19 @@ use crate::ram::PageRun;
 use crate::wire::Forward;
 
 /// Messages that wait to be sent together.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Batch {
     heads: Vec<u8>,
     pieces: Vec<Piece>,
     bytes: usize,
     lender: Lending,
+}
+
+impl fmt::Debug for Batch {
+    /// The messages may hold the guest's state, which no log shows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("pieces", &self.pieces).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 /// Whether long runs of pages are lent to the peer.

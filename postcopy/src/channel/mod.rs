@@ -7,6 +7,7 @@ mod address;
 mod batch;
 mod lend;
 mod network;
+mod private;
 mod raw;
 mod reader;
 mod wake;
@@ -21,6 +22,7 @@ use nix::sys::socket::{self, MsgFlags, Shutdown, sockopt};
 pub use address::{Acceptor, Connector, Listener, TcpAddress, UnixAddress};
 pub use batch::Batch;
 pub use network::Network;
+pub use private::listen_private;
 pub use reader::MessageReader;
 pub use wake::Wake;
 

@@ -18,7 +18,7 @@ use crate::caught::catch;
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::Until;
-use crate::guest::{Guest, GuestError, Section};
+use crate::guest::{EngineThread, Guest, GuestError, Section};
 use crate::progress::Observer;
 use crate::stats::Status;
 use crate::turn::take_short_turns;
@@ -69,6 +69,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(self, acceptor: Box<dyn Acceptor>) {
+        self.guest.thread_begins(EngineThread::Destination);
         take_short_turns();
         let mut destination = Destination::new(self.shared.tracker.clone());
         let mut faults = self.open_faults();

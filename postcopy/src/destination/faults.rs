@@ -16,7 +16,7 @@ use super::tracker::Touch;
 use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::{EngineThread, Guest};
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::turn::go_first;
@@ -145,6 +145,7 @@ struct Found {
 impl FaultLoop {
     /// Until told to stop. Losing the channel is no end: faults are still noted, to be asked for once there is a new one.
     pub fn run(self) {
+        self.guest.thread_begins(EngineThread::Faults);
         go_first();
         let mut reader: Option<MessageReader> = None;
         let mut events = EventBuffer::new(EVENTS);

@@ -25,6 +25,11 @@ pub(super) struct Intake {
 }
 
 impl Intake {
+    /// Whose pages they are.
+    pub fn guest(&self) -> &dyn Guest {
+        &*self.guest
+    }
+
     /// For a host that cannot watch RAM, unless [`Self::place_by`] is called before the first page.
     pub fn new(guest: Arc<dyn Guest>, tracker: Arc<Tracker>, progress: Arc<Progress>) -> Self {
         Self { guest, tracker, progress, place: OnceLock::new() }

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use super::intake::{Intake, MULTIFD_BUFFER};
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
+use crate::guest::EngineThread;
 use crate::turn::take_short_turns;
 use crate::wire::{Forward, decode_multifd};
 
@@ -168,6 +169,7 @@ impl Drop for PageReceiver {
 
 impl PageReceiver {
     fn run(mut self) {
+        self.intake.guest().thread_begins(EngineThread::MultifdReceiver);
         take_short_turns();
         if let Err(error) = self.receive() {
             self.lose(error);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::place::Place;
-use crate::guest::Guest;
+use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
 use crate::turn::go_last;
 
@@ -55,6 +55,7 @@ impl Drop for Populate {
 }
 
 fn run(guest: &dyn Guest, place: &Place, stop: &AtomicBool) {
+    guest.thread_begins(EngineThread::Populate);
     go_last();
     for (number, chunk) in place.chunks().enumerate() {
         if stop.load(Ordering::Acquire) {

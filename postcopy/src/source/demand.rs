@@ -10,7 +10,7 @@ use crate::bitmap::RamBitmap;
 use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::{EngineThread, Guest};
 use crate::progress::Phase;
 use crate::ram::PageRun;
 use crate::turn::go_first;
@@ -82,6 +82,7 @@ impl DemandServer {
 
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
+        self.guest.thread_begins(EngineThread::DemandServer);
         go_first();
         if let Err(error) = catch("demand", || self.serve()) {
             self.shared.lose_demand(error);

@@ -18,7 +18,7 @@ use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, Connector, MessageReader};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
@@ -87,6 +87,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(mut self, connector: Arc<dyn Connector>) {
+        self.guest.thread_begins(EngineThread::Source);
         self.shared.progress.begin();
         self.observer.status(Status::Setup);
         let outcome = match catch(SOURCE, || Ok(self.migrate(connector))) {

@@ -14,7 +14,7 @@ use super::outgoing::{Outgoing, Sent};
 use super::pacer::Pacer;
 use crate::channel::{Channel, ChannelError, Wake};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
 use crate::wire::Forward;
 
@@ -211,6 +211,7 @@ impl Drop for Done<'_> {
 
 impl JobSender {
     fn run(self) {
+        self.guest.thread_begins(EngineThread::MultifdSender);
         let mut outgoing = Outgoing::default();
         for job in &self.jobs {
             let done = Done(&self);

@@ -263,6 +263,16 @@ mod tests {
         assert_eq!(answer.encode(), b"whimbrel\0\0\x02\0\0\0\0\0\0\0\0\0\0\0\0\0no");
     }
 
+    /// Nor by anything that holds it: whoever knows the token can take part in the migration.
+    #[test]
+    fn the_token_is_never_shown() {
+        let hello = Hello { token: Token([0xa7; 16]), ..hello() };
+        for shown in [format!("{:?}", hello.token), format!("{hello:?}"), format!("{hello:#?}")] {
+            assert!(shown.contains("Token(..)"), "{shown}");
+            assert!(!shown.contains("167") && !shown.to_lowercase().contains("a7"), "{shown}");
+        }
+    }
+
     #[test]
     fn versions_meet_at_the_newest_common_one_or_not_at_all() {
         assert_eq!(hello().choose(), Ok(1));

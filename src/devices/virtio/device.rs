@@ -159,6 +159,10 @@ impl VirtioDevice {
         }))
     }
 
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// Starts the worker, parked.
     pub fn spawn(self: &Arc<Self>) -> io::Result<JoinHandle<()>> {
         worker::spawn(self.clone(), format!("{}{}", self.kind.name.trim_start_matches("virtio-"), self.slot))

@@ -83,6 +83,7 @@ impl Driver {
 
     /// The same, standing still.
     pub fn frozen(backend: Box<dyn Backend>, ram: Arc<GuestRam>) -> Self {
+        crate::sandbox::begin_for_tests();
         let queues = backend.kind().queues.len();
         let line = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
         let device = VirtioDevice::detached(backend, 0, line.clone(), &ram).unwrap();

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::chown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +26,18 @@ pub struct Machine {
     memory: String,
     cpus: u8,
     more: Vec<String>,
+    wrapper: Option<Wrapper>,
+}
+
+/// A program that runs Whimbrel as another user.
+#[derive(Clone)]
+pub struct Wrapper {
+    /// Its command line, to which the program's is added.
+    pub words: Vec<String>,
+    /// A copy of Whimbrel that this user can read.
+    pub program: PathBuf,
+    /// The user and group whose the process's directory is to be.
+    pub owner: u32,
 }
 
 /// What carries a migration.
@@ -39,7 +52,7 @@ pub enum Transport {
 impl Machine {
     /// One vCPU and so much RAM, as `--memory` has it.
     pub fn new(memory: &str) -> Self {
-        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new() }
+        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new(), wrapper: None }
     }
 
     /// Sets the number of vCPUs.
@@ -52,6 +65,23 @@ impl Machine {
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(|&it| it.to_owned()));
         self
+    }
+
+    /// Runs as another user, if there is somebody.
+    pub fn wrapped(mut self, wrapper: Option<Wrapper>) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
+    /// The program, with the directory given to who runs it.
+    fn command(&self, dir: &Path) -> Command {
+        let Some(wrapper) = &self.wrapper else { return Command::new(env!("CARGO_BIN_EXE_whimbrel")) };
+        for path in [dir.to_owned(), dir.join("serial"), dir.join("qmp")] {
+            chown(path, Some(wrapper.owner), Some(wrapper.owner)).unwrap();
+        }
+        let mut command = Command::new(&wrapper.words[0]);
+        command.args(&wrapper.words[1..]).arg(&wrapper.program);
+        command
     }
 
     /// Boots the test guest.
@@ -81,12 +111,15 @@ impl Machine {
         let listen = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
         let (serial, qmp) = (listen("serial"), listen("qmp"));
         let place = |name: &str| format!("unix:{}", dir.path().join(name).display());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+        let mut child = self
+            .command(dir.path())
             .args(["run", "--memory", &self.memory, "--cpus", &self.cpus.to_string()])
             .args(["--serial", &place("serial"), "--qmp", &place("qmp")])
             .args(["--qmp", &(place("qmp-server") + ",server"), "--monitor", &(place("monitor") + ",server")])
             .args(&self.more)
             .args(arguments(dir.path()))
+            // A system call that a list forgot ends the process, and the test with it.
+            .env("WHIMBREL_SECCOMP", "kill")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -216,6 +249,7 @@ impl Drop for Vm {
 pub fn whimbrel(arguments: &[&str]) -> (i32, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
         .args(arguments)
+        .env("WHIMBREL_SECCOMP", "kill")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
