@@ -190,7 +190,8 @@ pub fn of(kind: Thread) -> Result<Calls, BackendError> {
         Thread::Source => calls.and(starts_threads()?).and(migrates()?).and(connects()?),
         Thread::DemandServer => calls.and(sends()?).and(first_pages()?).and(sets_priority()?),
         Thread::MultifdSender => calls.and(sends()?),
-        Thread::Destination => calls.and(starts_threads()?).and(migrates()?).and(accepts()?),
+        // It listens again by itself, if the user wants that.
+        Thread::Destination => calls.and(starts_threads()?).and(migrates()?).and(accepts()?).and(listens()?),
         Thread::Faults => calls.and(sends()?).and(places()?).and(sets_priority()?),
         Thread::Populate => calls.and(reads_files()?).and(sets_priority()?),
         Thread::MultifdReceiver => calls.and(places()?).and(takes_turns()?),
