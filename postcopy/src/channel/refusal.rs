@@ -42,13 +42,17 @@ pub enum TlsError {
         certificate: PathBuf,
     },
     /// A host that no certificate can name.
-    #[error("'{0}' is no name or address that a certificate can have; set 'tls-hostname' to one that the destination's certificate has")]
+    #[error(
+        "'{0}' is no name or address that a certificate can have; set 'tls-hostname' to one that the destination's certificate has"
+    )]
     Name(String),
     /// An address without a host.
-    #[error("a unix: address names no host to look for in the destination's certificate; set 'tls-hostname', or clear 'tls-creds' to send in the clear")]
+    #[error(
+        "a unix: address names no host to look for in the destination's certificate; set 'tls-hostname', or clear 'tls-creds' to send in the clear"
+    )]
     NoName,
     /// The peer is a Whimbrel without TLS.
-    #[error("the {0} does not use TLS and this side does; set 'tls-creds' on both sides, or on neither")]
+    #[error("the {0} does not use TLS and the {other} does; set 'tls-creds' on both sides, or on neither", other = .0.other())]
     Plain(Peer),
     /// The peer is something else.
     #[error("the {peer} does not speak TLS (its first bytes are {first:02x?})")]
@@ -96,6 +100,13 @@ impl std::fmt::Display for Peer {
 }
 
 impl Peer {
+    const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
     /// The files of its certificate and of this side's.
     const fn certificates(self) -> (&'static str, &'static str) {
         match self {
@@ -138,13 +149,17 @@ fn rejected(error: &CertificateError, peer: Peer) -> String {
             format!("the {peer}'s certificate has expired; renew {theirs} there")
         }
         E::NotValidYet | E::NotValidYetContext { .. } => {
-            format!("the {peer}'s certificate is not valid yet; check the clocks of both hosts, or renew {theirs} there")
+            format!(
+                "the {peer}'s certificate is not valid yet; check the clocks of both hosts, or renew {theirs} there"
+            )
         }
         // The second is what an authority of the same name gives.
         E::UnknownIssuer | E::BadSignature => format!(
             "the {peer}'s certificate is not signed by the authority in this side's ca-cert.pem; use one authority on both sides"
         ),
-        E::Revoked => format!("the {peer}'s certificate has been revoked by this side's ca-crl.pem; renew {theirs} there"),
+        E::Revoked => {
+            format!("the {peer}'s certificate has been revoked by this side's ca-crl.pem; renew {theirs} there")
+        }
         E::NotValidForNameContext { expected, presented } => {
             let has = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };
             format!(
@@ -166,7 +181,9 @@ fn refused(alert: AlertDescription, peer: Peer) -> String {
     use AlertDescription as A;
     let (_, ours) = peer.certificates();
     let why = match alert {
-        A::CertificateExpired => "it has expired or is not valid yet there; check the clocks of both hosts, or renew it",
+        A::CertificateExpired => {
+            "it has expired or is not valid yet there; check the clocks of both hosts, or renew it"
+        }
         A::UnknownCA | A::DecryptError => {
             "it is not signed by the authority in the ca-cert.pem there; use one authority on both sides"
         }

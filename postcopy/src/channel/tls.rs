@@ -116,12 +116,7 @@ impl Tls {
     }
 
     /// Receives what is there, at most `most` bytes; `put` gets each piece and how many bytes came before it.
-    pub fn receive(
-        &self,
-        socket: BorrowedFd<'_>,
-        most: usize,
-        put: &mut dyn FnMut(usize, &[u8]),
-    ) -> io::Result<usize> {
+    pub fn receive(&self, socket: BorrowedFd<'_>, most: usize, put: &mut dyn FnMut(usize, &[u8])) -> io::Result<usize> {
         let session = &mut *self.session();
         session.must_be_established()?;
         let mut done = 0;
@@ -313,3 +308,6 @@ impl Write for Outward<'_> {
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
+
+#[cfg(test)]
+mod tests;

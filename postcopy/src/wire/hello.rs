@@ -96,7 +96,7 @@ pub enum Answer {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
     /// Ours, but encrypted.
-    #[error("the peer uses TLS and this side does not; set 'tls-creds' on both sides, or on neither")]
+    #[error("the source uses TLS and the destination does not; set 'tls-creds' on both sides, or on neither")]
     Tls,
     /// Something else talks.
     #[error("the peer does not speak Whimbrel's migration protocol (its first bytes are {0:02x?})")]
