@@ -161,7 +161,8 @@ fn rejected(error: &CertificateError, peer: Peer) -> String {
             format!("the {peer}'s certificate has been revoked by this side's ca-crl.pem; renew {theirs} there")
         }
         E::NotValidForNameContext { expected, presented } => {
-            let has = if presented.is_empty() { "none".to_owned() } else { presented.join(", ") };
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
             format!(
                 "the {peer}'s certificate is not for '{}' (the names in it: {has}); set 'tls-hostname' to a name that it has, \
                  or give {theirs} this one as a subject alternative name",
@@ -174,6 +175,12 @@ fn rejected(error: &CertificateError, peer: Peer) -> String {
         }
         other => format!("the {peer}'s certificate cannot be accepted: {other}; renew {theirs} there"),
     }
+}
+
+/// A name without what the TLS library says around it, as in `DnsName("localhost")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    inner.trim_matches('"')
 }
 
 /// The peer does not accept this side's certificate, as far as it tells.

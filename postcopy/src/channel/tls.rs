@@ -210,11 +210,14 @@ impl Session {
     fn learn(&mut self, socket: BorrowedFd<'_>, mut bytes: &[u8], peer: Peer) -> io::Result<()> {
         let wanted = FIRST - self.first.len();
         self.first.extend_from_slice(&bytes[..bytes.len().min(wanted)]);
+        if is_hello(&self.first) {
+            // No TLS begins so. The peer is not told of it in TLS, either: that it could not read.
+            return if self.first.len() < FIRST { Ok(()) } else { Err(TlsError::Plain(peer).into()) };
+        }
         while !bytes.is_empty() {
             self.connection.read_tls(&mut bytes)?;
             let Err(error) = self.process(socket) else { continue };
             return Err(match error {
-                rustls::Error::InvalidMessage(_) if is_hello(&self.first) => TlsError::Plain(peer),
                 rustls::Error::InvalidMessage(_) => TlsError::NotTls { peer, first: self.first.clone() },
                 error => TlsError::of(error, peer),
             }

@@ -221,9 +221,9 @@ impl Answer {
     }
 }
 
-/// Whether these first bytes of a peer are those of a hello or an answer, unencrypted.
+/// Whether a hello or an answer begins with these (at most eight) bytes of a peer.
 pub(crate) fn is_hello(first: &[u8]) -> bool {
-    first == MAGIC || first == ANSWER_MAGIC
+    MAGIC.starts_with(first) || ANSWER_MAGIC.starts_with(first)
 }
 
 fn split(bytes: &[u8]) -> ([u8; 8], &[u8]) {
