@@ -182,6 +182,14 @@ pub struct RunArgs {
     /// 'x-postcopy-after' changes it later.
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Migration")]
     postcopy_after: Option<u32>,
+
+    /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
+    /// client-cert.pem and client-key.pem
+    ///
+    /// A guest arrives at the server and leaves from the client. A ca-crl.pem is
+    /// honoured if it is there. The migration parameter 'tls-creds' changes it later.
+    #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
+    tls_dir: Option<PathBuf>,
 }
 
 /// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an optional argument.
@@ -245,6 +253,7 @@ impl RunArgs {
             monitors,
             incoming: self.incoming,
             postcopy_after: self.postcopy_after,
+            tls_dir: self.tls_dir,
         })
     }
 }
