@@ -136,7 +136,7 @@ fn who_is_not_let_in_reads_why_on_both_sides() {
         (
             json!({"tls-creds": here.path(), "tls-hostname": "example.org"}),
             "the destination's certificate is not for 'example.org' (the names in it: 127.0.0.1, localhost); set 'tls-",
-            "the name that the source looks for is not in it; see 'tls-hostname' on the source",
+            "the source refused this side's certificate, server-cert.pem: the name that the source looks for is not in it",
         ),
     ];
     for (parameters, told, log) in cases {
