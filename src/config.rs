@@ -59,6 +59,8 @@ pub struct RunConfig {
     pub sandbox: Mode,
     /// `--postcopy-after`: the first value of the parameter `x-postcopy-after`.
     pub postcopy_after: Option<u32>,
+    /// `--tls-dir`: the first value of the parameter `tls-creds`.
+    pub tls_dir: Option<PathBuf>,
 }
 
 /// How a guest is to arrive.

@@ -2,6 +2,7 @@
 
 use crate::config::{Incoming, RunConfig};
 use crate::machine::{Machine, MachineError};
+use crate::migration::parameters::Parameters;
 use crate::migration::{Migration, MigrationError};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
@@ -33,7 +34,12 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
     let machine = Machine::build(&config.machine, events.machine())?;
-    let migration = Migration::new(machine.clone(), config.postcopy_after, events.migration());
+    let parameters = Parameters {
+        postcopy_after: config.postcopy_after,
+        tls_creds: config.tls_dir.clone(),
+        ..Parameters::default()
+    };
+    let migration = Migration::new(machine.clone(), parameters, events.migration());
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;

@@ -58,6 +58,14 @@ pub struct MigrateArgs {
     /// precopy: how long the guest may stand still, in milliseconds
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=2_000_000))]
     downtime_limit: Option<u64>,
+
+    /// Encrypt: the directory with the certificates, on the host of the virtual machine; '' for not
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<String>,
+
+    /// What the destination's certificate must be for [default: the host in --to]
+    #[arg(long, value_name = "NAME")]
+    tls_hostname: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,6 +100,8 @@ impl MigrateArgs {
             bandwidth: self.bandwidth,
             postcopy_bandwidth: self.postcopy_bandwidth,
             downtime_limit: self.downtime_limit.map(Duration::from_millis),
+            tls_dir: self.tls_dir,
+            tls_hostname: self.tls_hostname,
         })
     }
 }

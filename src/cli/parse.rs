@@ -39,12 +39,21 @@ pub enum ValueError {
         /// What would be right.
         expected: &'static str,
     },
+    /// No path, or from nowhere.
+    #[error("'{0}' is not a path; give one that begins with '/'")]
+    NoPath(String),
     /// A path is missing.
     #[error("'{0}' lacks a path; write it after the colon")]
     EmptyPath(String),
     /// More than a socket address holds.
     #[error("'{0}': a unix socket's path has at most 107 bytes; use a shorter one")]
     PathTooLong(String),
+}
+
+/// A path, as it is to be found from anywhere.
+pub fn absolute(text: &str) -> Result<PathBuf, ValueError> {
+    // What fails is the empty path, and one from a working directory that is gone.
+    std::path::absolute(text).map_err(|_| ValueError::NoPath(text.to_owned()))
 }
 
 /// `--memory SIZE[,shared=on|off]`.

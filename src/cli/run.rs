@@ -193,6 +193,13 @@ pub struct RunArgs {
     /// kernel's log ('dmesg', type=1326). docs/SECURITY.md says what that is good for.
     #[arg(long, help_heading = "Security")]
     no_seccomp: bool,
+    /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
+    /// client-cert.pem and client-key.pem
+    ///
+    /// A guest arrives at the server and leaves from the client. A ca-crl.pem is
+    /// honoured if it is there. The migration parameter 'tls-creds' changes it later.
+    #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
+    tls_dir: Option<PathBuf>,
 }
 
 /// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an optional argument.
@@ -257,6 +264,7 @@ impl RunArgs {
             incoming: self.incoming,
             postcopy_after: self.postcopy_after,
             sandbox: Mode::of(self.no_seccomp, std::env::var(sandbox::VARIABLE).ok().as_deref())?,
+            tls_dir: self.tls_dir,
         })
     }
 }

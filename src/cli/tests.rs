@@ -40,13 +40,15 @@ fn the_least_that_runs() {
 fn everything_at_once() {
     let config = run("--kernel k --initrd i --append a=1 --memory 1G,shared=on --cpus 4 --serial unix:/s,server \
          --monitor stdio --monitor unix:/m --qmp unix:/q,server=on,wait=off --qmp tcp:127.0.0.1:0,server \
-         --postcopy-after 0 --paused --name n")
+         --postcopy-after 0 --tls-dir certificates --paused --name n")
     .unwrap();
     let boot = config.machine.boot.unwrap();
     assert_eq!(boot.kernel, Kernel::File(PathBuf::from("k")));
     assert_eq!((boot.initrd, boot.cmdline.as_str()), (Some("i".into()), "a=1"));
     assert!(config.machine.memory.shared && config.machine.paused);
     assert_eq!(config.postcopy_after, Some(0));
+    // The monitor takes it back as it is.
+    assert_eq!(config.tls_dir, Some(std::env::current_dir().unwrap().join("certificates")));
     let places: Vec<_> = config.monitors.into_iter().map(|it| (it.face, it.endpoint)).collect();
     assert_eq!(
         places,
@@ -144,6 +146,8 @@ fn migrate_modes() {
     assert_eq!(mode("--mode hybrid"), Ok(Some(Mode::Hybrid { passes: 1 })));
     assert_eq!(mode("--mode hybrid --passes 3"), Ok(Some(Mode::Hybrid { passes: 3 })));
     assert!(mode("--passes 3").unwrap_err().contains("--mode hybrid"));
+    let plan = migrate("--qmp /q --to unix:/d --tls-dir /c --tls-hostname h").unwrap().parameters();
+    assert_eq!(plan, serde_json::json!({"tls-creds": "/c", "tls-hostname": "h"}).as_object().cloned().unwrap());
     let plan = migrate("--qmp /q --to unix:/d --bandwidth 10 --downtime-limit 50").unwrap();
     assert_eq!(plan.bandwidth, Some(10 << 20));
     assert_eq!(plan.downtime_limit, Some(std::time::Duration::from_millis(50)));

@@ -26,6 +26,10 @@ pub struct Plan {
     pub postcopy_bandwidth: Option<u64>,
     /// `downtime-limit`.
     pub downtime_limit: Option<Duration>,
+    /// `tls-creds`, empty for no TLS.
+    pub tls_dir: Option<String>,
+    /// `tls-hostname`.
+    pub tls_hostname: Option<String>,
 }
 
 /// How to move.
@@ -70,6 +74,8 @@ impl Plan {
             (Parameter::PostcopyAfter, self.mode.map(|mode| Value::from(mode.postcopy_after()))),
             (Parameter::MaxBandwidth, self.bandwidth.map(Value::from)),
             (Parameter::MaxPostcopyBandwidth, self.postcopy_bandwidth.map(Value::from)),
+            (Parameter::TlsCreds, self.tls_dir.clone().map(Value::from)),
+            (Parameter::TlsHostname, self.tls_hostname.clone().map(Value::from)),
             (Parameter::DowntimeLimit, self.downtime_limit.map(|time| Value::from(ms(time)))),
         ]
         .into_iter()

@@ -44,6 +44,8 @@ fn drive(script: &[Value]) -> (Result<(), DriveError>, Vec<Value>) {
         bandwidth: Some(1000),
         postcopy_bandwidth: None,
         downtime_limit: None,
+        tls_dir: None,
+        tls_hostname: None,
     };
     thread::scope(|scope| {
         let server = scope.spawn(|| scripted(listener, script));

@@ -1,5 +1,7 @@
 //! Why a migration command was refused: each text is what the user sees.
 
+use whimbrel_postcopy::channel::TlsError;
+
 use crate::machine::RunState;
 use crate::migration::uri::Uri;
 
@@ -30,6 +32,9 @@ pub enum MigrationError {
         #[source]
         source: std::io::Error,
     },
+    /// Certificates, keys, names.
+    #[error("TLS is not possible")]
+    Tls(#[from] TlsError),
     /// A thread or an eventfd.
     #[error("the host refused a resource to the migration")]
     Resource(#[source] std::io::Error),

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
+use whimbrel_postcopy::channel::{
+    Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
+};
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
@@ -67,6 +69,10 @@ impl Job {
         }
     }
 
+    fn is_paused(&self) -> bool {
+        self.report().is_some_and(|(_, report)| report.status == Status::PostcopyPaused)
+    }
+
     fn is_under_way(&self) -> bool {
         self.report().is_some_and(|(_, report)| !report.status.is_ended())
     }
@@ -81,7 +87,7 @@ struct Settings {
 pub struct Migration {
     machine: Arc<Machine>,
     events: Events,
-    settings: Mutex<Settings>,
+    settings: Arc<Mutex<Settings>>,
     job: Mutex<Job>,
 }
 
@@ -90,10 +96,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Migration {
-    /// For `machine`; `events` is called from the engine's threads.
-    pub fn new(machine: Arc<Machine>, postcopy_after: Option<u32>, events: Events) -> Arc<Self> {
-        let parameters = Parameters { postcopy_after, ..Parameters::default() };
-        let settings = Mutex::new(Settings { capabilities: Capabilities::default(), parameters });
+    /// For `machine`, with the first `parameters`; `events` is called from the engine's threads.
+    pub fn new(machine: Arc<Machine>, parameters: Parameters, events: Events) -> Arc<Self> {
+        let settings = Arc::new(Mutex::new(Settings { capabilities: Capabilities::default(), parameters }));
         Arc::new(Self { machine, events, settings, job: Mutex::new(Job::None) })
     }
 
@@ -116,7 +121,8 @@ impl Migration {
         }
         let limits = limits(&settings.parameters);
         let multifd = multifd(&settings);
-        let handle = source::start_with(self.machine.clone(), connector(uri), limits, self.observer(), multifd)
+        let connector = connector(uri, &settings.parameters)?;
+        let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(), multifd)
             .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle);
         Ok(())
@@ -126,7 +132,7 @@ impl Migration {
     pub fn resume(&self, uri: &Uri) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
             Job::Leaving(handle) if handle.report().status == Status::PostcopyPaused => {
-                handle.rejoin(connector(uri));
+                handle.rejoin(connector(uri, &lock(&self.settings).parameters)?);
                 Ok(())
             }
             _ => Err(MigrationError::NotPaused("leaves")),
@@ -175,18 +181,15 @@ impl Migration {
         if job.is_under_way() {
             return Err(MigrationError::AlreadyListening);
         }
-        let (listener, at) = listen(uri)?;
-        let postcopy = lock(&self.settings).capabilities.postcopy_ram;
+        let settings = lock(&self.settings);
+        let (listener, at) = listen(uri, &settings.parameters)?;
+        let postcopy = settings.capabilities.postcopy_ram;
         let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
-        let place = at.clone();
-        let again: ListenAgain = Box::new(move || match listen_at(&place) {
-            Ok((listener, _)) => Ok(Box::new(listener)),
-            Err(error) => Err(error),
-        });
+        let again = listen_again(at.clone(), self.settings.clone());
         let options = Options { features, listen_again: Some(again) };
         let handle = destination::start_with(self.machine.clone(), Box::new(listener), self.observer(), options)
             .map_err(MigrationError::Resource)?;
-        handle.set_reconnects(!lock(&self.settings).parameters.reconnect.is_zero());
+        handle.set_reconnects(!settings.parameters.reconnect.is_zero());
         *job = Job::Arriving(handle);
         Ok(at)
     }
@@ -195,7 +198,7 @@ impl Migration {
     pub fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         match &*lock(&self.job) {
             Job::Arriving(handle) if handle.can_rejoin() => {
-                let (listener, at) = listen(uri)?;
+                let (listener, at) = listen(uri, &lock(&self.settings).parameters)?;
                 handle.rejoin(Box::new(listener));
                 Ok(at)
             }
@@ -233,23 +236,27 @@ impl Migration {
 
     /// The parameters as they stand.
     pub fn parameters(&self) -> Parameters {
-        lock(&self.settings).parameters
+        lock(&self.settings).parameters.clone()
     }
 
-    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile.
+    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor who is let in;
+    /// the latter can while it is paused, for the new link.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
-        if job.is_under_way() && new.multifd_channels != settings.parameters.multifd_channels {
+        let old = &settings.parameters;
+        let other_tls = (&new.tls_creds, &new.tls_hostname) != (&old.tls_creds, &old.tls_hostname);
+        let other_channels = new.multifd_channels != old.multifd_channels;
+        if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
-        settings.parameters = new;
         self.machine.network().set_schedule(new.announce);
         match &*job {
             Job::Leaving(handle) => handle.set_limits(limits(&new)),
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
             Job::None => {}
         }
+        settings.parameters = new;
         Ok(())
     }
 
@@ -285,29 +292,50 @@ fn multifd(settings: &Settings) -> Multifd {
     Multifd { channels, postcopy: processors >= usize::from(channels) + SPARE_PROCESSORS }
 }
 
-fn connector(uri: &Uri) -> Arc<dyn Connector> {
-    match uri {
-        Uri::Tcp { host, port } => Arc::new(TcpAddress { host: host.clone(), port: *port }),
-        Uri::Unix(path) => Arc::new(UnixAddress(path.clone())),
-    }
+/// With TLS the destination's certificate must be for `tls-hostname`, or for the host.
+fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, MigrationError> {
+    let (dialer, host) = match uri {
+        Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
+        Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
+    };
+    let dialer = dialer.keepalive(parameters.keepalive);
+    let Some(directory) = &parameters.tls_creds else { return Ok(Arc::new(dialer)) };
+    let host = parameters.tls_hostname.as_ref().or(host).ok_or(TlsError::NoName)?;
+    Ok(Arc::new(dialer.tls(SourceTls::load(directory, host)?)))
 }
 
-fn listen(uri: &Uri) -> Result<(Listener, Uri), MigrationError> {
-    listen_at(uri).map_err(|source| MigrationError::Listen { uri: uri.clone(), source })
+/// The same place once more, with the settings of that time.
+fn listen_again(place: Uri, settings: Arc<Mutex<Settings>>) -> ListenAgain {
+    Box::new(move || {
+        let parameters = lock(&settings).parameters.clone();
+        let (listener, _) = listen(&place, &parameters).map_err(std::io::Error::other)?;
+        Ok(Box::new(listener) as Box<dyn Acceptor>)
+    })
 }
 
-fn listen_at(uri: &Uri) -> std::io::Result<(Listener, Uri)> {
-    match uri {
+/// The address listened on has its real port. What other hosts can reach without TLS is warned of.
+fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), MigrationError> {
+    let raise = |source| MigrationError::Listen { uri: uri.clone(), source };
+    let tls = parameters.tls_creds.as_deref().map(DestinationTls::load).transpose()?;
+    let (listener, at) = match uri {
         Uri::Tcp { host, port } => {
-            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port })?;
-            if let Some(address) = listener.address().filter(|address| !is_loopback(*address)) {
+            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port }).map_err(raise)?;
+            if let Some(address) = listener.address().filter(|address| tls.is_none() && !is_loopback(*address)) {
                 log::warn!("{}", OpenToAll(address));
             }
             let at = Uri::Tcp { host: host.clone(), port: listener.port().unwrap_or(*port) };
-            Ok((listener, at))
+            (listener, at)
         }
-        Uri::Unix(path) => Ok((Listener::unix(&UnixAddress(path.clone()))?, uri.clone())),
-    }
+        Uri::Unix(path) => (Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone()),
+    };
+    let listener = listener.keepalive(parameters.keepalive);
+    Ok((
+        match tls {
+            None => listener,
+            Some(tls) => listener.tls(tls),
+        },
+        at,
+    ))
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

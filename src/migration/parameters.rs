@@ -1,6 +1,10 @@
 //! Capabilities and parameters by QEMU's names.
 
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use whimbrel_postcopy::channel::{KEEPALIVE, KEEPALIVE_LEAST, KEEPALIVE_MOST};
 
 use crate::net::{Schedule, Timing};
 
@@ -146,8 +150,38 @@ impl Capabilities {
     }
 }
 
+/// What a parameter is set to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// A number, in the parameter's own unit.
+    Number(i64),
+    /// A text, empty for none.
+    Text(String),
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => write!(f, "'{text}'"),
+        }
+    }
+}
+
+impl From<i64> for Setting {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<&str> for Setting {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
 /// How a migration runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// `max-bandwidth` in bytes per second, 0 for no limit.
     pub max_bandwidth: u64,
@@ -166,6 +200,12 @@ pub struct Parameters {
     pub reconnect: Duration,
     /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is announced to the network.
     pub announce: Schedule,
+    /// `x-keepalive`: how long a peer may be silent.
+    pub keepalive: Duration,
+    /// `tls-creds`: the directory with the certificates; `None`: no TLS.
+    pub tls_creds: Option<PathBuf>,
+    /// `tls-hostname`: what the destination's certificate must be for, if not for the host that is connected to.
+    pub tls_hostname: Option<String>,
 }
 
 impl Default for Parameters {
@@ -179,6 +219,9 @@ impl Default for Parameters {
             multifd_channels: 2,
             reconnect: Duration::ZERO,
             announce: Schedule::default(),
+            keepalive: KEEPALIVE,
+            tls_creds: None,
+            tls_hostname: None,
         }
     }
 }
@@ -202,11 +245,17 @@ pub enum Parameter {
     MultifdChannels,
     /// See [`Parameters::reconnect`]; counted in seconds.
     Reconnect,
+    /// See [`Parameters::keepalive`]; counted in milliseconds.
+    Keepalive,
+    /// See [`Parameters::tls_creds`].
+    TlsCreds,
+    /// See [`Parameters::tls_hostname`].
+    TlsHostname,
 }
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -218,17 +267,18 @@ impl Parameter {
         Self::PostcopyAfter,
         Self::MultifdChannels,
         Self::Reconnect,
+        Self::Keepalive,
+        Self::TlsCreds,
+        Self::TlsHostname,
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 19] = [
+    pub const UNSUPPORTED: [&'static str; 17] = [
         "throttle-trigger-threshold",
         "cpu-throttle-initial",
         "cpu-throttle-increment",
         "cpu-throttle-tailslow",
         "max-cpu-throttle",
-        "tls-creds",
-        "tls-hostname",
         "tls-authz",
         "multifd-compression",
         "multifd-zlib-level",
@@ -257,14 +307,17 @@ impl Parameter {
             Self::PostcopyAfter => "x-postcopy-after",
             Self::MultifdChannels => "multifd-channels",
             Self::Reconnect => "x-reconnect",
+            Self::Keepalive => "x-keepalive",
+            Self::TlsCreds => "tls-creds",
+            Self::TlsHostname => "tls-hostname",
         }
     }
 
     /// What it counts, as `info migrate_parameters` shows it; empty where the name says it.
     pub const fn unit(self) -> &'static str {
         match self {
-            Self::Announce(Timing::Rounds) | Self::MultifdChannels => "",
-            Self::Announce(_) => "ms",
+            Self::Announce(Timing::Rounds) | Self::MultifdChannels | Self::TlsCreds | Self::TlsHostname => "",
+            Self::Announce(_) | Self::Keepalive => "ms",
             Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
             Self::DowntimeLimit => "ms",
             Self::PostcopyAfter => "passes",
@@ -275,6 +328,11 @@ impl Parameter {
     /// Whether it is a bandwidth, which people write with a suffix.
     pub const fn is_bandwidth(self) -> bool {
         matches!(self, Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth)
+    }
+
+    /// Whether it is a text and not a number.
+    pub const fn is_text(self) -> bool {
+        matches!(self, Self::TlsCreds | Self::TlsHostname)
     }
 
     /// Finds a parameter: `None` for a name that QEMU does not know either.
@@ -297,6 +355,9 @@ impl Parameter {
             Self::MultifdChannels => "a value between 1 and 255",
             Self::Reconnect => "an integer in the range of 0 to 86400 s",
             Self::PostcopyAfter => "an integer from 0 to 4294967295, or -1 for never",
+            Self::Keepalive => "an integer in the range of 2000 to 28800000 ms",
+            Self::TlsCreds => "the path of a directory that begins with '/', or nothing for no TLS",
+            Self::TlsHostname => "a name or an address, or nothing for the host that is connected to",
         }
     }
 }
@@ -307,10 +368,16 @@ const MAX_DOWNTIME_LIMIT_MS: u64 = 2_000_000;
 const MAX_RECONNECT_S: u64 = 86_400;
 
 impl Parameters {
-    /// The value in the parameter's own unit.
-    pub fn get(&self, parameter: Parameter) -> i64 {
+    /// What the parameter is set to.
+    pub fn get(&self, parameter: Parameter) -> Setting {
         let saturate = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        match parameter {
+        Setting::Number(match parameter {
+            Parameter::TlsCreds => {
+                let path = self.tls_creds.as_deref().map(Path::to_string_lossy);
+                return Setting::Text(path.unwrap_or_default().into_owned());
+            }
+            Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
+            Parameter::Keepalive => i64::try_from(self.keepalive.as_millis()).unwrap_or(i64::MAX),
             Parameter::Announce(timing) => self.announce.get(timing),
             Parameter::MaxBandwidth => saturate(self.max_bandwidth),
             Parameter::MaxPostcopyBandwidth => saturate(self.max_postcopy_bandwidth),
@@ -319,11 +386,31 @@ impl Parameters {
             Parameter::PostcopyAfter => self.postcopy_after.map_or(-1, i64::from),
             Parameter::MultifdChannels => self.multifd_channels.into(),
             Parameter::Reconnect => saturate(self.reconnect.as_secs()),
+        })
+    }
+
+    /// Sets what is of the parameter's kind.
+    pub fn set(&mut self, parameter: Parameter, setting: impl Into<Setting>) -> Result<(), SettingError> {
+        match setting.into() {
+            Setting::Number(number) => self.set_number(parameter, number),
+            Setting::Text(text) => self.set_text(parameter, text),
         }
     }
 
-    /// Sets a value given in the parameter's own unit.
-    pub fn set(&mut self, parameter: Parameter, value: i64) -> Result<(), SettingError> {
+    fn set_text(&mut self, parameter: Parameter, text: String) -> Result<(), SettingError> {
+        let given = Some(text).filter(|text| !text.is_empty());
+        match parameter {
+            // A path that begins elsewhere would be looked for where the process was started.
+            Parameter::TlsCreds if given.as_ref().is_none_or(|path| path.starts_with('/')) => {
+                self.tls_creds = given.map(PathBuf::from);
+            }
+            Parameter::TlsHostname => self.tls_hostname = given,
+            _ => return Err(SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() }),
+        }
+        Ok(())
+    }
+
+    fn set_number(&mut self, parameter: Parameter, value: i64) -> Result<(), SettingError> {
         let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
         let unsigned = || u64::try_from(value).map_err(|_| refuse());
         match parameter {
@@ -348,6 +435,14 @@ impl Parameters {
                 }
                 self.reconnect = Duration::from_secs(seconds);
             }
+            Parameter::Keepalive => {
+                let time = Duration::from_millis(unsigned()?);
+                if !(KEEPALIVE_LEAST..=KEEPALIVE_MOST).contains(&time) {
+                    return Err(refuse());
+                }
+                self.keepalive = time;
+            }
+            Parameter::TlsCreds | Parameter::TlsHostname => return Err(refuse()),
             Parameter::PostcopyAfter if value == -1 => self.postcopy_after = None,
             Parameter::PostcopyAfter => {
                 self.postcopy_after = Some(u32::try_from(value).map_err(|_| refuse())?);
@@ -365,8 +460,14 @@ mod tests {
     fn every_parameter_reads_back_what_was_set() {
         for parameter in Parameter::ALL {
             let mut all = Parameters::default();
-            all.set(parameter, 7).unwrap();
-            assert_eq!(all.get(parameter), 7, "{}", parameter.name());
+            let setting = match parameter {
+                Parameter::Keepalive => 2000.into(),
+                Parameter::TlsCreds => "/etc/pki".into(),
+                Parameter::TlsHostname => "host.example.org".into(),
+                _ => Setting::Number(7),
+            };
+            all.set(parameter, setting.clone()).unwrap();
+            assert_eq!(all.get(parameter), setting, "{}", parameter.name());
             for other in Parameter::ALL.into_iter().filter(|it| *it != parameter) {
                 assert_eq!(all.get(other), Parameters::default().get(other));
             }
@@ -386,8 +487,14 @@ mod tests {
             (Parameter::MultifdChannels, 0),
             (Parameter::MultifdChannels, 256),
             (Parameter::Reconnect, 86_401),
+            (Parameter::Keepalive, 1999),
+            (Parameter::Keepalive, 28_800_001),
+            (Parameter::TlsCreds, 7),
         ] {
             assert!(all.set(parameter, value).is_err());
+        }
+        for (parameter, text) in [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki")] {
+            assert!(all.set(parameter, text).is_err());
         }
         assert_eq!(all, Parameters::default());
         all.set(Parameter::PostcopyAfter, -1).unwrap();
@@ -406,7 +513,7 @@ mod tests {
         assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
         assert!(matches!(Capability::find("xbzrle"), Some(Err(_))));
         assert_eq!(Capability::find("warp"), None);
-        assert!(matches!(Parameter::find("tls-creds"), Some(Err(_))));
+        assert!(matches!(Parameter::find("tls-authz"), Some(Err(_))));
         assert_eq!(Parameter::find("warp"), None);
     }
 }

@@ -24,7 +24,7 @@ pub struct FakeVm {
     /// Its capabilities.
     pub capabilities: Cell<Capabilities>,
     /// Its parameters.
-    pub parameters: Cell<Parameters>,
+    pub parameters: RefCell<Parameters>,
     /// The guest's share of its memory in bytes; `None`: it has no balloon.
     pub balloon: Cell<Option<u64>>,
     /// Whether every migration command is refused, because one is under way.
@@ -44,7 +44,7 @@ impl FakeVm {
             calls: RefCell::new(Vec::new()),
             report: RefCell::new(None),
             capabilities: Cell::new(Capabilities::default()),
-            parameters: Cell::new(Parameters::default()),
+            parameters: RefCell::new(Parameters::default()),
             balloon: Cell::new(Some(300 << 20)),
             refuses: Cell::new(false),
         }
@@ -214,11 +214,11 @@ impl Vm for FakeVm {
         Ok(())
     }
     fn parameters(&self) -> Parameters {
-        self.parameters.get()
+        self.parameters.borrow().clone()
     }
     fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         self.migration("set-parameters")?;
-        self.parameters.set(new);
+        self.parameters.replace(new);
         Ok(())
     }
 }

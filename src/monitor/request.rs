@@ -5,7 +5,7 @@ use whimbrel_postcopy::stats::Report;
 use crate::block::DiskInfo;
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
-use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters};
+use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters, Setting};
 use crate::migration::uri::Uri;
 use crate::net::{InterfaceInfo, Schedule};
 
@@ -34,7 +34,7 @@ pub enum Request {
     /// Switches capabilities: all or none.
     SetCapabilities(Vec<(Capability, bool)>),
     /// Sets parameters, each in its own unit: all or none.
-    SetParameters(Vec<(Parameter, i64)>),
+    SetParameters(Vec<(Parameter, Setting)>),
     /// How the migration stands.
     QueryMigrate {
         /// HMP: with the rows that fill a screen.

@@ -15,3 +15,4 @@ mod postcopy_break;
 mod security;
 mod support;
 mod there_and_back;
+mod tls;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::{Channel, ChannelError, Wake, listen_private};
+use super::{Channel, ChannelError, DestinationTls, KEEPALIVE, SourceTls, Wake, listen_private};
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,12 +35,12 @@ pub struct TcpAddress {
     pub port: u16,
 }
 
-impl Connector for TcpAddress {
-    fn connect(&self) -> io::Result<Channel> {
+impl TcpAddress {
+    fn dial(&self) -> io::Result<OwnedFd> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in (self.host.as_str(), self.port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(stream) => return Channel::new(stream.into()),
+                Ok(stream) => return Ok(stream.into()),
                 Err(error) => last = error,
             }
         }
@@ -52,9 +52,72 @@ impl Connector for TcpAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnixAddress(pub PathBuf);
 
+impl UnixAddress {
+    fn dial(&self) -> io::Result<OwnedFd> {
+        Ok(UnixStream::connect(&self.0)?.into())
+    }
+}
+
+// In the clear, and with the usual patience with a silent peer.
+impl Connector for TcpAddress {
+    fn connect(&self) -> io::Result<Channel> {
+        Channel::new(self.dial()?)
+    }
+}
+
 impl Connector for UnixAddress {
     fn connect(&self) -> io::Result<Channel> {
-        Channel::new(UnixStream::connect(&self.0)?.into())
+        Channel::new(self.dial()?)
+    }
+}
+
+/// Connects to an address, each channel with the same settings.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    to: Address,
+    keepalive: Duration,
+    tls: Option<SourceTls>,
+}
+
+#[derive(Clone, Debug)]
+enum Address {
+    Tcp(TcpAddress),
+    Unix(UnixAddress),
+}
+
+impl Dialer {
+    /// In the clear, with the usual patience with a silent peer.
+    pub fn tcp(address: TcpAddress) -> Self {
+        Self { to: Address::Tcp(address), keepalive: KEEPALIVE, tls: None }
+    }
+
+    /// The same, over a unix socket.
+    pub fn unix(address: UnixAddress) -> Self {
+        Self { to: Address::Unix(address), keepalive: KEEPALIVE, tls: None }
+    }
+
+    /// With a TCP peer that is silent for so long taken for lost.
+    pub fn keepalive(self, keepalive: Duration) -> Self {
+        Self { keepalive, ..self }
+    }
+
+    /// With TLS.
+    pub fn tls(self, tls: SourceTls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+}
+
+impl Connector for Dialer {
+    fn connect(&self) -> io::Result<Channel> {
+        let socket = match &self.to {
+            Address::Tcp(address) => address.dial()?,
+            Address::Unix(address) => address.dial()?,
+        };
+        let channel = Channel::with_keepalive(socket, self.keepalive)?;
+        Ok(match &self.tls {
+            None => channel,
+            Some(tls) => channel.encrypt_to_destination(tls)?,
+        })
     }
 }
 
@@ -62,6 +125,8 @@ impl Connector for UnixAddress {
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
+    keepalive: Duration,
+    tls: Option<DestinationTls>,
 }
 
 #[derive(Debug)]
@@ -75,7 +140,7 @@ impl Listener {
     pub fn tcp(address: &TcpAddress) -> io::Result<Self> {
         let listener = TcpListener::bind((address.host.as_str(), address.port))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { socket: Socket::Tcp(listener) })
+        Ok(Self { socket: Socket::Tcp(listener), keepalive: KEEPALIVE, tls: None })
     }
 
     /// Listens on a unix socket, which only this user may open. A socket file that nobody listens on any more is replaced.
@@ -89,7 +154,19 @@ impl Listener {
             other => other?,
         };
         listener.set_nonblocking(true)?;
-        Ok(Self { socket: Socket::Unix(listener, path.clone()) })
+        Ok(Self { socket: Socket::Unix(listener, path.clone()), keepalive: KEEPALIVE, tls: None })
+    }
+
+    /// With a TCP peer that is silent for so long taken for lost.
+    pub fn keepalive(mut self, keepalive: Duration) -> Self {
+        self.keepalive = keepalive;
+        self
+    }
+
+    /// With TLS, and nobody without it.
+    pub fn tls(mut self, tls: DestinationTls) -> Self {
+        self.tls = Some(tls);
+        self
     }
 
     /// The TCP address listened on, with its real port.
@@ -103,6 +180,14 @@ impl Listener {
     /// The TCP port listened on.
     pub fn port(&self) -> Option<u16> {
         self.address().map(|address| address.port())
+    }
+
+    fn channel(&self, socket: OwnedFd) -> io::Result<Channel> {
+        let channel = Channel::with_keepalive(socket, self.keepalive)?;
+        Ok(match &self.tls {
+            None => channel,
+            Some(tls) => channel.encrypt_to_source(tls)?,
+        })
     }
 
     fn try_accept(&self) -> io::Result<OwnedFd> {
@@ -122,7 +207,7 @@ impl Acceptor for Listener {
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
         loop {
             match self.try_accept() {
-                Ok(socket) => return Channel::new(socket).map_err(ChannelError::Io),
+                Ok(socket) => return Ok(self.channel(socket)?),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // The peer gave up between connecting and being accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,

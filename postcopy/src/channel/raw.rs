@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::memory::RawSlice;
 
@@ -33,6 +34,25 @@ pub fn receive(socket: BorrowedFd<'_>, target: RawSlice<'_>) -> io::Result<usize
     // to which no Rust reference exists, is ever passed here.
     let got = unsafe { libc::recv(socket.as_raw_fd(), target.address() as *mut _, target.len(), libc::MSG_DONTWAIT) };
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got as usize) }
+}
+
+/// Appends a copy of the piece, as it is at this moment: the guest may write its memory meanwhile.
+pub fn append(piece: RawSlice<'_>, to: &mut Vec<u8>) {
+    to.reserve(piece.len());
+    let target = to.spare_capacity_mut().as_mut_ptr().cast::<u8>();
+    // SAFETY: `piece` is valid for as long as it lives, `to` has room for it behind its end, and memory that `to` owns is not guest RAM.
+    unsafe {
+        std::ptr::copy_nonoverlapping(piece.address() as *const u8, target, piece.len());
+        to.set_len(to.len() + piece.len());
+    }
+}
+
+/// Copies bytes to the begin of guest RAM, as many as have room there.
+pub fn fill(target: RawSlice<'_>, bytes: &[u8]) {
+    let count = bytes.len().min(target.len());
+    // SAFETY: only guest RAM, to which no Rust reference exists, is ever passed here, and it is valid for as long as `target`; `count` is at
+    // most the length of both.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target.address() as *mut u8, count) }
 }
 
 /// Puts references to the pages of guest RAM into a pipe, as many as it has room for now; returns how many bytes they are. What the pipe gives out
@@ -95,6 +115,13 @@ pub struct TcpInfo {
     pub delivery_rate: u64,
     pub busy_time: u64,
     pub rwnd_limited: u64,
+}
+
+impl TcpInfo {
+    /// For how long nothing has come from the peer.
+    pub fn silent(&self) -> Duration {
+        Duration::from_millis(self.last_data_recv.min(self.last_ack_recv).into())
+    }
 }
 
 // As in the kernel: a field that is forgotten would shift all that follow.

@@ -211,12 +211,14 @@ impl FaultLoop {
                 None => PollFd::new(uffd, PollFlags::empty()),
             },
         ];
-        match nix::poll::poll(&mut fds, PollTimeout::NONE) {
+        // What TLS has read ahead is seen by no poll.
+        let held = reader.is_some_and(|reader| reader.channel().holds_received());
+        match nix::poll::poll(&mut fds, if held { PollTimeout::ZERO } else { PollTimeout::NONE }) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
         let any = |at: usize| fds[at].revents().is_some_and(|events| !events.is_empty());
-        Ok(Found { woken: any(0), faults: watches && any(1), answers: reader.is_some() && any(2) })
+        Ok(Found { woken: any(0), faults: watches && any(1), answers: reader.is_some() && (held || any(2)) })
     }
 
     /// A (new) demand channel: whatever was asked for and has not come is asked for again.

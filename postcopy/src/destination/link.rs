@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::multifd::Multifd;
-use crate::channel::{Acceptor, Channel, ChannelError, MessageReader};
+use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, TlsError};
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token};
@@ -52,6 +52,11 @@ impl Link {
                 // A source that died between its two channels must not keep the next one out.
                 (control, token) = (None, rejoin);
                 multifd.clear();
+            }
+            let other = |control: &Channel| control.peer_certificate() != channel.peer_certificate();
+            if control.as_ref().is_some_and(other) {
+                turn_away(&channel, &TlsError::OtherCertificate.to_string(), until);
+                continue;
             }
             if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some(), multifd.len()) {
                 turn_away(&channel, why, until);

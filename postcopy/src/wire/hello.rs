@@ -10,6 +10,8 @@ pub const VERSION_MIN: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"WHIMBREL";
 const ANSWER_MAGIC: [u8; 8] = *b"whimbrel";
+/// How a TLS connection begins: a handshake record, of whatever version.
+const TLS_BEGIN: [u8; 2] = [22, 3];
 /// The longest refusal, in bytes.
 const MAX_TEXT: usize = 1024;
 
@@ -93,6 +95,9 @@ pub enum Answer {
 /// First bytes that are not a hello of ours.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
+    /// Ours, but encrypted.
+    #[error("the source uses TLS and the destination does not; set 'tls-creds' on both sides, or on neither")]
+    Tls,
     /// Something else talks.
     #[error("the peer does not speak Whimbrel's migration protocol (its first bytes are {0:02x?})")]
     Magic([u8; 8]),
@@ -138,6 +143,9 @@ impl Hello {
     /// The value. Does not judge the versions: see [`Hello::choose`].
     pub fn decode(bytes: &[u8; Self::LEN]) -> Result<Self, HelloError> {
         let (magic, rest) = split(bytes);
+        if magic.starts_with(&TLS_BEGIN) {
+            return Err(HelloError::Tls);
+        }
         if magic != MAGIC {
             return Err(HelloError::Magic(magic));
         }
@@ -211,6 +219,11 @@ impl Answer {
         }
         Ok(Self::Welcome { version, features: Features(u64_at(fixed, 16)) })
     }
+}
+
+/// Whether a hello or an answer begins with these (at most eight) bytes of a peer.
+pub(crate) fn is_hello(first: &[u8]) -> bool {
+    MAGIC.starts_with(first) || ANSWER_MAGIC.starts_with(first)
 }
 
 fn split(bytes: &[u8]) -> ([u8; 8], &[u8]) {

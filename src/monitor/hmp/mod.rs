@@ -4,6 +4,8 @@ mod parse;
 mod render;
 mod session;
 
+use whimbrel_postcopy::error::sentence;
+
 use super::execute::execute;
 use super::request::Request;
 use super::vm::Vm;
@@ -29,7 +31,7 @@ pub fn run(line: &str, vm: &dyn Vm) -> Answer {
     let waits = matches!(request, Request::Migrate { wait: true, .. });
     match execute(request, vm) {
         Ok(reply) => Answer { text: render::render(&reply), waits },
-        Err(error) => Answer::of(format!("Error: {error}\n")),
+        Err(error) => Answer::of(format!("Error: {}\n", sentence(&error))),
     }
 }
 

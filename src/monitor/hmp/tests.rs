@@ -69,7 +69,19 @@ fn mistakes_are_named() {
             "migrate_set_capability events yes",
             "migrate_set_capability: 'state' expects 'on' or 'off'\nTry \"help migrate_set_capability\" for more information\n",
         ),
-        ("migrate_set_parameter tls-creds 1", "Error: parameter tls-creds is not supported\n"),
+        ("migrate_set_parameter tls-authz 1", "Error: parameter tls-authz is not supported\n"),
+        (
+            "migrate_set_parameter tls-creds pki",
+            "Error: Parameter 'tls-creds' expects the path of a directory that begins with '/', or nothing for no TLS\n",
+        ),
+        (
+            "migrate_set_parameter x-keepalive soon",
+            "Error: Invalid parameter type for 'x-keepalive', expected: integer\n",
+        ),
+        (
+            "migrate_set_parameter x-keepalive 1000",
+            "Error: Parameter 'x-keepalive' expects an integer in the range of 2000 to 28800000 ms\n",
+        ),
         (
             "migrate_set_parameter announce-rounds 1001",
             "Error: Parameter 'announce-rounds' expects a value between 0 and 1000\n",
@@ -91,6 +103,10 @@ fn parameters_in_the_units_people_use() {
         "migrate_set_parameter downtime-limit 50",
         "migrate_set_parameter x-postcopy-after 2",
         "migrate_set_parameter announce-rounds 7",
+        "migrate_set_parameter x-keepalive 3000",
+        "migrate_set_parameter tls-creds /etc/pki/qemu",
+        "migrate_set_parameter tls-hostname there",
+        "migrate_set_parameter tls-hostname \"\"",
     ] {
         assert_eq!(say(&vm, line), "");
     }
@@ -105,10 +121,13 @@ fn parameters_in_the_units_people_use() {
          avail-switchover-bandwidth: 0 bytes/second\n\
          downtime-limit: 50 ms\n\
          x-postcopy-after: 2 passes\n\
-         multifd-channels: 2\n"
+         multifd-channels: 2\n\
+         x-keepalive: 3000 ms\n\
+         tls-creds: '/etc/pki/qemu'\n\
+         tls-hostname: ''\n"
     );
     assert_eq!(say(&vm, "migrate_set_parameter x-postcopy-after -1"), "");
-    assert_eq!(vm.parameters.get().postcopy_after, None);
+    assert_eq!(vm.parameters.borrow().postcopy_after, None);
 }
 
 #[test]

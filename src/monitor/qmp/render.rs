@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::machine::RunState;
-use crate::migration::parameters::{Capability, Parameter, Parameters};
+use crate::migration::parameters::{Capability, Parameter, Parameters, Setting};
 use crate::monitor::block::query_block;
 use crate::monitor::query_migrate::query_migrate;
 use crate::monitor::request::Reply;
@@ -63,8 +63,15 @@ pub fn version() -> Value {
 
 fn parameters(all: &Parameters) -> Value {
     let fields: Map<String, Value> =
-        Parameter::ALL.into_iter().map(|it| (it.name().to_owned(), all.get(it).into())).collect();
+        Parameter::ALL.into_iter().map(|it| (it.name().to_owned(), value(all.get(it)))).collect();
     Value::Object(fields)
+}
+
+fn value(setting: Setting) -> Value {
+    match setting {
+        Setting::Number(number) => number.into(),
+        Setting::Text(text) => text.into(),
+    }
 }
 
 fn commands() -> Value {

@@ -1,6 +1,7 @@
 //! A QMP client: greeting, negotiation, commands, events.
 
 use serde_json::{Map, Value, json};
+use whimbrel_postcopy::error::sentence;
 
 use super::command::{RawCommand, take_apart};
 use super::render::{render, version};
@@ -106,7 +107,7 @@ fn response(id: Option<Value>, result: Result<Value, CommandError>) -> Value {
     }
     match result {
         Ok(value) => fields.insert("return".to_owned(), value),
-        Err(error) => fields.insert("error".to_owned(), json!({"class": error.class(), "desc": error.to_string()})),
+        Err(error) => fields.insert("error".to_owned(), json!({"class": error.class(), "desc": sentence(&error)})),
     };
     Value::Object(fields)
 }

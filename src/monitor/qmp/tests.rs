@@ -148,7 +148,8 @@ fn bad_arguments_are_named() {
             "Invalid parameter type for 'max-bandwidth', expected: integer",
         ),
         ("migrate-set-parameters", json!({"warp": 1}), "Parameter 'warp' is unexpected"),
-        ("migrate-set-parameters", json!({"tls-creds": 1}), "Parameter 'tls-creds' is not supported"),
+        ("migrate-set-parameters", json!({"tls-authz": 1}), "Parameter 'tls-authz' is not supported"),
+        ("migrate-set-parameters", json!({"tls-creds": 1}), "Invalid parameter type for 'tls-creds', expected: string"),
         (
             "migrate-set-parameters",
             json!({"announce-step": 0}),
@@ -204,14 +205,15 @@ fn bad_arguments_are_named() {
 #[test]
 fn settings_change_all_or_nothing() {
     let vm = FakeVm::new();
-    run(&vm, "migrate-set-parameters", json!({"max-bandwidth": 5, "x-postcopy-after": 0}));
+    run(&vm, "migrate-set-parameters", json!({"max-bandwidth": 5, "x-postcopy-after": 0, "tls-creds": "/pki"}));
     let answer = run(&vm, "migrate-set-parameters", json!({"max-bandwidth": 6, "downtime-limit": -1}));
     assert!(answer["error"].is_object());
     assert_eq!(
         run(&vm, "query-migrate-parameters", json!({}))["return"],
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
-               "downtime-limit": 300, "x-postcopy-after": 0, "multifd-channels": 2})
+               "downtime-limit": 300, "x-postcopy-after": 0, "multifd-channels": 2, "x-keepalive": 10000,
+               "tls-creds": "/pki", "tls-hostname": ""})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));

@@ -1,7 +1,7 @@
 //! Commands on migrations.
 
 use super::{Command, face};
-use crate::migration::parameters::{Capability, Parameter};
+use crate::migration::parameters::{Capability, Parameter, Setting};
 use crate::migration::uri::Uri;
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
@@ -95,7 +95,10 @@ pub(super) const COMMANDS: &[Command] = &[
             named_parameter,
         ),
         qmp: face("migrate-set-parameters", PARAMETERS, |args| {
-            let given = |it: Parameter| args.integer(it.name()).map(|value| (it, value));
+            let given = |it: Parameter| {
+                let number = args.integer(it.name()).map(Setting::Number);
+                Some((it, number.or_else(|| args.optional_text(it.name()).map(Setting::from))?))
+            };
             Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
         }),
     },
@@ -118,12 +121,13 @@ pub(super) const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Every parameter by its name: those that are built as integers, those of QEMU's that are not to be refused by name.
+/// Every parameter by its name: those that are built as integers or strings, those of QEMU's that are not to be refused by name.
 const PARAMETERS: &[Param] = &{
     let mut all = [Param::optional("", Kind::Unsupported); Parameter::ALL.len() + Parameter::UNSUPPORTED.len()];
     let mut n = 0;
     while n < all.len() {
         all[n] = match n < Parameter::ALL.len() {
+            true if Parameter::ALL[n].is_text() => Param::optional(Parameter::ALL[n].name(), Kind::Text),
             true => Param::optional(Parameter::ALL[n].name(), Kind::Integer),
             false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
         };
@@ -175,9 +179,11 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let (name, text) = (args.text("parameter")?, args.text("value")?);
     let parameter = Parameter::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
     let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
-    let value = match parameter.is_bandwidth() {
-        true => i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?,
-        false => text.parse().map_err(|_| wrong())?,
+    let setting = match parameter {
+        // As QEMU's people write an empty text.
+        _ if parameter.is_text() => Setting::from(if text == "\"\"" { "" } else { text }),
+        _ if parameter.is_bandwidth() => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
+        _ => Setting::Number(text.parse().map_err(|_| wrong())?),
     };
-    Ok(Request::SetParameters(vec![(parameter, value)]))
+    Ok(Request::SetParameters(vec![(parameter, setting)]))
 }

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::LIMIT;
 use super::guest::Guest;
 use super::qmp::Qmp;
-use super::transcript::Transcript;
+use super::transcript::{Said, Transcript};
 
 /// How often a wait for a connection looks whether the process still lives, in milliseconds.
 const LOOK: u16 = 100;
@@ -198,6 +198,12 @@ impl Vm {
     /// What it has written to standard error.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Waits until it has written `text` to standard error; false if it does not.
+    pub fn logs(&self, text: &str) -> bool {
+        let has = |said: &Said| String::from_utf8_lossy(&said.bytes).contains(text).then_some(());
+        self.log.wait_for(LIMIT, has).is_some()
     }
 
     /// The process's number.

@@ -1,0 +1,397 @@
+//! Whole migrations over TLS, and who is not let in, with real threads, sockets and userfaultfd.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "common/certificates.rs"]
+mod certificates;
+mod common;
+#[path = "../../tests/e2e/support/skip.rs"]
+mod skip;
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use certificates::{Authority, Directory, Wanted};
+use common::{Random, TestGuest, Watch};
+use whimbrel_postcopy::channel::{
+    Channel, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, UnixAddress,
+};
+use whimbrel_postcopy::destination::{self, DestinationHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
+use whimbrel_postcopy::stats::Status;
+use whimbrel_postcopy::uffd::Uffd;
+
+const PAGES: u64 = 3000;
+
+fn denied() -> bool {
+    Uffd::open().inspect_err(|error| skip::skip(&whimbrel_postcopy::error::sentence(error))).is_err()
+}
+
+/// What the engine logs, all tests of this program together.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        LOG.lock().unwrap().push(record.args().to_string());
+    }
+    fn flush(&self) {}
+}
+
+fn listen_to_log() {
+    // Another test may have been first.
+    let _ = log::set_logger(&Logger);
+    log::set_max_level(log::LevelFilter::Debug);
+}
+
+fn logged(sentence: &str) -> bool {
+    LOG.lock().unwrap().iter().any(|line| line.contains(sentence))
+}
+
+fn to(port: u16) -> TcpAddress {
+    TcpAddress { host: "127.0.0.1".into(), port }
+}
+
+fn dialer(directory: &Directory, host: &str, port: u16) -> Dialer {
+    Dialer::tcp(to(port)).tls(SourceTls::load(directory.path(), host).unwrap())
+}
+
+/// Somebody who waits for a guest.
+struct Arriving {
+    guest: Arc<TestGuest>,
+    handle: DestinationHandle,
+    watch: Arc<Watch>,
+    port: u16,
+}
+
+impl Arriving {
+    fn at(directory: Option<&Directory>) -> Self {
+        let mut listener = Listener::tcp(&to(0)).unwrap();
+        if let Some(directory) = directory {
+            listener = listener.tls(DestinationTls::load(directory.path()).unwrap());
+        }
+        let (guest, watch) = (TestGuest::new(&[PAGES], false), Watch::new());
+        let port = listener.port().unwrap();
+        let handle = destination::start(guest.clone(), Box::new(listener), watch.clone()).unwrap();
+        Self { guest, handle, watch, port }
+    }
+}
+
+/// A guest that leaves, and what it has written last into each page.
+struct Leaving {
+    guest: Arc<TestGuest>,
+    handle: SourceHandle,
+    watch: Arc<Watch>,
+    generations: Mutex<Vec<u64>>,
+    wrong: AtomicU64,
+}
+
+impl Leaving {
+    fn by(connector: Arc<dyn Connector>, limits: Limits, channels: u8) -> Self {
+        let (guest, watch) = (TestGuest::new(&[PAGES], true), Watch::new());
+        let generations: Vec<u64> = (0..PAGES).map(|page| u64::from(page % 7 != 0)).collect();
+        (0..PAGES).filter(|page| page % 7 != 0).for_each(|page| guest.write(0, page, 1));
+        let multifd = Multifd { channels, postcopy: true };
+        let handle = source::start_with(guest.clone(), connector, limits, watch.clone(), multifd).unwrap();
+        Self { guest, handle, watch, generations: Mutex::new(generations), wrong: AtomicU64::new(0) }
+    }
+
+    fn visit(&self, guest: &TestGuest, random: &mut Random) {
+        let page = random.below(PAGES);
+        let generation = &mut self.generations.lock().unwrap()[page as usize];
+        if *guest.read(0, page) != TestGuest::stamp(page, *generation) {
+            self.wrong.fetch_add(1, Ordering::SeqCst);
+        }
+        if random.below(2) == 0 {
+            *generation += 1;
+            guest.write(0, page, *generation);
+        }
+    }
+
+    /// The guest works on wherever it is until it has arrived whole.
+    fn arrives(mut self, at: &mut Arriving) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut random = Random(5);
+                while self.guest.step(|| self.visit(&self.guest, &mut random)) {}
+                at.guest.await_running();
+                while at.handle.report().status != Status::Completed {
+                    at.guest.step(|| self.visit(&at.guest, &mut random));
+                }
+            });
+        });
+        let ended = self.watch.until(&[Status::Completed, Status::Failed]);
+        assert_eq!(ended, Status::Completed, "{:?}", self.handle.report().error);
+        self.handle.join();
+        at.handle.join();
+        assert_eq!(self.wrong.load(Ordering::SeqCst), 0, "wrong pages seen while running");
+        for (page, &generation) in (0..).zip(self.generations.lock().unwrap().iter()) {
+            assert!(*at.guest.read(0, page) == TestGuest::stamp(page, generation), "page {page}");
+        }
+    }
+
+    /// The migration fails and the guest stays: why.
+    fn stays(self) -> String {
+        assert_eq!(self.watch.until(&[Status::Completed, Status::Failed]), Status::Failed);
+        assert!(self.guest.is_running());
+        self.handle.report().error.unwrap()
+    }
+}
+
+#[test]
+fn every_mode_moves_a_running_guest_over_tls() {
+    if denied() {
+        return;
+    }
+    let directory = Directory::complete(&Authority::new());
+    for (passes, multifd) in [(None, 0), (Some(0), 0), (Some(1), 0), (None, 4), (Some(0), 3), (Some(1), 2)] {
+        println!("passes {passes:?} multifd {multifd}");
+        let postcopy_bandwidth = if passes == Some(0) { 40 << 20 } else { 0 };
+        let limits = Limits { postcopy_after: passes, bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
+        let mut arriving = Arriving::at(Some(&directory));
+        let connector = dialer(&directory, "localhost", arriving.port);
+        Leaving::by(Arc::new(connector), limits, multifd).arrives(&mut arriving);
+    }
+}
+
+#[test]
+fn a_broken_link_is_joined_again_over_tls_also_a_unix_socket() {
+    if denied() {
+        return;
+    }
+    let directory = Directory::complete(&Authority::new());
+    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let mut arriving = Arriving::at(Some(&directory));
+    let leaving = Leaving::by(Arc::new(dialer(&directory, "127.0.0.1", arriving.port)), limits, 2);
+    arriving.guest.await_running();
+    for round in 1..=2 {
+        leaving.watch.until_nth(Status::PostcopyActive, round);
+        arriving.watch.until_nth(Status::PostcopyActive, round);
+        leaving.handle.break_link();
+        leaving.watch.until_nth(Status::PostcopyPaused, round);
+        arriving.watch.until_nth(Status::PostcopyPaused, round);
+        if round == 1 {
+            let listener = Listener::tcp(&to(0)).unwrap().tls(DestinationTls::load(directory.path()).unwrap());
+            let port = listener.port().unwrap();
+            arriving.handle.rejoin(Box::new(listener));
+            leaving.handle.rejoin(Arc::new(dialer(&directory, "localhost", port)));
+        } else {
+            let address = UnixAddress(directory.path().join("socket"));
+            let listener = Listener::unix(&address).unwrap().tls(DestinationTls::load(directory.path()).unwrap());
+            arriving.handle.rejoin(Box::new(listener));
+            leaving.handle.set_limits(Limits::default());
+            let tls = SourceTls::load(directory.path(), "localhost").unwrap();
+            leaving.handle.rejoin(Arc::new(Dialer::unix(address).tls(tls)));
+        }
+    }
+    leaving.arrives(&mut arriving);
+}
+
+#[test]
+fn who_is_not_let_in_reads_why_and_the_destination_waits_on() {
+    if denied() {
+        return;
+    }
+    listen_to_log();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let here = Directory::complete(&authority);
+    here.revoke(&authority, 99);
+    let mut arriving = Arriving::at(Some(&here));
+    let port = arriving.port;
+    let source = |wanted: Wanted, signer: &Authority, trusted: &Authority| {
+        let directory = Directory::new();
+        directory.trust(trusted);
+        directory.put("client", signer, &wanted);
+        directory
+    };
+    let client = || Wanted { client: true, ..Wanted::default() };
+    let refused = "the destination refused this side's certificate, client-cert.pem: it ";
+    let cases = [
+        (
+            source(Wanted { years: (2019, 2020), ..client() }, &authority, &authority),
+            format!("{refused}has expired or is not valid yet there; check"),
+            "turned away: the source's certificate has expired; renew client-cert.pem there",
+        ),
+        (
+            source(Wanted { years: (2099, 2100), ..client() }, &authority, &authority),
+            format!("{refused}has expired or is not valid yet there; check"),
+            "turned away: the source's certificate is not valid yet; check the clocks",
+        ),
+        (
+            source(client(), &other, &authority),
+            format!("{refused}is not signed by the authority in the ca-cert.pem there; use one"),
+            "turned away: the source's certificate is not signed by the authority in this side's ca-cert.pem",
+        ),
+        (
+            source(client(), &authority, &other),
+            "the destination's certificate is not signed by the authority in this side's ca-cert.pem; use one".into(),
+            "turned away: the source refused this side's certificate, server-cert.pem: it is not signed by",
+        ),
+        (
+            source(Wanted { serial: 99, ..client() }, &authority, &authority),
+            format!("{refused}has been revoked by the ca-crl.pem there; renew it"),
+            "turned away: the source's certificate has been revoked by this side's ca-crl.pem; renew",
+        ),
+        (
+            source(Wanted { client: false, ..client() }, &authority, &authority),
+            format!("{refused}is not made for this purpose"),
+            "turned away: the source's certificate is not made for TLS clients",
+        ),
+    ];
+    for (directory, told, log) in cases {
+        let error = Leaving::by(Arc::new(dialer(&directory, "localhost", port)), Limits::default(), 0).stays();
+        assert!(error.contains(&told), "{error}");
+        assert!(logged(log), "{log}: {:?}", LOG.lock().unwrap());
+    }
+
+    let error = Leaving::by(Arc::new(dialer(&here, "example.org", port)), Limits::default(), 0).stays();
+    let told = "certificate is not for 'example.org' (the names in it: 127.0.0.1, localhost); set 'tls-hostname'";
+    assert!(error.contains(told), "{error}");
+    assert!(logged("turned away: the source refused this side's certificate, server-cert.pem: the name that"));
+
+    let error = Leaving::by(Arc::new(to(port)), Limits::default(), 0).stays();
+    let told = "the source does not use TLS and the destination does; set 'tls-creds' on both sides, or on neither";
+    assert!(error.contains(told), "{error}");
+    assert!(logged(&format!("turned away: {told}")));
+
+    // Nobody at all, or with no protocol that is spoken here; none of them goes away.
+    let mut nobodies = Vec::new();
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02", b""] {
+        let mut nobody = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        nobody.write_all(bytes).unwrap();
+        nobodies.push(nobody);
+    }
+    without_certificate(&here, port);
+    let changing = Arc::new(Changing { port, authority: &authority, here: &here }.connector());
+    let error = Leaving::by(changing, Limits::default(), 0).stays();
+    assert!(error.contains("the peer refused: it has another certificate than the control channel"), "{error}");
+
+    let connector = dialer(&here, "localhost", port);
+    Leaving::by(Arc::new(connector), Limits::default(), 0).arrives(&mut arriving);
+    assert!(logged("turned away: the source does not speak TLS (its first bytes are [47, 45, 54"));
+    assert!(logged("turned away: the source presented no certificate; it needs client-cert.pem and its key"));
+}
+
+/// A source that has nothing to show.
+fn without_certificate(directory: &Directory, port: u16) {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(directory.path().join("ca-cert.pem")).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut session = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let at = ("127.0.0.1", port).to_socket_addrs().unwrap().next().unwrap();
+    let mut socket = TcpStream::connect(at).unwrap();
+    let mut stream = rustls::Stream::new(&mut session, &mut socket);
+    let _ = stream.write_all(b"WHIMBREL");
+    let error = stream.read_to_end(&mut Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("CertificateRequired"), "{error}");
+}
+
+/// A source whose channels show different certificates.
+struct Changing<'a> {
+    port: u16,
+    authority: &'a Authority,
+    here: &'a Directory,
+}
+
+struct InTurn(Mutex<Vec<Dialer>>);
+
+impl Connector for InTurn {
+    fn connect(&self) -> std::io::Result<Channel> {
+        self.0.lock().unwrap().pop().unwrap().connect()
+    }
+}
+
+impl Changing<'_> {
+    fn connector(&self) -> InTurn {
+        let another = Directory::complete(self.authority);
+        InTurn(Mutex::new([&another, self.here].map(|it| dialer(it, "localhost", self.port)).into()))
+    }
+}
+
+#[test]
+fn a_destination_with_a_bad_certificate_or_without_tls_gets_no_guest() {
+    if denied() {
+        return;
+    }
+    listen_to_log();
+    let authority = Authority::new();
+    let source = Directory::complete(&authority);
+    source.revoke(&authority, 98);
+    let cases = [
+        (Wanted { years: (2019, 2020), ..Wanted::default() }, "certificate has expired; renew server-cert.pem there"),
+        (Wanted { years: (2099, 2100), ..Wanted::default() }, "certificate is not valid yet; check the clocks of both"),
+        (Wanted { serial: 98, ..Wanted::default() }, "certificate has been revoked by this side's ca-crl.pem; renew"),
+        (Wanted { client: true, ..Wanted::default() }, "certificate is not made for TLS servers; make server-cert.pem"),
+        (
+            Wanted { names: Vec::new(), ..Wanted::default() },
+            "certificate is not for 'localhost' (the names in it: none); set",
+        ),
+    ];
+    for (wanted, told) in cases {
+        let there = Directory::complete(&authority);
+        there.put("server", &authority, &wanted);
+        let mut arriving = Arriving::at(Some(&there));
+        let connector = dialer(&source, "localhost", arriving.port);
+        let error = Leaving::by(Arc::new(connector), Limits::default(), 0).stays();
+        assert!(error.contains(&format!("failed: the destination's {told}")), "{error}");
+        arriving.handle.abandon();
+    }
+    let mut arriving = Arriving::at(None);
+    let error = Leaving::by(Arc::new(dialer(&source, "localhost", arriving.port)), Limits::default(), 0).stays();
+    let told = "the destination does not use TLS and the source does; set 'tls-creds' on both sides, or on neither";
+    assert!(error.contains(told), "{error}");
+    assert!(logged("turned away: the channel was not opened: the source uses TLS and the destination does not; set"));
+    Leaving::by(Arc::new(to(arriving.port)), Limits::default(), 0).arrives(&mut arriving);
+}
+
+/// What is wrong with the files is said with the file's name, before anybody is connected to.
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    listen_to_log();
+    use std::os::unix::fs::PermissionsExt;
+    let authority = Authority::new();
+    let directory = Directory::complete(&authority);
+    let at = |name: &str| directory.path().join(name);
+    let error = |host: &str| SourceTls::load(directory.path(), host).unwrap_err();
+    let text = |host: &str| whimbrel_postcopy::error::sentence(&error(host));
+
+    assert!(text("no name").starts_with("'no name' is no name or address that a certificate can have; set 'tls-"));
+    for name in ["ca-cert.pem", "client-cert.pem", "client-key.pem"] {
+        let saved = std::fs::read(at(name)).unwrap();
+        std::fs::write(at(name), "nothing").unwrap();
+        assert!(text("localhost").contains(&format!("{name}' holds no ")), "{}", text("localhost"));
+        std::fs::remove_file(at(name)).unwrap();
+        let missing = text("localhost");
+        assert!(missing.contains(&format!("/{name}' (the directory is what 'tls-creds' names): No such")), "{missing}");
+        std::fs::write(at(name), saved).unwrap();
+    }
+    std::fs::write(at("ca-crl.pem"), "nothing").unwrap();
+    assert!(text("localhost").contains("ca-crl.pem' holds no certificate revocation list in PEM form"));
+    std::fs::remove_file(at("ca-crl.pem")).unwrap();
+
+    std::fs::set_permissions(at("client-key.pem"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    SourceTls::load(directory.path(), "localhost").unwrap();
+    let path = at("client-key.pem");
+    assert!(logged(&format!("the private key '{}' can be read by others", path.display())));
+
+    std::fs::copy(at("server-key.pem"), at("client-key.pem")).unwrap();
+    let told = text("localhost");
+    assert!(told.starts_with("the key '") && told.contains("client-key.pem' does not belong to the"), "{told}");
+    std::fs::copy(at("client-key.pem"), at("server-key.pem")).unwrap();
+    DestinationTls::load(directory.path()).unwrap();
+    std::fs::copy(at("client-cert.pem"), at("server-cert.pem")).unwrap();
+    assert!(
+        DestinationTls::load(directory.path()).unwrap_err().to_string().contains("server-key.pem' does not belong")
+    );
+}
