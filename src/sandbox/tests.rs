@@ -232,7 +232,8 @@ fn a_thread_has_every_call_of_those_that_it_starts() {
         for child in children {
             let (ours, theirs) = (calls::of(parent).unwrap(), calls::of(*child).unwrap());
             assert!(ours.contains(&theirs), "{parent:?} lacks calls of {child:?}");
-            assert!(!theirs.contains(&ours), "{child:?} is no narrower than {parent:?}");
+            // A destination that may listen again by itself does all that the main thread does.
+            assert!(*child == Destination || !theirs.contains(&ours), "{child:?} is no narrower than {parent:?}");
         }
     }
 }

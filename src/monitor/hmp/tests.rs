@@ -122,6 +122,7 @@ fn parameters_in_the_units_people_use() {
          downtime-limit: 50 ms\n\
          x-postcopy-after: 2 passes\n\
          multifd-channels: 2\n\
+         x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
          tls-creds: '/etc/pki/qemu'\n\
          tls-hostname: ''\n"
