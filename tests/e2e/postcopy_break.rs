@@ -134,6 +134,29 @@ fn the_link_is_cut_again_and_again() {
     halfway.finish();
 }
 
+/// A flap of the link needs nobody: both sides were told to try by themselves.
+#[test]
+fn a_link_that_flaps_is_joined_again_by_itself() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(HOT, 1);
+    halfway.source.set(json!({"x-reconnect": 60}));
+    halfway.destination.set(json!({"x-reconnect": 60}));
+    for _ in 0..3 {
+        halfway.link.cut();
+        for vm in [&mut halfway.source, &mut halfway.destination] {
+            vm.qmp.await_migration("postcopy-paused");
+            vm.qmp.await_migration("postcopy-active");
+        }
+    }
+    // What is broken on purpose stays so, on the side that broke it; the user's word comes before what goes by itself.
+    halfway.source.qmp.query("migrate-pause");
+    halfway.assert_paused();
+    halfway.join();
+    halfway.finish();
+}
+
 /// Nobody tells either side that the link is dead; people do.
 #[test]
 fn the_link_hangs_and_is_broken_by_hand() {
