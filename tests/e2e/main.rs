@@ -14,3 +14,4 @@ mod paused;
 mod postcopy_break;
 mod support;
 mod there_and_back;
+mod torture;

@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -170,6 +172,21 @@ impl Vm {
     /// The process's number.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends it a signal, as a person at its host would.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Whether the process has ended, or is about to: it will say nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.log.has_ended()
+    }
+
+    /// Waits for so long at most; whether it has ended.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        self.log.wait_for_end(time).is_some()
     }
 
     /// Kills it.
