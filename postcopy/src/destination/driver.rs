@@ -125,10 +125,15 @@ impl Driver {
         self.shared.interrupted()
     }
 
+    /// Whether a source is awaited at another place by now: whoever waits must not keep the user's last word from being followed.
+    fn is_superseded(&self) -> bool {
+        self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Waits for a source; offers postcopy only where missing pages can be watched.
     fn accept_link(&self, acceptor: &dyn Acceptor, rejoin: Option<Token>, watch: bool) -> Result<Link, MigrationError> {
         let features = if watch { self.offered } else { self.offered.without(Features::POSTCOPY) };
-        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() };
+        let until = Until { wake: &self.shared.wake, give_up: &|| self.gives_up() || self.is_superseded() };
         let begin = |channels| Multifd::begin(channels, &self.intake, &self.shared.wake);
         Link::accept(acceptor, rejoin, features, &until, begin)
     }
@@ -358,6 +363,7 @@ impl Driver {
             if let Some(acceptor) = acceptor {
                 match self.rejoin(&*acceptor, destination, link.token, faults) {
                     Ok(link) => return Some(link),
+                    Err(_) if self.is_superseded() => continue,
                     Err(error) => {
                         let text = sentence(&error);
                         log::error!("the migration stays paused: {text}");
