@@ -8,12 +8,15 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::connect_unspec;
 use whimbrel_postcopy::wire::{ChannelKind, Header, Hello};
+
+use super::LIMIT;
 
 /// What the first bytes of a channel count as, beside the messages' numbers: the hello forth, its answer back.
 pub const GREETING: u16 = 0;
@@ -111,7 +114,8 @@ pub struct FaultyLink {
 struct Shared {
     target: String,
     plan: Option<Plan>,
-    connections: Mutex<Vec<Arc<Connection>>>,
+    /// Only the threads that copy keep a connection open: once both have ended it is closed, and who still sends hears of it.
+    connections: Mutex<Vec<Weak<Connection>>>,
     hold: Mutex<Hold>,
     changed: Condvar,
     tell: UnixStream,
@@ -192,6 +196,13 @@ impl FaultyLink {
         self.shared.has_struck.load(Ordering::Acquire)
     }
 
+    /// Waits for the fault.
+    pub fn await_strike(&self) {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(LIMIT).unwrap();
+        assert!(self.has_struck() || poll(&mut fds, limit).unwrap() > 0, "the migration never came to the place");
+    }
+
     /// Becomes readable when the fault happens.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.struck.as_fd()
@@ -205,7 +216,7 @@ impl FaultyLink {
 
     /// What was held back by a stall goes on.
     pub fn release(&self) {
-        for connection in self.shared.connections.lock().unwrap().iter() {
+        for connection in self.shared.open() {
             connection.stalled.store(false, Ordering::Release);
         }
         *self.shared.hold.lock().unwrap() = Hold::Released;
@@ -214,32 +225,23 @@ impl FaultyLink {
 
     /// Cuts every connection.
     pub fn cut(&self) {
-        self.each(Connection::cut);
-    }
-
-    /// Whether there is such a connection.
-    pub fn has(&self, channel: Channel) -> bool {
-        self.shared.connections.lock().unwrap().iter().any(|it| it.channel.get() == Some(&channel))
+        self.shared.open().iter().for_each(|connection| connection.cut());
+        *self.shared.hold.lock().unwrap() = Hold::Released;
+        self.shared.changed.notify_all();
     }
 
     /// Now and not at a place: a cut, a reset or a stall (of both directions) of one channel.
     pub fn strike(&self, channel: Channel, fault: Fault) {
-        let connections = self.shared.connections.lock().unwrap();
+        let connections = self.shared.open();
         let connection = connections.iter().find(|it| it.channel.get() == Some(&channel));
         let connection = connection.unwrap_or_else(|| panic!("the migration has no channel {channel:?}"));
+        self.shared.note();
         match fault {
             Fault::Cut => connection.cut(),
             Fault::Reset => connection.reset(),
             Fault::Stall => connection.stalled.store(true, Ordering::Release),
             other => panic!("{other:?} needs a place"),
         }
-        self.shared.note();
-    }
-
-    fn each(&self, end: impl Fn(&Connection)) {
-        self.shared.connections.lock().unwrap().iter().for_each(|connection| end(connection));
-        *self.shared.hold.lock().unwrap() = Hold::Released;
-        self.shared.changed.notify_all();
     }
 }
 
@@ -262,11 +264,16 @@ impl Shared {
         far.set_nodelay(true).unwrap();
         let connection =
             Arc::new(Connection { near, far, channel: OnceLock::new(), stalled: AtomicBool::new(false) });
-        self.connections.lock().unwrap().push(connection.clone());
+        self.connections.lock().unwrap().push(Arc::downgrade(&connection));
         for direction in [Direction::Forth, Direction::Back] {
             let (shared, connection) = (self.clone(), connection.clone());
             thread::spawn(move || Course::new(&shared, &connection, direction).run());
         }
+    }
+
+    /// The connections that are still there.
+    fn open(&self) -> Vec<Arc<Connection>> {
+        self.connections.lock().unwrap().iter().filter_map(Weak::upgrade).collect()
     }
 
     fn note(&self) {
@@ -377,9 +384,8 @@ impl<'a> Course<'a> {
                     ChannelKind::Control => Channel::Control,
                     ChannelKind::Demand => Channel::Demand,
                     ChannelKind::Multifd => {
-                        let connections = self.shared.connections.lock().unwrap();
                         let is_one = |it: &&Arc<Connection>| matches!(it.channel.get(), Some(Channel::Multifd(_)));
-                        Channel::Multifd(connections.iter().filter(is_one).count())
+                        Channel::Multifd(self.shared.open().iter().filter(is_one).count())
                     }
                 };
                 self.connection.channel.set(channel).unwrap();
@@ -475,23 +481,20 @@ impl<'a> Course<'a> {
 
     fn end(&mut self, fault: Fault, rest: &[u8]) -> Goes {
         let (mut from, to) = self.connection.ends(self.direction);
+        self.shared.note();
         match fault {
             Fault::Cut => self.connection.cut(),
             Fault::Reset => self.connection.reset(),
             Fault::HalfClose => {
                 let _ = to.shutdown(Shutdown::Write);
-                self.shared.note();
                 let mut lost = vec![0; CHUNK];
                 while let Ok(1..) = from.read(&mut lost) {}
-                return OVER;
             }
             _ => {
-                self.shared.note();
                 self.shared.stand_still();
                 return self.send(rest);
             }
         }
-        self.shared.note();
         OVER
     }
 }

@@ -1,6 +1,6 @@
 //! [`Journey`]: one migration over a faulty link, watched by both monitors, driven to where the guest is whole again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
@@ -122,6 +122,15 @@ impl Journey {
         count > 0
     }
 
+    /// Waits for the fault.
+    pub fn await_strike(&mut self) {
+        let begun = Instant::now();
+        while !self.link.has_struck() {
+            assert!(begun.elapsed() < LIMIT, "the migration never came to the place: {:?}", self.look());
+            self.hears(QUIET);
+        }
+    }
+
     /// Both monitors' words, the destination's first: if it runs there, then the source must have stopped long ago.
     pub fn look(&mut self) -> (Sight, Sight) {
         let there = Sight::of(&mut self.destination);
@@ -135,7 +144,7 @@ impl Journey {
     pub fn settle(&mut self, noticed: bool) -> Stand {
         let mut quiet = Duration::ZERO;
         let mut last = self.look();
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             let (here, there) = &last;
             assert!(begun.elapsed() < LIMIT, "it does not come to rest: {here:?}, {there:?}");

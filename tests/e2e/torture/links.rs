@@ -4,10 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde_json::json;
 
-use super::case::{self, Case, When};
+use super::case::{self, Case, Mode, When};
 use super::journey::{Journey, Stand};
 use super::report;
-use crate::support::faulty_link::Fault;
+use crate::support::faulty_link::{Channel, Fault, GREETING, Place, Plan};
 use crate::support::{Machine, host};
 
 /// Only cases whose names contain this.
@@ -21,6 +21,12 @@ fn is_noticed(fault: Fault) -> bool {
     !matches!(fault, Drop | DropBytes | Duplicate | DuplicateBytes | HalfClose | Stall)
 }
 
+/// Whether the fault comes at a page that is asked for.
+fn waits_for_touches(plan: &Plan) -> bool {
+    let greets = matches!(plan.place, Place::Message { tag: GREETING, .. });
+    plan.channel == Channel::Demand && !greets
+}
+
 /// How the guest came to stand after the fault, where it is in the end, and how often its halves were joined.
 fn run(case: &Case) -> (Stand, Stand, u32) {
     let machine = Machine::new("32M").cpus(case.cpus());
@@ -28,6 +34,13 @@ fn run(case: &Case) -> (Stand, Stand, u32) {
     let plan = if let When::There(plan) = case.when { Some(plan) } else { None };
     let mut journey = Journey::prepare(machine, source, plan);
     match case.when {
+        When::There(plan) if waits_for_touches(&plan) && case.mode != Mode::Precopy => {
+            // The background must not bring what the guest would ask for.
+            journey.source.set(json!({"max-postcopy-bandwidth": 1 << 20}));
+            journey.begin(case.mode, case.multifd);
+            journey.await_strike();
+            journey.source.set(json!({"max-postcopy-bandwidth": 0}));
+        }
         When::There(_) => journey.begin(case.mode, case.multifd),
         When::Status(status, channel, fault) => {
             journey.source.set(json!({"max-bandwidth": 8 << 20, "max-postcopy-bandwidth": 2 << 20}));
@@ -36,6 +49,8 @@ fn run(case: &Case) -> (Stand, Stand, u32) {
             }
             journey.begin(case.mode, case.multifd);
             journey.source.qmp.await_migration(status);
+            // The source says so from the hand-over on, the destination once the guest runs there.
+            journey.destination.qmp.await_migration(status);
             journey.link.strike(channel, fault);
             journey.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
         }
