@@ -179,11 +179,6 @@ impl Vm {
         kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
     }
 
-    /// Whether the process has ended, or is about to: it will say nothing more.
-    pub fn has_ended(&self) -> bool {
-        self.log.has_ended()
-    }
-
     /// Waits for so long at most; whether it has ended.
     pub fn ends_within(&self, time: Duration) -> bool {
         self.log.wait_for_end(time).is_some()

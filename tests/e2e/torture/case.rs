@@ -196,6 +196,10 @@ fn spots(mode: Mode, multifd: bool) -> Vec<Spot> {
 
 /// A message that is missing, or comes twice, without anybody being able to know: TCP does neither, and nothing else would notice.
 fn is_unnoticed(spot: &Spot, fault: Fault) -> bool {
+    // A second end of a stretch is the end of the next one, before its pages.
+    if fault == Fault::Duplicate && matches!(spot.channel, Channel::Multifd(_)) && spot.tag == tag::GATHER {
+        return true;
+    }
     let precopied = spot.channel != Channel::Demand && spot.door == Door::Closed;
     let is_data = matches!(spot.tag, tag::PAGES | tag::ZEROS | tag::DISCARD | tag::ARM | tag::STATE);
     fault == Fault::Drop && precopied && is_data
@@ -239,10 +243,12 @@ fn faults(spot: &Spot, round: &mut usize) -> Vec<(Fault, At)> {
 }
 
 /// How strict a case can be.
-fn door(mode: Mode, spot: &Spot, fault: Fault) -> Door {
+fn door(mode: Mode, spot: &Spot, fault: Fault, at: At) -> Door {
     let ends = matches!(fault, Fault::Cut | Fault::Reset | Fault::CorruptNumber | Fault::CorruptFlags | Fault::CorruptLength);
     match spot.door {
         _ if matches!(fault, Fault::Delay(_)) => Door::Harmless,
+        // It can be loaded, and that be said, before the end of the link is seen.
+        Door::Closed if (spot.tag, at) == (tag::STATE, At::End) => Door::Between,
         // Nobody needs these channels' backward direction, nor, in a precopy, the demand channel once it is open.
         Door::Closed if !ends || spot.channel != Channel::Control => Door::Before,
         // The destination reads no further than the end of the last pass before it looks at what comes.
@@ -269,7 +275,7 @@ pub fn all() -> Vec<Case> {
                 }
                 let place = Place::Message { tag: spot.tag, nth: spot.nth, at };
                 let plan = Plan { channel: spot.channel, direction: spot.direction, place, fault };
-                add(mode, multifd, When::There(plan), door(mode, &spot, fault));
+                add(mode, multifd, When::There(plan), door(mode, &spot, fault, at));
             }
         }
         // In the middle of whatever it is.

@@ -41,8 +41,8 @@ pub enum Stand {
 const QUIET: Duration = Duration::from_millis(300);
 /// A break that the host's TCP reports is noticed long before this.
 const UNNOTICED: Duration = Duration::from_secs(5);
-/// A destination whose source is gone ends within this, or it waits for another.
-const ENDS: Duration = Duration::from_millis(400);
+/// A destination whose source is gone most often ends within this, or it waits for another.
+const ENDS: Duration = Duration::from_millis(250);
 
 /// What a monitor says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +122,13 @@ impl Journey {
         count > 0
     }
 
+    /// Waits until the guest runs there, on pages that have come, and the source knows.
+    pub fn await_postcopy(&mut self) {
+        self.source.qmp.await_migration("postcopy-active");
+        self.destination.qmp.await_migration("postcopy-active");
+        self.destination.guest.await_heartbeat();
+    }
+
     /// Waits for the fault.
     pub fn await_strike(&mut self) {
         let begun = Instant::now();
@@ -137,6 +144,33 @@ impl Journey {
         let here = Sight::of(&mut self.source);
         assert!(!(here.is_here() && there.is_here()), "two guests run: {here:?}, {there:?}");
         (here, there)
+    }
+
+    /// Waits until both monitors say what is wanted.
+    pub fn until(&mut self, so: impl Fn(&Sight, &Sight) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let (here, there) = self.look();
+            if so(&here, &there) {
+                return;
+            }
+            assert!(begun.elapsed() < LIMIT, "it stays so: {here:?}, {there:?}");
+            self.rest(&here, &there);
+        }
+    }
+
+    /// Until there is something to hear; a process that has ended would be heard for ever.
+    fn rest(&mut self, here: &Sight, there: &Sight) -> bool {
+        if here.migration == "ended" || there.migration == "ended" {
+            std::thread::sleep(QUIET / 3);
+            return false;
+        }
+        self.hears(QUIET / 3)
+    }
+
+    /// A fresh destination in place of one that died.
+    pub fn replace_destination(&mut self) {
+        self.destination = self.machine.receive(Transport::Tcp);
     }
 
     /// Until nothing changes any more without people. `noticed`: the fault is one that the hosts hear of; of others
@@ -156,13 +190,9 @@ impl Journey {
                 quiet = Duration::ZERO;
             }
             assert!(quiet < UNNOTICED, "nobody notices: {:?}, {:?}", last.0, last.1);
-            // A process that has ended is news all the time.
-            let heard = self.hears(QUIET / 3);
+            let heard = self.rest(&last.0.clone(), &last.1.clone());
             let now = self.look();
-            quiet = if now == last && !(heard && now.1.migration != "ended") { quiet + QUIET / 3 } else { Duration::ZERO };
-            if now.1.migration == "ended" && heard && now == last {
-                std::thread::sleep(QUIET / 3);
-            }
+            quiet = if now == last && !heard { quiet + QUIET / 3 } else { Duration::ZERO };
             last = now;
         }
     }
@@ -265,24 +295,45 @@ impl Journey {
         let why = Sight::of(&mut self.source);
         assert!(why.migration == "cancelled" || why.error.is_some_and(|why| why.len() > 10), "no reason is given");
         assert_eq!(self.source.qmp.status(), if self.runs { "running" } else { "paused" });
-        if self.destination.ends_within(ENDS) {
-            assert_eq!(self.destination.wait(), 1, "{}", self.destination.log());
-            self.destination = self.machine.receive(Transport::Tcp);
-        }
-        // Else its source was not its source yet, and it waits on.
-        assert_eq!(self.destination.qmp.status(), "inmigrate");
         if self.runs {
             self.source.guest.assert_whole();
         }
         self.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
+        while !self.moves_on() {}
+        self.end_on_destination();
+    }
+
+    /// Moves to this destination, if it waits on because its source was not its source yet, or to a fresh one. False if it
+    /// turned out only now that it does not wait.
+    fn moves_on(&mut self) -> bool {
+        if self.destination.ends_within(ENDS) || Sight::of(&mut self.destination).migration == "ended" {
+            self.retire_destination();
+        } else {
+            assert_ne!(self.destination.qmp.status(), "running");
+        }
         let uri = self.destination.address();
         self.source.qmp.forget_events();
         self.source.migrate(&uri);
-        self.source.qmp.await_migration("completed");
-        while Sight::of(&mut self.destination).migration != "completed" {
-            self.destination.qmp.await_event("MIGRATION");
+        loop {
+            let status = self.source.qmp.await_event("MIGRATION")["status"].take();
+            match status.as_str() {
+                Some("completed") => break,
+                Some("failed") if Sight::of(&mut self.destination).migration == "ended" => {
+                    self.retire_destination();
+                    return false;
+                }
+                Some("failed" | "postcopy-paused") => panic!("it cannot leave any more: {:?}", self.look()),
+                _ => {}
+            }
         }
-        self.end_on_destination();
+        self.until(|_, there| there.migration == "completed");
+        true
+    }
+
+    /// It has ended as it should; a fresh one takes its place.
+    fn retire_destination(&mut self) {
+        assert_eq!(self.destination.wait(), 1, "{}", self.destination.log());
+        self.replace_destination();
     }
 
     /// The guest runs there, whole; here it does not.
