@@ -262,8 +262,7 @@ impl Shared {
         };
         near.set_nodelay(true).unwrap();
         far.set_nodelay(true).unwrap();
-        let connection =
-            Arc::new(Connection { near, far, channel: OnceLock::new(), stalled: AtomicBool::new(false) });
+        let connection = Arc::new(Connection { near, far, channel: OnceLock::new(), stalled: AtomicBool::new(false) });
         self.connections.lock().unwrap().push(Arc::downgrade(&connection));
         for direction in [Direction::Forth, Direction::Back] {
             let (shared, connection) = (self.clone(), connection.clone());

@@ -27,6 +27,7 @@ pub struct Machine {
     memory: String,
     cpus: u8,
     more: Vec<String>,
+    launcher: Vec<String>,
 }
 
 /// What carries a migration.
@@ -41,7 +42,7 @@ pub enum Transport {
 impl Machine {
     /// One vCPU and so much RAM, as `--memory` has it.
     pub fn new(memory: &str) -> Self {
-        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new() }
+        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new(), launcher: Vec::new() }
     }
 
     /// Sets the number of vCPUs.
@@ -53,6 +54,12 @@ impl Machine {
     /// Adds arguments.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(|&it| it.to_owned()));
+        self
+    }
+
+    /// Starts by way of a shell that first carries out `preparation`.
+    pub fn after(mut self, preparation: &str) -> Self {
+        self.launcher = ["sh", "-c", &format!("{preparation} && exec \"$0\" \"$@\"")].map(str::to_owned).to_vec();
         self
     }
 
@@ -83,7 +90,10 @@ impl Machine {
         let listen = |name: &str| UnixListener::bind(dir.path().join(name)).unwrap();
         let (serial, qmp) = (listen("serial"), listen("qmp"));
         let place = |name: &str| format!("unix:{}", dir.path().join(name).display());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+        let program: Vec<&str> =
+            self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_whimbrel")]).collect();
+        let mut child = Command::new(program[0])
+            .args(&program[1..])
             .args(["run", "--memory", &self.memory, "--cpus", &self.cpus.to_string()])
             .args(["--serial", &place("serial"), "--qmp", &place("qmp")])
             .args(["--qmp", &(place("qmp-server") + ",server"), "--monitor", &(place("monitor") + ",server")])
@@ -131,6 +141,14 @@ pub struct Vm {
     pub guest: Guest,
 }
 
+/// What a process takes of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub rss_kib: u64,
+    pub files: usize,
+    pub threads: usize,
+}
+
 impl Vm {
     /// The address that it waits for a guest at.
     pub fn address(&mut self) -> String {
@@ -172,6 +190,14 @@ impl Vm {
     /// The process's number.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How much it has of what must not grow.
+    pub fn footprint(&self) -> Footprint {
+        let of = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.pid())).unwrap().count();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        Footprint { rss_kib: rss.unwrap(), files: of("fd"), threads: of("task") }
     }
 
     /// Sends it a signal, as a person at its host would.

@@ -208,7 +208,8 @@ fn is_unnoticed(spot: &Spot, fault: Fault) -> bool {
 /// Whether the first four bytes of the body are a number that the other side judges.
 fn is_judged(tag: u16) -> bool {
     use tag::{CONFIGURATION, DISCARD, HAND_OVER, MARK, PAGES, RAM, REACHED, RECEIVED, REQUEST, STATE, ZEROS};
-    [GREETING, CONFIGURATION, RAM, PAGES, ZEROS, DISCARD, STATE, HAND_OVER, MARK, REACHED, RECEIVED, REQUEST].contains(&tag)
+    [GREETING, CONFIGURATION, RAM, PAGES, ZEROS, DISCARD, STATE, HAND_OVER, MARK, REACHED, RECEIVED, REQUEST]
+        .contains(&tag)
 }
 
 fn is_empty(tag: u16) -> bool {
@@ -244,11 +245,15 @@ fn faults(spot: &Spot, round: &mut usize) -> Vec<(Fault, At)> {
 
 /// How strict a case can be.
 fn door(mode: Mode, spot: &Spot, fault: Fault, at: At) -> Door {
-    let ends = matches!(fault, Fault::Cut | Fault::Reset | Fault::CorruptNumber | Fault::CorruptFlags | Fault::CorruptLength);
+    let ends =
+        matches!(fault, Fault::Cut | Fault::Reset | Fault::CorruptNumber | Fault::CorruptFlags | Fault::CorruptLength);
     match spot.door {
         _ if matches!(fault, Fault::Delay(_)) => Door::Harmless,
         // It can be loaded, and that be said, before the end of the link is seen.
         Door::Closed if (spot.tag, at) == (tag::STATE, At::End) => Door::Between,
+        // Until the guest runs there nobody may miss these channels, and a person who does is past the door.
+        Door::Closed if mode != Mode::Precopy && spot.channel != Channel::Control => Door::Between,
+        Door::Closed if mode != Mode::Precopy && !ends => Door::Between,
         // Nobody needs these channels' backward direction, nor, in a precopy, the demand channel once it is open.
         Door::Closed if !ends || spot.channel != Channel::Control => Door::Before,
         // The destination reads no further than the end of the last pass before it looks at what comes.
@@ -279,7 +284,9 @@ pub fn all() -> Vec<Case> {
             }
         }
         // In the middle of whatever it is.
-        for (offset, fault) in [(300_000, Fault::Cut), (1_000_001, Fault::Reset), (4_000_000, Fault::Stall), (20, Fault::Cut)] {
+        for (offset, fault) in
+            [(300_000, Fault::Cut), (1_000_001, Fault::Reset), (4_000_000, Fault::Stall), (20, Fault::Cut)]
+        {
             let channel = if multifd && mode != Mode::AtOnce { Channel::Multifd(0) } else { Channel::Control };
             let plan = Plan { channel, direction: Direction::Forth, place: Place::Offset(offset), fault };
             let early = mode != Mode::AtOnce || offset == 20;
@@ -289,7 +296,8 @@ pub fn all() -> Vec<Case> {
         for channel in channels {
             for fault in [Fault::Cut, Fault::Reset, Fault::Stall] {
                 if mode != Mode::AtOnce {
-                    add(mode, multifd, When::Status("active", channel, fault), Door::Before);
+                    let door = if mode == Mode::Hybrid { Door::Between } else { Door::Before };
+                    add(mode, multifd, When::Status("active", channel, fault), door);
                 }
                 if mode != Mode::Precopy {
                     add(mode, multifd, When::Status("postcopy-active", channel, fault), Door::After);

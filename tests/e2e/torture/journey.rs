@@ -82,7 +82,8 @@ impl Sight {
 
 /// A migration under way.
 pub struct Journey {
-    machine: Machine,
+    /// What destinations are like.
+    pub machine: Machine,
     pub source: Vm,
     pub destination: Vm,
     pub link: FaultyLink,
@@ -210,7 +211,8 @@ impl Journey {
 
     /// What a person does about a migration that stands still.
     fn intervene(&mut self, here: &Sight, there: &Sight) {
-        let say = |vm: &mut Vm, command: &str| vm.qmp.try_execute(command, json!({})).is_some_and(|answer| answer.is_ok());
+        let say =
+            |vm: &mut Vm, command: &str| vm.qmp.try_execute(command, json!({})).is_some_and(|answer| answer.is_ok());
         let mut done = false;
         match here.migration.as_str() {
             "setup" | "active" | "device" => {
@@ -318,7 +320,7 @@ impl Journey {
             let status = self.source.qmp.await_event("MIGRATION")["status"].take();
             match status.as_str() {
                 Some("completed") => break,
-                Some("failed") if Sight::of(&mut self.destination).migration == "ended" => {
+                Some("failed") if self.destination.ends_within(ENDS * 8) => {
                     self.retire_destination();
                     return false;
                 }

@@ -149,7 +149,7 @@ fn reach(moment: &Moment) -> Journey {
     // Without a page of its own the last word would find the guest whole.
     let waits = matches!(moment.reach, Reach::Held(_, _, tag::RUNNING, _));
     if is_slow || waits {
-        journey.source.set(json!({"max-postcopy-bandwidth": 1 << 20}));
+        journey.source.set(json!({"max-bandwidth": 40 << 20, "max-postcopy-bandwidth": 1 << 20}));
     }
     journey.begin(moment.mode, matches!(moment.reach, Reach::Held(Channel::Multifd(_), ..)));
     if is_slow {
@@ -211,7 +211,8 @@ fn without_source(mut journey: Journey, there: There) -> &'static str {
     let destination = &mut journey.destination;
     match there {
         There::Nothing => {
-            if destination.qmp.try_execute("query-status", json!({})).is_some() && !destination.ends_within(STOPPED * 4) {
+            if destination.qmp.try_execute("query-status", json!({})).is_some() && !destination.ends_within(STOPPED * 4)
+            {
                 // It has not yet seen enough of a source to call it its own, and waits for another.
                 assert_eq!(destination.qmp.status(), "inmigrate");
                 return "lost with its host, the destination waits";
@@ -308,7 +309,9 @@ fn the_destination_dies() {
 
 #[test]
 fn either_stands_still_for_a_while() {
-    run_all(|number, victim, blow| blow == Blow::Stop && (victim == Victim::Source) == (number % 4 == 0) && number % 2 == 0);
+    run_all(|number, victim, blow| {
+        blow == Blow::Stop && (victim == Victim::Source) == (number % 4 == 0) && number % 2 == 0
+    });
 }
 
 #[test]

@@ -15,6 +15,9 @@ const ONLY: &str = "WHIMBREL_CASE";
 
 const WORKLOAD: &str = "ws=16M order=rand write=50 zero=20";
 
+/// Bytes per second: in a pass this long the guest writes enough to leave something to the postcopy, also on a busy host.
+const PASS: u64 = 40 << 20;
+
 /// For a link so slow that a precopy of the other would go on for ever.
 const CALM: &str = "ws=16M rate=2000 zero=20";
 
@@ -40,16 +43,16 @@ fn run(case: &Case) -> (Stand, Stand, u32) {
     match case.when {
         When::There(plan) if waits_for_touches(&plan) && case.mode != Mode::Precopy => {
             // The background must not bring what the guest would ask for.
-            journey.source.set(json!({"max-postcopy-bandwidth": 1 << 20}));
+            journey.source.set(json!({"max-bandwidth": PASS, "max-postcopy-bandwidth": 1 << 20}));
             journey.begin(case.mode, case.multifd);
             journey.await_strike();
-            journey.source.set(json!({"max-postcopy-bandwidth": 0}));
+            journey.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
         }
         When::There(_) => journey.begin(case.mode, case.multifd),
         When::Status(status, channel, fault) => {
             journey.source.set(json!({"max-bandwidth": 8 << 20, "max-postcopy-bandwidth": 2 << 20}));
             if status == "postcopy-active" {
-                journey.source.set(json!({"max-bandwidth": 0}));
+                journey.source.set(json!({"max-bandwidth": PASS}));
             }
             journey.begin(case.mode, case.multifd);
             journey.source.qmp.await_migration(status);
@@ -59,7 +62,7 @@ fn run(case: &Case) -> (Stand, Stand, u32) {
             journey.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
         }
         When::Rejoining(plan) => {
-            journey.source.set(json!({"max-postcopy-bandwidth": 2 << 20}));
+            journey.source.set(json!({"max-bandwidth": PASS, "max-postcopy-bandwidth": 2 << 20}));
             journey.begin(case.mode, case.multifd);
             journey.await_postcopy();
             journey.link.cut();
