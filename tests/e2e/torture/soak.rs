@@ -171,7 +171,7 @@ fn soak() {
         "Destination",
         &format!("{migrations} migrations, {cuts} cuts, {recoveries} recoveries in {seconds} s"),
     );
-    moving.assert_flat("each destination after its move");
+    // Each generation is a process of its own: how much of its memory came in huge pages differs, and its figures are for people.
     staying.assert_flat("one source of cancelled migrations");
     assert!(migrations > 0 && recoveries > 0);
 }
