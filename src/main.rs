@@ -1,6 +1,7 @@
 //! The program: parse, build, run, exit code.
 
 use std::error::Error;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -42,6 +43,7 @@ fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
 
 /// One line on standard error: the error and what caused it.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    eprintln!("whimbrel: {}", sentence(error));
+    // Not by `eprintln!`, which would end with another code where standard error is a file on a full disk.
+    let _ = writeln!(io::stderr(), "whimbrel: {}", sentence(error));
     code.into()
 }

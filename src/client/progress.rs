@@ -1,6 +1,6 @@
 //! How a driven migration looks: a bar on a terminal, lines elsewhere, a summary at the end.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -51,7 +51,7 @@ impl Display {
             }
             Self::Lines { status, at } => {
                 if *status != now.status || at.elapsed() >= LINE_EVERY {
-                    eprintln!("{}: {text}", now.status);
+                    put(&format!("{}: {text}", now.status));
                     (*status, *at) = (now.status.clone(), Instant::now());
                 }
             }
@@ -61,8 +61,8 @@ impl Display {
     /// Says something beside the progress.
     pub fn say(&self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-            Self::Lines { .. } => eprintln!("{text}"),
+            Self::Bar(bar) => bar.suspend(|| put(text)),
+            Self::Lines { .. } => put(text),
         }
     }
 
@@ -72,6 +72,11 @@ impl Display {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A line on standard error, if that takes one: a full disk under it must not end the drive.
+fn put(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The last words of a migration that completed.

@@ -23,13 +23,14 @@ const BEFORE: u64 = 8;
 const BEHIND: u64 = 24;
 
 impl Machine {
-    /// Those pages of all vCPUs, which stand still; each once, those first that are needed first.
+    /// Those pages of all vCPUs that stand still; each once, those first that are needed first. One that runs is the sign that the guest has
+    /// stayed here meanwhile: waiting for it would be waiting for ever.
     pub(super) fn first_pages(&self) -> Vec<PageRun> {
         let memory = self.ram.memory();
         let read = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).ok();
         let (mut addresses, mut around) = (Vec::new(), Vec::new());
         for vcpu in self.vcpus.iter() {
-            let handle = vcpu.lock();
+            let Some(handle) = vcpu.try_lock() else { continue };
             if let (Ok(regs), Ok(sregs)) = (handle.regs(), handle.sregs()) {
                 of_vcpu(&regs, &sregs, read, &mut addresses);
                 around_code(&regs, &sregs, read, &mut around);

@@ -162,11 +162,19 @@ impl Migration {
         }
     }
 
-    /// `migrate_pause`: breaks a postcopy migration's link on purpose.
+    /// `migrate_pause`: breaks the link on purpose where that leaves two halves: from the hand-over on, also while they are being joined.
     pub fn pause(&self) -> Result<(), MigrationError> {
+        use Status::{Device, PostcopyActive, PostcopyRecover, PostcopyRecoverSetup};
         match &*lock(&self.job) {
-            Job::Leaving(handle) if handle.report().status == Status::PostcopyActive => handle.break_link(),
-            Job::Arriving(handle) if handle.report().status == Status::PostcopyActive => handle.break_link(),
+            Job::Leaving(handle) => match handle.report().status {
+                PostcopyActive | PostcopyRecover | PostcopyRecoverSetup => handle.break_link(),
+                // All pages are there and its word is missing: nobody else can end that wait.
+                Device if handle.is_handed_over() => handle.break_link(),
+                _ => return Err(MigrationError::NotPostcopy),
+            },
+            Job::Arriving(handle) if matches!(handle.report().status, PostcopyActive | PostcopyRecover) => {
+                handle.break_link();
+            }
             _ => return Err(MigrationError::NotPostcopy),
         }
         Ok(())

@@ -16,3 +16,4 @@ mod security;
 mod support;
 mod there_and_back;
 mod tls;
+mod torture;

@@ -2,6 +2,9 @@
 
 use serde_json::json;
 
+use whimbrel_postcopy::wire::tag;
+
+use crate::support::faulty_link::{At, Channel, Direction, Fault, FaultyLink, GREETING, Place, Plan};
 use crate::support::proxy::Proxy;
 use crate::support::{Machine, Transport, Vm, host};
 
@@ -187,6 +190,52 @@ fn joining_at_a_wrong_address_loses_nothing() {
     halfway.source.qmp.await_migration("postcopy-paused");
     halfway.join();
     halfway.finish();
+}
+
+/// The first place that was named is one where the source cannot come; the second counts.
+#[test]
+fn listening_anew_ends_the_wait_at_the_place_before() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut halfway = Halfway::reach(IDLE, 0);
+    halfway.link.cut();
+    halfway.assert_paused();
+    halfway.destination.qmp.run("migrate-recover", json!({"uri": "tcp:127.0.0.1:0"}));
+    let nobody_comes = halfway.destination.address();
+    halfway.join();
+    assert_ne!(halfway.destination.address(), nobody_comes);
+    halfway.finish();
+}
+
+/// The new link hangs, too: it can be given up like the first.
+#[test]
+fn a_rejoining_that_hangs_is_broken_by_hand() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    for (tag, status) in [(GREETING, "postcopy-recover-setup"), (tag::RECEIVED_END, "postcopy-recover")] {
+        let mut halfway = Halfway::reach(IDLE, 0);
+        halfway.link.cut();
+        halfway.assert_paused();
+        halfway.destination.qmp.run("migrate-recover", json!({"uri": "tcp:127.0.0.1:0"}));
+        let place = Place::Message { tag, nth: 1, at: At::Begin };
+        let plan = Plan { channel: Channel::Control, direction: Direction::Back, place, fault: Fault::Stall };
+        let link = FaultyLink::to(&halfway.destination.address(), Some(plan));
+        halfway.source.qmp.run("migrate", json!({"uri": link.address(), "resume": true}));
+        halfway.source.qmp.await_migration(status);
+        link.await_strike();
+        halfway.source.qmp.query("migrate-pause");
+        halfway.source.qmp.await_migration("postcopy-paused");
+        drop(link);
+        if tag != GREETING {
+            // The link stood already for the destination.
+            halfway.destination.qmp.await_migration("postcopy-recover");
+            halfway.destination.qmp.await_migration("postcopy-paused");
+        }
+        halfway.join();
+        halfway.finish();
+    }
 }
 
 /// A reset writes the kernel into pages that are still on the source: it waits for them, and the monitor, which is to bring the

@@ -168,6 +168,11 @@ impl SourceHandle {
         }
     }
 
+    /// Whether the guest is no longer the source's to keep, or the user's to cancel.
+    pub fn is_handed_over(&self) -> bool {
+        self.shared.is_handed_over()
+    }
+
     /// Switches to postcopy as soon as possible. Refused without harm to the migration if the destination cannot do it.
     pub fn start_postcopy(&self) -> Result<(), MigrationError> {
         if self.shared.no_postcopy.load(Ordering::Acquire) {

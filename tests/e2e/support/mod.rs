@@ -7,8 +7,10 @@
 //! | `qmp` | a client of the QMP socket |
 //! | `guest` | the talk with the test guest over the serial port |
 //! | `proxy` | a link that counts, and can hang and be cut |
+//! | `faulty_link` | a link that reads along, and breaks at a chosen place of a chosen channel |
 //! | `transcript` | everything that a stream said, and waiting for it to say something |
 
+pub mod faulty_link;
 pub mod guest;
 pub mod host;
 pub mod proxy;

@@ -1,7 +1,8 @@
 //! [`Qmp`]: a client of a QMP socket. Events are awaited, never polled for.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -28,17 +29,23 @@ impl Qmp {
 
     /// Executes a command: its result, or the error's description.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
+        let answer = self.try_execute(command, arguments);
+        answer.unwrap_or_else(|| panic!("the monitor closed the connection; events not taken: {:?}", self.events))
+    }
+
+    /// Executes a command; `None` if the process has ended, or ends before it answers.
+    pub fn try_execute(&mut self, command: &str, arguments: Value) -> Option<Result<Value, String>> {
         let line = json!({"execute": command, "arguments": arguments}).to_string() + "\n";
-        self.reader.get_mut().write_all(line.as_bytes()).unwrap();
+        self.reader.get_mut().write_all(line.as_bytes()).ok()?;
         let deadline = Instant::now() + LIMIT;
         loop {
-            let mut value = self.read(deadline);
+            let mut value = self.try_read(deadline)?;
             if value["event"].is_string() {
                 self.events.push_back(value);
             } else if value["error"].is_object() {
-                return Err(value["error"]["desc"].as_str().unwrap().to_owned());
+                return Some(Err(value["error"]["desc"].as_str().unwrap().to_owned()));
             } else {
-                return Ok(value["return"].take());
+                return Some(Ok(value["return"].take()));
             }
         }
     }
@@ -80,6 +87,18 @@ impl Qmp {
         }
     }
 
+    /// Forgets the events so far; whether there were any. For whoever looks at how things stand instead.
+    pub fn forget_events(&mut self) -> bool {
+        let any = !self.events.is_empty() || !self.reader.buffer().is_empty();
+        self.events.clear();
+        any
+    }
+
+    /// Becomes readable when there is an event, or when the process ends.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.reader.get_ref().as_fd()
+    }
+
     /// Takes MIGRATION events until one says `wanted`. The migration must not end in another way.
     pub fn await_migration(&mut self, wanted: &str) {
         loop {
@@ -104,15 +123,22 @@ impl Qmp {
 
     /// The next value, whatever it is.
     fn read(&mut self, deadline: Instant) -> Value {
+        self.try_read(deadline)
+            .unwrap_or_else(|| panic!("the monitor closed the connection; events not taken: {:?}", self.events))
+    }
+
+    /// The next value; `None` at the end of the connection.
+    fn try_read(&mut self, deadline: Instant) -> Option<Value> {
         let rest = deadline.saturating_duration_since(Instant::now());
         assert!(!rest.is_zero(), "the monitor is silent for {LIMIT:?}; events not taken: {:?}", self.events);
         self.reader.get_ref().set_read_timeout(Some(rest)).unwrap();
         match self.reader.read_until(b'\n', &mut self.partial) {
             Ok(_) if self.partial.ends_with(b"\n") => {
                 let line = std::mem::take(&mut self.partial);
-                serde_json::from_slice(&line).unwrap()
+                Some(serde_json::from_slice(&line).unwrap())
             }
-            Ok(_) => panic!("the monitor closed the connection; events not taken: {:?}", self.events),
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
             Err(error) => panic!("the monitor does not answer ({error}); events not taken: {:?}", self.events),
         }
     }

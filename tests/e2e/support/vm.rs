@@ -6,9 +6,11 @@ use std::os::unix::fs::chown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -26,6 +28,7 @@ pub struct Machine {
     memory: String,
     cpus: u8,
     more: Vec<String>,
+    launcher: Vec<String>,
     wrapper: Option<Wrapper>,
 }
 
@@ -52,7 +55,7 @@ pub enum Transport {
 impl Machine {
     /// One vCPU and so much RAM, as `--memory` has it.
     pub fn new(memory: &str) -> Self {
-        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new(), wrapper: None }
+        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new(), launcher: Vec::new(), wrapper: None }
     }
 
     /// Sets the number of vCPUs.
@@ -75,13 +78,24 @@ impl Machine {
 
     /// The program, with the directory given to who runs it.
     fn command(&self, dir: &Path) -> Command {
-        let Some(wrapper) = &self.wrapper else { return Command::new(env!("CARGO_BIN_EXE_whimbrel")) };
+        let Some(wrapper) = &self.wrapper else {
+            let mut words = self.launcher.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_whimbrel")]);
+            let mut command = Command::new(words.next().unwrap());
+            command.args(words);
+            return command;
+        };
         for path in [dir.to_owned(), dir.join("serial"), dir.join("qmp")] {
             chown(path, Some(wrapper.owner), Some(wrapper.owner)).unwrap();
         }
         let mut command = Command::new(&wrapper.words[0]);
         command.args(&wrapper.words[1..]).arg(&wrapper.program);
         command
+    }
+
+    /// Starts by way of a shell that first carries out `preparation`.
+    pub fn after(mut self, preparation: &str) -> Self {
+        self.launcher = ["sh", "-c", &format!("{preparation} && exec \"$0\" \"$@\"")].map(str::to_owned).to_vec();
+        self
     }
 
     /// Boots the test guest.
@@ -162,6 +176,14 @@ pub struct Vm {
     pub guest: Guest,
 }
 
+/// What a process takes of its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    pub rss_kib: u64,
+    pub files: usize,
+    pub threads: usize,
+}
+
 impl Vm {
     /// The address that it waits for a guest at.
     pub fn address(&mut self) -> String {
@@ -209,6 +231,24 @@ impl Vm {
     /// The process's number.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How much it has of what must not grow.
+    pub fn footprint(&self) -> Footprint {
+        let of = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.pid())).unwrap().count();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+        Footprint { rss_kib: rss.unwrap(), files: of("fd"), threads: of("task") }
+    }
+
+    /// Sends it a signal, as a person at its host would.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Waits for so long at most; whether it has ended.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        self.log.wait_for_end(time).is_some()
     }
 
     /// Kills it.

@@ -1,0 +1,243 @@
+//! The destination's host runs out of something: memory, address space, a disk, room.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::json;
+
+use super::case::Mode;
+use super::journey::{Journey, Stand};
+use crate::support::skip::skip;
+use crate::support::{LIMIT, Machine, Transport, Vm, host};
+
+const WORKLOAD: &str = "ws=48M order=rand write=50";
+
+/// The one sentence that a process that failed says in the end.
+fn last_line(vm: &Vm) -> String {
+    vm.log().lines().last().unwrap_or_default().to_owned()
+}
+
+/// A control group with a limit of memory, and what else takes of it.
+struct MemoryGroup {
+    path: PathBuf,
+    hog: Option<Child>,
+}
+
+impl MemoryGroup {
+    /// With Linux's control groups of version 2 or 1, whichever can be written to.
+    fn new(limit: u64) -> Option<Self> {
+        let name = format!("whimbrel-test-{}", std::process::id());
+        let both = [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
+        both.into_iter().find_map(|(root, file)| {
+            let path = Path::new(root).join(&name);
+            fs::create_dir(&path).ok()?;
+            let group = Self { path, hog: None };
+            fs::write(group.path.join(file), limit.to_string()).ok()?;
+            Some(group)
+        })
+    }
+
+    /// What a shell does to be in it.
+    fn joining(&self) -> String {
+        format!("echo $$ > {}/cgroup.procs", self.path.display())
+    }
+
+    /// Lets somebody else take all that is left, and more.
+    fn fill(&mut self) {
+        // The line never ends, and is kept.
+        let script = format!("{} && exec tail /dev/zero", self.joining());
+        self.hog = Some(Command::new("sh").args(["-c", &script]).stdout(Stdio::null()).spawn().unwrap());
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        if let Some(hog) = &mut self.hog {
+            let _ = hog.kill();
+            let _ = hog.wait();
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// The kernel kills the destination in a pass, because its control group is out of memory.
+#[test]
+fn the_destination_is_killed_for_memory() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let Some(mut group) = MemoryGroup::new(256 << 20) else {
+        return skip(
+            "no control group for memory can be made here: run as root where /sys/fs/cgroup can be written to",
+        );
+    };
+    let machine = Machine::new("96M");
+    let source = machine.boot_and_begin(WORKLOAD);
+    // The kernel takes whom it is told to prefer.
+    let limited = machine.after(&format!("{} && echo 1000 > /proc/self/oom_score_adj", group.joining()));
+    let mut journey = Journey::prepare(limited, source, None);
+    journey.source.set(json!({"max-bandwidth": 4 << 20}));
+    journey.begin(Mode::Precopy, false);
+    journey.source.qmp.await_event("MIGRATION_PASS");
+    group.fill();
+    journey.destination.ends_within(LIMIT);
+    journey.link.cut();
+    assert_eq!(journey.settle(true), Stand::Source);
+    drop(group);
+    journey.machine = Machine::new("96M");
+    journey.replace_destination();
+    assert_eq!(journey.end(Stand::Source), Stand::Source);
+}
+
+/// Says why in one sentence, and ends with 1.
+#[test]
+fn too_little_address_space() {
+    if !host::has_kvm() {
+        return;
+    }
+    let script = "ulimit -v 200000 && exec \"$0\" run --memory 512M --serial null --incoming tcp:127.0.0.1:0";
+    let output = Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_whimbrel")]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.starts_with("whimbrel: ") && last.contains("memory"), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+/// An image of 1 MiB, and the option for it.
+fn image(dir: &Path, name: &str) -> (PathBuf, String) {
+    let path = dir.join(name);
+    fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    let option = format!("path={},format=raw", path.display());
+    (path, option)
+}
+
+/// A second machine with the image: whether it was refused because somebody has it.
+fn is_locked(option: &str) -> bool {
+    let arguments =
+        ["run", "--paused", "--memory", "32M", "--serial", "null", "--kernel", "builtin:test", "--disk", option];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = crate::support::transcript::Transcript::of(child.stderr.take().unwrap());
+    let refused = log.wait_for(std::time::Duration::from_millis(500), |said| said.ended.then_some(()));
+    let _ = child.kill();
+    let _ = child.wait();
+    refused.is_some() && log.text().contains("another process")
+}
+
+/// The destination cannot have the disk when the state comes: `spoil` sees to that once it waits.
+fn without_the_disk(words: &[&str], spoil: impl Fn(&Path) -> Option<Vm>) {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    for mode in Mode::ALL {
+        let dir = tempfile::tempdir().unwrap();
+        let (_, mine) = image(dir.path(), "source.img");
+        let (theirs, other) = image(dir.path(), "destination.img");
+        let source = Machine::new("64M").with(&["--disk", &mine]).boot_and_begin(WORKLOAD);
+        let machine = Machine::new("64M").with(&["--disk", &other]);
+        let mut journey = Journey::prepare(machine, source, None);
+        let spoiler = spoil(&theirs);
+        journey.begin(mode, false);
+        assert_eq!(journey.settle(true), Stand::Source);
+        let why = journey.source.qmp.query("query-migrate")["error-desc"].to_string();
+        assert_eq!(journey.destination.wait(), 1);
+        let line = last_line(&journey.destination);
+        for word in words {
+            assert!(why.contains(word) && line.contains(word), "'{word}' is not in '{why}' and '{line}'");
+        }
+        assert_eq!(journey.source.qmp.status(), "running");
+        assert!(is_locked(&mine), "the source has not taken its disk back");
+        drop(spoiler);
+        // With a disk that it can have, the guest leaves.
+        journey.machine = Machine::new("64M").with(&["--disk", &mine]);
+        journey.replace_destination();
+        assert_eq!(journey.end(Stand::Source), Stand::Source);
+    }
+}
+
+#[test]
+fn the_disk_vanishes_from_the_destination() {
+    without_the_disk(&["destination.img", "No such file"], |path| {
+        fs::remove_file(path).unwrap();
+        None
+    });
+}
+
+#[test]
+fn the_disk_of_the_destination_becomes_something_else() {
+    without_the_disk(&["destination.img"], |path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir(path).unwrap();
+        None
+    });
+}
+
+#[test]
+fn the_disk_of_the_destination_is_in_use() {
+    without_the_disk(&["destination.img", "another process"], |path| {
+        let option = format!("path={},format=raw", path.display());
+        Some(Machine::new("32M").with(&["--disk", &option, "--paused"]).boot("ws=8M"))
+    });
+}
+
+/// It does not start, and says which.
+#[test]
+fn a_disk_that_is_missing_from_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let option = format!("path={},format=raw", dir.path().join("nothing.img").display());
+    let arguments = ["run", "--memory", "32M", "--serial", "null", "--disk", &option, "--incoming", "tcp:127.0.0.1:0"];
+    let (code, text) = crate::support::vm::whimbrel(&arguments);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.lines().last().is_some_and(|line| line.contains("nothing.img")), "{text}");
+}
+
+/// A full disk under the socket of the destination: it does not start.
+#[test]
+fn no_room_for_a_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().display();
+    // One inode is the root's: a socket needs another.
+    let script = format!(
+        "mount -t tmpfs -o size=64k,nr_inodes=1 none {place} && exec \"$0\" run --memory 32M --serial null --incoming unix:{place}/in"
+    );
+    let can = Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
+    if !can {
+        return skip("a mount namespace cannot be made here: run as root");
+    }
+    let output =
+        Command::new("unshare").args(["-m", "sh", "-c", &script, env!("CARGO_BIN_EXE_whimbrel")]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let last = text.lines().last().unwrap_or_default();
+    assert!(last.starts_with("whimbrel: ") && last.contains("No space left"), "{text}");
+}
+
+/// The log cannot be written: the guest moves, and a process that fails still says so by its exit code.
+#[test]
+fn no_room_for_the_log() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    // The pipe stays open: its end would be the process's.
+    let machine = Machine::new("32M").after("exec 9>&2 2>/dev/full");
+    for mode in Mode::ALL {
+        let source = machine.boot_and_begin("ws=16M order=rand write=50");
+        let mut journey = Journey::prepare(machine.clone(), source, None);
+        journey.begin(mode, false);
+        let stand = journey.settle(true);
+        assert_eq!(journey.end(stand), Stand::Destination);
+    }
+    let mut source = machine.boot_and_begin("ws=16M");
+    let mut destination = Machine::new("64M").after("exec 9>&2 2>/dev/full").receive(Transport::Tcp);
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("failed");
+    assert_eq!(destination.wait(), 1);
+    source.guest.assert_whole();
+}
