@@ -122,6 +122,10 @@ impl Migration {
         let limits = limits(&settings.parameters);
         let multifd = multifd(&settings);
         let connector = connector(uri, &settings.parameters)?;
+        if let Job::Arriving(handle) = &mut *job {
+            // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
+            handle.abandon();
+        }
         let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(), multifd)
             .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle);

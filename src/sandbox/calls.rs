@@ -307,7 +307,8 @@ fn net() -> Result<Calls, BackendError> {
 
 fn character() -> Result<Calls, BackendError> {
     let calls = Calls::default().any(&[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_unlink]);
-    calls.ioctl(&requests::TERMINAL)?.ioctl(&[requests::FIONBIO])
+    // What comes in for the serial port interrupts the guest.
+    calls.ioctl(&requests::TERMINAL)?.ioctl(&[requests::FIONBIO, requests::KVM_IRQ_LINE])
 }
 
 /// Files that exist, for reading.

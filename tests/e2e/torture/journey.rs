@@ -9,19 +9,6 @@ use super::case::Mode;
 use crate::support::faulty_link::{FaultyLink, Plan};
 use crate::support::{LIMIT, Machine, Transport, Vm};
 
-/// What must follow where the last word was lost: the door's, or that the last page arrived.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// Each side keeps what it has, and a person looks (docs/failure.md).
-    LeftToPeople,
-    /// `migrate_recover` and `migrate -r` settle it.
-    #[expect(dead_code, reason = "what a destination that stays askable will be held to")]
-    Recovered,
-}
-
-/// The one line to change once both sides stay askable.
-pub const IN_DOUBT: Doubt = Doubt::LeftToPeople;
-
 /// How a broken migration comes to stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stand {
@@ -33,8 +20,8 @@ pub enum Stand {
     Halves,
     /// It is whole on the destination, and the source has not heard that.
     LastWordLost,
-    /// The source handed it over, and the destination never heard that.
-    HandOverLost,
+    /// The source handed it over, and whoever could say whether it ran is gone.
+    Doubt,
 }
 
 /// Nothing to hear and nothing that moves for so long: a person would begin to wonder.
@@ -204,7 +191,7 @@ impl Journey {
             ("completed", "completed") => Stand::Destination,
             ("postcopy-paused", "postcopy-paused") => Stand::Halves,
             ("postcopy-paused", "completed") => Stand::LastWordLost,
-            ("postcopy-paused", "failed" | "ended") => Stand::HandOverLost,
+            ("postcopy-paused", "failed" | "ended") => Stand::Doubt,
             _ => return None,
         })
     }
@@ -252,10 +239,11 @@ impl Journey {
     pub fn end(mut self, stand: Stand) -> Stand {
         let mut stand = stand;
         let mut tries = 0;
-        while stand == Stand::Halves {
+        while matches!(stand, Stand::Halves | Stand::LastWordLost) {
             tries += 1;
             assert!(tries < 5, "it cannot be joined again: {:?}", self.look());
-            assert!(self.reasons().iter().all(|why| why.len() > 10), "no reason is given: {:?}", self.look());
+            let whole = stand == Stand::LastWordLost;
+            assert!(self.reasons(whole).iter().all(|why| why.len() > 10), "no reason is given: {:?}", self.look());
             assert_ne!(self.source.qmp.status(), "running");
             self.source.qmp.refused("cont", json!({}));
             if self.join(None) {
@@ -265,30 +253,19 @@ impl Journey {
                 self.hears(QUIET);
             }
         }
-        if matches!(stand, Stand::LastWordLost | Stand::HandOverLost) {
-            stand = self.end_doubt(stand);
-        }
         match stand {
             Stand::Source => self.end_on_source(),
-            Stand::HandOverLost => self.end_in_doubt(),
-            _ => self.end_on_destination(),
+            Stand::Destination => self.end_on_destination(),
+            other => panic!("{other:?} is no end: {:?}", self.look()),
         }
         stand
     }
 
-    fn reasons(&mut self) -> Vec<String> {
+    /// What is said of why it is paused; nothing is wrong with a guest that is `whole` there.
+    fn reasons(&mut self, whole: bool) -> Vec<String> {
         let (here, there) = self.look();
-        [here, there].into_iter().map(|sight| sight.error.unwrap_or_default()).collect()
-    }
-
-    /// Asks both sides again, which is refused or settles it.
-    fn end_doubt(&mut self, stand: Stand) -> Stand {
-        let joined = self.join(None);
-        assert!(joined || IN_DOUBT == Doubt::LeftToPeople, "{stand:?} cannot be settled: {:?}", self.look());
-        if joined {
-            return self.settle(true);
-        }
-        stand
+        let sights = if whole { vec![here] } else { vec![here, there] };
+        sights.into_iter().map(|sight| sight.error.unwrap_or_default()).collect()
     }
 
     /// The guest went on here, and can still leave.
@@ -310,6 +287,11 @@ impl Journey {
     fn moves_on(&mut self) -> bool {
         if self.destination.ends_within(ENDS) || Sight::of(&mut self.destination).migration == "ended" {
             self.retire_destination();
+        } else if Sight::of(&mut self.destination).migration == "postcopy-paused" {
+            // It was ready, gave the guest up for good, and waits to tell that to a source that knows it already.
+            assert_ne!(self.destination.qmp.status(), "running");
+            assert_eq!(self.destination.quit(), 0);
+            self.replace_destination();
         } else {
             assert_ne!(self.destination.qmp.status(), "running");
         }
@@ -351,15 +333,5 @@ impl Journey {
         self.destination.guest.await_visits(3);
         assert_eq!(self.source.quit(), 0);
         assert_eq!(self.destination.end_guest(), 0);
-    }
-
-    /// The guest stands on the source, which keeps everything and says so; the destination says that it never ran there.
-    fn end_in_doubt(mut self) {
-        let (here, there) = self.look();
-        assert!(here.error.as_ref().is_some_and(|why| why.len() > 10), "no reason is given: {here:?}");
-        assert_ne!(there.run, "running");
-        assert_ne!(here.run, "running");
-        assert_eq!(self.destination.wait(), 1);
-        assert_eq!(self.source.quit(), 0);
     }
 }

@@ -95,7 +95,8 @@ fn run_all(cases: impl Iterator<Item = Case>) {
         match catch_unwind(AssertUnwindSafe(|| run(&case))) {
             Ok((stand, end, _)) => {
                 let outcome = match (stand, end) {
-                    (Stand::Halves, Stand::Destination) => "recovered".to_owned(),
+                    (Stand::Halves | Stand::LastWordLost, Stand::Destination) => "recovered".to_owned(),
+                    (Stand::Halves, Stand::Source) => "taken back".to_owned(),
                     (stand, end) if stand == end => format!("{end:?}"),
                     (stand, end) => format!("{stand:?}, then {end:?}"),
                 };

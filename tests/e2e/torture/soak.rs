@@ -92,7 +92,7 @@ fn travel(here: Vm, chance: &mut Chance, tally: &mut Tally) -> (Vm, bool) {
     journey.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
     let mut stand = journey.settle(true);
     tally.cuts += u64::from(early && journey.link.has_struck());
-    while stand == Stand::Halves {
+    while matches!(stand, Stand::Halves | Stand::LastWordLost) {
         tally.recoveries += 1;
         while !journey.join(None) {
             journey.hears(Duration::from_millis(100));
@@ -105,16 +105,15 @@ fn travel(here: Vm, chance: &mut Chance, tally: &mut Tally) -> (Vm, bool) {
             tally.stayed += 1;
             (source, false)
         }
-        // A cut between the last words: both keep what they know, and nothing is lost if it runs there.
-        Stand::Destination | Stand::LastWordLost => {
+        Stand::Destination => {
             tally.migrations += 1;
             assert_eq!(destination.qmp.status(), "running");
             assert_eq!(source.quit(), 0);
             destination.guest.await_visits(1);
             (destination, true)
         }
-        Stand::HandOverLost => panic!("the guest ran on the destination, which says that it never did"),
-        Stand::Halves => unreachable!("joined above"),
+        Stand::Doubt => panic!("the guest ran on the destination, which says that it never did"),
+        Stand::Halves | Stand::LastWordLost => unreachable!("joined above"),
     }
 }
 
