@@ -3,30 +3,24 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::action::{Action, Many, Outcome};
+use super::connection::Connection;
 use super::control::Shared;
-use super::demand::DemandServer;
-use super::multifd::{MANY_PAGES, Senders};
+use super::multifd::MANY_PAGES;
 use super::outgoing::{Outgoing, Sent};
-use super::pacer::Pacer;
 use super::reconnect::Attempts;
 use super::scheduler::Hint;
-use super::state::{Action, Many, Outcome, Source};
+use super::state::Source;
 use crate::caught::catch;
-use crate::channel::{Channel, ChannelError, Connector, MessageReader};
+use crate::channel::{ChannelError, Connector, MessageReader};
 use crate::error::{MigrationError, sentence};
-use crate::greeting::{self, Until};
 use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
-use crate::wire::{BlockDescription, ChannelKind, Features, Forward, Reply, Token, decode_reply, tag};
-
-/// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read whole: a destination that stalls
-/// inside one must not keep the source from a cancel.
-const REPLY_BUFFER: usize = 128 * 1024;
+use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply, tag};
 
 /// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
@@ -37,38 +31,6 @@ const SOURCE: &str = "source";
 /// What a user is told besides, where the link broke before the destination said that it runs.
 const IN_DOUBT: &str =
     "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
-
-/// One connection to the destination: its channels and the threads that serve those but the first.
-struct Link {
-    channel: Arc<Channel>,
-    reader: MessageReader,
-    demand: Arc<Channel>,
-    server: Option<DemandServer>,
-    serving: Option<JoinHandle<()>>,
-    multifd: Option<Senders>,
-    pacer: Arc<Pacer>,
-}
-
-impl Link {
-    /// Ends the channels and waits for the threads.
-    fn close(&mut self) {
-        self.channel.shutdown();
-        self.demand.shutdown();
-        if let Some(multifd) = &mut self.multifd {
-            multifd.close();
-        }
-        if let Some(thread) = self.serving.take() {
-            // It ends at the end of its channel; if it panicked, the panic was printed and the link is closed all the same.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
 
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
@@ -143,35 +105,8 @@ impl Driver {
         &self,
         connector: &dyn Connector,
         rejoin: Option<Token>,
-    ) -> Result<(Token, Features, Link), MigrationError> {
-        let recover = rejoin.is_some();
-        let token = rejoin.map_or_else(greeting::draw_token, Ok)?;
-        let until = Until { wake: &self.shared.wake, give_up: &|| self.shared.interrupted() };
-        let open = |kind| greeting::open(connector, kind, recover, token, &until);
-        let (control, features) = open(ChannelKind::Control)?;
-        if self.shared.multifd.channels > 0 && !features.contains(Features::MULTIFD) {
-            return Err(MigrationError::NoMultifd);
-        }
-        let spread: Vec<_> = (0..self.shared.multifd.channels)
-            .map(|_| open(ChannelKind::Multifd).map(|(channel, _)| Arc::new(channel)))
-            .collect::<Result<_, _>>()?;
-        let (demand, _) = open(ChannelKind::Demand)?;
-        let unable = !features.contains(Features::POSTCOPY);
-        self.shared.no_postcopy.store(unable, Ordering::Release);
-        demand.mark_interactive();
-        let (channel, demand) = (Arc::new(control), Arc::new(demand));
-        channel.keep_cached();
-        spread.iter().for_each(|channel| channel.keep_cached());
-        let pacer = if self.shared.multifd.postcopy { spread.clone() } else { Vec::new() };
-        let pacer = if pacer.is_empty() { vec![channel.clone()] } else { pacer };
-        let pacer = Arc::new(Pacer::new(pacer));
-        let multifd = match spread.is_empty() {
-            true => None,
-            false => Some(Senders::begin(spread, &self.guest, &self.shared, &pacer)?),
-        };
-        let server = DemandServer::new(self.guest.clone(), self.shared.clone(), self.hint.clone(), demand.clone())?;
-        let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
-        Ok((token, features, Link { channel, reader, demand, server: Some(server), serving: None, multifd, pacer }))
+    ) -> Result<(Token, Features, Connection), MigrationError> {
+        Connection::open(connector, rejoin, &self.guest, &self.shared, &self.hint)
     }
 
     fn introduction(&self) -> Vec<Forward> {
@@ -196,7 +131,7 @@ impl Driver {
         &mut self,
         token: Token,
         features: Features,
-        mut link: Link,
+        mut link: Connection,
         mut connector: Arc<dyn Connector>,
     ) -> Option<Outcome> {
         let shared = self.shared.clone();
@@ -250,7 +185,7 @@ impl Driver {
     }
 
     /// An error between two actions. A broken stream may have a last word of the destination in it, which says more.
-    fn failed(&mut self, error: MigrationError, source: &mut Source, link: &mut Link) {
+    fn failed(&mut self, error: MigrationError, source: &mut Source, link: &mut Connection) {
         self.forget(link);
         if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
             return source.cancel();
@@ -269,7 +204,7 @@ impl Driver {
         }
     }
 
-    fn carry_out(&mut self, action: Action, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+    fn carry_out(&mut self, action: Action, source: &mut Source, link: &mut Connection) -> Result<(), MigrationError> {
         let guest = self.guest.clone();
         let progress = self.shared.progress.clone();
         match action {
@@ -309,7 +244,7 @@ impl Driver {
             Action::Gather => self.gather(source, link)?,
             Action::ServeDemand => {
                 link.pacer.begin();
-                self.serve_demand(link)?;
+                link.serve_demand()?;
             }
             Action::Pause => {
                 // Else the last look at the log came after it.
@@ -360,15 +295,7 @@ impl Driver {
         Ok(())
     }
 
-    fn serve_demand(&mut self, link: &mut Link) -> Result<(), MigrationError> {
-        if let Some(server) = link.server.take() {
-            let thread = std::thread::Builder::new().name("mig-demand".into()).spawn(move || server.run())?;
-            link.serving = Some(thread);
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
+    fn send(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {
         let shared = &self.shared;
         let cancelled_at = OnceCell::new();
         let interrupted = || {
@@ -403,7 +330,7 @@ impl Driver {
     }
 
     /// Gives the next job of the multifd channels out. Whether something else happened while that had to wait.
-    fn give(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+    fn give(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
         let mut happened = false;
         while let Some(multifd) = &mut link.multifd {
             let given = multifd.give()?;
@@ -417,7 +344,7 @@ impl Driver {
     }
 
     /// Whatever was given out is sent, and every channel says that this was all.
-    fn gather(&mut self, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+    fn gather(&mut self, source: &mut Source, link: &mut Connection) -> Result<(), MigrationError> {
         self.give(source, link)?;
         while link.multifd.as_ref().is_some_and(|multifd| !multifd.is_idle()) {
             self.await_senders(source, link)?;
@@ -431,7 +358,7 @@ impl Driver {
     }
 
     /// A sender rings, or something else happens: whether it did.
-    fn await_senders(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+    fn await_senders(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
         if link.channel.wait(false, &self.shared.wake, None)?.woken {
             self.shared.wake.clear();
         }
@@ -441,7 +368,7 @@ impl Driver {
     }
 
     /// What the senders have to say.
-    fn heard(&mut self, source: &mut Source, link: &Link) -> Result<(), MigrationError> {
+    fn heard(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {
         if let Some(multifd) = &link.multifd {
             let sent = multifd.sent()?;
             self.shared.progress.by_multifd(sent.bytes as u64);
@@ -451,7 +378,7 @@ impl Driver {
     }
 
     /// Whatever waits to be sent is not sent any more.
-    fn forget(&mut self, link: &mut Link) {
+    fn forget(&mut self, link: &mut Connection) {
         self.outgoing.clear();
         if let Some(multifd) = &mut link.multifd {
             multifd.clear();
@@ -459,7 +386,12 @@ impl Driver {
     }
 
     /// Puts everything on its way, then waits for a reply, a command or the moment.
-    fn wait(&mut self, until: Option<Duration>, source: &mut Source, link: &mut Link) -> Result<(), MigrationError> {
+    fn wait(
+        &mut self,
+        until: Option<Duration>,
+        source: &mut Source,
+        link: &mut Connection,
+    ) -> Result<(), MigrationError> {
         let sending_state = source.status() == Status::Device && !self.outgoing.is_empty();
         let happened = self.give(source, link)?;
         self.send(source, link)?;
@@ -481,7 +413,7 @@ impl Driver {
     }
 
     /// Commands and replies that are there; whether there were any.
-    fn look_up(&mut self, source: &mut Source, link: &mut Link) -> Result<bool, MigrationError> {
+    fn look_up(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
         let shared = self.shared.clone();
         if shared.cancelled() && !source.status().is_ended() {
             self.forget(link);
@@ -526,9 +458,9 @@ impl Driver {
         &mut self,
         source: &mut Source,
         token: Token,
-        mut link: Link,
+        mut link: Connection,
         connector: &mut Arc<dyn Connector>,
-    ) -> Option<Link> {
+    ) -> Option<Connection> {
         link.close();
         self.outgoing.renew();
         let shared = self.shared.clone();

@@ -1,9 +1,11 @@
 //! The source of a migration: the guest leaves.
 //!
-//! `state` decides, `driver` does: it owns the control channel and the guest. `demand` answers page requests
+//! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
 //! `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
 
+mod action;
+mod connection;
 mod control;
 mod convergence;
 mod demand;
@@ -18,9 +20,10 @@ mod reconnect;
 mod scheduler;
 mod state;
 
+pub use action::{Action, Figures, Many, Outcome};
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::Limits;
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
 pub use scheduler::Hint;
-pub use state::{Action, Figures, Many, Outcome, Source};
+pub use state::Source;

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::action::{Action, Figures, Many, Outcome};
 use super::convergence::Limits;
 use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
@@ -26,7 +27,7 @@ use super::scheduler::{Hint, Scheduler};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
 use crate::memory::HUGE_PAGES;
-use crate::ram::{BlockId, PageIndex, PageRun};
+use crate::ram::{BlockId, PageIndex};
 use crate::stats::Status;
 use crate::wire::{Features, Forward, Reply};
 
@@ -42,54 +43,6 @@ const LIMITED_PAGES: u32 = 64;
 
 /// The background begins so much later than the guest, whose first steps need processors and the link more than any others.
 const HEAD_START: Duration = Duration::from_millis(2);
-
-/// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send a message without page contents.
-    Send(Forward),
-    /// Send a run's contents as they are now (zero pages as zeros), then call [`Source::sent`].
-    SendRun(PageRun),
-    /// Begin logging writes.
-    StartLog,
-    /// End logging writes.
-    StopLog,
-    /// Read the log into the pending pages, then call [`Source::synced`].
-    Sync,
-    /// Re-arm the log for the pending pages of this run.
-    ClearLog(PageRun),
-    /// From now on runs go on the multifd channels; say so before them.
-    Spread,
-    /// No more do: say so on every channel, behind all of them.
-    Gather,
-    /// Answer page requests from now on.
-    ServeDemand,
-    /// Stop the vCPUs, then call [`Source::paused`].
-    Pause,
-    /// Take CPU and device state, then call [`Source::saved`].
-    Save,
-    /// Resume the guest: it stays here.
-    Resume(Resumable),
-    /// Call [`Source::try_hand_over`]; then everything said so far must be on its way.
-    HandOver,
-    /// The destination has everything: tell the guest.
-    HandedOver,
-    /// Put everything on its way and wait for a reply, a command, or this moment.
-    Wait(Option<Duration>),
-    /// It is over.
-    End,
-}
-
-/// How a migration ends on the source.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The destination has every page.
-    Completed,
-    /// The guest stays here.
-    Failed(MigrationError),
-    /// The guest stays here because the user wanted it to.
-    Cancelled,
-}
 
 /// Which way the guest is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,28 +110,6 @@ enum State {
     Ended(Outcome),
     /// Only while a step replaces the state.
     Stepping,
-}
-
-/// What the source tells about itself; see [`crate::stats::RamReport`] for the units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Passes begun.
-    pub passes: u32,
-    /// Times the log was read.
-    pub syncs: u64,
-    /// Pages dirtied per second during the last pass.
-    pub dirty_rate: u64,
-    /// Time the switch would take now.
-    pub expected_downtime: Option<Duration>,
-}
-
-/// When pages go on the multifd channels: where so many are pending. `None`: never.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Many {
-    /// In precopy.
-    pub precopy: Option<u64>,
-    /// In the background of a postcopy.
-    pub postcopy: Option<u64>,
 }
 
 /// The source's state machine.

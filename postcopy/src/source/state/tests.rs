@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::channel::ChannelError;
+use crate::ram::PageRun;
 use crate::wire::Fragment;
 
 const STATES: [&str; 19] = [
