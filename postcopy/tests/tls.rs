@@ -10,7 +10,8 @@ mod skip;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use certificates::{Authority, Directory, Wanted};
 use common::{Random, TestGuest, Watch};
@@ -23,6 +24,8 @@ use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 
 const PAGES: u64 = 3000;
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn denied() -> bool {
     Uffd::open().inspect_err(|error| skip::skip(&whimbrel_postcopy::error::sentence(error))).is_err()
@@ -30,6 +33,12 @@ fn denied() -> bool {
 
 /// What the engine logs, all tests of this program together.
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static MORE: Condvar = Condvar::new();
+
+fn log_lines() -> MutexGuard<'static, Vec<String>> {
+    // A test that fails must not take the engine's threads of the others along, which log.
+    LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 struct Logger;
 
@@ -38,7 +47,8 @@ impl log::Log for Logger {
         true
     }
     fn log(&self, record: &log::Record<'_>) {
-        LOG.lock().unwrap().push(record.args().to_string());
+        log_lines().push(record.args().to_string());
+        MORE.notify_all();
     }
     fn flush(&self) {}
 }
@@ -49,8 +59,11 @@ fn listen_to_log() {
     log::set_max_level(log::LevelFilter::Debug);
 }
 
+/// Waits for a line: the other side may hear first why it was turned away.
 fn logged(sentence: &str) -> bool {
-    LOG.lock().unwrap().iter().any(|line| line.contains(sentence))
+    let missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(sentence));
+    let waited = MORE.wait_timeout_while(log_lines(), LIMIT, missing).unwrap_or_else(PoisonError::into_inner);
+    !waited.1.timed_out()
 }
 
 fn to(port: u16) -> TcpAddress {
@@ -246,7 +259,7 @@ fn who_is_not_let_in_reads_why_and_the_destination_waits_on() {
     for (directory, told, log) in cases {
         let error = Leaving::by(Arc::new(dialer(&directory, "localhost", port)), Limits::default(), 0).stays();
         assert!(error.contains(&told), "{error}");
-        assert!(logged(log), "{log}: {:?}", LOG.lock().unwrap());
+        assert!(logged(log), "{log}: {:?}", log_lines().clone());
     }
 
     let error = Leaving::by(Arc::new(dialer(&here, "example.org", port)), Limits::default(), 0).stays();

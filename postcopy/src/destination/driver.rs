@@ -152,13 +152,7 @@ impl Driver {
         let mut whole = false;
         while !destination.is_over() {
             if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
-                let completed = catch(INCOMING, || {
-                    self.complete(&mut link, faults);
-                    Ok(())
-                });
-                if let Err(error) = completed {
-                    log::error!("the guest has every page, but not everything was cleared away: {}", sentence(&error));
-                }
+                self.complete(&mut link, faults);
             }
             self.tell(destination);
             let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
@@ -171,6 +165,9 @@ impl Driver {
             });
             if self.lose(error, destination, &mut link) {
                 continue;
+            }
+            if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
+                self.complete(&mut link, faults);
             }
             match self.await_rejoin(destination, link, faults) {
                 Some(new) => link = new,
@@ -204,8 +201,14 @@ impl Driver {
     /// Every page is here, and the guest needs nobody any more. The source still has to hear of it.
     fn complete(&self, link: &mut Link, faults: &Result<Faults, UffdError>) {
         link.multifd.close();
-        self.finish(faults);
-        self.guest.arrived();
+        let cleared = catch(INCOMING, || {
+            self.finish(faults);
+            self.guest.arrived();
+            Ok(())
+        });
+        if let Err(error) = cleared {
+            log::error!("the guest has every page, but not everything was cleared away: {}", sentence(&error));
+        }
         // Nothing is awaited there any more, and a fault loop that is inside a message must end, too.
         link.demand.shutdown();
     }

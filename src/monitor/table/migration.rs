@@ -63,7 +63,7 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("migrate-start-postcopy", &[], |_| Ok(Request::MigrateStartPostcopy)),
     },
     Command {
-        help: "break the link of a postcopy migration: both sides pause and can recover",
+        help: "break the link of a postcopy migration, also of one that is being joined again: both sides pause and can recover",
         hmp: face("migrate_pause", &[], |_| Ok(Request::MigratePause)),
         qmp: face("migrate-pause", &[], |_| Ok(Request::MigratePause)),
     },

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use whimbrel_postcopy::destination::{Destination, Effect, Touch, Tracker};
+use whimbrel_postcopy::destination::{Destination, Effect, Standing, Touch, Tracker};
 use whimbrel_postcopy::error::{MigrationError, sentence};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
@@ -86,8 +86,12 @@ impl World {
             step::DONE => self.done(),
             step::FAILED => self.fail(MigrationError::OutOfOrder("link")),
             step::REJOIN => {
-                let lost = self.destination.status() == Status::PostcopyPaused;
-                assert_eq!(self.destination.rejoin(), lost);
+                let unheard = self.destination.status() == Status::Completed && !self.destination.is_over();
+                let never = self.destination.never_ran();
+                let lost = never || unheard || self.destination.status() == Status::PostcopyPaused;
+                let standing = self.destination.rejoin();
+                assert_eq!(standing.is_some(), lost);
+                assert_eq!(matches!(standing, Some(Standing::Never(_))), never);
                 for run in self.tracker.ask_again() {
                     assert!(self.tracker.holds(run));
                 }
@@ -162,7 +166,9 @@ impl World {
         let status = self.destination.status();
         assert!(status != Status::Completed || missing == 0, "completed with {missing} pages missing");
         assert!(status != Status::Failed || !self.started, "a guest that runs here was given up");
-        assert_eq!(self.destination.error().is_some(), matches!(status, Status::Failed | Status::PostcopyPaused));
+        let broken = matches!(status, Status::Failed | Status::PostcopyPaused) || self.destination.never_ran();
+        assert_eq!(self.destination.error().is_some(), broken);
+        assert!(!self.destination.never_ran() || !self.started, "a guest that ran is said not to have");
     }
 }
 
