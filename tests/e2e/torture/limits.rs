@@ -124,7 +124,7 @@ fn is_locked(option: &str) -> bool {
         .spawn()
         .unwrap();
     let log = crate::support::transcript::Transcript::of(child.stderr.take().unwrap());
-    let refused = log.wait_for(std::time::Duration::from_millis(500), |said| said.ended.then_some(()));
+    let refused = log.wait_for(crate::support::LIMIT, |said| said.ended.then_some(()));
     let _ = child.kill();
     let _ = child.wait();
     refused.is_some() && log.text().contains("another process")
