@@ -272,11 +272,17 @@ fn a_device_that_is_to_stand_still_finishes_one_request_and_leaves_the_rest() {
     begins.recv().unwrap();
     driver.device.freeze();
     // It waits for the host: that counts as no refusal to stand still.
+    let (about, waits) = channel();
     let waiter = {
         let device = driver.device.clone();
-        std::thread::spawn(move || device.await_frozen(Instant::now()))
+        std::thread::spawn(move || {
+            about.send(()).unwrap();
+            device.await_frozen(Instant::now())
+        })
     };
-    std::thread::sleep(Duration::from_millis(20));
+    waits.recv().unwrap();
+    // One that waits cannot be seen to: on a busy host it may need this to come from the one to the other.
+    std::thread::sleep(Duration::from_millis(100));
     leaves.send(()).unwrap();
     assert!(waiter.join().unwrap());
     assert_eq!(driver.await_used(0), (0, 0));
