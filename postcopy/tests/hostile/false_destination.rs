@@ -371,9 +371,10 @@ fn a_destination_that_ran_cannot_say_later_that_it_never_did() {
         say(&mut control, &reply(&Reply::Ready));
         read_until(&mut control, tag::HAND_OVER);
         say(&mut control, &reply(&Reply::Running));
+        // The background is the sign that this was heard.
+        read_until(&mut control, tag::PAGES);
         let never = reply(&Reply::NotStarted("I changed my mind".into()));
         if told_on == "the link" {
-            departure.watch.until_nth(Status::PostcopyActive, 1);
             say(&mut control, &never);
             departure.watch.until_nth(Status::PostcopyPaused, 1);
         } else {
