@@ -391,7 +391,8 @@ fn first_pages() -> Result<Calls, BackendError> {
 /// Takes pages off a channel and puts them in place.
 fn places() -> Result<Calls, BackendError> {
     Calls::default()
-        .any(&[libc::SYS_recvfrom, libc::SYS_setsockopt, libc::SYS_shutdown])
+        // How long the peer has been silent is asked of TCP.
+        .any(&[libc::SYS_recvfrom, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_shutdown])
         .ioctl(&requests::UFFD_PLACE)?
         .ioctl(&[requests::UFFDIO_UNREGISTER])
 }
