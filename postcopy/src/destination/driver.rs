@@ -13,7 +13,7 @@ use super::link::Link;
 use super::multifd::Multifd;
 use super::place::Place;
 use super::populate::Populate;
-use super::state::{Destination, Effect, Standing};
+use super::state::{Destination, Effect};
 use crate::caught::catch;
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
@@ -23,20 +23,18 @@ use crate::progress::Observer;
 use crate::stats::Status;
 use crate::turn::take_short_turns;
 use crate::uffd::{Uffd, UffdError};
-use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments};
+use crate::wire::{Features, Fragment, Reply, Token, decode_forward};
 
 /// How long after the host had no memory to put the last pages in place it is asked again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
 
 /// This thread, in messages.
-const INCOMING: &str = "incoming";
-/// What joins both sides again.
-const RECOVER: &str = "'migrate_recover' here and 'migrate -r' there";
+pub(super) const INCOMING: &str = "incoming";
 
 /// The fault loop's thread and what it shares with this one.
-struct Faults {
+pub(super) struct Faults {
     place: Arc<Place>,
-    line: Arc<FaultLine>,
+    pub(super) line: Arc<FaultLine>,
     thread: Option<JoinHandle<()>>,
     /// Before the guest comes.
     populate: Populate,
@@ -55,7 +53,7 @@ impl Drop for Faults {
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
     guest: Arc<dyn Guest>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     offered: Features,
     intake: Arc<Intake>,
@@ -97,7 +95,7 @@ impl Driver {
         self.tell(&destination);
     }
 
-    fn tell(&self, destination: &Destination) {
+    pub(super) fn tell(&self, destination: &Destination) {
         let status = destination.status();
         if self.shared.progress.enter(status) {
             log::info!("incoming migration: {}", status.name());
@@ -134,7 +132,12 @@ impl Driver {
     }
 
     /// Waits for a source; offers postcopy only where missing pages can be watched.
-    fn accept_link(&self, acceptor: &dyn Acceptor, rejoin: Option<Token>, watch: bool) -> Result<Link, MigrationError> {
+    pub(super) fn accept_link(
+        &self,
+        acceptor: &dyn Acceptor,
+        rejoin: Option<Token>,
+        watch: bool,
+    ) -> Result<Link, MigrationError> {
         let features = if watch { self.offered } else { self.offered.without(Features::POSTCOPY) };
         let until = Until {
             wake: &self.shared.wake,
@@ -149,11 +152,8 @@ impl Driver {
         if let Ok(faults) = faults.as_ref() {
             faults.line.join_channel(link.demand.clone());
         }
-        let mut whole = false;
         while !destination.is_over() {
-            if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
-                self.complete(&mut link, faults);
-            }
+            self.clear_if_complete(destination, &mut link, faults);
             self.tell(destination);
             let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
             let Err(error) = stepped else { continue };
@@ -166,9 +166,7 @@ impl Driver {
             if self.lose(error, destination, &mut link) {
                 continue;
             }
-            if destination.status() == Status::Completed && !std::mem::replace(&mut whole, true) {
-                self.complete(&mut link, faults);
-            }
+            self.clear_if_complete(destination, &mut link, faults);
             match self.await_rejoin(destination, link, faults) {
                 Some(new) => link = new,
                 None => return,
@@ -198,8 +196,11 @@ impl Driver {
         true
     }
 
-    /// Every page is here, and the guest needs nobody any more. The source still has to hear of it.
-    fn complete(&self, link: &mut Link, faults: &Result<Faults, UffdError>) {
+    /// Once every page is here the guest needs nobody any more. The source still has to hear of it.
+    fn clear_if_complete(&self, destination: &mut Destination, link: &mut Link, faults: &Result<Faults, UffdError>) {
+        if !destination.take_completion() {
+            return;
+        }
         link.multifd.close();
         let cleared = catch(INCOMING, || {
             self.finish(faults);
@@ -234,7 +235,7 @@ impl Driver {
         faults.place.release();
     }
 
-    fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
+    pub(super) fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
         link.reader.channel().send(&bytes, &self.shared.wake, &|| self.gives_up()).map_err(lost)
@@ -381,98 +382,6 @@ impl Driver {
             Err(_) => ram[usize::from(run.block.0)].discard(run),
         })?;
         Ok(())
-    }
-
-    /// The link is gone, and the source has something to hear or to give: waits for a new link. A guest that runs here goes on with what is
-    /// here. `None`: the process gives up.
-    fn await_rejoin(
-        &self,
-        destination: &mut Destination,
-        mut link: Link,
-        faults: &mut Result<Faults, UffdError>,
-    ) -> Option<Link> {
-        link.close();
-        let by_itself = !matches!(destination.error(), Some(MigrationError::PausedByUser));
-        self.tell_of_loss(destination);
-        loop {
-            self.tell(destination);
-            if self.shared.interrupted() {
-                return None;
-            }
-            let given = self.shared.take_rejoin();
-            if let Some(acceptor) = given.or_else(|| by_itself.then(|| self.listen_again()).flatten()) {
-                match catch(INCOMING, || self.rejoin(&*acceptor, destination, link.token, faults)) {
-                    Ok(link) => return Some(link),
-                    Err(error) => {
-                        if !self.shared.has_rejoin() {
-                            let text = sentence(&error);
-                            log::error!("the migration stays paused: {text}");
-                            self.shared.progress.fail(text);
-                        }
-                        destination.fail(error);
-                        continue;
-                    }
-                }
-            }
-            self.shared.wake.wait();
-            self.shared.break_link.store(false, Ordering::Release);
-        }
-    }
-
-    /// The place that the source knows already, if this side is to listen there by itself.
-    fn listen_again(&self) -> Option<Box<dyn Acceptor>> {
-        let again = self.shared.listen_again.as_ref().filter(|_| self.shared.reconnects.load(Ordering::Acquire))?;
-        match again() {
-            Ok(acceptor) => Some(acceptor),
-            Err(error) => {
-                log::error!("nobody can join again by itself, 'migrate_recover' says where else: {error}");
-                None
-            }
-        }
-    }
-
-    fn tell_of_loss(&self, destination: &Destination) {
-        let text = destination.error().map(|error| sentence(error)).unwrap_or_default();
-        match destination.status() {
-            Status::Completed => {
-                return log::warn!(
-                    "every page is here, but the source may not have heard of it: it learns so by {RECOVER}"
-                );
-            }
-            _ if destination.never_ran() => log::error!(
-                "the guest has not started here and never will; the source, which keeps it, learns so by {RECOVER}: {text}"
-            ),
-            _ => log::error!("the migration is paused, the guest goes on with the pages that are here: {text}"),
-        }
-        self.shared.progress.fail(text);
-    }
-
-    fn rejoin(
-        &self,
-        acceptor: &dyn Acceptor,
-        destination: &mut Destination,
-        token: Token,
-        faults: &Result<Faults, UffdError>,
-    ) -> Result<Link, MigrationError> {
-        let link = self.accept_link(acceptor, Some(token), true)?;
-        self.shared.join_channels(link.channels());
-        match destination.rejoin() {
-            Some(Standing::Never(why)) => self.reply(&link, &Reply::NotStarted(why))?,
-            Some(Standing::Here) => {
-                self.tell(destination);
-                for fragment in fragments(self.shared.tracker.received()) {
-                    self.reply(&link, &Reply::Received(fragment))?;
-                }
-                self.reply(&link, &Reply::ReceivedEnd)?;
-                destination.rejoined();
-                self.shared.progress.clear_error();
-                if let Ok(faults) = faults {
-                    faults.line.join_channel(link.demand.clone());
-                }
-            }
-            None => {}
-        }
-        Ok(link)
     }
 }
 

@@ -3,7 +3,8 @@
 //! `state` decides, `driver` does: it owns the control channel, precopied and background pages and the guest.
 //! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page, `place` puts
 //! pages into RAM for both, `staging` has the background come together in huge pages first, and `populate` provides memory beforehand.
-//! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`.
+//! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what `driver` does while the
+//! link is gone.
 
 mod control;
 mod driver;
@@ -14,6 +15,7 @@ mod link;
 mod multifd;
 mod place;
 mod populate;
+mod rejoin;
 mod staging;
 mod state;
 mod tracker;

@@ -106,9 +106,10 @@ enum State {
         error: MigrationError,
         linked: bool,
     },
-    /// Every page is here. `told`: the source knows.
+    /// Every page is here. `told`: the source knows. `cleared`: what waited for pages is cleared away.
     Completed {
         told: bool,
+        cleared: bool,
     },
     Failed(MigrationError),
 }
@@ -167,7 +168,7 @@ impl Destination {
 
     /// Whether both sides know how it ended: there is nothing to be said any more.
     pub fn is_over(&self) -> bool {
-        matches!(self.state, State::Failed(_) | State::Completed { told: true })
+        matches!(self.state, State::Failed(_) | State::Completed { told: true, .. })
     }
 
     /// Whether RAM is watched while the state is loaded.
@@ -206,7 +207,7 @@ impl Destination {
             }
             (State::Precopy, Forward::Mark(number)) => Effect::Mark(number),
             (State::Precopy, Forward::Spread) => self.spread(Stretch::Precopy),
-            (State::Running { armed: true } | State::Completed { told: false }, Forward::Spread) => {
+            (State::Running { armed: true } | State::Completed { told: false, .. }, Forward::Spread) => {
                 self.spread(Stretch::Postcopy)
             }
             (State::Precopy, Forward::Arm) => {
@@ -233,9 +234,9 @@ impl Destination {
                 if self.all_received() { Effect::Finish } else { Effect::AwaitPages }
             }
             // The source asks once more.
-            (State::Completed { told: false }, Forward::Complete) => Effect::Finish,
-            (State::Completed { told: false }, Forward::Goodbye) => {
-                self.state = State::Completed { told: true };
+            (State::Completed { told: false, .. }, Forward::Complete) => Effect::Finish,
+            (State::Completed { told: false, cleared }, Forward::Goodbye) => {
+                self.state = State::Completed { told: true, cleared: *cleared };
                 Effect::None
             }
             (State::NeverRan { .. }, Forward::Cancel(_)) => {
@@ -286,9 +287,17 @@ impl Destination {
     pub fn all_received(&mut self) -> bool {
         let all = matches!(self.state, State::Finishing) && self.tracker.missing() == 0;
         if all {
-            self.state = State::Completed { told: false };
+            self.state = State::Completed { told: false, cleared: false };
         }
         all
+    }
+
+    /// Every page is here, so that what waited for them can be cleared away. True once.
+    pub fn take_completion(&mut self) -> bool {
+        match &mut self.state {
+            State::Completed { cleared, .. } => !std::mem::replace(cleared, true),
+            _ => false,
+        }
     }
 
     /// Something broke. Until this side has said that it is ready that is the end here: the source has the guest. From then on the source may
@@ -301,7 +310,7 @@ impl Destination {
         }
         if self.owns_guest() && self.tracker.missing() == 0 {
             // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
-            self.state = State::Completed { told: false };
+            self.state = State::Completed { told: false, cleared: false };
             return true;
         }
         let armed = match &mut self.state {
@@ -336,7 +345,7 @@ impl Destination {
 
     /// Nobody has to hear of it any more that the guest never ran here.
     fn give_up(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Completed { told: true }) {
+        self.state = match std::mem::replace(&mut self.state, State::Configuration) {
             State::NeverRan { error, .. } => State::Failed(error),
             other => other,
         };
@@ -357,7 +366,7 @@ impl Destination {
                 self.state = State::Rejoining { armed: *armed };
                 Some(Standing::Here)
             }
-            State::Completed { told: false } => Some(Standing::Here),
+            State::Completed { told: false, .. } => Some(Standing::Here),
             State::NeverRan { error, linked } => {
                 *linked = true;
                 Some(Standing::Never(sentence(error)))

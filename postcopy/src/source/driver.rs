@@ -10,7 +10,6 @@ use super::connection::Connection;
 use super::control::Shared;
 use super::multifd::MANY_PAGES;
 use super::outgoing::{Outgoing, Sent};
-use super::reconnect::Attempts;
 use super::scheduler::Hint;
 use super::state::Source;
 use crate::caught::catch;
@@ -26,19 +25,15 @@ use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_repl
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
 
 /// This thread, in messages.
-const SOURCE: &str = "source";
-
-/// What a user is told besides, where the link broke before the destination said that it runs.
-const IN_DOUBT: &str =
-    "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
+pub(super) const SOURCE: &str = "source";
 
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
     guest: Arc<dyn Guest>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     hint: Arc<Hint>,
-    outgoing: Outgoing,
+    pub(super) outgoing: Outgoing,
     seen_pass: u32,
 }
 
@@ -94,14 +89,14 @@ impl Driver {
         }
     }
 
-    fn enter(&self, status: Status) {
+    pub(super) fn enter(&self, status: Status) {
         if self.shared.progress.enter(status) {
             log::info!("migration: {}", status.name());
             self.observer.status(status);
         }
     }
 
-    fn connect(
+    pub(super) fn connect(
         &self,
         connector: &dyn Connector,
         rejoin: Option<Token>,
@@ -170,7 +165,7 @@ impl Driver {
     }
 
     /// Status, pass and estimates for whoever looks.
-    fn tell(&mut self, source: &Source) {
+    pub(super) fn tell(&mut self, source: &Source) {
         let status = source.status();
         // A cancel that was accepted shows as such until it is done.
         let cancelling = self.shared.cancelled() && status != Status::PostcopyActive;
@@ -449,61 +444,6 @@ impl Driver {
                 self.shared.progress.running();
             }
             _ => {}
-        }
-    }
-
-    /// The link is gone after the hand-over: keeps everything and waits for a new one, `connector`'s or another that becomes it. `None`: the
-    /// process gives up.
-    fn await_rejoin(
-        &mut self,
-        source: &mut Source,
-        token: Token,
-        mut link: Connection,
-        connector: &mut Arc<dyn Connector>,
-    ) -> Option<Connection> {
-        link.close();
-        self.outgoing.renew();
-        let shared = self.shared.clone();
-        let text = source.lost_because().map(|error| sentence(error)).unwrap_or_default();
-        let doubt = if source.is_in_doubt() { IN_DOUBT } else { "" };
-        log::error!("the migration is paused, the guest's pages are kept: {text}{doubt}");
-        shared.progress.fail(format!("{text}{doubt}"));
-        let by_hand = matches!(source.lost_because(), Some(MigrationError::PausedByUser));
-        let mut attempts = Attempts::begin(shared.progress.now());
-        loop {
-            // The link's own end is no news.
-            let _ = shared.demand_lost.lock().map(|mut lost| lost.take());
-            self.tell(source);
-            if shared.abandoned.load(Ordering::Acquire) {
-                return None;
-            }
-            let reconnect = if by_hand { Duration::ZERO } else { shared.limits().reconnect };
-            let next = attempts.next(reconnect, shared.progress.now());
-            let given = shared.take_rejoin();
-            if given.is_some() || next == Some(Duration::ZERO) {
-                *connector = given.unwrap_or_else(|| connector.clone());
-                self.enter(Status::PostcopyRecoverSetup);
-                match catch(SOURCE, || self.connect(&**connector, Some(token))) {
-                    Ok((_, _, link)) => {
-                        source.rejoin();
-                        shared.progress.clear_error();
-                        return Some(link);
-                    }
-                    Err(error) => {
-                        let text = sentence(&error);
-                        log::error!("the migration stays paused: {text}");
-                        shared.progress.fail(format!("{text}{doubt}"));
-                        self.enter(Status::PostcopyPaused);
-                        attempts.failed(shared.progress.now());
-                    }
-                }
-                continue;
-            }
-            match next {
-                Some(time) => shared.wake.wait_for(time),
-                None => shared.wake.wait(),
-            }
-            shared.break_link.store(false, Ordering::Release);
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
-//! `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
+//! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod action;
 mod connection;
@@ -16,7 +16,7 @@ mod multifd;
 mod outgoing;
 mod pace;
 mod pacer;
-mod reconnect;
+mod rejoin;
 mod scheduler;
 mod state;
 
