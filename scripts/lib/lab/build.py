@@ -10,9 +10,10 @@ from .progress import LabFailed
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def whimbrel():
-    """The ordinary release build. Hosts get its libraries along, so that the lab needs no second build of everything."""
-    return _cargo(ROOT, ["--release", "--bin", "whimbrel"])["whimbrel"]
+def whimbrel(dev=False):
+    """The ordinary release build, or the development build. Hosts get its libraries along, so that the lab needs no second build of everything."""
+    profile = [] if dev else ["--release"]
+    return _cargo(ROOT, [*profile, "--bin", "whimbrel"])["whimbrel"]
 
 
 def lab_programs():

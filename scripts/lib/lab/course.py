@@ -101,7 +101,7 @@ def boot(hosts, options, progress, more=None):
     kernel, busybox = Kernel(packages.kernel()), packages.busybox()
     progress.say("building")
     programs = build.lab_programs()
-    whimbrel = options.binary or build.whimbrel()
+    whimbrel = options.binary or build.whimbrel(options.dev)
     guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
     progress.say("booting the hosts")
     in_hosts = {name: programs[name] for name in ("lab-agent", "lab-clock", "lab-lock")}

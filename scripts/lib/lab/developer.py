@@ -30,7 +30,7 @@ class Workshop:
         packages = Packages(self.options.cache, self.progress)
         kernel, busybox = Kernel(packages.kernel()), packages.busybox()
         programs = build.lab_programs()
-        whimbrel = self.options.binary or build.whimbrel()
+        whimbrel = self.options.binary or build.whimbrel(self.options.dev)
         guest = images.guest(kernel, busybox, {"lab-guest": programs["lab-guest"]})
         extra = [(kernel.image, "boot/vmlinuz"), (guest, "boot/initrd"), *self.options.file]
         initrd = images.host(kernel, busybox, {"whimbrel": whimbrel, "lab-agent": programs["lab-agent"]}, extra=extra)
