@@ -107,7 +107,12 @@ impl Case {
         let fault = fault.split('(').next().unwrap_or_default();
         let channel = format!("{:?}", self.channel());
         let channel = channel.split('(').next().unwrap_or_default();
-        format!("{:?} {fault} {channel}", self.mode)
+        let when = match self.when {
+            When::There(_) => "there",
+            When::Rejoining(_) => "rejoining",
+            When::Status(..) => "status",
+        };
+        format!("{when} {fault} {channel}")
     }
 }
 
@@ -345,7 +350,7 @@ fn rejoining(multifd: bool) -> Vec<Spot> {
     spots
 }
 
-/// Of every kind of fault one on every channel in every mode.
+/// Of every kind of fault one on every channel, at first and while both sides are joined again; the modes take turns.
 pub fn short() -> Vec<Case> {
     let mut cases = all();
     // Not always the first message: which of its sort a case is chosen by is its number, the same every time.
