@@ -14,7 +14,8 @@ use whimbrel_postcopy::stats::{Report, Status};
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
-use super::parameters::{Capabilities, Parameters};
+use super::capabilities::Capabilities;
+use super::parameters::Parameters;
 use super::uri::Uri;
 use crate::machine::{Machine, RunState};
 

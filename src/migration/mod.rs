@@ -1,8 +1,10 @@
 //! Migrations as the monitor sees them: parameters and capabilities, one job at a time, its report.
 
+pub mod capabilities;
 mod error;
 mod job;
 pub mod parameters;
+pub mod setting;
 pub mod uri;
 
 pub use error::MigrationError;

@@ -1,184 +1,12 @@
-//! Capabilities and parameters by QEMU's names.
+//! Parameters by QEMU's names.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whimbrel_postcopy::channel::{KEEPALIVE, KEEPALIVE_LEAST, KEEPALIVE_MOST};
 
+use super::setting::{Setting, SettingError};
 use crate::net::{Schedule, Timing};
-
-/// What a migration may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// `postcopy-ram`: the destination may run before all pages are there.
-    pub postcopy_ram: bool,
-    /// `events`: emit MIGRATION and MIGRATION_PASS events.
-    pub events: bool,
-    /// `postcopy-blocktime`: measure how long vCPUs wait for pages.
-    pub postcopy_blocktime: bool,
-    /// `multifd`: the pages of a guest that leaves go on [`Parameters::multifd_channels`] at once. One that arrives comes on as many as its source
-    /// opens.
-    pub multifd: bool,
-}
-
-impl Default for Capabilities {
-    fn default() -> Self {
-        Self { postcopy_ram: true, events: false, postcopy_blocktime: true, multifd: true }
-    }
-}
-
-/// A capability or parameter that cannot be set so.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
-    /// QEMU knows it, this program does not have it.
-    #[error("capability {0} is not supported")]
-    CapabilityUnsupported(&'static str),
-    /// It is how this program works.
-    #[error("capability {0} is always on here and cannot be switched off")]
-    AlwaysOn(&'static str),
-    /// QEMU knows it, this program does not have it.
-    #[error("parameter {0} is not supported")]
-    ParameterUnsupported(&'static str),
-    /// Outside what makes sense.
-    #[error("Parameter '{name}' expects {expected}")]
-    OutOfRange {
-        /// The parameter.
-        name: &'static str,
-        /// What would be right.
-        expected: &'static str,
-    },
-}
-
-/// A capability that this program has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Capability {
-    /// See [`Capabilities::postcopy_ram`].
-    PostcopyRam,
-    /// Always on: the destination always answers.
-    ReturnPath,
-    /// See [`Capabilities::events`].
-    Events,
-    /// Always on: demand pages always have a channel of their own.
-    PostcopyPreempt,
-    /// See [`Capabilities::postcopy_blocktime`].
-    PostcopyBlocktime,
-    /// See [`Capabilities::multifd`].
-    Multifd,
-}
-
-impl Capability {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
-        Self::PostcopyRam,
-        Self::ReturnPath,
-        Self::Events,
-        Self::PostcopyPreempt,
-        Self::PostcopyBlocktime,
-        Self::Multifd,
-    ];
-
-    /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 18] = [
-        "xbzrle",
-        "rdma-pin-all",
-        "auto-converge",
-        "zero-blocks",
-        "compress",
-        "x-colo",
-        "release-ram",
-        "pause-before-switchover",
-        "dirty-bitmaps",
-        "late-block-activate",
-        "x-ignore-shared",
-        "validate-uuid",
-        "background-snapshot",
-        "zero-copy-send",
-        "switchover-ack",
-        "dirty-limit",
-        "mapped-ram",
-        "block",
-    ];
-
-    /// QEMU's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::PostcopyRam => "postcopy-ram",
-            Self::ReturnPath => "return-path",
-            Self::Events => "events",
-            Self::PostcopyPreempt => "postcopy-preempt",
-            Self::PostcopyBlocktime => "postcopy-blocktime",
-            Self::Multifd => "multifd",
-        }
-    }
-
-    /// Finds a capability: `None` for a name that QEMU does not know either.
-    pub fn find(name: &str) -> Option<Result<Self, SettingError>> {
-        if let Some(found) = Self::ALL.into_iter().find(|it| it.name() == name) {
-            return Some(Ok(found));
-        }
-        let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
-        Some(Err(SettingError::CapabilityUnsupported(known)))
-    }
-}
-
-impl Capabilities {
-    /// Whether `capability` is on.
-    pub const fn get(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::PostcopyRam => self.postcopy_ram,
-            Capability::ReturnPath | Capability::PostcopyPreempt => true,
-            Capability::Events => self.events,
-            Capability::PostcopyBlocktime => self.postcopy_blocktime,
-            Capability::Multifd => self.multifd,
-        }
-    }
-
-    /// Switches `capability`.
-    pub fn set(&mut self, capability: Capability, on: bool) -> Result<(), SettingError> {
-        match capability {
-            Capability::PostcopyRam => self.postcopy_ram = on,
-            Capability::Events => self.events = on,
-            Capability::PostcopyBlocktime => self.postcopy_blocktime = on,
-            Capability::Multifd => self.multifd = on,
-            Capability::ReturnPath | Capability::PostcopyPreempt if on => {}
-            Capability::ReturnPath | Capability::PostcopyPreempt => {
-                return Err(SettingError::AlwaysOn(capability.name()));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// What a parameter is set to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Setting {
-    /// A number, in the parameter's own unit.
-    Number(i64),
-    /// A text, empty for none.
-    Text(String),
-}
-
-impl fmt::Display for Setting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Text(text) => write!(f, "'{text}'"),
-        }
-    }
-}
-
-impl From<i64> for Setting {
-    fn from(number: i64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl From<&str> for Setting {
-    fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
-    }
-}
 
 /// How a migration runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -253,6 +81,32 @@ pub enum Parameter {
     TlsHostname,
 }
 
+/// What a parameter is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// A number.
+    Number,
+    /// A number of bytes, or of bytes per second, which people write with a suffix.
+    Size,
+    /// A text, empty for none.
+    Text,
+}
+
+/// What is told of a parameter.
+#[derive(Clone, Copy)]
+struct Spec {
+    name: &'static str,
+    form: Form,
+    unit: &'static str,
+    expected: &'static str,
+}
+
+impl Spec {
+    const fn new(name: &'static str, form: Form, unit: &'static str, expected: &'static str) -> Self {
+        Self { name, form, unit, expected }
+    }
+}
+
 impl Parameter {
     /// All of them, in the order in which they are shown.
     pub const ALL: [Self; 14] = [
@@ -293,46 +147,63 @@ impl Parameter {
         "direct-io",
     ];
 
+    /// All that is told of it.
+    const fn spec(self) -> Spec {
+        const SIZE: &str = "an integer of at least 0, in bytes/second";
+        match self {
+            Self::Announce(timing) => {
+                let (name, unit) = match timing {
+                    Timing::Initial => ("announce-initial", "ms"),
+                    Timing::Max => ("announce-max", "ms"),
+                    Timing::Rounds => ("announce-rounds", ""),
+                    Timing::Step => ("announce-step", "ms"),
+                };
+                Spec::new(name, Form::Number, unit, timing.expected())
+            }
+            Self::MaxBandwidth => Spec::new("max-bandwidth", Form::Size, "bytes/second", SIZE),
+            Self::MaxPostcopyBandwidth => Spec::new("max-postcopy-bandwidth", Form::Size, "bytes/second", SIZE),
+            Self::AvailSwitchoverBandwidth => Spec::new("avail-switchover-bandwidth", Form::Size, "bytes/second", SIZE),
+            Self::DowntimeLimit => {
+                Spec::new("downtime-limit", Form::Number, "ms", "an integer in the range of 0 to 2000000 ms")
+            }
+            Self::PostcopyAfter => {
+                let expected = "an integer from 0 to 4294967295, or -1 for never";
+                Spec::new("x-postcopy-after", Form::Number, "passes", expected)
+            }
+            Self::MultifdChannels => Spec::new("multifd-channels", Form::Number, "", "a value between 1 and 255"),
+            Self::Reconnect => Spec::new("x-reconnect", Form::Number, "s", "an integer in the range of 0 to 86400 s"),
+            Self::Keepalive => {
+                Spec::new("x-keepalive", Form::Number, "ms", "an integer in the range of 2000 to 28800000 ms")
+            }
+            Self::TlsCreds => {
+                let expected = "the path of a directory that begins with '/', or nothing for no TLS";
+                Spec::new("tls-creds", Form::Text, "", expected)
+            }
+            Self::TlsHostname => {
+                let expected = "a name or an address, or nothing for the host that is connected to";
+                Spec::new("tls-hostname", Form::Text, "", expected)
+            }
+        }
+    }
+
     /// QEMU's name; `x-` for what is ours alone.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Announce(Timing::Initial) => "announce-initial",
-            Self::Announce(Timing::Max) => "announce-max",
-            Self::Announce(Timing::Rounds) => "announce-rounds",
-            Self::Announce(Timing::Step) => "announce-step",
-            Self::MaxBandwidth => "max-bandwidth",
-            Self::MaxPostcopyBandwidth => "max-postcopy-bandwidth",
-            Self::AvailSwitchoverBandwidth => "avail-switchover-bandwidth",
-            Self::DowntimeLimit => "downtime-limit",
-            Self::PostcopyAfter => "x-postcopy-after",
-            Self::MultifdChannels => "multifd-channels",
-            Self::Reconnect => "x-reconnect",
-            Self::Keepalive => "x-keepalive",
-            Self::TlsCreds => "tls-creds",
-            Self::TlsHostname => "tls-hostname",
-        }
+        self.spec().name
     }
 
     /// What it counts, as `info migrate_parameters` shows it; empty where the name says it.
     pub const fn unit(self) -> &'static str {
-        match self {
-            Self::Announce(Timing::Rounds) | Self::MultifdChannels | Self::TlsCreds | Self::TlsHostname => "",
-            Self::Announce(_) | Self::Keepalive => "ms",
-            Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => "bytes/second",
-            Self::DowntimeLimit => "ms",
-            Self::PostcopyAfter => "passes",
-            Self::Reconnect => "s",
-        }
+        self.spec().unit
     }
 
-    /// Whether it is a bandwidth, which people write with a suffix.
-    pub const fn is_bandwidth(self) -> bool {
-        matches!(self, Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth)
+    /// What it is set to.
+    pub const fn form(self) -> Form {
+        self.spec().form
     }
 
-    /// Whether it is a text and not a number.
-    pub const fn is_text(self) -> bool {
-        matches!(self, Self::TlsCreds | Self::TlsHostname)
+    /// What values it takes, for messages.
+    const fn expected(self) -> &'static str {
+        self.spec().expected
     }
 
     /// Finds a parameter: `None` for a name that QEMU does not know either.
@@ -342,23 +213,6 @@ impl Parameter {
         }
         let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
         Some(Err(SettingError::ParameterUnsupported(known)))
-    }
-
-    /// What values it takes, for messages.
-    const fn expected(self) -> &'static str {
-        match self {
-            Self::Announce(timing) => timing.expected(),
-            Self::MaxBandwidth | Self::MaxPostcopyBandwidth | Self::AvailSwitchoverBandwidth => {
-                "an integer of at least 0, in bytes/second"
-            }
-            Self::DowntimeLimit => "an integer in the range of 0 to 2000000 ms",
-            Self::MultifdChannels => "a value between 1 and 255",
-            Self::Reconnect => "an integer in the range of 0 to 86400 s",
-            Self::PostcopyAfter => "an integer from 0 to 4294967295, or -1 for never",
-            Self::Keepalive => "an integer in the range of 2000 to 28800000 ms",
-            Self::TlsCreds => "the path of a directory that begins with '/', or nothing for no TLS",
-            Self::TlsHostname => "a name or an address, or nothing for the host that is connected to",
-        }
     }
 }
 
@@ -502,17 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_always_on_cannot_be_switched_off() {
-        let mut all = Capabilities::default();
-        all.set(Capability::ReturnPath, true).unwrap();
-        assert_eq!(all.set(Capability::PostcopyPreempt, false), Err(SettingError::AlwaysOn("postcopy-preempt")));
-    }
-
-    #[test]
     fn names_are_known_supported_or_neither() {
-        assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
-        assert!(matches!(Capability::find("xbzrle"), Some(Err(_))));
-        assert_eq!(Capability::find("warp"), None);
         assert!(matches!(Parameter::find("tls-authz"), Some(Err(_))));
         assert_eq!(Parameter::find("warp"), None);
     }

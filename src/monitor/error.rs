@@ -2,7 +2,7 @@
 
 use crate::machine::MachineError;
 use crate::migration::MigrationError;
-use crate::migration::parameters::SettingError;
+use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
 use crate::size::SizeError;
 

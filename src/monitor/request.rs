@@ -5,7 +5,9 @@ use whimbrel_postcopy::stats::Report;
 use crate::block::DiskInfo;
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
-use crate::migration::parameters::{Capabilities, Capability, Parameter, Parameters, Setting};
+use crate::migration::capabilities::{Capabilities, Capability};
+use crate::migration::parameters::{Parameter, Parameters};
+use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 use crate::net::{InterfaceInfo, Schedule};
 

@@ -1,7 +1,8 @@
 //! Replies as text.
 
 use crate::machine::RunState;
-use crate::migration::parameters::{Capability, Parameter};
+use crate::migration::capabilities::Capability;
+use crate::migration::parameters::Parameter;
 use crate::monitor::block::info_block;
 use crate::monitor::info_migrate::info_migrate;
 use crate::monitor::request::Reply;

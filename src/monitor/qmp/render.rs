@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::machine::RunState;
-use crate::migration::parameters::{Capability, Parameter, Parameters, Setting};
+use crate::migration::capabilities::Capability;
+use crate::migration::parameters::{Parameter, Parameters};
+use crate::migration::setting::Setting;
 use crate::monitor::block::query_block;
 use crate::monitor::query_migrate::query_migrate;
 use crate::monitor::request::Reply;

@@ -1,7 +1,9 @@
 //! Commands on migrations.
 
 use super::{Command, face};
-use crate::migration::parameters::{Capability, Parameter, Setting};
+use crate::migration::capabilities::Capability;
+use crate::migration::parameters::{Form, Parameter};
+use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
@@ -127,8 +129,13 @@ const PARAMETERS: &[Param] = &{
     let mut n = 0;
     while n < all.len() {
         all[n] = match n < Parameter::ALL.len() {
-            true if Parameter::ALL[n].is_text() => Param::optional(Parameter::ALL[n].name(), Kind::Text),
-            true => Param::optional(Parameter::ALL[n].name(), Kind::Integer),
+            true => Param::optional(
+                Parameter::ALL[n].name(),
+                match Parameter::ALL[n].form() {
+                    Form::Text => Kind::Text,
+                    Form::Number | Form::Size => Kind::Integer,
+                },
+            ),
             false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
         };
         n += 1;
@@ -179,11 +186,11 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let (name, text) = (args.text("parameter")?, args.text("value")?);
     let parameter = Parameter::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
     let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
-    let setting = match parameter {
+    let setting = match parameter.form() {
         // As QEMU's people write an empty text.
-        _ if parameter.is_text() => Setting::from(if text == "\"\"" { "" } else { text }),
-        _ if parameter.is_bandwidth() => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
-        _ => Setting::Number(text.parse().map_err(|_| wrong())?),
+        Form::Text => Setting::from(if text == "\"\"" { "" } else { text }),
+        Form::Size => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
+        Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
     };
     Ok(Request::SetParameters(vec![(parameter, setting)]))
 }

@@ -2,7 +2,8 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 use super::*;
-use crate::migration::parameters::{Capability, Parameter};
+use crate::migration::capabilities::Capability;
+use crate::migration::parameters::Parameter;
 
 const BEGIN: &str = "<!-- generated: commands -->\n";
 const END: &str = "<!-- end -->\n";
