@@ -195,6 +195,11 @@ fn pair(error: Error, certificate: PathBuf, key: PathBuf) -> TlsError {
     match error {
         Error::InconsistentKeys(_) => TlsError::OtherKey { key, certificate },
         Error::InvalidCertificate(_) => unusable(certificate, &error),
+        // It tells no kinds of keys apart.
+        Error::General(_) => {
+            let why = "a key is RSA of 2048 to 4096 bits, EC on P-256 or P-384, or Ed25519".to_owned();
+            TlsError::Unusable { path: key, why }
+        }
         error => unusable(key, &error),
     }
 }
