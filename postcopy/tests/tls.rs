@@ -8,7 +8,8 @@ mod common;
 mod skip;
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -407,4 +408,230 @@ fn files_that_cannot_be_used_are_named() {
     assert!(
         DestinationTls::load(directory.path()).unwrap_err().to_string().contains("server-key.pem' does not belong")
     );
+}
+
+/// A migration between two sides that have these files.
+fn moves(directory: &Directory) {
+    let mut arriving = Arriving::at(Some(directory));
+    let connector = dialer(directory, "localhost", arriving.port);
+    Leaving::by(Arc::new(connector), Limits::default(), 0).arrives(&mut arriving);
+}
+
+#[test]
+fn certificates_of_an_authority_in_between_go_with_its_own_behind_them() {
+    if denied() {
+        return;
+    }
+    listen_to_log();
+    let authority = Authority::new();
+    let between = authority.under();
+    let directory = Directory::complete(&between);
+    directory.trust(&authority);
+    let mut arriving = Arriving::at(Some(&directory));
+    let fails = |port| Leaving::by(Arc::new(dialer(&directory, "localhost", port)), Limits::default(), 0).stays();
+    // None of it, then the destination's, then both.
+    let told = |who: &str, file: &str| {
+        format!(
+            "the {who}'s certificate is not signed by the authority in this side's ca-cert.pem; use one authority on both sides, \
+             and put the certificates of those between it and the {who} into {file} there, behind its own"
+        )
+    };
+    let error = fails(arriving.port);
+    assert!(error.contains(&told("destination", "server-cert.pem")), "{error}");
+    assert!(logged(
+        "server-cert.pem: it is not signed by the authority in the ca-cert.pem there; use one authority on"
+    ));
+    directory.append("server", &between);
+    arriving.handle.abandon();
+    let mut arriving = Arriving::at(Some(&directory));
+    let error = fails(arriving.port);
+    let refused = "client-cert.pem: it is not signed by the authority in the ca-cert.pem there; use one authority on \
+                   both sides, and put the certificates of those between into this file, behind its own";
+    assert!(error.contains(refused), "{error}");
+    assert!(logged(&format!("turned away: {}", told("source", "client-cert.pem"))));
+    directory.append("client", &between);
+    let connector = dialer(&directory, "localhost", arriving.port);
+    Leaving::by(Arc::new(connector), Limits::default(), 0).arrives(&mut arriving);
+}
+
+#[test]
+fn keys_of_every_kind_that_can_be_made_here() {
+    if denied() {
+        return;
+    }
+    let authority = Authority::new();
+    for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519] {
+        let directory = Directory::complete(&authority);
+        directory.put("server", &authority, &Wanted { algorithm, ..Wanted::default() });
+        directory.put("client", &authority, &Wanted { client: true, algorithm, ..Wanted::default() });
+        moves(&directory);
+    }
+}
+
+/// Where OpenSSL's program is to be had.
+fn has_openssl() -> bool {
+    let there = Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_ok_and(|it| it.success());
+    if !there {
+        skip::skip("there is no openssl here: install it");
+    }
+    there
+}
+
+fn openssl(directory: &Directory, words: &str) {
+    let output = Command::new("openssl").args(words.split(' ')).current_dir(directory.path()).output().unwrap();
+    assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What GnuTLS's certtool writes before a key.
+const CERTTOOL: &str = "Public Key Info:\n\tPublic Key Algorithm: RSA\n\tKey Security Level: Medium (2048 bits)\n\n";
+
+#[test]
+fn keys_in_every_form_that_other_programs_write() {
+    if denied() || !has_openssl() {
+        return;
+    }
+    let authority = Authority::new();
+    let forms = [
+        ("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out", "BEGIN PRIVATE KEY"),
+        ("genrsa -traditional -out", "BEGIN RSA PRIVATE KEY"),
+        ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out", "BEGIN PRIVATE KEY"),
+        ("ecparam -name prime256v1 -genkey -noout -out", "BEGIN EC PRIVATE KEY"),
+        // The curve stands in a block of its own before the key.
+        ("ecparam -name secp384r1 -genkey -out", "BEGIN EC PARAMETERS"),
+    ];
+    for (make, form) in forms {
+        println!("{make}");
+        let directory = Directory::complete(&authority);
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("ca-key.pem"), authority.key()).unwrap();
+        std::fs::write(at("ext"), "subjectAltName=DNS:localhost\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
+        for who in ["server", "client"] {
+            openssl(&directory, &format!("{make} {who}-key.pem"));
+            let key = std::fs::read_to_string(at(&format!("{who}-key.pem"))).unwrap();
+            assert!(key.contains(form), "{key}");
+            openssl(&directory, &format!("req -new -key {who}-key.pem -subj /CN=host -out request"));
+            let sign = "x509 -req -in request -CA ca-cert.pem -CAkey ca-key.pem -set_serial 5 -days 30 -extfile ext";
+            openssl(&directory, &format!("{sign} -text -out {who}-cert.pem"));
+            std::fs::write(at(&format!("{who}-key.pem")), CERTTOOL.to_owned() + &key).unwrap();
+        }
+        moves(&directory);
+    }
+    let directory = Directory::complete(&authority);
+    let kinds =
+        "-key.pem' cannot be used: a key is RSA of 2048 to 4096 bits, EC on P-256 or P-384, or Ed25519; make a new";
+    let refused = [
+        ("genrsa -out", "1024", kinds),
+        (
+            "genpkey -algorithm RSA -aes256 -pass pass:x -out",
+            "",
+            "-key.pem' holds no private key without a passphrase in",
+        ),
+        (
+            "genrsa -traditional -aes256 -passout pass:x -out",
+            "",
+            "-key.pem' holds no private key without a passphrase in",
+        ),
+        ("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-521 -out", "", kinds),
+    ];
+    for (make, bits, told) in refused {
+        for who in ["server", "client"] {
+            openssl(&directory, format!("{make} {who}-key.pem {bits}").trim());
+        }
+        let (there, here) = (DestinationTls::load(directory.path()), SourceTls::load(directory.path(), "localhost"));
+        for error in [there.err().unwrap(), here.err().unwrap()] {
+            assert!(error.to_string().contains(told), "{error}");
+        }
+    }
+}
+
+/// The handshake's first message of a client or a server, in a record, as TLS 1.2 has it: no extension tells of another version.
+fn hello_of_tls_1_2(kind: u8, suites: &[u8], rest: &[u8]) -> Vec<u8> {
+    let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend(suites);
+    body.extend(rest);
+    let mut record = vec![22, 3, 3];
+    record.extend(length(body.len() + 4));
+    record.extend([kind, 0]);
+    record.extend(length(body.len()));
+    record.extend(body);
+    record
+}
+
+/// The alert `protocol_version`, fatal.
+const PROTOCOL_VERSION: [u8; 7] = [21, 3, 3, 0, 2, 2, 70];
+const TOO_OLD: &str = "does not speak TLS 1.3, and this side nothing else; see that a Whimbrel answers there";
+
+#[test]
+fn a_peer_that_speaks_only_tls_1_2_is_refused_and_told_so() {
+    if denied() {
+        return;
+    }
+    listen_to_log();
+    let directory = Directory::complete(&Authority::new());
+    let mut arriving = Arriving::at(Some(&directory));
+    let mut old = TcpStream::connect(("127.0.0.1", arriving.port)).unwrap();
+    // Curves, their form, and signatures.
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 8, 0, 6, 4, 3, 8, 4, 4, 1];
+    let mut rest = vec![1, 0, 0, 26];
+    rest.extend(extensions);
+    old.write_all(&hello_of_tls_1_2(1, &[0, 4, 0xc0, 0x2b, 0xc0, 0x2f], &rest)).unwrap();
+    let mut answer = Vec::new();
+    old.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, PROTOCOL_VERSION);
+    assert!(logged(&format!("turned away: the source {TOO_OLD}")), "{:?}", log_lines().clone());
+    // It waits on.
+    let connector = dialer(&directory, "localhost", arriving.port);
+    Leaving::by(Arc::new(connector), Limits::default(), 0).arrives(&mut arriving);
+
+    // A server that chooses the old version, and one that will not.
+    for says in [hello_of_tls_1_2(2, &[0xc0, 0x2b], &[0]), PROTOCOL_VERSION.to_vec()] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let old = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let mut header = [0; 5];
+            stream.read_exact(&mut header).unwrap();
+            stream.read_exact(&mut vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))]).unwrap();
+            stream.write_all(&says).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            (says, answer)
+        });
+        let error = Leaving::by(Arc::new(dialer(&directory, "localhost", port)), Limits::default(), 0).stays();
+        assert!(error.contains(&format!("the destination {TOO_OLD}")), "{error}");
+        let (says, answer) = old.join().unwrap();
+        assert!(says == PROTOCOL_VERSION || answer.ends_with(&PROTOCOL_VERSION), "{answer:?}");
+    }
+}
+
+#[test]
+fn openssl_that_is_held_to_tls_1_2_is_refused() {
+    if denied() || !has_openssl() {
+        return;
+    }
+    listen_to_log();
+    let directory = Directory::complete(&Authority::new());
+    let mut arriving = Arriving::at(Some(&directory));
+    let client = |version: &str| {
+        let to = format!("127.0.0.1:{}", arriving.port);
+        let files = ["-CAfile", "ca-cert.pem", "-cert", "client-cert.pem", "-key", "client-key.pem"];
+        let output = Command::new("openssl")
+            .args(["s_client", "-connect", &to, version])
+            .args(files)
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let said = client("-tls1_2");
+    assert!(said.contains("alert protocol version"), "{said}");
+    assert!(logged(&format!("turned away: the source {TOO_OLD}")));
+    // It is the version, and nothing else.
+    let said = client("-tls1_3");
+    assert!(said.contains("New, TLSv1.3, Cipher is"), "{said}");
+    arriving.handle.abandon();
 }

@@ -393,6 +393,8 @@ fn places() -> Result<Calls, BackendError> {
     Calls::default()
         // How long the peer has been silent is asked of TCP.
         .any(&[libc::SYS_recvfrom, libc::SYS_getsockopt, libc::SYS_setsockopt, libc::SYS_shutdown])
+        // A peer whose TLS is damaged is told so.
+        .any(&[libc::SYS_sendmsg])
         .ioctl(&requests::UFFD_PLACE)?
         .ioctl(&[requests::UFFDIO_UNREGISTER])
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::{Machine, Transport, Vm, host};
 
 #[path = "../../postcopy/tests/common/certificates.rs"]
-mod certificates;
+pub mod certificates;
 
 use certificates::{Authority, Directory, Wanted};
 

@@ -8,12 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{ClientConfig, ClientConnection, Error, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, ConfigBuilder, ConfigSide, Error, RootCertStore, ServerConfig, ServerConnection,
+    WantsVerifier, WantsVersions,
+};
 
 use super::refusal::{Peer, TlsError};
 use super::tls::Tls;
@@ -38,20 +41,15 @@ impl SourceTls {
     /// With the files in `directory`. The destination must have a certificate for `host`, a name or an address.
     pub fn load(directory: &Path, host: &str) -> Result<Self, TlsError> {
         let destination = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))?;
-        let files = Files::read(directory, "client-cert.pem", "client-key.pem")?;
-        let authority = files.authority;
-        let verifier = WebPkiServerVerifier::builder_with_provider(files.roots.into(), provider())
-            .with_crls(files.revoked)
-            .allow_unknown_revocation_status()
-            .build()
-            .map_err(|error| unusable(authority, &error))?;
-        let config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(VERSIONS)
-            .map_err(|error| unusable(directory.to_owned(), &error))?
-            .with_webpki_verifier(verifier);
-        let mut config = config
-            .with_client_auth_cert(files.chain, files.key)
-            .map_err(|error| pair(error, files.certificate_path, files.key_path))?;
+        let verifier = |roots, revoked| {
+            let builder = WebPkiServerVerifier::builder_with_provider(roots, provider());
+            builder.with_crls(revoked).allow_unknown_revocation_status().build()
+        };
+        let builder = ClientConfig::builder_with_provider(provider());
+        let mut config =
+            Files::read(directory, "client")?.config(builder, verifier, |config, verifier, chain, key| {
+                config.with_webpki_verifier(verifier).with_client_auth_cert(chain, key)
+            })?;
         config.resumption = Resumption::disabled();
         Ok(Self { config: Arc::new(config), destination })
     }
@@ -65,20 +63,15 @@ impl SourceTls {
 impl DestinationTls {
     /// With the files in `directory`. The source must have a certificate, too.
     pub fn load(directory: &Path) -> Result<Self, TlsError> {
-        let files = Files::read(directory, "server-cert.pem", "server-key.pem")?;
-        let authority = files.authority;
-        let verifier = WebPkiClientVerifier::builder_with_provider(files.roots.into(), provider())
-            .with_crls(files.revoked)
-            .allow_unknown_revocation_status()
-            .build()
-            .map_err(|error| unusable(authority, &error))?;
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(VERSIONS)
-            .map_err(|error| unusable(directory.to_owned(), &error))?
-            .with_client_cert_verifier(verifier);
-        let mut config = config
-            .with_single_cert(files.chain, files.key)
-            .map_err(|error| pair(error, files.certificate_path, files.key_path))?;
+        let verifier = |roots, revoked| {
+            let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            builder.with_crls(revoked).allow_unknown_revocation_status().build()
+        };
+        let builder = ServerConfig::builder_with_provider(provider());
+        let mut config =
+            Files::read(directory, "server")?.config(builder, verifier, |config, verifier, chain, key| {
+                config.with_client_cert_verifier(verifier).with_single_cert(chain, key)
+            })?;
         // Every channel proves who it is.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -108,25 +101,30 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+type Chain = Vec<CertificateDer<'static>>;
+type Revocations = Vec<CertificateRevocationListDer<'static>>;
+
 /// One side's files.
 struct Files {
     authority: PathBuf,
     roots: RootCertStore,
-    revoked: Vec<CertificateRevocationListDer<'static>>,
+    revoked: Revocations,
     certificate_path: PathBuf,
-    chain: Vec<CertificateDer<'static>>,
+    chain: Chain,
     key_path: PathBuf,
     key: PrivateKeyDer<'static>,
 }
 
 impl Files {
-    fn read(directory: &Path, certificate: &str, key: &str) -> Result<Self, TlsError> {
+    /// Of the side that is called `who` in the names of the files.
+    fn read(directory: &Path, who: &str) -> Result<Self, TlsError> {
         let authority = directory.join("ca-cert.pem");
         let mut roots = RootCertStore::empty();
         for root in certificates(&authority)? {
             roots.add(root).map_err(|error| unusable(authority.clone(), &error))?;
         }
-        let (certificate_path, key_path) = (directory.join(certificate), directory.join(key));
+        let file = |what: &str| directory.join(format!("{who}-{what}.pem"));
+        let (certificate_path, key_path) = (file("cert"), file("key"));
         Ok(Self {
             roots,
             revoked: revocations(&directory.join("ca-crl.pem"))?,
@@ -137,28 +135,46 @@ impl Files {
             key_path,
         })
     }
+
+    /// Both sides' configurations are made of the same parts, which the library has under different types: `judge` makes what
+    /// judges the peer's certificate, and `finish` puts it into the configuration together with what this side shows.
+    fn config<Side: ConfigSide, Judge, Config>(
+        self,
+        builder: ConfigBuilder<Side, WantsVersions>,
+        judge: impl FnOnce(Arc<RootCertStore>, Revocations) -> Result<Judge, VerifierBuilderError>,
+        finish: impl FnOnce(
+            ConfigBuilder<Side, WantsVerifier>,
+            Judge,
+            Chain,
+            PrivateKeyDer<'static>,
+        ) -> Result<Config, Error>,
+    ) -> Result<Config, TlsError> {
+        let judge = judge(self.roots.into(), self.revoked).map_err(|error| unusable(self.authority.clone(), &error))?;
+        let builder = builder.with_protocol_versions(VERSIONS).map_err(|error| unusable(self.authority, &error))?;
+        finish(builder, judge, self.chain, self.key).map_err(|error| pair(error, self.certificate_path, self.key_path))
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let nothing = || TlsError::Contents { path: path.to_owned(), what: "certificate" };
-    let all: Vec<_> = CertificateDer::pem_slice_iter(&read(path)?).collect::<Result<_, _>>().map_err(|_| nothing())?;
-    if all.is_empty() { Err(nothing()) } else { Ok(all) }
+/// Everything of one kind that a file holds, one at least.
+fn all<T: PemObject>(path: &Path, bytes: &[u8], what: &'static str) -> Result<Vec<T>, TlsError> {
+    let found = T::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>().unwrap_or_default();
+    if found.is_empty() { Err(TlsError::Contents { path: path.to_owned(), what }) } else { Ok(found) }
+}
+
+fn certificates(path: &Path) -> Result<Chain, TlsError> {
+    all(path, &read(path)?, "certificate")
 }
 
 /// The only file that need not be there.
-fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let bytes = match read(path) {
-        Err(TlsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other?,
-    };
-    let nothing = || TlsError::Contents { path: path.to_owned(), what: "certificate revocation list" };
-    let all: Vec<_> =
-        CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<_, _>>().map_err(|_| nothing())?;
-    if all.is_empty() { Err(nothing()) } else { Ok(all) }
+fn revocations(path: &Path) -> Result<Revocations, TlsError> {
+    match read(path) {
+        Err(TlsError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        bytes => all(path, &bytes?, "certificate revocation list"),
+    }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -179,6 +195,11 @@ fn pair(error: Error, certificate: PathBuf, key: PathBuf) -> TlsError {
     match error {
         Error::InconsistentKeys(_) => TlsError::OtherKey { key, certificate },
         Error::InvalidCertificate(_) => unusable(certificate, &error),
+        // It tells no kinds of keys apart.
+        Error::General(_) => {
+            let why = "a key is RSA of 2048 to 4096 bits, EC on P-256 or P-384, or Ed25519".to_owned();
+            TlsError::Unusable { path: key, why }
+        }
         error => unusable(key, &error),
     }
 }

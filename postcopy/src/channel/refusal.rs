@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// What can go wrong with TLS.
 #[derive(Debug, thiserror::Error)]
@@ -132,12 +132,29 @@ impl TlsError {
                 peer.certificates().0
             )),
             Error::AlertReceived(alert) => Self::Refused(refused(alert, peer)),
-            Error::PeerIncompatible(why) => {
-                Self::Rejected(format!("the {peer} speaks no TLS 1.3 that this side understands: {why:?}"))
-            }
+            Error::PeerIncompatible(why) => Self::Rejected(incompatible(&why, peer)),
             other => Self::Damaged { peer, why: other.to_string() },
         }
     }
+}
+
+/// The peer wants TLS, and another than this side.
+fn incompatible(why: &PeerIncompatible, peer: Peer) -> String {
+    use PeerIncompatible as P;
+    match why {
+        P::ServerDoesNotSupportTls12Or13
+        | P::ServerTlsVersionIsDisabledByOurConfig
+        | P::SupportedVersionsExtensionRequired
+        | P::Tls12NotOffered
+        | P::Tls12NotOfferedOrEnabled => too_old(peer),
+        other => format!("the {peer} speaks TLS 1.3 in no way that this side does: {other:?}; update Whimbrel there"),
+    }
+}
+
+fn too_old(peer: Peer) -> String {
+    format!(
+        "the {peer} does not speak TLS 1.3, and this side nothing else; see that a Whimbrel answers there, and nothing in between"
+    )
 }
 
 /// This side does not accept the peer's certificate.
@@ -155,7 +172,8 @@ fn rejected(error: &CertificateError, peer: Peer) -> String {
         }
         // The second is what an authority of the same name gives.
         E::UnknownIssuer | E::BadSignature => format!(
-            "the {peer}'s certificate is not signed by the authority in this side's ca-cert.pem; use one authority on both sides"
+            "the {peer}'s certificate is not signed by the authority in this side's ca-cert.pem; use one authority on both sides, \
+             and put the certificates of those between it and the {peer} into {theirs} there, behind its own"
         ),
         E::Revoked => {
             format!("the {peer}'s certificate has been revoked by this side's ca-crl.pem; renew {theirs} there")
@@ -192,7 +210,8 @@ fn refused(alert: AlertDescription, peer: Peer) -> String {
             "it has expired or is not valid yet there; check the clocks of both hosts, or renew it"
         }
         A::UnknownCA | A::DecryptError => {
-            "it is not signed by the authority in the ca-cert.pem there; use one authority on both sides"
+            "it is not signed by the authority in the ca-cert.pem there; use one authority on both sides, \
+             and put the certificates of those between into this file, behind its own"
         }
         A::CertificateRevoked => "it has been revoked by the ca-crl.pem there; renew it",
         A::CertificateRequired => "none was presented",
@@ -201,7 +220,7 @@ fn refused(alert: AlertDescription, peer: Peer) -> String {
         }
         A::UnsupportedCertificate => "it is not made for this purpose; make it anew",
         A::BadCertificate | A::CertificateUnknown | A::AccessDenied => "see the log there",
-        A::ProtocolVersion => return format!("the {peer} speaks no TLS 1.3, and this side nothing else"),
+        A::ProtocolVersion => return too_old(peer),
         other => return format!("the {peer} gave TLS up with alert {other:?}; see the log there"),
     };
     format!("the {peer} refused this side's certificate, {ours}: {why}")

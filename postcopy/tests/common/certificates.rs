@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber,
+    SignatureAlgorithm, date_time_ymd,
 };
 
 static DIRECTORIES: AtomicU64 = AtomicU64::new(0);
@@ -50,6 +51,13 @@ impl Directory {
         fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
+    /// Adds the authority's own certificate behind that of `who`.
+    pub fn append(&self, who: &str, authority: &Authority) {
+        let path = self.0.join(format!("{who}-cert.pem"));
+        let chain = fs::read_to_string(&path).unwrap() + &authority.certificate;
+        fs::write(path, chain).unwrap();
+    }
+
     pub fn revoke(&self, authority: &Authority, serial: u64) {
         fs::write(self.0.join("ca-crl.pem"), authority.revoke(serial)).unwrap();
     }
@@ -70,12 +78,14 @@ pub struct Wanted {
     /// The first and the last year.
     pub years: (i32, i32),
     pub serial: u64,
+    /// The kind of its key.
+    pub algorithm: &'static SignatureAlgorithm,
 }
 
 impl Default for Wanted {
     fn default() -> Self {
         let names = ["127.0.0.1", "localhost"].map(str::to_owned).to_vec();
-        Self { names, client: false, years: (2020, 2100), serial: 7 }
+        Self { names, client: false, years: (2020, 2100), serial: 7, algorithm: &PKCS_ECDSA_P256_SHA256 }
     }
 }
 
@@ -95,6 +105,22 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), certificate }
     }
 
+    /// One whose own certificate this one signs.
+    pub fn under(&self) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "in between");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), certificate }
+    }
+
+    /// Its private key, for other programs that sign.
+    pub fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     fn sign(&self, wanted: &Wanted) -> (String, String) {
         let mut params = CertificateParams::new(wanted.names.clone()).unwrap();
         params.not_before = date_time_ymd(wanted.years.0, 1, 1);
@@ -104,7 +130,7 @@ impl Authority {
             true => ExtendedKeyUsagePurpose::ClientAuth,
             false => ExtendedKeyUsagePurpose::ServerAuth,
         }];
-        let key = KeyPair::generate().unwrap();
+        let key = KeyPair::generate_for(wanted.algorithm).unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 

@@ -2,6 +2,8 @@
 //!
 //! It reads along: which connection is which channel (its hello says so), and where a message begins and ends. So a fault
 //! strikes at a chosen message of a chosen channel in a chosen direction, the same place every time.
+//!
+//! Of a link with TLS it sees the records, and knows the channels by the order in which they are opened.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -22,6 +24,10 @@ use super::LIMIT;
 pub const GREETING: u16 = 0;
 const ANSWER: usize = 24;
 const HEADER: usize = Header::LEN;
+/// Of a record of TLS: its type, a version of two bytes, and the length of two bytes, the first the higher.
+const RECORD_HEADER: usize = 5;
+/// The type of records that are encrypted.
+const ENCRYPTED: u16 = 23;
 /// Longer than the header and the fields that stand before page contents.
 const CHUNK: usize = 64 << 10;
 
@@ -61,6 +67,10 @@ pub enum Place {
     Message { tag: u16, nth: u32, at: At },
     /// So many bytes have gone on.
     Offset(u64),
+    /// The `nth` record (from 1) of TLS, those of the handshake counted.
+    Record { nth: u32, at: At },
+    /// The first encrypted record that begins from now on.
+    Next(At),
 }
 
 /// What happens there.
@@ -84,6 +94,8 @@ pub enum Fault {
     CorruptLength,
     /// Its first field has an impossible value.
     CorruptFields,
+    /// One byte in its middle is another.
+    CorruptContents,
     /// The message is not there.
     Drop,
     /// Its first bytes are not there.
@@ -113,7 +125,9 @@ pub struct FaultyLink {
 
 struct Shared {
     target: String,
-    plan: Option<Plan>,
+    plan: OnceLock<Plan>,
+    /// Of a link with TLS: how many multifd channels a migration has.
+    encrypted: Option<usize>,
     /// Only the threads that copy keep a connection open: once both have ended it is closed, and who still sends hears of it.
     connections: Mutex<Vec<Weak<Connection>>>,
     hold: Mutex<Hold>,
@@ -161,12 +175,22 @@ impl Connection {
 impl FaultyLink {
     /// To `target`, an address `tcp:HOST:PORT`; without a plan nothing happens by itself.
     pub fn to(target: &str, plan: Option<Plan>) -> Self {
+        Self::with(target, plan, None)
+    }
+
+    /// The same for a migration with TLS and so many multifd channels: its messages are records.
+    pub fn encrypted(target: &str, plan: Option<Plan>, multifd: usize) -> Self {
+        Self::with(target, plan, Some(multifd))
+    }
+
+    fn with(target: &str, plan: Option<Plan>, encrypted: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (struck, tell) = UnixStream::pair().unwrap();
         let shared = Arc::new(Shared {
             target: target.strip_prefix("tcp:").unwrap().to_owned(),
-            plan,
+            plan: plan.map_or_else(OnceLock::new, OnceLock::from),
+            encrypted,
             connections: Mutex::default(),
             hold: Mutex::new(Hold::Stands),
             changed: Condvar::new(),
@@ -176,14 +200,19 @@ impl FaultyLink {
         });
         let accepting = shared.clone();
         thread::spawn(move || {
-            for near in listener.incoming() {
+            for (number, near) in listener.incoming().enumerate() {
                 if accepting.has_ended.load(Ordering::Acquire) {
                     return;
                 }
-                accepting.forward(near.unwrap());
+                accepting.forward(near.unwrap(), number);
             }
         });
         Self { address, shared, struck }
+    }
+
+    /// Gives a link without a plan one.
+    pub fn arm(&self, plan: Plan) {
+        self.shared.plan.set(plan).expect("the link has a plan");
     }
 
     /// Where to connect instead of the target.
@@ -255,14 +284,21 @@ impl Drop for FaultyLink {
 }
 
 impl Shared {
-    fn forward(self: &Arc<Self>, near: TcpStream) {
+    fn forward(self: &Arc<Self>, near: TcpStream, number: usize) {
         let Ok(far) = TcpStream::connect(&self.target) else {
             // Nobody listens there any more: `near` is closed, as it would be without a link in between.
             return;
         };
         near.set_nodelay(true).unwrap();
         far.set_nodelay(true).unwrap();
-        let connection = Arc::new(Connection { near, far, channel: OnceLock::new(), stalled: AtomicBool::new(false) });
+        // Nobody can read who it is.
+        let channel = self.encrypted.map(|multifd| match number {
+            0 => Channel::Control,
+            _ if number <= multifd => Channel::Multifd(number - 1),
+            _ => Channel::Demand,
+        });
+        let channel = channel.map_or_else(OnceLock::new, OnceLock::from);
+        let connection = Arc::new(Connection { near, far, channel, stalled: AtomicBool::new(false) });
         self.connections.lock().unwrap().push(Arc::downgrade(&connection));
         for direction in [Direction::Forth, Direction::Back] {
             let (shared, connection) = (self.clone(), connection.clone());
@@ -312,6 +348,7 @@ struct Course<'a> {
     greeted: bool,
     held: Vec<u8>,
     counts: [u32; 256],
+    records: u32,
     written: u64,
     delay: Duration,
 }
@@ -319,7 +356,8 @@ struct Course<'a> {
 impl<'a> Course<'a> {
     fn new(shared: &'a Shared, connection: &'a Connection, direction: Direction) -> Self {
         let (stage, held, delay) = (Stage::Head, Vec::new(), Duration::ZERO);
-        Self { shared, connection, direction, stage, greeted: false, held, counts: [0; 256], written: 0, delay }
+        let counts = [0; 256];
+        Self { shared, connection, direction, stage, greeted: false, held, counts, records: 0, written: 0, delay }
     }
 
     fn run(mut self) {
@@ -355,8 +393,8 @@ impl<'a> Course<'a> {
                 Stage::Chosen(length, at) => {
                     let message: Vec<u8> = self.held.drain(..length).collect();
                     self.stage = Stage::Blind;
-                    let fault = self.shared.plan.map(|plan| plan.fault);
-                    self.strike(fault.unwrap(), at, message)?;
+                    let fault = self.shared.plan.get().unwrap().fault;
+                    self.strike(fault, at, message)?;
                 }
                 Stage::Blind => {
                     let piece = std::mem::take(&mut self.held);
@@ -370,6 +408,11 @@ impl<'a> Course<'a> {
     /// The number and whole length of what begins here, once that can be seen.
     fn head(&mut self) -> Option<(u16, usize)> {
         let held = &self.held;
+        if self.shared.encrypted.is_some() {
+            let header: [u8; RECORD_HEADER] = held.first_chunk().copied()?;
+            let length = u16::from_be_bytes([header[3], header[4]]);
+            return Some((u16::from(header[0]), RECORD_HEADER + usize::from(length)));
+        }
         if self.greeted {
             let header: [u8; HEADER] = held.first_chunk().copied()?;
             let tag = u16::from_le_bytes([header[0], header[1]]);
@@ -401,20 +444,20 @@ impl<'a> Course<'a> {
 
     fn choose(&mut self, tag: u16, length: usize) -> Stage {
         self.counts[usize::from(tag) % 256] += 1;
+        self.records += 1;
         let count = self.counts[usize::from(tag) % 256];
-        if let Some(Plan { place: Place::Message { tag: wanted, nth, at }, .. }) = self.plan()
-            && (wanted, nth) == (tag, count)
-        {
-            Stage::Chosen(length, at)
-        } else {
-            Stage::Passing(length)
+        match self.plan().map(|plan| plan.place) {
+            Some(Place::Message { tag: wanted, nth, at }) if (wanted, nth) == (tag, count) => Stage::Chosen(length, at),
+            Some(Place::Record { nth, at }) if nth == self.records => Stage::Chosen(length, at),
+            Some(Place::Next(at)) if tag == ENCRYPTED => Stage::Chosen(length, at),
+            _ => Stage::Passing(length),
         }
     }
 
     /// The plan, if it is about this direction of this channel and not carried out yet.
     fn plan(&self) -> Option<Plan> {
         let channel = self.connection.channel.get()?;
-        self.shared.plan.filter(|plan| {
+        self.shared.plan.get().copied().filter(|plan| {
             let done = self.shared.has_struck.load(Ordering::Acquire);
             plan.channel == *channel && plan.direction == self.direction && !done
         })
@@ -459,6 +502,14 @@ impl<'a> Course<'a> {
                 return self.end(fault, &message[before..]);
             }
             Fault::Delay(delay) => self.delay = delay,
+            Fault::CorruptContents => {
+                let middle = message.len() / 2;
+                message[middle] ^= 0x10;
+            }
+            // Of a record its type, the higher byte of its version (nothing looks at the other), and its length.
+            Fault::CorruptNumber if self.shared.encrypted.is_some() => message[0] ^= 0x40,
+            Fault::CorruptFlags if self.shared.encrypted.is_some() => message[1] ^= 0x40,
+            Fault::CorruptLength if self.shared.encrypted.is_some() => message[3] ^= 0x80,
             Fault::CorruptNumber => message[1] ^= 0x40,
             Fault::CorruptFlags => message[2] ^= 0x01,
             Fault::CorruptLength => message[7] ^= 0x40,

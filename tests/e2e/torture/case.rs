@@ -38,6 +38,8 @@ pub enum When {
     There(Plan),
     /// The same, but of the link that joins both sides again.
     Rejoining(Plan),
+    /// At its place from when the source's status is this one.
+    From(&'static str, Plan),
     /// When the source's status is this one.
     Status(&'static str, Channel, Fault),
 }
@@ -53,6 +55,8 @@ pub enum Door {
     Between,
     /// It was handed over: it never runs on the source again.
     After,
+    /// The same, and the fault is one that nobody can get over without joining both halves again.
+    Broken,
     /// The fault only costs time.
     Harmless,
 }
@@ -65,6 +69,7 @@ impl Door {
             Self::Closed => stand == Stand::Source,
             Self::Between => true,
             Self::After => matches!(stand, Stand::Halves | Stand::LastWordLost | Stand::Destination),
+            Self::Broken => matches!(stand, Stand::Halves | Stand::LastWordLost),
             Self::Harmless => stand == Stand::Destination,
         }
     }
@@ -77,6 +82,8 @@ pub struct Case {
     pub number: usize,
     pub mode: Mode,
     pub multifd: bool,
+    /// Whether its channels are encrypted.
+    pub tls: bool,
     pub when: When,
     pub door: Door,
 }
@@ -89,20 +96,20 @@ impl Case {
 
     pub fn fault(&self) -> Fault {
         match self.when {
-            When::There(plan) | When::Rejoining(plan) => plan.fault,
+            When::There(plan) | When::Rejoining(plan) | When::From(_, plan) => plan.fault,
             When::Status(_, _, fault) => fault,
         }
     }
 
     fn channel(&self) -> Channel {
         match self.when {
-            When::There(plan) | When::Rejoining(plan) => plan.channel,
+            When::There(plan) | When::Rejoining(plan) | When::From(_, plan) => plan.channel,
             When::Status(_, channel, _) => channel,
         }
     }
 
     /// What one of each is in the short form.
-    fn sort(&self) -> String {
+    pub fn sort(&self) -> String {
         let fault = format!("{:?}", self.fault());
         let fault = fault.split('(').next().unwrap_or_default();
         let channel = format!("{:?}", self.channel());
@@ -119,18 +126,22 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spread = if self.multifd { "+multifd" } else { "" };
-        write!(f, "{:03} {:?}{spread} x{}: ", self.number, self.mode, self.cpus())?;
+        let tls = if self.tls { "+tls" } else { "" };
+        write!(f, "{:03} {:?}{spread}{tls} x{}: ", self.number, self.mode, self.cpus())?;
         let place = |plan: Plan| {
             let place = match plan.place {
                 Place::Message { tag: GREETING, at, .. } => format!("{at:?} of the greeting"),
                 Place::Message { tag, nth, at } => format!("{at:?} of {} {nth}", tag::name(tag)),
                 Place::Offset(bytes) => format!("after {bytes} bytes"),
+                Place::Record { nth, at } => format!("{at:?} of record {nth}"),
+                Place::Next(at) => format!("{at:?} of a record"),
             };
             format!("{:?} of {:?} {:?}, {place}", plan.fault, plan.channel, plan.direction)
         };
         match self.when {
             When::There(plan) => f.write_str(&place(plan)),
             When::Rejoining(plan) => write!(f, "{} (rejoining)", place(plan)),
+            When::From(status, plan) => write!(f, "{} while {status}", place(plan)),
             When::Status(status, channel, fault) => write!(f, "{fault:?} of {channel:?} while {status}"),
         }
     }
@@ -273,7 +284,7 @@ pub fn all() -> Vec<Case> {
     let mut round = 0;
     let mut add = |mode, multifd, when, door| {
         let number = cases.len();
-        cases.push(Case { number, mode, multifd, when, door });
+        cases.push(Case { number, mode, multifd, tls: false, when, door });
     };
     for (mode, multifd) in Mode::ALL.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
         for spot in spots(mode, multifd) {

@@ -78,21 +78,42 @@ pub struct Journey {
     pub joined: u32,
     /// The guest runs, or is stopped all the while.
     pub runs: bool,
+    /// Of a migration with TLS: how many multifd channels it has.
+    encrypted: Option<usize>,
 }
+
+/// How many multifd channels there are, if there are any.
+const MULTIFD: usize = 2;
 
 impl Journey {
     /// Everything stands; nothing moves yet.
     pub fn prepare(machine: Machine, source: Vm, plan: Option<Plan>) -> Self {
+        Self::with(machine, source, plan, None)
+    }
+
+    /// The same between machines that use TLS.
+    pub fn encrypted(machine: Machine, source: Vm, plan: Option<Plan>, multifd: bool) -> Self {
+        Self::with(machine, source, plan, Some(if multifd { MULTIFD } else { 0 }))
+    }
+
+    fn with(machine: Machine, source: Vm, plan: Option<Plan>, encrypted: Option<usize>) -> Self {
         let mut destination = machine.receive(Transport::Tcp);
-        let link = FaultyLink::to(&destination.address(), plan);
-        Self { machine, source, destination, link, joined: 0, runs: true }
+        let link = Self::link_to(&mut destination, plan, encrypted);
+        Self { machine, source, destination, link, joined: 0, runs: true, encrypted }
+    }
+
+    fn link_to(destination: &mut Vm, plan: Option<Plan>, encrypted: Option<usize>) -> FaultyLink {
+        match encrypted {
+            None => FaultyLink::to(&destination.address(), plan),
+            Some(multifd) => FaultyLink::encrypted(&destination.address(), plan, multifd),
+        }
     }
 
     /// Starts to migrate.
     pub fn begin(&mut self, mode: Mode, multifd: bool) {
         let multifd = json!({"capability": "multifd", "state": multifd});
         self.source.qmp.run("migrate-set-capabilities", json!({ "capabilities": [multifd] }));
-        self.source.set(json!({"multifd-channels": 2, "x-postcopy-after": mode.passes()}));
+        self.source.set(json!({"multifd-channels": MULTIFD, "x-postcopy-after": mode.passes()}));
         self.source.migrate(&self.link.address());
     }
 
@@ -224,7 +245,7 @@ impl Journey {
         if !matches!(listens, Some(Ok(_))) {
             return false;
         }
-        self.link = FaultyLink::to(&self.destination.address(), plan);
+        self.link = Self::link_to(&mut self.destination, plan, self.encrypted);
         self.source.qmp.forget_events();
         let resume = json!({"uri": self.link.address(), "resume": true});
         if self.source.qmp.execute("migrate", resume).is_err() {
@@ -243,7 +264,7 @@ impl Journey {
             tries += 1;
             assert!(tries < 5, "it cannot be joined again: {:?}", self.look());
             let whole = stand == Stand::LastWordLost;
-            assert!(self.reasons(whole).iter().all(|why| why.len() > 10), "no reason is given: {:?}", self.look());
+            self.await_reasons(whole);
             assert_ne!(self.source.qmp.status(), "running");
             self.source.qmp.refused("cont", json!({}));
             if self.join(None) {
@@ -261,11 +282,11 @@ impl Journey {
         stand
     }
 
-    /// What is said of why it is paused; nothing is wrong with a guest that is `whole` there.
-    fn reasons(&mut self, whole: bool) -> Vec<String> {
-        let (here, there) = self.look();
-        let sights = if whole { vec![here] } else { vec![here, there] };
-        sights.into_iter().map(|sight| sight.error.unwrap_or_default()).collect()
+    /// Both say why it is paused; nothing is wrong with a guest that is `whole` there. A side that is joined again is paused, and
+    /// without a reason, until it hears that this went wrong, too.
+    fn await_reasons(&mut self, whole: bool) {
+        let speaks = |sight: &Sight| sight.error.as_ref().is_some_and(|why| why.len() > 10);
+        self.until(|here, there| speaks(here) && (whole || speaks(there)));
     }
 
     /// The guest went on here, and can still leave.

@@ -5,6 +5,7 @@
 //! | `again` | fifty failures in a row |
 //! | `case` | the table of faults of the link |
 //! | `chance` | random choices with a seed |
+//! | `encrypted` | the faults of a link with TLS, record by record |
 //! | `journey` | a migration over a faulty link, watched and brought to its end |
 //! | `links` | the table is carried out |
 //! | `kills` | processes die, or stand still, at every phase |
@@ -16,6 +17,7 @@
 mod again;
 mod case;
 mod chance;
+mod encrypted;
 mod journey;
 mod kills;
 mod limits;
