@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use whimbrel::cli::{Cli, Command};
 use whimbrel::{client, demo, run};
 use whimbrel_postcopy::error::sentence;
@@ -13,6 +14,8 @@ use whimbrel_postcopy::error::sentence;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    // A file that may not grow further (RLIMIT_FSIZE) is an error of that write, not the end of a guest. All threads inherit this.
+    let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let cli = Cli::parse();
     // Not what the crate of the queues says of each wrong ring: a guest could fill the log with that.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,virtio_queue=off"))

@@ -13,7 +13,7 @@ use super::outgoing::{Outgoing, Sent};
 use super::scheduler::Hint;
 use super::state::Source;
 use crate::caught::catch;
-use crate::channel::{ChannelError, Connector, MessageReader};
+use crate::channel::{ChannelError, Connector};
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
@@ -23,6 +23,9 @@ use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_repl
 
 /// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
+
+/// Before the hand-over, for so long a destination that gave up is heard out on the control channel when another channel ended.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// This thread, in messages.
 pub(super) const SOURCE: &str = "source";
@@ -193,9 +196,35 @@ impl Driver {
         if source.status().is_ended() {
             log::debug!("after the end: {}", sentence(&error));
         }
-        match (&error, last_word(&mut link.reader)) {
+        // Once the guest was handed over only a broken link is news, and its pages wait for the next one.
+        let patience = if self.shared.is_handed_over() { Duration::ZERO } else { LAST_WORD };
+        match (&error, self.last_word(link, patience)) {
             (MigrationError::Link { .. }, Some(word)) => source.reply(word, self.shared.progress.now()),
             _ => source.fail(error),
+        }
+    }
+
+    /// The destination's refusal, if it is among what it said before the link broke. The end of another channel can be seen before it comes.
+    fn last_word(&self, link: &mut Connection, patience: Duration) -> Option<Reply> {
+        let until = self.shared.progress.now() + patience;
+        loop {
+            match link.reader.try_message() {
+                Ok(Some((header, fields))) => {
+                    if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, fields) {
+                        return Some(reply);
+                    }
+                }
+                Ok(None) => {
+                    let left = until.checked_sub(self.shared.progress.now()).filter(|left| !left.is_zero())?;
+                    let waited = link.channel.wait(false, &self.shared.wake, Some(left)).ok()?;
+                    // Whoever rings wants something of what comes next.
+                    if waited.woken {
+                        return None;
+                    }
+                }
+                // It has nothing more to say.
+                Err(_) => return None,
+            }
         }
     }
 
@@ -446,16 +475,6 @@ impl Driver {
             _ => {}
         }
     }
-}
-
-/// The destination's refusal, if it is among what it said before the link broke.
-fn last_word(reader: &mut MessageReader) -> Option<Reply> {
-    while let Ok(Some((header, fields))) = reader.try_message() {
-        if let Ok(reply @ Reply::NotStarted(_)) = decode_reply(header, fields) {
-            return Some(reply);
-        }
-    }
-    None
 }
 
 fn lost_link(source: ChannelError) -> MigrationError {

@@ -118,6 +118,7 @@ impl Case {
             When::There(_) => "there",
             When::Rejoining(_) => "rejoining",
             When::Status(..) => "status",
+            When::From(..) => "from",
         };
         format!("{when} {fault} {channel}")
     }
