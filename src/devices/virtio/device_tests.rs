@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -243,8 +242,10 @@ impl Backend for Slow {
     fn queue_ready(&mut self, index: usize, work: &mut Work<'_>) -> Result<(), Broken> {
         let host = work.host;
         work.rings[index].serve(work.memory, |_| {
-            self.begun.send(()).unwrap();
-            host.run(|| self.leave.recv().unwrap());
+            host.run(|| {
+                self.begun.send(()).unwrap();
+                self.leave.recv().unwrap();
+            });
             Ok(0)
         })
     }
@@ -253,6 +254,14 @@ impl Backend for Slow {
     }
     fn load(&mut self, _version: u8, _bytes: &[u8]) -> Result<(), StateError> {
         Ok(())
+    }
+}
+
+/// Until the thread sleeps, for which nobody rings.
+fn await_sleep(thread: nix::unistd::Pid) {
+    let stat = format!("/proc/self/task/{thread}/stat");
+    while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+        std::thread::yield_now();
     }
 }
 
@@ -276,13 +285,11 @@ fn a_device_that_is_to_stand_still_finishes_one_request_and_leaves_the_rest() {
     let waiter = {
         let device = driver.device.clone();
         std::thread::spawn(move || {
-            about.send(()).unwrap();
+            about.send(nix::unistd::gettid()).unwrap();
             device.await_frozen(Instant::now())
         })
     };
-    waits.recv().unwrap();
-    // One that waits cannot be seen to: on a busy host it may need this to come from the one to the other.
-    std::thread::sleep(Duration::from_millis(100));
+    await_sleep(waits.recv().unwrap());
     leaves.send(()).unwrap();
     assert!(waiter.join().unwrap());
     assert_eq!(driver.await_used(0), (0, 0));
