@@ -120,7 +120,7 @@ impl Migration {
         if settings.parameters.postcopy_after.is_some() && !settings.capabilities.postcopy_ram {
             return Err(MigrationError::PostcopyOff);
         }
-        let limits = limits(&settings.parameters);
+        let limits = limits(&settings);
         let multifd = multifd(&settings);
         let connector = connector(uri, &settings.parameters)?;
         if let Job::Arriving(handle) = &mut *job {
@@ -164,6 +164,14 @@ impl Migration {
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
             _ => Err(MigrationError::NotMigrating),
+        }
+    }
+
+    /// `migrate_continue`: goes on with a switchover that `pause-before-switchover` holds.
+    pub fn go_on(&self) -> Result<(), MigrationError> {
+        match &*lock(&self.job) {
+            Job::Leaving(handle) if handle.go_on() => Ok(()),
+            job => Err(MigrationError::NotHeld(job.report().map_or(Status::None, |(_, report)| report.status))),
         }
     }
 
@@ -265,11 +273,13 @@ impl Migration {
         }
         self.machine.network().set_schedule(new.announce);
         match &*job {
-            Job::Leaving(handle) => handle.set_limits(limits(&new)),
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
-            Job::None => {}
+            Job::Leaving(_) | Job::None => {}
         }
         settings.parameters = new;
+        if let Job::Leaving(handle) = &*job {
+            handle.set_limits(limits(&settings));
+        }
         Ok(())
     }
 
@@ -284,13 +294,15 @@ impl Migration {
     }
 }
 
-fn limits(parameters: &Parameters) -> Limits {
+fn limits(settings: &Settings) -> Limits {
+    let parameters = &settings.parameters;
     Limits {
         downtime: parameters.downtime_limit,
         bandwidth: parameters.max_bandwidth,
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         postcopy_after: parameters.postcopy_after,
+        hold: settings.capabilities.pause_before_switchover,
         reconnect: parameters.reconnect,
     }
 }

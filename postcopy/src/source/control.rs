@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub wake: Wake,
     door: AtomicU8,
     pub start_postcopy: AtomicBool,
+    pub go_on: AtomicBool,
     pub break_link: AtomicBool,
     pub abandoned: AtomicBool,
     /// The destination said that it cannot do postcopy.
@@ -137,6 +138,7 @@ pub fn start_with(
         wake: Wake::new()?,
         door: AtomicU8::new(OPEN),
         start_postcopy: AtomicBool::new(false),
+        go_on: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
         no_postcopy: AtomicBool::new(false),
@@ -181,6 +183,16 @@ impl SourceHandle {
         self.shared.start_postcopy.store(true, Ordering::Release);
         self.shared.wake.ring();
         Ok(())
+    }
+
+    /// Goes on with a switchover that waits for it, see [`Limits::hold`]; `false` if none does.
+    pub fn go_on(&self) -> bool {
+        let held = self.report().status == Status::PreSwitchover;
+        if held {
+            self.shared.go_on.store(true, Ordering::Release);
+            self.shared.wake.ring();
+        }
+        held
     }
 
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.

@@ -15,6 +15,8 @@ pub struct Limits {
     pub switchover_bandwidth: u64,
     /// Switch to postcopy after so many passes; `None`: when told.
     pub postcopy_after: Option<u32>,
+    /// The guest that was paused for the switchover waits there until it is told to go on.
+    pub hold: bool,
     /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
     pub reconnect: Duration,
 }
@@ -27,6 +29,7 @@ impl Default for Limits {
             postcopy_bandwidth: 0,
             switchover_bandwidth: 0,
             postcopy_after: None,
+            hold: false,
             reconnect: Duration::ZERO,
         }
     }

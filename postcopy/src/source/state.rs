@@ -5,7 +5,9 @@
 //!      |                      |  \--switch--> Dropping (hybrid) --+
 //!      | at once              |                                   |
 //!      +--> Arming --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
-//!                                                                        (one-way door)  |
+//!                                           |  ^                         (one-way door)  |
+//!                                 if wanted v  | go on                                   |
+//!                                     PreSwitchover                                      |
 //!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
 //!
 //!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
@@ -99,6 +101,8 @@ enum State {
     /// The destination drops them.
     AwaitDropped(Drops),
     Pausing(Way),
+    /// The guest stands still, whole, until somebody says that the switchover may go on.
+    PreSwitchover(Way, Resumable),
     Saving(Way, Resumable),
     FinalSync(Way, Resumable),
     AwaitReady(Way, Resumable),
@@ -186,6 +190,7 @@ impl Source {
             State::Describing | State::Arming => Status::Setup,
             State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
             State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
+            State::PreSwitchover(..) => Status::PreSwitchover,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
             State::AwaitReady(..) => Status::Device,
             State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
@@ -387,10 +392,25 @@ impl Source {
         Ok(())
     }
 
+    /// `migrate_continue`: whether a switchover waited for that. One by precopy turns to postcopy here, if that was asked for meanwhile.
+    pub fn go_on(&mut self) -> bool {
+        match self.take() {
+            State::PreSwitchover(way, door) => {
+                self.save(if self.postcopy_wanted { Way::Postcopy } else { way }, door);
+                true
+            }
+            state => {
+                self.state = state;
+                false
+            }
+        }
+    }
+
     /// `migrate_cancel`: no effect once the guest was handed over.
     pub fn cancel(&mut self) {
         let door = match self.take() {
-            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),
+            State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(..)) => {
                 self.state = state;
                 return;
@@ -410,7 +430,8 @@ impl Source {
     /// for a recovery.
     pub fn fail(&mut self, error: MigrationError) {
         let door = match self.take() {
-            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),
+            State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             State::AwaitRunning(way, door) => return self.lose_link(way, Beyond::Doubt(door), error),
             State::Pushing(_, door) => return self.lose_link(Way::Postcopy, Beyond::There(door), error),
             State::AwaitAllReceived(way, door) => return self.lose_link(way, Beyond::There(door), error),

@@ -161,29 +161,44 @@ pub fn limits(random: &mut Random) -> Limits {
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
         postcopy_after: random.pick(&[None, None, Some(0), Some(0), Some(1), Some(2)]),
+        hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,
     }
 }
 
 fn events(random: &mut Random) -> Vec<Planned> {
-    use Status::{Active, Device, PostcopyActive, PostcopyRecover, Setup};
+    use Status::{Active, Device, PostcopyActive, PostcopyRecover, PreSwitchover, Setup};
     let mut events = Vec::new();
     let mut plan = |event, statuses: &[Status], random: &mut Random| {
         events.push(Planned { event, status: random.pick(statuses), after: random.spread(9) });
     };
     for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
-        let late = [Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyActive, PostcopyRecover];
+        let late = [
+            Setup,
+            Active,
+            PreSwitchover,
+            Device,
+            Device,
+            PostcopyActive,
+            PostcopyActive,
+            PostcopyActive,
+            PostcopyRecover,
+        ];
         plan(Event::Cut, &late, random);
     }
     if random.percent(15) {
         let thread = random.pick(&[Thread::Driver, Thread::Driver, Thread::Multifd, Thread::Demand]);
         let death = random.pick(&[Event::SourceThreadDies(thread), Event::DestinationThreadDies(thread)]);
-        plan(death, &[Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover], random);
+        plan(
+            death,
+            &[Setup, Active, PreSwitchover, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover],
+            random,
+        );
     }
     for (event, share) in [(Event::Cancel, 12), (Event::StartPostcopy, 40), (Event::NewLimits, 30)] {
         if random.percent(share) {
-            plan(event, &[Setup, Active, Active, Device, PostcopyActive], random);
+            plan(event, &[Setup, Active, Active, PreSwitchover, Device, PostcopyActive], random);
         }
     }
     events

@@ -29,6 +29,7 @@ fn commands_reach_the_machine() {
         ("migrate_cancel", "cancel"),
         ("migrate_start_postcopy", "start-postcopy"),
         ("migrate_pause", "pause"),
+        ("migrate_continue pre-switchover", "continue"),
         ("  stop  ", "stop"),
         ("system_reset", "reset"),
         ("announce_self", "announce [] \"\" [50, 550, 5, 100]"),
@@ -139,7 +140,7 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\n"
+         multifd: on\npause-before-switchover: off\n"
     );
 }
 

@@ -5,7 +5,7 @@ use crate::channel::ChannelError;
 use crate::ram::PageRun;
 use crate::wire::Fragment;
 
-const STATES: [&str; 19] = [
+const STATES: [&str; 20] = [
     "Describing",
     "Arming",
     "Precopy",
@@ -14,6 +14,7 @@ const STATES: [&str; 19] = [
     "Dropping",
     "AwaitDropped",
     "Pausing",
+    "PreSwitchover",
     "Saving",
     "FinalSync",
     "AwaitReady",
@@ -27,7 +28,7 @@ const STATES: [&str; 19] = [
     "LinkLost in doubt",
 ];
 /// How many of [`STATES`] are on the near side of the door.
-const BEFORE_THE_DOOR: usize = 11;
+const BEFORE_THE_DOOR: usize = 12;
 
 fn pass() -> Pass {
     let at = (BlockId(0), PageIndex(0));
@@ -55,6 +56,7 @@ fn state(name: &str) -> State {
         "Dropping" => State::Dropping(drops()),
         "AwaitDropped" => State::AwaitDropped(drops()),
         "Pausing" => State::Pausing(Way::Postcopy),
+        "PreSwitchover" => State::PreSwitchover(Way::Precopy, door()),
         "Saving" => State::Saving(Way::Precopy, door()),
         "FinalSync" => State::FinalSync(Way::Postcopy, door()),
         "AwaitReady" => State::AwaitReady(Way::Precopy, door()),
@@ -98,6 +100,7 @@ fn describe(source: &Source) -> String {
         State::Dropping(_) => "Dropping".into(),
         State::AwaitDropped(_) => "AwaitDropped".into(),
         State::Pausing(_) => "Pausing".into(),
+        State::PreSwitchover(..) => "PreSwitchover".into(),
         State::Saving(..) => "Saving".into(),
         State::FinalSync(..) => "FinalSync".into(),
         State::AwaitReady(..) => "AwaitReady".into(),
@@ -234,7 +237,7 @@ fn a_guest_that_stood_still_runs_again_wherever_the_migration_ends_before_the_do
                 source.fail(link_broken())
             }
             let resumes = actions(&mut source).iter().filter(|action| matches!(action, Action::Resume(_))).count();
-            let stood_still = matches!(name, "Saving" | "FinalSync" | "AwaitReady");
+            let stood_still = matches!(name, "PreSwitchover" | "Saving" | "FinalSync" | "AwaitReady");
             assert_eq!(resumes, usize::from(stood_still && at < BEFORE_THE_DOOR), "{name}");
         }
     }
@@ -258,6 +261,7 @@ fn events() -> Vec<Event> {
     events.push(Box::new(|source| source.try_hand_over(false)));
     events.push(Box::new(|source| source.synced(Duration::ZERO)));
     events.push(Box::new(|source| drop(source.start_postcopy())));
+    events.push(Box::new(|source| _ = source.go_on()));
     events
 }
 
@@ -332,6 +336,42 @@ fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     source.saved(Vec::new());
     let expected = [Action::ServeDemand, Action::Send(Forward::State(Vec::new())), Action::Wait(None)];
     assert_eq!(actions(&mut source), expected);
+}
+
+#[test]
+fn a_switchover_that_is_held_goes_on_when_told_to_and_only_then() {
+    for name in STATES {
+        let mut source = source(name);
+        let same = describe(&source);
+        assert_eq!(source.go_on(), name == "PreSwitchover", "{name}");
+        assert_eq!(describe(&source), if name == "PreSwitchover" { "Saving" } else { &same });
+    }
+    for (way, hold) in [Way::Precopy, Way::Postcopy].into_iter().zip([true, false]) {
+        let mut source = source("Pausing");
+        (source.state, source.limits.hold) = (State::Pausing(way), hold);
+        source.paused(true);
+        assert_eq!(source.status(), if hold { Status::PreSwitchover } else { Status::Device });
+        assert_eq!(source.next(Duration::ZERO), if hold { Action::Wait(None) } else { Action::Save });
+        assert_eq!(source.go_on(), hold);
+    }
+}
+
+#[test]
+fn a_precopy_that_is_held_can_still_become_a_postcopy() {
+    for wanted in [false, true] {
+        let mut source = source("PreSwitchover");
+        source.logging = true;
+        if wanted {
+            source.start_postcopy().unwrap();
+        }
+        assert!(source.go_on());
+        assert_eq!(actions(&mut source), [Action::Save]);
+        source.saved(Vec::new());
+        assert_eq!(source.queue.pop_front(), Some(Action::Sync));
+        source.synced(Duration::ZERO);
+        let armed = actions(&mut source).contains(&Action::Send(Forward::Arm));
+        assert_eq!(armed, wanted);
+    }
 }
 
 #[test]
