@@ -39,10 +39,10 @@ pub enum MigrationError {
     /// A thread or an eventfd.
     #[error("the host refused a resource to the migration")]
     Resource(#[source] std::io::Error),
-    /// `migrate_start_postcopy`, `--postcopy-after` and the capability off.
+    /// `migrate_start_postcopy`, `postcopy-policy`, `--postcopy-after` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,
-    /// `migrate_start_postcopy` to a destination without userfaultfd.
+    /// `migrate_start_postcopy`, or a `postcopy-policy` on the way, to a destination without userfaultfd.
     #[error(
         "the destination cannot do postcopy: userfaultfd is not available to it, or its postcopy-ram is off; the precopy goes on"
     )]

@@ -9,7 +9,7 @@ use whimbrel_postcopy::channel::{
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
-use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{Report, Status};
 use whimbrel_postcopy::wire::Features;
 
@@ -117,7 +117,7 @@ impl Migration {
             state => return Err(MigrationError::NoGuest(state)),
         }
         let settings = lock(&self.settings);
-        if settings.parameters.postcopy_after.is_some() && !settings.capabilities.postcopy_ram {
+        if settings.parameters.postcopy_policy != Policy::Manual && !settings.capabilities.postcopy_ram {
             return Err(MigrationError::PostcopyOff);
         }
         let limits = limits(&settings);
@@ -271,6 +271,18 @@ impl Migration {
         if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
+        if let Job::Leaving(handle) = &*job
+            && job.is_under_way()
+            && new.postcopy_policy != Policy::Manual
+            && new.postcopy_policy != old.postcopy_policy
+        {
+            if !settings.capabilities.postcopy_ram {
+                return Err(MigrationError::PostcopyOff);
+            }
+            if handle.has_no_postcopy() {
+                return Err(MigrationError::NoPostcopyThere);
+            }
+        }
         self.machine.network().set_schedule(new.announce);
         match &*job {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
@@ -301,7 +313,7 @@ fn limits(settings: &Settings) -> Limits {
         bandwidth: parameters.max_bandwidth,
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
-        postcopy_after: parameters.postcopy_after,
+        policy: parameters.postcopy_policy,
         hold: settings.capabilities.pause_before_switchover,
         reconnect: parameters.reconnect,
     }

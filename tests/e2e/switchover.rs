@@ -1,6 +1,6 @@
 //! When the guest is switched over, and who says so.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -79,6 +79,81 @@ fn a_held_precopy_becomes_a_postcopy_by_a_word() {
     source.qmp.await_migration("postcopy-active");
     source.qmp.await_migration("completed");
     destination.guest.assert_whole();
+}
+
+/// On a slow link the guest writes faster than it can be sent: only a postcopy ends.
+fn turns_by_itself(policy: &str) -> (Vm, Vm) {
+    let (mut source, mut destination) = (machine().boot_and_begin(WORKLOAD), machine().receive(Transport::Tcp));
+    source.set(json!({"postcopy-policy": policy, "max-bandwidth": 64 << 20, "downtime-limit": 10}));
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("postcopy-active");
+    source.qmp.await_migration("completed");
+    destination.guest.assert_whole();
+    (source, destination)
+}
+
+#[test]
+fn a_guest_that_never_converges_turns_to_postcopy_where_passes_stall() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let (mut source, _destination) = turns_by_itself("stalled");
+    let report = source.qmp.query("query-migrate");
+    // The first pass sends memory that was never written as zeros: it gains. The next one that gains nothing is the last.
+    assert!((2..6).contains(&report["ram"]["dirty-sync-count"].as_u64().unwrap()), "{report}");
+    assert!(report["ram"]["precopy-bytes"].as_u64().unwrap() > 64 << 20, "{report}");
+}
+
+#[test]
+fn a_guest_turns_to_postcopy_when_its_time_has_come() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let begun = Instant::now();
+    let (mut source, _destination) = turns_by_itself("time=2");
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+    let report = source.qmp.query("query-migrate");
+    let (total, sent) = (report["total-time"].as_u64().unwrap(), report["ram"]["precopy-bytes"].as_u64().unwrap());
+    assert!(total >= 2000, "{report}");
+    // Two seconds of 64 MiB.
+    assert!((100 << 20..180 << 20).contains(&sent), "{report}");
+}
+
+#[test]
+fn a_policy_needs_postcopy_on_both_sides() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let off = json!({"capabilities": [{"capability": "postcopy-ram", "state": false}]});
+    let (mut source, mut destination) = (machine().boot_and_begin(WORKLOAD), machine().receive(Transport::Tcp));
+    let uri = destination.address();
+    source.set(json!({"postcopy-policy": "stalled"}));
+    source.qmp.run("migrate-set-capabilities", off.clone());
+    let refusal = source.qmp.refused("migrate", json!({"uri": uri}));
+    assert!(refusal.contains("migrate_set_capability postcopy-ram on"), "{refusal}");
+    // Nor on the way.
+    source.set(json!({"postcopy-policy": "manual", "max-bandwidth": 8 << 20}));
+    source.migrate(&uri);
+    source.qmp.await_event("MIGRATION_PASS");
+    let refusal = source.qmp.refused("migrate-set-parameters", json!({"postcopy-policy": "time=1"}));
+    assert!(refusal.contains("migrate_set_capability postcopy-ram on"), "{refusal}");
+    source.qmp.query("migrate_cancel");
+    source.qmp.await_migration("cancelled");
+    assert_eq!(destination.wait(), 1);
+
+    let mut there = machine().start("destination", true, |_| vec!["--incoming".to_owned(), "defer".to_owned()]);
+    there.qmp.run("migrate-set-capabilities", off);
+    there.qmp.run("migrate-incoming", json!({"uri": "tcp:127.0.0.1:0"}));
+    switch_on(&mut source, "postcopy-ram");
+    let uri = there.address();
+    source.migrate(&uri);
+    source.qmp.await_event("MIGRATION_PASS");
+    let refusal = source.qmp.refused("migrate-set-parameters", json!({"postcopy-policy": "after-passes=3"}));
+    assert!(refusal.contains("the destination cannot do postcopy"), "{refusal}");
+    source.set(json!({"max-bandwidth": 0}));
+    source.qmp.await_migration("completed");
+    there.guest.assert_whole();
 }
 
 /// Held, then taken back by `end`, which leads to `status`: the guest runs on, and can leave later.

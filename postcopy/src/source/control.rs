@@ -175,9 +175,14 @@ impl SourceHandle {
         self.shared.is_handed_over()
     }
 
+    /// Whether the destination has said that it cannot do postcopy.
+    pub fn has_no_postcopy(&self) -> bool {
+        self.shared.no_postcopy.load(Ordering::Acquire)
+    }
+
     /// Switches to postcopy as soon as possible. Refused without harm to the migration if the destination cannot do it.
     pub fn start_postcopy(&self) -> Result<(), MigrationError> {
-        if self.shared.no_postcopy.load(Ordering::Acquire) {
+        if self.has_no_postcopy() {
             return Err(MigrationError::NoPostcopy);
         }
         self.shared.start_postcopy.store(true, Ordering::Release);

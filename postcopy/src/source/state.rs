@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, Figures, Many, Outcome};
-use super::convergence::Limits;
+use super::convergence::{Limits, Policy};
 use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
@@ -168,7 +168,13 @@ impl Source {
 
     /// The user's limits from now on.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        // Who has said that it cannot is not switched to.
+        let policy = match self.state {
+            State::Describing => limits.policy,
+            _ if self.destination.contains(Features::POSTCOPY) => limits.policy,
+            _ => Policy::Manual,
+        };
+        self.limits = Limits { policy, ..limits };
     }
 
     /// Whether a bandwidth limit holds for the pages that are sent now.
@@ -231,7 +237,7 @@ impl Source {
         }
     }
 
-    /// What to do next at time `now` (counted from any fixed moment).
+    /// What to do next at time `now`, counted from the begin of the migration.
     pub fn next(&mut self, now: Duration) -> Action {
         if let Some(action) = self.queue.pop_front() {
             return action;
@@ -368,11 +374,11 @@ impl Source {
     }
 
     fn accepted(&mut self, now: Duration) {
-        if self.limits.postcopy_after.is_some() && !self.destination.contains(Features::POSTCOPY) {
+        if self.limits.policy != Policy::Manual && !self.destination.contains(Features::POSTCOPY) {
             self.state = State::Describing;
             return self.fail(MigrationError::NoPostcopy);
         }
-        if self.limits.postcopy_after == Some(0) || self.postcopy_wanted {
+        if self.limits.policy == Policy::AfterPasses(0) || self.wants_postcopy(now) {
             // No page was sent: nothing to log, nothing to drop, and arming costs nothing before the pause.
             self.state = State::Arming;
             self.then([Action::Send(Forward::Arm), Action::Wait(None)]);
@@ -381,6 +387,11 @@ impl Source {
             self.then([Action::StartLog]);
             self.begin_pass(1, now);
         }
+    }
+
+    /// Whether somebody said so, or the time for it has come.
+    fn wants_postcopy(&self, now: Duration) -> bool {
+        self.postcopy_wanted || self.limits.policy.is_due(now)
     }
 
     /// `migrate_start_postcopy`.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use whimbrel_postcopy::source::Limits;
+use whimbrel_postcopy::source::{Limits, Policy};
 use whimbrel_postcopy::stats::Status;
 
 use crate::link::Line;
@@ -154,13 +154,28 @@ fn line(random: &mut Random) -> Line {
     }
 }
 
+fn policy(random: &mut Random) -> Policy {
+    let time = Duration::from_micros(1 << random.below(20));
+    let passes = Policy::AfterPasses;
+    random.pick(&[
+        Policy::Manual,
+        Policy::Manual,
+        passes(0),
+        passes(0),
+        passes(1),
+        passes(2),
+        Policy::Stalled,
+        Policy::After(time),
+    ])
+}
+
 pub fn limits(random: &mut Random) -> Limits {
     Limits {
         bandwidth: random.pick(&[0, 0, 1_000_000, 30_000_000]),
         postcopy_bandwidth: random.pick(&[0, 0, 1_000_000, 30_000_000]),
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
-        postcopy_after: random.pick(&[None, None, Some(0), Some(0), Some(1), Some(2)]),
+        policy: policy(random),
         hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,

@@ -68,7 +68,7 @@ pub fn check(data: &[u8]) {
     let Some(setup) = input.u8() else { return };
     let (pending, hint) = (Arc::new(RamBitmap::with_pages(PAGES)), Arc::new(Hint::default()));
     let limits = Limits {
-        postcopy_after: [None, Some(0), Some(1), Some(2)][usize::from(setup & 3)],
+        policy: [None, Some(0), Some(1), Some(2)][usize::from(setup & 3)].into(),
         hold: setup & 32 != 0,
         bandwidth: if setup & 4 == 0 { 0 } else { 1 << 20 },
         ..Limits::default()

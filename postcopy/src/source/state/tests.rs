@@ -309,10 +309,41 @@ fn without_postcopy_at_the_destination_nobody_is_switched_to_it() {
     assert!(matches!(asked.start_postcopy(), Err(MigrationError::NoPostcopy)));
     let mut told = source("Describing");
     told.destination = Features::default();
-    told.limits.postcopy_after = Some(1);
+    told.limits.policy = Policy::AfterPasses(1);
     told.reply(Reply::Accepted, Duration::ZERO);
     assert!(matches!(told.state, State::Ended(Outcome::Failed(MigrationError::NoPostcopy))));
     assert!(matches!(actions(&mut told)[..], [Action::Send(Forward::Cancel(_))]));
+}
+
+/// The monitor refuses that with a sentence; where it comes between, the precopy goes on.
+#[test]
+fn a_policy_that_comes_after_the_destination_said_that_it_cannot_changes_nothing() {
+    for policy in [Policy::AfterPasses(1), Policy::Stalled, Policy::After(Duration::ZERO)] {
+        let mut source = source("Precopy");
+        source.destination = Features::default();
+        source.set_limits(Limits { policy, ..Limits::default() });
+        assert!(matches!(source.next(Duration::from_secs(9)), Action::ClearLog(_)), "{policy:?}");
+        let mut told = self::source("Describing");
+        told.destination = Features::default();
+        told.set_limits(Limits { policy, ..Limits::default() });
+        told.reply(Reply::Accepted, Duration::ZERO);
+        assert!(matches!(told.state, State::Ended(Outcome::Failed(MigrationError::NoPostcopy))), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_pass_is_cut_short_when_the_time_for_postcopy_has_come() {
+    let time = Duration::from_secs(3);
+    let mut source = source("Precopy");
+    source.logging = true;
+    source.limits.policy = Policy::After(time);
+    assert!(matches!(source.next(time - Duration::from_millis(1)), Action::ClearLog(_)));
+    assert_eq!(source.next(time), Action::Sync);
+    assert_eq!(describe(&source), "Dropping");
+    let mut late = self::source("Describing");
+    late.limits.policy = Policy::After(time);
+    late.reply(Reply::Accepted, time);
+    assert_eq!(describe(&late), "Arming", "connecting took as long");
 }
 
 #[test]
@@ -326,7 +357,7 @@ fn a_bitmap_of_pages_outside_ram_is_refused() {
 #[test]
 fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     let mut source = source("Describing");
-    source.limits.postcopy_after = Some(0);
+    source.limits.policy = Policy::AfterPasses(0);
     source.reply(Reply::Accepted, Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Send(Forward::Arm), Action::Wait(None)]);
     source.reply(Reply::Armed, Duration::ZERO);
