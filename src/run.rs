@@ -35,7 +35,7 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
     let machine = Machine::build(&config.machine, events.machine())?;
     let parameters = Parameters {
-        postcopy_after: config.postcopy_after,
+        postcopy_policy: config.postcopy_after.into(),
         tls_creds: config.tls_dir.clone(),
         ..Parameters::default()
     };

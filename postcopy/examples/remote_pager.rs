@@ -22,7 +22,7 @@ use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use whimbrel_postcopy::source::Limits;
+use whimbrel_postcopy::source::{Limits, Policy};
 use whimbrel_postcopy::stats::{Report, Status};
 use whimbrel_postcopy::{destination, source};
 
@@ -168,7 +168,7 @@ fn serve(to: &str) -> Result<(), Box<dyn Error>> {
         adder.ram[0].write(PageIndex(page), 0, &number(page).to_le_bytes());
     }
     adder.add_up_to(PAGES / 2);
-    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: BACKGROUND, ..Limits::default() };
+    let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth: BACKGROUND, ..Limits::default() };
     let mut handle = source::start(adder, Arc::new(address(to)?), limits, Teller::new("serve"))?;
     handle.join();
     let report = handle.report();

@@ -23,6 +23,8 @@ pub enum Status {
     PostcopyRecoverSetup,
     /// Joining again, exchanging bitmaps.
     PostcopyRecover,
+    /// Source paused, and waits until it is told to go on.
+    PreSwitchover,
     /// Source paused, last state on its way.
     Device,
     /// The guest is on the destination, whole.
@@ -44,6 +46,7 @@ impl Status {
             Self::PostcopyPaused => "postcopy-paused",
             Self::PostcopyRecoverSetup => "postcopy-recover-setup",
             Self::PostcopyRecover => "postcopy-recover",
+            Self::PreSwitchover => "pre-switchover",
             Self::Device => "device",
             Self::Completed => "completed",
             Self::Failed => "failed",

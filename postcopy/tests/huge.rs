@@ -14,7 +14,7 @@ use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Listener, UnixAddress};
 use whimbrel_postcopy::destination;
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::{self, Limits, Multifd};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 
@@ -66,7 +66,7 @@ fn moved(postcopy_after: u32, channels: u8) -> u64 {
     let mut arriving = destination::start(destination.clone(), listener, watch.clone()).unwrap();
     // Slow enough that pages of every chunk are written in a pass and touched before they come.
     let limits = Limits {
-        postcopy_after: Some(postcopy_after),
+        policy: Policy::AfterPasses(postcopy_after),
         bandwidth: 60 << 20,
         postcopy_bandwidth: 60 << 20,
         ..Limits::default()
@@ -141,7 +141,7 @@ fn a_guest_that_touches_everything_first_does_not_take_its_memory_twice() {
     while resident_mib() < one + 120 && begin.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
     let mut leaving = source::start(source.clone(), Arc::new(address), limits, Watch::new()).unwrap();
     destination.await_running();
     let mut most = 0;

@@ -15,7 +15,7 @@ use common::{TestGuest, Watch};
 use nix::sched::{CloneFlags, unshare};
 use whimbrel_postcopy::channel::{Dialer, Listener, TcpAddress};
 use whimbrel_postcopy::destination;
-use whimbrel_postcopy::source::{self, Limits};
+use whimbrel_postcopy::source::{self, Limits, Policy};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 
@@ -97,7 +97,7 @@ fn silence_is_noticed_in_time() {
             let listener = Listener::tcp(&at).unwrap().keepalive(BOUND);
             destination::start(guest, Box::new(listener), watch).unwrap()
         });
-        let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth, ..Limits::default() };
+        let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth, ..Limits::default() };
         let (guest, watch) = (TestGuest::new(&[PAGES], true), watches[0].clone());
         (0..PAGES).for_each(|page| guest.write(0, page, 1));
         let mut leaving = hosts[0]

@@ -20,7 +20,7 @@ use whimbrel_postcopy::channel::{
     Channel, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, UnixAddress,
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle};
-use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 
@@ -166,7 +166,7 @@ fn every_mode_moves_a_running_guest_over_tls() {
     for (passes, multifd) in [(None, 0), (Some(0), 0), (Some(1), 0), (None, 4), (Some(0), 3), (Some(1), 2)] {
         println!("passes {passes:?} multifd {multifd}");
         let postcopy_bandwidth = if passes == Some(0) { 40 << 20 } else { 0 };
-        let limits = Limits { postcopy_after: passes, bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
+        let limits = Limits { policy: passes.into(), bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
         let mut arriving = Arriving::at(Some(&directory));
         let connector = dialer(&directory, "localhost", arriving.port);
         Leaving::by(Arc::new(connector), limits, multifd).arrives(&mut arriving);
@@ -179,7 +179,7 @@ fn a_broken_link_is_joined_again_over_tls_also_a_unix_socket() {
         return;
     }
     let directory = Directory::complete(&Authority::new());
-    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
     let mut arriving = Arriving::at(Some(&directory));
     let leaving = Leaving::by(Arc::new(dialer(&directory, "127.0.0.1", arriving.port)), limits, 2);
     arriving.guest.await_running();

@@ -14,11 +14,19 @@ pub struct Capabilities {
     /// `multifd`: the pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that arrives comes on as many as its source
     /// opens.
     pub multifd: bool,
+    /// `pause-before-switchover`: the guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
+    pub pause_before_switchover: bool,
 }
 
 impl Default for Capabilities {
     fn default() -> Self {
-        Self { postcopy_ram: true, events: false, postcopy_blocktime: true, multifd: true }
+        Self {
+            postcopy_ram: true,
+            events: false,
+            postcopy_blocktime: true,
+            multifd: true,
+            pause_before_switchover: false,
+        }
     }
 }
 
@@ -37,21 +45,24 @@ pub enum Capability {
     PostcopyBlocktime,
     /// See [`Capabilities::multifd`].
     Multifd,
+    /// See [`Capabilities::pause_before_switchover`].
+    PauseBeforeSwitchover,
 }
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
         Self::PostcopyPreempt,
         Self::PostcopyBlocktime,
         Self::Multifd,
+        Self::PauseBeforeSwitchover,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 18] = [
+    pub const UNSUPPORTED: [&'static str; 17] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -59,7 +70,6 @@ impl Capability {
         "compress",
         "x-colo",
         "release-ram",
-        "pause-before-switchover",
         "dirty-bitmaps",
         "late-block-activate",
         "x-ignore-shared",
@@ -81,6 +91,7 @@ impl Capability {
             Self::PostcopyPreempt => "postcopy-preempt",
             Self::PostcopyBlocktime => "postcopy-blocktime",
             Self::Multifd => "multifd",
+            Self::PauseBeforeSwitchover => "pause-before-switchover",
         }
     }
 
@@ -103,6 +114,7 @@ impl Capabilities {
             Capability::Events => self.events,
             Capability::PostcopyBlocktime => self.postcopy_blocktime,
             Capability::Multifd => self.multifd,
+            Capability::PauseBeforeSwitchover => self.pause_before_switchover,
         }
     }
 
@@ -113,6 +125,7 @@ impl Capabilities {
             Capability::Events => self.events = on,
             Capability::PostcopyBlocktime => self.postcopy_blocktime = on,
             Capability::Multifd => self.multifd = on,
+            Capability::PauseBeforeSwitchover => self.pause_before_switchover = on,
             Capability::ReturnPath | Capability::PostcopyPreempt if on => {}
             Capability::ReturnPath | Capability::PostcopyPreempt => {
                 return Err(SettingError::AlwaysOn(capability.name()));

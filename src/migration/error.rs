@@ -1,6 +1,7 @@
 //! Why a migration command was refused: each text is what the user sees.
 
 use whimbrel_postcopy::channel::TlsError;
+use whimbrel_postcopy::stats::Status;
 
 use crate::machine::RunState;
 use crate::migration::uri::Uri;
@@ -38,10 +39,10 @@ pub enum MigrationError {
     /// A thread or an eventfd.
     #[error("the host refused a resource to the migration")]
     Resource(#[source] std::io::Error),
-    /// `migrate_start_postcopy`, `--postcopy-after` and the capability off.
+    /// `migrate_start_postcopy`, `postcopy-policy`, `--postcopy-after` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,
-    /// `migrate_start_postcopy` to a destination without userfaultfd.
+    /// `migrate_start_postcopy`, or a `postcopy-policy` on the way, to a destination without userfaultfd.
     #[error(
         "the destination cannot do postcopy: userfaultfd is not available to it, or its postcopy-ram is off; the precopy goes on"
     )]
@@ -61,6 +62,12 @@ pub enum MigrationError {
     /// `migrate -r`, `migrate_recover` without a paused migration of that side.
     #[error("no paused postcopy migration {0} this machine: there is nothing to recover")]
     NotPaused(&'static str),
+    /// `migrate_continue` while nothing waits for it.
+    #[error(
+        "the migration is '{}', not 'pre-switchover': only a switchover that capability pause-before-switchover holds can be told to go on",
+        .0.name()
+    )]
+    NotHeld(Status),
     /// `migrate_pause` outside a postcopy.
     #[error("migrate-pause is currently only supported during postcopy-active state")]
     NotPostcopy,

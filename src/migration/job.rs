@@ -9,7 +9,7 @@ use whimbrel_postcopy::channel::{
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
-use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{Report, Status};
 use whimbrel_postcopy::wire::Features;
 
@@ -117,10 +117,10 @@ impl Migration {
             state => return Err(MigrationError::NoGuest(state)),
         }
         let settings = lock(&self.settings);
-        if settings.parameters.postcopy_after.is_some() && !settings.capabilities.postcopy_ram {
+        if settings.parameters.postcopy_policy != Policy::Manual && !settings.capabilities.postcopy_ram {
             return Err(MigrationError::PostcopyOff);
         }
-        let limits = limits(&settings.parameters);
+        let limits = limits(&settings);
         let multifd = multifd(&settings);
         let connector = connector(uri, &settings.parameters)?;
         if let Job::Arriving(handle) = &mut *job {
@@ -164,6 +164,14 @@ impl Migration {
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
             _ => Err(MigrationError::NotMigrating),
+        }
+    }
+
+    /// `migrate_continue`: goes on with a switchover that `pause-before-switchover` holds.
+    pub fn go_on(&self) -> Result<(), MigrationError> {
+        match &*lock(&self.job) {
+            Job::Leaving(handle) if handle.go_on() => Ok(()),
+            job => Err(MigrationError::NotHeld(job.report().map_or(Status::None, |(_, report)| report.status))),
         }
     }
 
@@ -263,13 +271,27 @@ impl Migration {
         if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
+        if let Job::Leaving(handle) = &*job
+            && job.is_under_way()
+            && new.postcopy_policy != Policy::Manual
+            && new.postcopy_policy != old.postcopy_policy
+        {
+            if !settings.capabilities.postcopy_ram {
+                return Err(MigrationError::PostcopyOff);
+            }
+            if handle.has_no_postcopy() {
+                return Err(MigrationError::NoPostcopyThere);
+            }
+        }
         self.machine.network().set_schedule(new.announce);
         match &*job {
-            Job::Leaving(handle) => handle.set_limits(limits(&new)),
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
-            Job::None => {}
+            Job::Leaving(_) | Job::None => {}
         }
         settings.parameters = new;
+        if let Job::Leaving(handle) = &*job {
+            handle.set_limits(limits(&settings));
+        }
         Ok(())
     }
 
@@ -284,13 +306,15 @@ impl Migration {
     }
 }
 
-fn limits(parameters: &Parameters) -> Limits {
+fn limits(settings: &Settings) -> Limits {
+    let parameters = &settings.parameters;
     Limits {
         downtime: parameters.downtime_limit,
         bandwidth: parameters.max_bandwidth,
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
-        postcopy_after: parameters.postcopy_after,
+        policy: parameters.postcopy_policy,
+        hold: settings.capabilities.pause_before_switchover,
         reconnect: parameters.reconnect,
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whimbrel_postcopy::channel::{KEEPALIVE, KEEPALIVE_LEAST, KEEPALIVE_MOST};
+use whimbrel_postcopy::source::Policy;
 
 use super::setting::{Setting, SettingError};
 use crate::net::{Schedule, Timing};
@@ -19,8 +20,8 @@ pub struct Parameters {
     pub avail_switchover_bandwidth: u64,
     /// `downtime-limit`.
     pub downtime_limit: Duration,
-    /// `x-postcopy-after`: after how many precopy passes a migration turns to postcopy by itself (0: at once); `None`: never.
-    pub postcopy_after: Option<u32>,
+    /// `postcopy-policy`: when a migration turns to postcopy by itself. `x-postcopy-after` sets and shows the part of it that counts passes.
+    pub postcopy_policy: Policy,
     /// `multifd-channels`: on how many channels pages go with capability `multifd`.
     pub multifd_channels: u8,
     /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the same address again, and its destination
@@ -43,7 +44,7 @@ impl Default for Parameters {
             max_postcopy_bandwidth: 0,
             avail_switchover_bandwidth: 0,
             downtime_limit: Duration::from_millis(300),
-            postcopy_after: None,
+            postcopy_policy: Policy::Manual,
             multifd_channels: 2,
             reconnect: Duration::ZERO,
             announce: Schedule::default(),
@@ -67,8 +68,10 @@ pub enum Parameter {
     AvailSwitchoverBandwidth,
     /// See [`Parameters::downtime_limit`]; counted in milliseconds.
     DowntimeLimit,
-    /// See [`Parameters::postcopy_after`]; -1 is never.
+    /// The passes of [`Parameters::postcopy_policy`]; -1 is any other policy, set to it: never.
     PostcopyAfter,
+    /// See [`Parameters::postcopy_policy`].
+    PostcopyPolicy,
     /// See [`Parameters::multifd_channels`].
     MultifdChannels,
     /// See [`Parameters::reconnect`]; counted in seconds.
@@ -109,7 +112,7 @@ impl Spec {
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -119,6 +122,7 @@ impl Parameter {
         Self::AvailSwitchoverBandwidth,
         Self::DowntimeLimit,
         Self::PostcopyAfter,
+        Self::PostcopyPolicy,
         Self::MultifdChannels,
         Self::Reconnect,
         Self::Keepalive,
@@ -170,6 +174,10 @@ impl Parameter {
                 let expected = "an integer from 0 to 4294967295, or -1 for never";
                 Spec::new("x-postcopy-after", Form::Number, "passes", expected)
             }
+            Self::PostcopyPolicy => {
+                let expected = "'manual', 'stalled', 'after-passes=N' or 'time=SECONDS', of 1 to 86400 seconds";
+                Spec::new("postcopy-policy", Form::Text, "", expected)
+            }
             Self::MultifdChannels => Spec::new("multifd-channels", Form::Number, "", "a value between 1 and 255"),
             Self::Reconnect => Spec::new("x-reconnect", Form::Number, "s", "an integer in the range of 0 to 86400 s"),
             Self::Keepalive => {
@@ -218,8 +226,36 @@ impl Parameter {
 
 /// QEMU's limit for `downtime-limit`: 2000 seconds.
 const MAX_DOWNTIME_LIMIT_MS: u64 = 2_000_000;
+/// A day, for `postcopy-policy`.
+const MAX_POLICY_S: u64 = 86_400;
 /// A day: who has not come back by then needs a person.
 const MAX_RECONNECT_S: u64 = 86_400;
+
+/// A policy as it is set.
+fn policy_text(policy: Policy) -> String {
+    match policy {
+        Policy::Manual => "manual".to_owned(),
+        Policy::Stalled => "stalled".to_owned(),
+        Policy::AfterPasses(passes) => format!("after-passes={passes}"),
+        Policy::After(time) => format!("time={}", time.as_secs()),
+    }
+}
+
+/// The policy of this text.
+fn policy(text: &str) -> Option<Policy> {
+    // A number's own reader takes a sign, too.
+    let number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+    match (text, text.split_once('=')) {
+        ("manual", _) => Some(Policy::Manual),
+        ("stalled", _) => Some(Policy::Stalled),
+        (_, Some(("after-passes", digits))) => Some(Policy::AfterPasses(u32::try_from(number(digits)?).ok()?)),
+        (_, Some(("time", digits))) => {
+            let seconds = number(digits).filter(|seconds| (1..=MAX_POLICY_S).contains(seconds))?;
+            Some(Policy::After(Duration::from_secs(seconds)))
+        }
+        _ => None,
+    }
+}
 
 impl Parameters {
     /// What the parameter is set to.
@@ -230,6 +266,7 @@ impl Parameters {
                 let path = self.tls_creds.as_deref().map(Path::to_string_lossy);
                 return Setting::Text(path.unwrap_or_default().into_owned());
             }
+            Parameter::PostcopyPolicy => return Setting::Text(policy_text(self.postcopy_policy)),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
             Parameter::Keepalive => i64::try_from(self.keepalive.as_millis()).unwrap_or(i64::MAX),
             Parameter::Announce(timing) => self.announce.get(timing),
@@ -237,7 +274,10 @@ impl Parameters {
             Parameter::MaxPostcopyBandwidth => saturate(self.max_postcopy_bandwidth),
             Parameter::AvailSwitchoverBandwidth => saturate(self.avail_switchover_bandwidth),
             Parameter::DowntimeLimit => i64::try_from(self.downtime_limit.as_millis()).unwrap_or(i64::MAX),
-            Parameter::PostcopyAfter => self.postcopy_after.map_or(-1, i64::from),
+            Parameter::PostcopyAfter => match self.postcopy_policy {
+                Policy::AfterPasses(passes) => passes.into(),
+                _ => -1,
+            },
             Parameter::MultifdChannels => self.multifd_channels.into(),
             Parameter::Reconnect => saturate(self.reconnect.as_secs()),
         })
@@ -252,14 +292,18 @@ impl Parameters {
     }
 
     fn set_text(&mut self, parameter: Parameter, text: String) -> Result<(), SettingError> {
+        let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
         let given = Some(text).filter(|text| !text.is_empty());
         match parameter {
+            Parameter::PostcopyPolicy => {
+                self.postcopy_policy = given.as_deref().and_then(policy).ok_or_else(refuse)?;
+            }
             // A path that begins elsewhere would be looked for where the process was started.
             Parameter::TlsCreds if given.as_ref().is_none_or(|path| path.starts_with('/')) => {
                 self.tls_creds = given.map(PathBuf::from);
             }
             Parameter::TlsHostname => self.tls_hostname = given,
-            _ => return Err(SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() }),
+            _ => return Err(refuse()),
         }
         Ok(())
     }
@@ -296,10 +340,10 @@ impl Parameters {
                 }
                 self.keepalive = time;
             }
-            Parameter::TlsCreds | Parameter::TlsHostname => return Err(refuse()),
-            Parameter::PostcopyAfter if value == -1 => self.postcopy_after = None,
+            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy => return Err(refuse()),
+            Parameter::PostcopyAfter if value == -1 => self.postcopy_policy = Policy::Manual,
             Parameter::PostcopyAfter => {
-                self.postcopy_after = Some(u32::try_from(value).map_err(|_| refuse())?);
+                self.postcopy_policy = Policy::AfterPasses(u32::try_from(value).map_err(|_| refuse())?);
             }
         }
         Ok(())
@@ -316,13 +360,17 @@ mod tests {
             let mut all = Parameters::default();
             let setting = match parameter {
                 Parameter::Keepalive => 2000.into(),
+                Parameter::PostcopyPolicy => "stalled".into(),
                 Parameter::TlsCreds => "/etc/pki".into(),
                 Parameter::TlsHostname => "host.example.org".into(),
                 _ => Setting::Number(7),
             };
             all.set(parameter, setting.clone()).unwrap();
             assert_eq!(all.get(parameter), setting, "{}", parameter.name());
-            for other in Parameter::ALL.into_iter().filter(|it| *it != parameter) {
+            let others = Parameter::ALL.into_iter().filter(|it| *it != parameter);
+            // Two names of one thing.
+            let policy = |it: &Parameter| matches!(it, Parameter::PostcopyAfter | Parameter::PostcopyPolicy);
+            for other in others.filter(|it| !(policy(it) && policy(&parameter))) {
                 assert_eq!(all.get(other), Parameters::default().get(other));
             }
         }
@@ -350,9 +398,32 @@ mod tests {
         for (parameter, text) in [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki")] {
             assert!(all.set(parameter, text).is_err());
         }
+        for text in ["", "never", "stalled=1", "time", "time=", "time=0", "time=86401", "time=+5", "after-passes=-1"] {
+            assert!(all.set(Parameter::PostcopyPolicy, text).is_err(), "{text}");
+        }
+        assert!(all.set(Parameter::PostcopyPolicy, "after-passes=4294967296").is_err());
         assert_eq!(all, Parameters::default());
         all.set(Parameter::PostcopyAfter, -1).unwrap();
-        assert_eq!(all.postcopy_after, None);
+        assert_eq!(all.postcopy_policy, Policy::Manual);
+    }
+
+    #[test]
+    fn every_policy_reads_back_and_shows_its_passes_under_the_older_name() {
+        for (text, policy, passes) in [
+            ("manual", Policy::Manual, -1),
+            ("stalled", Policy::Stalled, -1),
+            ("after-passes=0", Policy::AfterPasses(0), 0),
+            ("after-passes=7", Policy::AfterPasses(7), 7),
+            ("time=86400", Policy::After(Duration::from_secs(86_400)), -1),
+        ] {
+            let mut all = Parameters::default();
+            all.set(Parameter::PostcopyPolicy, text).unwrap();
+            assert_eq!(all.postcopy_policy, policy);
+            assert_eq!(all.get(Parameter::PostcopyPolicy), text.into());
+            assert_eq!(all.get(Parameter::PostcopyAfter), passes.into());
+            all.set(Parameter::PostcopyAfter, 3).unwrap();
+            assert_eq!(all.get(Parameter::PostcopyPolicy), "after-passes=3".into());
+        }
     }
 
     #[test]

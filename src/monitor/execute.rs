@@ -19,6 +19,7 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::MigrateRecover(uri) => Ok(Reply::Listening(vm.recover(&uri)?)),
         Request::MigrateCancel => done(vm.migrate_cancel()),
         Request::MigrateStartPostcopy => done(vm.start_postcopy()),
+        Request::MigrateContinue => done(vm.migrate_continue()),
         Request::MigratePause => done(vm.migrate_pause()),
         Request::SetCapabilities(changes) => {
             let mut all = vm.capabilities();

@@ -189,6 +189,9 @@ impl Vm for FakeVm {
     fn start_postcopy(&self) -> Result<(), MigrationError> {
         self.migration("start-postcopy")
     }
+    fn migrate_continue(&self) -> Result<(), MigrationError> {
+        self.migration("continue")
+    }
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration("pause")
     }

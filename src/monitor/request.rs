@@ -29,6 +29,8 @@ pub enum Request {
     MigrateCancel,
     /// Switches to postcopy.
     MigrateStartPostcopy,
+    /// Goes on with a switchover that is held.
+    MigrateContinue,
     /// Listens anew for a broken postcopy migration.
     MigrateRecover(Uri),
     /// Breaks a postcopy migration's link.

@@ -51,6 +51,8 @@ pub trait Vm {
     fn migrate_cancel(&self) -> Result<(), MigrationError>;
     /// See [`Migration::start_postcopy`].
     fn start_postcopy(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::go_on`].
+    fn migrate_continue(&self) -> Result<(), MigrationError>;
     /// See [`Migration::pause`].
     fn migrate_pause(&self) -> Result<(), MigrationError>;
     /// See [`Migration::incoming`].
@@ -148,6 +150,9 @@ impl Vm for LiveVm {
     }
     fn start_postcopy(&self) -> Result<(), MigrationError> {
         self.migration.start_postcopy()
+    }
+    fn migrate_continue(&self) -> Result<(), MigrationError> {
+        self.migration.go_on()
     }
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration.pause()

@@ -14,6 +14,7 @@ mod paused;
 mod postcopy_break;
 mod security;
 mod support;
+mod switchover;
 mod there_and_back;
 mod tls;
 mod torture;

@@ -38,6 +38,7 @@ pub(super) struct Shared {
     pub wake: Wake,
     door: AtomicU8,
     pub start_postcopy: AtomicBool,
+    pub go_on: AtomicBool,
     pub break_link: AtomicBool,
     pub abandoned: AtomicBool,
     /// The destination said that it cannot do postcopy.
@@ -137,6 +138,7 @@ pub fn start_with(
         wake: Wake::new()?,
         door: AtomicU8::new(OPEN),
         start_postcopy: AtomicBool::new(false),
+        go_on: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
         no_postcopy: AtomicBool::new(false),
@@ -173,14 +175,29 @@ impl SourceHandle {
         self.shared.is_handed_over()
     }
 
+    /// Whether the destination has said that it cannot do postcopy.
+    pub fn has_no_postcopy(&self) -> bool {
+        self.shared.no_postcopy.load(Ordering::Acquire)
+    }
+
     /// Switches to postcopy as soon as possible. Refused without harm to the migration if the destination cannot do it.
     pub fn start_postcopy(&self) -> Result<(), MigrationError> {
-        if self.shared.no_postcopy.load(Ordering::Acquire) {
+        if self.has_no_postcopy() {
             return Err(MigrationError::NoPostcopy);
         }
         self.shared.start_postcopy.store(true, Ordering::Release);
         self.shared.wake.ring();
         Ok(())
+    }
+
+    /// Goes on with a switchover that waits for it, see [`Limits::hold`]; `false` if none does.
+    pub fn go_on(&self) -> bool {
+        let held = self.report().status == Status::PreSwitchover;
+        if held {
+            self.shared.go_on.store(true, Ordering::Release);
+            self.shared.wake.ring();
+        }
+        held
     }
 
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.

@@ -2,6 +2,34 @@
 
 use std::time::Duration;
 
+/// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// Never.
+    #[default]
+    Manual,
+    /// After so many passes, however little is left; 0: no page goes before.
+    AfterPasses(u32),
+    /// Where another pass would not bring it nearer to its end: what remains is at a minimum.
+    Stalled,
+    /// So long after its begin, also in the middle of a pass.
+    After(Duration),
+}
+
+impl Policy {
+    /// Whether its time has come, `now` being counted from the begin of the migration.
+    pub(super) fn is_due(self, now: Duration) -> bool {
+        matches!(self, Self::After(time) if now >= time)
+    }
+}
+
+impl From<Option<u32>> for Policy {
+    /// After so many passes, or never.
+    fn from(passes: Option<u32>) -> Self {
+        passes.map_or(Self::Manual, Self::AfterPasses)
+    }
+}
+
 /// What the user allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -13,8 +41,10 @@ pub struct Limits {
     pub postcopy_bandwidth: u64,
     /// Bytes per second to count on during the switchover; 0: what was measured.
     pub switchover_bandwidth: u64,
-    /// Switch to postcopy after so many passes; `None`: when told.
-    pub postcopy_after: Option<u32>,
+    /// When to switch to postcopy without being told.
+    pub policy: Policy,
+    /// The guest that was paused for the switchover waits there until it is told to go on.
+    pub hold: bool,
     /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
     pub reconnect: Duration,
 }
@@ -26,7 +56,8 @@ impl Default for Limits {
             bandwidth: 0,
             postcopy_bandwidth: 0,
             switchover_bandwidth: 0,
-            postcopy_after: None,
+            policy: Policy::Manual,
+            hold: false,
             reconnect: Duration::ZERO,
         }
     }
@@ -45,6 +76,15 @@ pub struct PassFigures {
     pub elapsed: Duration,
     /// Bytes of RAM dirtied meanwhile: what another pass would send.
     pub remaining: u64,
+    /// When it ended, counted from the begin of the migration.
+    pub ended: Duration,
+}
+
+impl PassFigures {
+    /// Whether it gained less than a tenth of what there was to do. What there was is what the pass before it left; before the first, all of RAM.
+    fn has_stalled(&self) -> bool {
+        u128::from(self.remaining) * 10 > u128::from(self.begin) * 9
+    }
 }
 
 /// What to do next.
@@ -83,7 +123,11 @@ pub fn bandwidth(pass: &PassFigures, limits: &Limits) -> u64 {
 /// one costs little total time and makes the blackout shorter by as much. So the switch comes once it
 /// is allowed *and* either passes stopped paying or there is next to nothing left.
 pub fn decide(pass: &PassFigures, limits: &Limits) -> Verdict {
-    if limits.postcopy_after.is_some_and(|passes| pass.number >= passes) {
+    let is_due = match limits.policy {
+        Policy::AfterPasses(passes) => pass.number >= passes,
+        policy => policy.is_due(pass.ended),
+    };
+    if is_due {
         return Verdict::Postcopy;
     }
     let expected = expected_downtime(pass.remaining, bandwidth(pass, limits));
@@ -91,6 +135,8 @@ pub fn decide(pass: &PassFigures, limits: &Limits) -> Verdict {
     let shrinking = pass.remaining * 2 <= pass.begin;
     if pass.remaining == 0 || negligible || (expected <= limits.downtime && !shrinking) {
         Verdict::Switchover
+    } else if limits.policy == Policy::Stalled && pass.has_stalled() {
+        Verdict::Postcopy
     } else {
         Verdict::Continue
     }
@@ -105,7 +151,7 @@ mod tests {
     /// A link of 1 GiB/s.
     fn pass(number: u32, begin: u64, remaining: u64) -> PassFigures {
         let elapsed = Duration::from_nanos(begin * 1_000_000_000 / (1024 * MIB));
-        PassFigures { number, begin, sent: begin, elapsed, remaining }
+        PassFigures { number, begin, sent: begin, elapsed, remaining, ended: elapsed }
     }
 
     #[test]
@@ -136,10 +182,44 @@ mod tests {
 
     #[test]
     fn postcopy_comes_after_the_passes_asked_for_however_little_is_left() {
-        let limits = Limits { postcopy_after: Some(2), ..Limits::default() };
+        let limits = Limits { policy: Policy::AfterPasses(2), ..Limits::default() };
         assert_eq!(decide(&pass(1, 1024 * MIB, 1000 * MIB), &limits), Verdict::Continue);
         assert_eq!(decide(&pass(2, 1024 * MIB, 1000 * MIB), &limits), Verdict::Postcopy);
         assert_eq!(decide(&pass(2, 1024 * MIB, 0), &limits), Verdict::Postcopy);
+    }
+
+    #[test]
+    fn postcopy_comes_where_passes_stall_unless_the_rest_may_be_sent_at_once() {
+        let limits = Limits { policy: Policy::Stalled, ..Limits::default() };
+        for (begin, remaining, verdict) in [
+            (1024, 900, Verdict::Continue),
+            (1000, 900, Verdict::Continue),
+            (1000, 901, Verdict::Postcopy),
+            (900, 900, Verdict::Postcopy),
+            (900, 1000, Verdict::Postcopy),
+            // 300 ms allow 307 MiB.
+            (300, 300, Verdict::Switchover),
+            (1024, 0, Verdict::Switchover),
+        ] {
+            assert_eq!(decide(&pass(2, begin * MIB, remaining * MIB), &limits), verdict, "{begin} {remaining}");
+        }
+        assert_eq!(
+            decide(&pass(1, 1024 * MIB, 1024 * MIB), &limits),
+            Verdict::Postcopy,
+            "there is nothing to wait for"
+        );
+    }
+
+    #[test]
+    fn postcopy_comes_when_its_time_has_come_however_little_is_left() {
+        let limits = Limits { policy: Policy::After(Duration::from_secs(5)), ..Limits::default() };
+        let ended =
+            |ended, remaining| PassFigures { ended: Duration::from_millis(ended), ..pass(9, 1024 * MIB, remaining) };
+        assert_eq!(decide(&ended(4999, 1024 * MIB), &limits), Verdict::Continue);
+        assert_eq!(decide(&ended(4999, 0), &limits), Verdict::Switchover);
+        assert_eq!(decide(&ended(5000, 1024 * MIB), &limits), Verdict::Postcopy);
+        assert_eq!(decide(&ended(5000, 0), &limits), Verdict::Postcopy);
+        assert_eq!(decide(&ended(5000, 1024 * MIB), &Limits::default()), Verdict::Continue);
     }
 
     #[test]

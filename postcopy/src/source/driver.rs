@@ -452,6 +452,10 @@ impl Driver {
             source.start_postcopy()?;
         }
         source.set_limits(shared.limits());
+        if shared.go_on.swap(false, Ordering::AcqRel) && source.go_on() {
+            shared.progress.step("hold");
+            return Ok(true);
+        }
         let lost = shared.demand_lost.lock().ok().and_then(|mut lost| lost.take());
         if let Some(error) = lost
             && !source.awaits_last_word()

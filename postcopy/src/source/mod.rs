@@ -22,7 +22,7 @@ mod state;
 
 pub use action::{Action, Figures, Many, Outcome};
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
-pub use convergence::Limits;
+pub use convergence::{Limits, Policy};
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
 pub use scheduler::Hint;

@@ -5,7 +5,9 @@
 //!      |                      |  \--switch--> Dropping (hybrid) --+
 //!      | at once              |                                   |
 //!      +--> Arming --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
-//!                                                                        (one-way door)  |
+//!                                           |  ^                         (one-way door)  |
+//!                                 if wanted v  | go on                                   |
+//!                                     PreSwitchover                                      |
 //!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
 //!
 //!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, Figures, Many, Outcome};
-use super::convergence::Limits;
+use super::convergence::{Limits, Policy};
 use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
@@ -99,6 +101,8 @@ enum State {
     /// The destination drops them.
     AwaitDropped(Drops),
     Pausing(Way),
+    /// The guest stands still, whole, until somebody says that the switchover may go on.
+    PreSwitchover(Way, Resumable),
     Saving(Way, Resumable),
     FinalSync(Way, Resumable),
     AwaitReady(Way, Resumable),
@@ -164,7 +168,13 @@ impl Source {
 
     /// The user's limits from now on.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        // Who has said that it cannot is not switched to.
+        let policy = match self.state {
+            State::Describing => limits.policy,
+            _ if self.destination.contains(Features::POSTCOPY) => limits.policy,
+            _ => Policy::Manual,
+        };
+        self.limits = Limits { policy, ..limits };
     }
 
     /// Whether a bandwidth limit holds for the pages that are sent now.
@@ -186,6 +196,7 @@ impl Source {
             State::Describing | State::Arming => Status::Setup,
             State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
             State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
+            State::PreSwitchover(..) => Status::PreSwitchover,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
             State::AwaitReady(..) => Status::Device,
             State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
@@ -226,7 +237,7 @@ impl Source {
         }
     }
 
-    /// What to do next at time `now` (counted from any fixed moment).
+    /// What to do next at time `now`, counted from the begin of the migration.
     pub fn next(&mut self, now: Duration) -> Action {
         if let Some(action) = self.queue.pop_front() {
             return action;
@@ -363,11 +374,11 @@ impl Source {
     }
 
     fn accepted(&mut self, now: Duration) {
-        if self.limits.postcopy_after.is_some() && !self.destination.contains(Features::POSTCOPY) {
+        if self.limits.policy != Policy::Manual && !self.destination.contains(Features::POSTCOPY) {
             self.state = State::Describing;
             return self.fail(MigrationError::NoPostcopy);
         }
-        if self.limits.postcopy_after == Some(0) || self.postcopy_wanted {
+        if self.limits.policy == Policy::AfterPasses(0) || self.wants_postcopy(now) {
             // No page was sent: nothing to log, nothing to drop, and arming costs nothing before the pause.
             self.state = State::Arming;
             self.then([Action::Send(Forward::Arm), Action::Wait(None)]);
@@ -376,6 +387,11 @@ impl Source {
             self.then([Action::StartLog]);
             self.begin_pass(1, now);
         }
+    }
+
+    /// Whether somebody said so, or the time for it has come.
+    fn wants_postcopy(&self, now: Duration) -> bool {
+        self.postcopy_wanted || self.limits.policy.is_due(now)
     }
 
     /// `migrate_start_postcopy`.
@@ -387,10 +403,25 @@ impl Source {
         Ok(())
     }
 
+    /// `migrate_continue`: whether a switchover waited for that. One by precopy turns to postcopy here, if that was asked for meanwhile.
+    pub fn go_on(&mut self) -> bool {
+        match self.take() {
+            State::PreSwitchover(way, door) => {
+                self.save(if self.postcopy_wanted { Way::Postcopy } else { way }, door);
+                true
+            }
+            state => {
+                self.state = state;
+                false
+            }
+        }
+    }
+
     /// `migrate_cancel`: no effect once the guest was handed over.
     pub fn cancel(&mut self) {
         let door = match self.take() {
-            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),
+            State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             state @ (State::AwaitRunning(..) | State::Pushing(..) | State::AwaitAllReceived(..)) => {
                 self.state = state;
                 return;
@@ -410,7 +441,8 @@ impl Source {
     /// for a recovery.
     pub fn fail(&mut self, error: MigrationError) {
         let door = match self.take() {
-            State::Saving(_, door) | State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
+            State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),
+            State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
             State::AwaitRunning(way, door) => return self.lose_link(way, Beyond::Doubt(door), error),
             State::Pushing(_, door) => return self.lose_link(Way::Postcopy, Beyond::There(door), error),
             State::AwaitAllReceived(way, door) => return self.lose_link(way, Beyond::There(door), error),

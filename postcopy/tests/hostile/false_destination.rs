@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
-use whimbrel_postcopy::source::{self, Limits, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Policy, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{Answer, Fragment, Hello, Reply, Request, tag};
 
@@ -28,7 +28,7 @@ impl Departure {
         for page in 0..250 {
             guest.write(0, page, 1);
         }
-        let limits = Limits { postcopy_after, ..Limits::default() };
+        let limits = Limits { policy: postcopy_after.into(), ..Limits::default() };
         let handle = source::start(guest.clone(), Arc::new(network.clone()), limits, watch.clone()).unwrap();
         Self { guest, watch, handle, network }
     }
@@ -275,7 +275,7 @@ fn steering_while_it_connects_does_not_end_the_migration() {
     let departure = Departure::new(None);
     let mut channel = departure.network.open();
     std::io::Read::read_exact(&mut channel, &mut [0; Hello::LEN]).unwrap();
-    departure.handle.set_limits(Limits { postcopy_after: Some(0), ..Limits::default() });
+    departure.handle.set_limits(Limits { policy: Policy::AfterPasses(0), ..Limits::default() });
     departure.handle.start_postcopy().unwrap();
     std::thread::sleep(Duration::from_millis(20));
     say(&mut channel, &welcome());

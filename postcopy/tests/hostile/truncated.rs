@@ -35,7 +35,7 @@ fn record(postcopy: bool) -> [Vec<u8>; 2] {
     let (left, right) = (Network::default(), Network::default());
     let (watch, other) = (Watch::new(), Watch::new());
     let mut to = destination::start(arriving.clone(), Box::new(right.clone()), other.clone()).unwrap();
-    let limits = Limits { postcopy_after: postcopy.then_some(0), ..Limits::default() };
+    let limits = Limits { policy: postcopy.then_some(0).into(), ..Limits::default() };
     let mut from = source::start(guest, Arc::new(left.clone()), limits, watch.clone()).unwrap();
     let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
     for forward in &kept {

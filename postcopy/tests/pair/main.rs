@@ -50,6 +50,8 @@ struct Tally {
     rejoined: u64,
     /// Times the source asked a destination that had everything.
     asked_late: u64,
+    held: u64,
+    held_in_vain: u64,
 }
 
 impl Tally {
@@ -59,6 +61,8 @@ impl Tally {
         *self.ends.entry(world.play()).or_default() += 1;
         self.rejoined += world.rejoined;
         self.asked_late += world.asked_late;
+        self.held += world.held;
+        self.held_in_vain += world.held_in_vain;
         drop(told);
     }
 
@@ -66,6 +70,8 @@ impl Tally {
         other.ends.into_iter().for_each(|(end, count)| *self.ends.entry(end).or_default() += count);
         self.rejoined += other.rejoined;
         self.asked_late += other.asked_late;
+        self.held += other.held;
+        self.held_in_vain += other.held_in_vain;
         self
     }
 }
@@ -107,4 +113,5 @@ fn every_schedule_keeps_the_guest_whole_and_single() {
         assert!(tally.ends.get(&end).is_some_and(|&count| count >= few), "too few schedules end as {end:?}: {tally:?}");
     }
     assert!(tally.rejoined >= few && tally.asked_late >= few, "{tally:?}");
+    assert!(tally.held >= few && tally.held_in_vain >= few, "{tally:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use whimbrel_postcopy::source::Limits;
+use whimbrel_postcopy::source::{Limits, Policy};
 use whimbrel_postcopy::stats::Status;
 
 use crate::link::Line;
@@ -154,36 +154,66 @@ fn line(random: &mut Random) -> Line {
     }
 }
 
+fn policy(random: &mut Random) -> Policy {
+    let time = Duration::from_micros(1 << random.below(20));
+    let passes = Policy::AfterPasses;
+    random.pick(&[
+        Policy::Manual,
+        Policy::Manual,
+        passes(0),
+        passes(0),
+        passes(1),
+        passes(2),
+        Policy::Stalled,
+        Policy::After(time),
+    ])
+}
+
 pub fn limits(random: &mut Random) -> Limits {
     Limits {
         bandwidth: random.pick(&[0, 0, 1_000_000, 30_000_000]),
         postcopy_bandwidth: random.pick(&[0, 0, 1_000_000, 30_000_000]),
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
-        postcopy_after: random.pick(&[None, None, Some(0), Some(0), Some(1), Some(2)]),
+        policy: policy(random),
+        hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,
     }
 }
 
 fn events(random: &mut Random) -> Vec<Planned> {
-    use Status::{Active, Device, PostcopyActive, PostcopyRecover, Setup};
+    use Status::{Active, Device, PostcopyActive, PostcopyRecover, PreSwitchover, Setup};
     let mut events = Vec::new();
     let mut plan = |event, statuses: &[Status], random: &mut Random| {
         events.push(Planned { event, status: random.pick(statuses), after: random.spread(9) });
     };
     for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
-        let late = [Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyActive, PostcopyRecover];
+        let late = [
+            Setup,
+            Active,
+            PreSwitchover,
+            Device,
+            Device,
+            PostcopyActive,
+            PostcopyActive,
+            PostcopyActive,
+            PostcopyRecover,
+        ];
         plan(Event::Cut, &late, random);
     }
     if random.percent(15) {
         let thread = random.pick(&[Thread::Driver, Thread::Driver, Thread::Multifd, Thread::Demand]);
         let death = random.pick(&[Event::SourceThreadDies(thread), Event::DestinationThreadDies(thread)]);
-        plan(death, &[Setup, Active, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover], random);
+        plan(
+            death,
+            &[Setup, Active, PreSwitchover, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover],
+            random,
+        );
     }
     for (event, share) in [(Event::Cancel, 12), (Event::StartPostcopy, 40), (Event::NewLimits, 30)] {
         if random.percent(share) {
-            plan(event, &[Setup, Active, Active, Device, PostcopyActive], random);
+            plan(event, &[Setup, Active, Active, PreSwitchover, Device, PostcopyActive], random);
         }
     }
     events

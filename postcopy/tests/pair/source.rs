@@ -49,6 +49,8 @@ pub struct SourceEnd {
     pub cancelled: bool,
     pub door_closed: bool,
     pub postcopy_wanted: bool,
+    /// The user says that a switchover may go on.
+    pub go_on: bool,
     pub ended: bool,
     pub handed_over: bool,
 }
@@ -102,6 +104,7 @@ impl SourceEnd {
             cancelled: false,
             door_closed: false,
             postcopy_wanted: false,
+            go_on: false,
             ended: false,
             handed_over: false,
         }
@@ -378,6 +381,9 @@ impl World {
         }
         if std::mem::take(&mut source.postcopy_wanted) {
             source.machine.start_postcopy()?;
+        }
+        if std::mem::take(&mut source.go_on) && source.machine.go_on() {
+            return Ok(true);
         }
         if source.senders_lost || std::mem::take(&mut source.demand_lost) && !source.machine.awaits_last_word() {
             return Err(link_closed());

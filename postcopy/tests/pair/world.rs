@@ -36,6 +36,9 @@ pub struct World {
     pub rejoined: u64,
     /// Times the source asked a destination that had everything.
     pub asked_late: u64,
+    /// Times that a switchover was held, and what ended that otherwise than by the user's word to go on.
+    pub held: u64,
+    pub held_in_vain: u64,
     disturbances: u64,
     due: Vec<(u64, Event)>,
     postcopy: bool,
@@ -54,6 +57,8 @@ impl World {
             step: 0,
             rejoined: 0,
             asked_late: 0,
+            held: 0,
+            held_in_vain: 0,
             disturbances: 0,
             due: Vec::new(),
             postcopy: false,
@@ -86,8 +91,10 @@ impl World {
                 self.step_source_guest();
                 self.step_destination_guest();
             }
-            let worked = self.step_anyone() || self.try_rejoin();
+            let before = self.source.machine.status();
+            let worked = self.say_go_on() || self.step_anyone() || self.try_rejoin();
             self.check();
+            self.count_held(before);
             if let Some(end) = self.end() {
                 return end;
             }
@@ -117,7 +124,7 @@ impl World {
         let next = network.into_iter().chain(pace).min();
         match next {
             Some(next) => self.now = self.now.max(next),
-            None if self.destination.running || self.may_rejoin() || !self.due.is_empty() => {}
+            None if self.is_held() || self.destination.running || self.may_rejoin() || !self.due.is_empty() => {}
             None => panic!("nobody has anything to do and it is not over: {}", self.describe()),
         }
     }
@@ -158,6 +165,23 @@ impl World {
                 }
             }
         }
+    }
+
+    fn is_held(&self) -> bool {
+        self.source.machine.status() == Status::PreSwitchover
+    }
+
+    /// The user lets a switchover that is held go on, sooner or later.
+    fn say_go_on(&mut self) -> bool {
+        let says = self.is_held() && !self.source.go_on && self.random.percent(3);
+        self.source.go_on |= says;
+        says
+    }
+
+    fn count_held(&mut self, before: Status) {
+        let after = self.source.machine.status();
+        self.held += u64::from(self.is_held() && before != after);
+        self.held_in_vain += u64::from(before == Status::PreSwitchover && after.is_ended());
     }
 
     fn may_rejoin(&self) -> bool {

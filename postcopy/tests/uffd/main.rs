@@ -17,7 +17,7 @@ use common::{Random, TestGuest, Watch};
 use whimbrel_postcopy::channel::{Connector, Listener, TcpAddress, UnixAddress};
 use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::{self, Limits, Multifd, SourceHandle};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::Features;
@@ -162,7 +162,7 @@ fn every_mode_moves_a_running_guest_over_every_transport() {
         println!("passes {passes:?} tcp {tcp} multifd {multifd} seed {seed}");
         // Slow enough that the application touches pages before the background brings them.
         let postcopy_bandwidth = if passes == Some(0) { 40 << 20 } else { 0 };
-        let limits = Limits { postcopy_after: passes, bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
+        let limits = Limits { policy: passes.into(), bandwidth: 200 << 20, postcopy_bandwidth, ..Limits::default() };
         let mut pair = begin_with(limits, tcp, multifd, |_, _| ());
         live_on(&pair, seed);
         completed(&mut pair);
@@ -186,7 +186,7 @@ fn the_end_waits_for_a_page_that_is_being_placed() {
         let missing = round * 29 % BLOCKS[0];
         // All that is missing at the switch.
         let last_write = |source: &TestGuest, _: &TestGuest| source.last_writes.lock().unwrap().push((0, missing, 9));
-        let mut pair = begin(Limits { postcopy_after: Some(1), ..Limits::default() }, false, last_write);
+        let mut pair = begin(Limits { policy: Policy::AfterPasses(1), ..Limits::default() }, false, last_write);
         pair.application.generations.lock().unwrap()[0][missing as usize] = 9;
         std::thread::scope(|vcpus| {
             for first in [missing, missing / 512 * 512] {
@@ -277,7 +277,7 @@ fn a_paused_guest_arrives_paused() {
         return;
     }
     for passes in [None, Some(0), Some(1)] {
-        let mut pair = begin(Limits { postcopy_after: passes, ..Limits::default() }, false, |source, _| {
+        let mut pair = begin(Limits { policy: passes.into(), ..Limits::default() }, false, |source, _| {
             use whimbrel_postcopy::guest::Guest;
             source.pause().unwrap();
         });
@@ -337,7 +337,7 @@ fn a_destination_that_cannot_load_the_state_gives_the_guest_back() {
         return;
     }
     for passes in [None, Some(0), Some(1)] {
-        let mut pair = begin(Limits { postcopy_after: passes, ..Limits::default() }, false, |_, destination| {
+        let mut pair = begin(Limits { policy: passes.into(), ..Limits::default() }, false, |_, destination| {
             destination.refuse_load.store(true, Ordering::SeqCst);
         });
         pair.source_watch.until(&[Status::Failed]);
@@ -360,7 +360,7 @@ fn a_broken_link_in_postcopy_pauses_both_sides_and_a_new_one_joins_them() {
 }
 
 fn break_and_join(multifd: u8) {
-    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
     let mut pair = begin_with(limits, false, multifd, |_, _| ());
     pair.destination.await_running();
     for round in 1..=3 {

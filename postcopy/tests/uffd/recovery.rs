@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use whimbrel_postcopy::channel::{Channel, Connector, Listener, UnixAddress};
 use whimbrel_postcopy::destination::{self, Options};
-use whimbrel_postcopy::source::{self, Limits, Multifd};
+use whimbrel_postcopy::source::{self, Limits, Multifd, Policy};
 use whimbrel_postcopy::stats::Status;
 
 use crate::common::{Fault, Random, TestGuest, Watch};
@@ -61,7 +61,7 @@ fn survive(mut pair: Pair) -> End {
 
 /// A migration in which one call panics; what is said of it, and how it ends.
 fn with_a_panic(fault: Fault, on_source: bool, passes: Option<u32>, multifd: u8) -> (End, bool) {
-    let limits = Limits { postcopy_after: passes, postcopy_bandwidth: 30 << 20, ..Limits::default() };
+    let limits = Limits { policy: passes.into(), postcopy_bandwidth: 30 << 20, ..Limits::default() };
     let pair = begin_with(limits, false, multifd, |source, destination| {
         let faulty = if on_source { source } else { destination };
         *faulty.fault.lock().unwrap() = Some(fault);
@@ -149,7 +149,7 @@ fn a_panic_is_told_as_the_reason() {
     assert!(pair.arriving.report().error.unwrap().ends_with(&error));
 
     let fault = Fault { thread: "faults", method: "vcpu_of_thread", call: 1 };
-    let limits = Limits { postcopy_after: Some(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
+    let limits = Limits { policy: Policy::AfterPasses(0), postcopy_bandwidth: 1 << 20, ..Limits::default() };
     let pair = begin_with(limits, false, 0, |_, destination| *destination.fault.lock().unwrap() = Some(fault));
     pair.destination.await_running();
     std::thread::scope(|scope| {
@@ -213,7 +213,7 @@ fn a_link_that_flaps_is_joined_again_by_itself() {
         arriving.set_reconnects(true);
         let link = Arc::new(Cuttable { address, made: Mutex::default() });
         let slow = Limits {
-            postcopy_after: Some(0),
+            policy: Policy::AfterPasses(0),
             postcopy_bandwidth: 2 << 20,
             reconnect: Duration::from_secs(60),
             ..Limits::default()

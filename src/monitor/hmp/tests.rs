@@ -1,3 +1,6 @@
+use std::time::Duration;
+
+use whimbrel_postcopy::source::Policy;
 use whimbrel_postcopy::stats::Status;
 
 use super::*;
@@ -29,6 +32,7 @@ fn commands_reach_the_machine() {
         ("migrate_cancel", "cancel"),
         ("migrate_start_postcopy", "start-postcopy"),
         ("migrate_pause", "pause"),
+        ("migrate_continue pre-switchover", "continue"),
         ("  stop  ", "stop"),
         ("system_reset", "reset"),
         ("announce_self", "announce [] \"\" [50, 550, 5, 100]"),
@@ -121,6 +125,7 @@ fn parameters_in_the_units_people_use() {
          avail-switchover-bandwidth: 0 bytes/second\n\
          downtime-limit: 50 ms\n\
          x-postcopy-after: 2 passes\n\
+         postcopy-policy: 'after-passes=2'\n\
          multifd-channels: 2\n\
          x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
@@ -128,7 +133,9 @@ fn parameters_in_the_units_people_use() {
          tls-hostname: ''\n"
     );
     assert_eq!(say(&vm, "migrate_set_parameter x-postcopy-after -1"), "");
-    assert_eq!(vm.parameters.borrow().postcopy_after, None);
+    assert_eq!(vm.parameters.borrow().postcopy_policy, Policy::Manual);
+    assert_eq!(say(&vm, "migrate_set_parameter postcopy-policy time=5"), "");
+    assert_eq!(vm.parameters.borrow().postcopy_policy, Policy::After(Duration::from_secs(5)));
 }
 
 #[test]
@@ -139,7 +146,7 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\n"
+         multifd: on\npause-before-switchover: off\n"
     );
 }
 

@@ -1,5 +1,7 @@
 //! Commands on migrations.
 
+use whimbrel_postcopy::stats::Status;
+
 use super::{Command, face};
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Form, Parameter};
@@ -11,6 +13,7 @@ use crate::monitor::request::Request;
 use crate::size::parse_size;
 
 const URI: &[Param] = &[Param::required("uri", Kind::Text)];
+const STATE: &[Param] = &[Param::required("state", Kind::Text)];
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
@@ -63,6 +66,11 @@ pub(super) const COMMANDS: &[Command] = &[
         help: "let the destination run now; the rest of memory follows",
         hmp: face("migrate_start_postcopy", &[], |_| Ok(Request::MigrateStartPostcopy)),
         qmp: face("migrate-start-postcopy", &[], |_| Ok(Request::MigrateStartPostcopy)),
+    },
+    Command {
+        help: "go on with a switchover that capability pause-before-switchover holds; STATE is pre-switchover",
+        hmp: face("migrate_continue", STATE, held),
+        qmp: face("migrate-continue", STATE, held),
     },
     Command {
         help: "break the link of a postcopy migration, also of one that is being joined again: both sides pause and can recover",
@@ -145,6 +153,14 @@ const PARAMETERS: &[Param] = &{
 
 fn uri(args: &Args) -> Result<Uri, CommandError> {
     Ok(args.text("uri")?.parse()?)
+}
+
+/// The only state that a migration can be told to leave.
+fn held(args: &Args) -> Result<Request, CommandError> {
+    match args.text("state")? {
+        state if state == Status::PreSwitchover.name() => Ok(Request::MigrateContinue),
+        other => Err(CommandError::NotAccepted { name: "state", value: other.to_owned() }),
+    }
 }
 
 fn migrate(args: &Args, wait: bool) -> Result<Request, CommandError> {

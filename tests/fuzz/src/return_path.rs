@@ -35,8 +35,10 @@ mod step {
     pub const REJOIN: u8 = 6;
     /// The guest writes pages.
     pub const WRITE: u8 = 7;
+    /// The user lets a switchover that is held go on.
+    pub const CONTINUE: u8 = 8;
     /// How many there are.
-    pub const COUNT: u8 = 8;
+    pub const COUNT: u8 = 9;
 }
 
 /// Where the guest is.
@@ -66,7 +68,8 @@ pub fn check(data: &[u8]) {
     let Some(setup) = input.u8() else { return };
     let (pending, hint) = (Arc::new(RamBitmap::with_pages(PAGES)), Arc::new(Hint::default()));
     let limits = Limits {
-        postcopy_after: [None, Some(0), Some(1), Some(2)][usize::from(setup & 3)],
+        policy: [None, Some(0), Some(1), Some(2)][usize::from(setup & 3)].into(),
+        hold: setup & 32 != 0,
         bandwidth: if setup & 4 == 0 { 0 } else { 1 << 20 },
         ..Limits::default()
     };
@@ -117,6 +120,11 @@ impl World {
             step::POSTCOPY => drop(self.source.start_postcopy()),
             step::CANCEL => self.source.cancel(),
             step::FAIL => self.source.fail(MigrationError::OutOfOrder("link")),
+            step::CONTINUE => {
+                let held = self.source.status() == Status::PreSwitchover;
+                assert_eq!(self.source.go_on(), held);
+                assert!(!held || self.owner == Owner::Paused);
+            }
             step::REJOIN => {
                 if self.source.rejoin() {
                     assert_eq!(self.owner, Owner::Destination);

@@ -26,7 +26,7 @@ impl Source {
     }
 
     pub(super) fn next_of_pass(&mut self, now: Duration) -> Action {
-        if self.postcopy_wanted {
+        if self.wants_postcopy(now) {
             return self.switch(Way::Postcopy);
         }
         if let Some(then) = self.pace.wait_until(self.limits.bandwidth, now) {
@@ -76,6 +76,7 @@ impl Source {
             sent: pass.sent,
             elapsed: now.saturating_sub(pass.begun),
             remaining: remaining * page,
+            ended: now,
         };
         let expected = expected_downtime(figures.remaining, bandwidth(&figures, &self.limits));
         self.figures.expected_downtime = Some(expected);

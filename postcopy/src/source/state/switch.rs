@@ -55,15 +55,18 @@ impl Source {
     pub fn paused(&mut self, running: bool) {
         let door = Resumable::paused(running);
         match self.take() {
-            State::Pausing(way) => {
-                self.state = State::Saving(way, door);
-                self.then([Action::Save]);
-            }
+            State::Pausing(way) if self.limits.hold => self.state = State::PreSwitchover(way, door),
+            State::Pausing(way) => self.save(way, door),
             other => {
                 self.state = other;
                 self.then([Action::Resume(door)]);
             }
         }
+    }
+
+    pub(super) fn save(&mut self, way: Way, door: Resumable) {
+        self.state = State::Saving(way, door);
+        self.then([Action::Save]);
     }
 
     /// The state was taken. Taking it may have written to guest RAM, so the log is read after it.

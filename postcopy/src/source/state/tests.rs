@@ -5,7 +5,7 @@ use crate::channel::ChannelError;
 use crate::ram::PageRun;
 use crate::wire::Fragment;
 
-const STATES: [&str; 19] = [
+const STATES: [&str; 20] = [
     "Describing",
     "Arming",
     "Precopy",
@@ -14,6 +14,7 @@ const STATES: [&str; 19] = [
     "Dropping",
     "AwaitDropped",
     "Pausing",
+    "PreSwitchover",
     "Saving",
     "FinalSync",
     "AwaitReady",
@@ -27,7 +28,7 @@ const STATES: [&str; 19] = [
     "LinkLost in doubt",
 ];
 /// How many of [`STATES`] are on the near side of the door.
-const BEFORE_THE_DOOR: usize = 11;
+const BEFORE_THE_DOOR: usize = 12;
 
 fn pass() -> Pass {
     let at = (BlockId(0), PageIndex(0));
@@ -55,6 +56,7 @@ fn state(name: &str) -> State {
         "Dropping" => State::Dropping(drops()),
         "AwaitDropped" => State::AwaitDropped(drops()),
         "Pausing" => State::Pausing(Way::Postcopy),
+        "PreSwitchover" => State::PreSwitchover(Way::Precopy, door()),
         "Saving" => State::Saving(Way::Precopy, door()),
         "FinalSync" => State::FinalSync(Way::Postcopy, door()),
         "AwaitReady" => State::AwaitReady(Way::Precopy, door()),
@@ -98,6 +100,7 @@ fn describe(source: &Source) -> String {
         State::Dropping(_) => "Dropping".into(),
         State::AwaitDropped(_) => "AwaitDropped".into(),
         State::Pausing(_) => "Pausing".into(),
+        State::PreSwitchover(..) => "PreSwitchover".into(),
         State::Saving(..) => "Saving".into(),
         State::FinalSync(..) => "FinalSync".into(),
         State::AwaitReady(..) => "AwaitReady".into(),
@@ -234,7 +237,7 @@ fn a_guest_that_stood_still_runs_again_wherever_the_migration_ends_before_the_do
                 source.fail(link_broken())
             }
             let resumes = actions(&mut source).iter().filter(|action| matches!(action, Action::Resume(_))).count();
-            let stood_still = matches!(name, "Saving" | "FinalSync" | "AwaitReady");
+            let stood_still = matches!(name, "PreSwitchover" | "Saving" | "FinalSync" | "AwaitReady");
             assert_eq!(resumes, usize::from(stood_still && at < BEFORE_THE_DOOR), "{name}");
         }
     }
@@ -258,6 +261,7 @@ fn events() -> Vec<Event> {
     events.push(Box::new(|source| source.try_hand_over(false)));
     events.push(Box::new(|source| source.synced(Duration::ZERO)));
     events.push(Box::new(|source| drop(source.start_postcopy())));
+    events.push(Box::new(|source| _ = source.go_on()));
     events
 }
 
@@ -305,10 +309,41 @@ fn without_postcopy_at_the_destination_nobody_is_switched_to_it() {
     assert!(matches!(asked.start_postcopy(), Err(MigrationError::NoPostcopy)));
     let mut told = source("Describing");
     told.destination = Features::default();
-    told.limits.postcopy_after = Some(1);
+    told.limits.policy = Policy::AfterPasses(1);
     told.reply(Reply::Accepted, Duration::ZERO);
     assert!(matches!(told.state, State::Ended(Outcome::Failed(MigrationError::NoPostcopy))));
     assert!(matches!(actions(&mut told)[..], [Action::Send(Forward::Cancel(_))]));
+}
+
+/// The monitor refuses that with a sentence; where it comes between, the precopy goes on.
+#[test]
+fn a_policy_that_comes_after_the_destination_said_that_it_cannot_changes_nothing() {
+    for policy in [Policy::AfterPasses(1), Policy::Stalled, Policy::After(Duration::ZERO)] {
+        let mut source = source("Precopy");
+        source.destination = Features::default();
+        source.set_limits(Limits { policy, ..Limits::default() });
+        assert!(matches!(source.next(Duration::from_secs(9)), Action::ClearLog(_)), "{policy:?}");
+        let mut told = self::source("Describing");
+        told.destination = Features::default();
+        told.set_limits(Limits { policy, ..Limits::default() });
+        told.reply(Reply::Accepted, Duration::ZERO);
+        assert!(matches!(told.state, State::Ended(Outcome::Failed(MigrationError::NoPostcopy))), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_pass_is_cut_short_when_the_time_for_postcopy_has_come() {
+    let time = Duration::from_secs(3);
+    let mut source = source("Precopy");
+    source.logging = true;
+    source.limits.policy = Policy::After(time);
+    assert!(matches!(source.next(time - Duration::from_millis(1)), Action::ClearLog(_)));
+    assert_eq!(source.next(time), Action::Sync);
+    assert_eq!(describe(&source), "Dropping");
+    let mut late = self::source("Describing");
+    late.limits.policy = Policy::After(time);
+    late.reply(Reply::Accepted, time);
+    assert_eq!(describe(&late), "Arming", "connecting took as long");
 }
 
 #[test]
@@ -322,7 +357,7 @@ fn a_bitmap_of_pages_outside_ram_is_refused() {
 #[test]
 fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     let mut source = source("Describing");
-    source.limits.postcopy_after = Some(0);
+    source.limits.policy = Policy::AfterPasses(0);
     source.reply(Reply::Accepted, Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Send(Forward::Arm), Action::Wait(None)]);
     source.reply(Reply::Armed, Duration::ZERO);
@@ -332,6 +367,42 @@ fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     source.saved(Vec::new());
     let expected = [Action::ServeDemand, Action::Send(Forward::State(Vec::new())), Action::Wait(None)];
     assert_eq!(actions(&mut source), expected);
+}
+
+#[test]
+fn a_switchover_that_is_held_goes_on_when_told_to_and_only_then() {
+    for name in STATES {
+        let mut source = source(name);
+        let same = describe(&source);
+        assert_eq!(source.go_on(), name == "PreSwitchover", "{name}");
+        assert_eq!(describe(&source), if name == "PreSwitchover" { "Saving" } else { &same });
+    }
+    for (way, hold) in [Way::Precopy, Way::Postcopy].into_iter().zip([true, false]) {
+        let mut source = source("Pausing");
+        (source.state, source.limits.hold) = (State::Pausing(way), hold);
+        source.paused(true);
+        assert_eq!(source.status(), if hold { Status::PreSwitchover } else { Status::Device });
+        assert_eq!(source.next(Duration::ZERO), if hold { Action::Wait(None) } else { Action::Save });
+        assert_eq!(source.go_on(), hold);
+    }
+}
+
+#[test]
+fn a_precopy_that_is_held_can_still_become_a_postcopy() {
+    for wanted in [false, true] {
+        let mut source = source("PreSwitchover");
+        source.logging = true;
+        if wanted {
+            source.start_postcopy().unwrap();
+        }
+        assert!(source.go_on());
+        assert_eq!(actions(&mut source), [Action::Save]);
+        source.saved(Vec::new());
+        assert_eq!(source.queue.pop_front(), Some(Action::Sync));
+        source.synced(Duration::ZERO);
+        let armed = actions(&mut source).contains(&Action::Send(Forward::Arm));
+        assert_eq!(armed, wanted);
+    }
 }
 
 #[test]
