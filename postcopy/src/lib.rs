@@ -58,6 +58,7 @@ pub mod progress;
 pub mod ram;
 pub mod source;
 pub mod stats;
+pub mod stream;
 mod turn;
 pub mod uffd;
 pub mod wire;
