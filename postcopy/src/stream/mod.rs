@@ -17,7 +17,7 @@ mod record;
 mod scan;
 
 pub use play::Playing;
-pub use record::{Recording, Sink};
+pub use record::{Descriptor, Recording, Sink};
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -28,6 +28,15 @@ use crate::channel::{Channel, ChannelError, Wake};
 
 /// What is read at once, in bytes.
 const BUFFER: usize = 1024 * 1024;
+
+/// Fills the buffer with a channel's first bytes.
+fn receive_all(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<(), ChannelError> {
+    let mut have = 0;
+    while have < buffer.len() {
+        have += receive(channel, &mut buffer[have..], wake)?;
+    }
+    Ok(())
+}
 
 /// Waits until something was received: how many bytes. [`ChannelError::Closed`] at the end of the channel.
 fn receive(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<usize, ChannelError> {

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::scan::{Passed, Scanner};
-use super::{BUFFER, set_nonblocking};
+use super::{BUFFER, receive, receive_all, set_nonblocking};
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
 use crate::error::sentence;
-use crate::wire::{ChannelKind, Forward, Hello, Reply, decode_reply, tag};
+use crate::wire::{Answer, ChannelKind, Forward, Hello, Reply, decode_reply, tag};
 
 /// Holds the longest reply.
 const REPLY_BUFFER: usize = 128 * 1024;
@@ -132,12 +132,26 @@ struct Player {
 
 impl Player {
     fn run(mut self) {
-        match self.forward().and_then(|()| self.answer()) {
+        match self.welcome().and_then(|()| self.forward()).and_then(|()| self.answer()) {
             // The destination has said itself why it closed the channel.
             Ok(()) | Err(ChannelError::Closed(None)) => {}
             Err(error) => log::error!("the stream cannot be read on after {} bytes: {}", self.offset, sentence(&error)),
         }
-        self.peer.shutdown();
+        // The destination reads what it was sent, and closes.
+        self.peer.finish();
+        while receive(&self.peer, &mut [0; 64], &self.wake).is_ok() {}
+    }
+
+    /// The destination's answer to the hello.
+    fn welcome(&self) -> Result<(), ChannelError> {
+        let mut fixed = [0; Answer::LEN];
+        receive_all(&self.peer, &mut fixed, &self.wake)?;
+        let mut text = vec![0; Answer::text_len(&fixed)?];
+        receive_all(&self.peer, &mut text, &self.wake)?;
+        match Answer::decode(&fixed, &text)? {
+            Answer::Welcome { .. } => Ok(()),
+            Answer::Refused(why) => Err(ChannelError::Refused(why)),
+        }
     }
 
     /// The stream up to its last message, or up to where it was cut.
@@ -148,7 +162,8 @@ impl Player {
         let mut holds = false;
         loop {
             let count = match read(&self.stream, &mut buffer, None)? {
-                0 => return Err(ChannelError::Closed(Some(self.scanner.inside().unwrap_or("the guest's stream")))),
+                0 if holds => return self.cancel("the stream was cut after the guest's state"),
+                0 => return Err(ChannelError::Closed(self.scanner.inside().or(Some("stream")))),
                 count => count,
             };
             let bytes = &buffer[..count];
@@ -156,6 +171,7 @@ impl Player {
             while at < bytes.len() {
                 let (count, passed) = match self.scanner.next(&bytes[at..]) {
                     Ok(passed) => passed,
+                    Err(error) if holds => return self.cancel(&sentence(&error)),
                     Err(error) => {
                         // The destination says what is wrong with it.
                         self.send(&bytes[begin..])?;
@@ -177,11 +193,24 @@ impl Player {
                 }
             }
             match holds {
-                true if held.len() > MOST_HELD => return Err(ChannelError::Closed(Some("the guest's stream"))),
+                true if held.len() > MOST_HELD => {
+                    return self.cancel("the stream does not end after the guest's state");
+                }
                 true => held.extend_from_slice(&bytes[begin..]),
                 false => self.send(&bytes[begin..])?,
             }
         }
+    }
+
+    /// The destination has the whole state and would wait for the source's word.
+    fn cancel(&self, why: &str) -> Result<(), ChannelError> {
+        self.say(&Forward::Cancel(why.to_owned()))
+    }
+
+    fn say(&self, message: &Forward) -> Result<(), ChannelError> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.send(&bytes)
     }
 
     fn send(&self, bytes: &[u8]) -> Result<(), ChannelError> {
@@ -199,9 +228,7 @@ impl Player {
                 Reply::NotStarted(why) => Forward::Cancel(why),
                 _ => continue,
             };
-            let mut bytes = Vec::new();
-            last.encode(&mut bytes);
-            self.send(&bytes)?;
+            self.say(&last)?;
         }
     }
 }

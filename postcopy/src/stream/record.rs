@@ -2,14 +2,14 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::scan::{Passed, Scanner};
-use super::{BUFFER, receive};
+use super::{BUFFER, receive, receive_all, set_nonblocking};
 use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
 use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
@@ -21,6 +21,31 @@ pub trait Sink: Send {
 
     /// All of the stream was written: returns once it is as safe as it can be here. The guest is given up after that; an error keeps it.
     fn commit(self: Box<Self>) -> io::Result<()>;
+}
+
+/// A file, a pipe or a socket.
+pub struct Descriptor(OwnedFd);
+
+impl Descriptor {
+    /// Written to from where it stands. Errors: it cannot be put into non-blocking mode.
+    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
+        set_nonblocking(descriptor.as_fd())?;
+        Ok(Self(descriptor))
+    }
+}
+
+impl Sink for Descriptor {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn commit(self: Box<Self>) -> io::Result<()> {
+        match nix::unistd::fsync(&self.0) {
+            // Nothing that keeps what it is given: whoever reads it has the rest in hand.
+            Ok(()) | Err(Errno::EINVAL | Errno::EROFS | Errno::ENOTSUP) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Gives the channels of one precopy, and writes what comes over them to a [`Sink`].
@@ -96,10 +121,8 @@ impl Recorder {
     }
 
     fn read_hello(&self) -> Result<Hello, ChannelError> {
-        let (mut hello, mut have) = ([0; Hello::LEN], 0);
-        while have < hello.len() {
-            have += receive(&self.peer, &mut hello[have..], &self.wake)?;
-        }
+        let mut hello = [0; Hello::LEN];
+        receive_all(&self.peer, &mut hello, &self.wake)?;
         Ok(Hello::decode(&hello)?)
     }
 
