@@ -4,6 +4,7 @@ use whimbrel_postcopy::source::Policy;
 use whimbrel_postcopy::stats::Status;
 
 use super::*;
+use crate::fds::Handed;
 use crate::migration::MigrationEvent;
 use crate::migration::Side;
 use crate::monitor::event::Event;
@@ -12,7 +13,7 @@ use crate::monitor::session::{Flow, Session};
 
 /// One line's answer.
 fn say(vm: &FakeVm, line: &str) -> String {
-    run(line, vm).text
+    run(line, vm, &mut Handed::default()).text
 }
 
 fn receive(session: &mut HmpSession, vm: &FakeVm, input: &str) -> (Flow, String) {

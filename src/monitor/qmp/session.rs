@@ -1,10 +1,13 @@
 //! A QMP client: greeting, negotiation, commands, events.
 
+use std::os::fd::OwnedFd;
+
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::error::sentence;
 
 use super::command::{RawCommand, take_apart};
 use super::render::{render, version};
+use crate::fds::Handed;
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::event::Event;
@@ -22,12 +25,13 @@ pub struct QmpSession {
     splitter: Splitter,
     /// Before `qmp_capabilities` nothing else is executed and no event is sent.
     negotiated: bool,
+    handed: Handed,
 }
 
 impl QmpSession {
     /// A new conversation.
-    pub const fn new() -> Self {
-        Self { splitter: Splitter::new(), negotiated: false }
+    pub fn new() -> Self {
+        Self { splitter: Splitter::new(), negotiated: false, handed: Handed::default() }
     }
 
     fn answer(&mut self, bytes: &[u8], vm: &dyn Vm) -> Value {
@@ -44,7 +48,7 @@ impl QmpSession {
         }
         let face = find_qmp(&command.name).ok_or(CommandError::NotFound(command.name))?;
         let args = Args::check(face.params, command.arguments)?;
-        let reply = execute((face.build)(&args)?, vm)?;
+        let reply = execute((face.build)(&args)?, vm, &mut self.handed)?;
         Ok(render(&reply))
     }
 
@@ -90,6 +94,10 @@ impl Session for QmpSession {
             }
         }
         Flow::Continue
+    }
+
+    fn hand(&mut self, fds: Vec<OwnedFd>) {
+        self.handed.replace(fds);
     }
 
     fn notify(&mut self, event: &Event, _vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {

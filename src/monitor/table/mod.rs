@@ -1,6 +1,7 @@
 //! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
 
 mod balloon;
+mod fds;
 mod machine;
 mod migration;
 mod network;
@@ -46,7 +47,12 @@ const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Optio
 
 /// All commands, in the order in which `help` shows them.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    machine::COMMANDS.iter().chain(balloon::COMMANDS).chain(network::COMMANDS).chain(migration::COMMANDS)
+    machine::COMMANDS
+        .iter()
+        .chain(balloon::COMMANDS)
+        .chain(fds::COMMANDS)
+        .chain(network::COMMANDS)
+        .chain(migration::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
