@@ -46,6 +46,9 @@ pub enum CommandError {
     /// A QMP capability that this monitor did not offer.
     #[error("Capability {0} not available")]
     NotOffered(String),
+    /// `exec-oob` of a command that waits for its turn.
+    #[error("The command {0} does not support OOB")]
+    NotOutOfBand(&'static str),
     /// An argument is missing.
     #[error("Parameter '{0}' is missing")]
     Missing(String),
