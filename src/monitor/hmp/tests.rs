@@ -50,6 +50,18 @@ fn commands_reach_the_machine() {
 }
 
 #[test]
+fn a_descriptor_has_a_name() {
+    let vm = FakeVm::new();
+    let (_, writer) = std::io::pipe().unwrap();
+    let mut session = HmpSession::new();
+    session.hand(vec![writer.into()]);
+    assert_eq!(receive(&mut session, &vm, "getfd wire\n").1, "(whimbrel) ");
+    assert_eq!(say(&vm, "getfd wire"), "Error: No file descriptor supplied via SCM_RIGHTS\n");
+    assert_eq!(say(&vm, "closefd wire"), "");
+    assert_eq!(say(&vm, "closefd wire"), "Error: File descriptor named 'wire' not found\n");
+}
+
+#[test]
 fn mistakes_are_named() {
     let vm = FakeVm::new();
     for (line, answer) in [

@@ -259,6 +259,7 @@ fn queries() {
     assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
     assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
     assert_eq!(query("query-migrate"), json!({}));
+    assert!(query("query-version")["package"].as_str().unwrap().starts_with("whimbrel "));
     let names = query("query-commands");
     assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
     assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));

@@ -112,4 +112,6 @@ impl Face {
 }
 
 #[cfg(test)]
+mod compatibility;
+#[cfg(test)]
 mod tests;
