@@ -1,6 +1,9 @@
 //! `whimbrel run`: builds the machine, its migration and its monitors, joins them, and serves until the end.
 
+use std::sync::Arc;
+
 use crate::config::{Incoming, RunConfig};
+use crate::fds::NamedFds;
 use crate::machine::{Machine, MachineError};
 use crate::migration::parameters::Parameters;
 use crate::migration::{Migration, MigrationError};
@@ -43,7 +46,7 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;
-    let vm = LiveVm::new(name, machine.clone(), migration.clone(), events);
+    let vm = LiveVm::new(name, machine.clone(), migration.clone(), Arc::new(NamedFds::default()), events);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.

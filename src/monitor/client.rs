@@ -1,6 +1,6 @@
 //! [`Client`]: a conversation on a wire.
 
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
@@ -99,9 +99,12 @@ impl Client {
 
     fn read(&mut self, vm: &dyn Vm) {
         let mut chunk = [0; CHUNK];
-        match self.wire.input.read(&mut chunk) {
-            Ok(0) => self.state = State::Closing,
-            Ok(count) => {
+        match self.wire.read(&mut chunk) {
+            Ok((0, _)) => self.state = State::Closing,
+            Ok((count, fds)) => {
+                if !fds.is_empty() {
+                    self.session.hand(fds);
+                }
                 let flow = self.session.receive(&chunk[..count], vm, self.outbox.buffer());
                 self.follow(flow);
             }

@@ -1,7 +1,8 @@
 //! Where monitors are reached: listening sockets, connected ones, and this process's standard input and output.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSliceMut, Read};
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -9,7 +10,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use whimbrel_postcopy::channel::listen_private;
+
+/// At least so many descriptors are taken with one message; the kernel closes what is more. A command takes one.
+const MAX_HANDED: usize = 4;
 
 /// A place that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,14 @@ impl Wire {
             .map_err(|source| EndpointError::Connect { path: path.to_owned(), source })
     }
 
+    /// Reads what is there into `chunk`, and the descriptors that came with its last bytes.
+    pub fn read(&mut self, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+        match self.output {
+            Some(_) => self.input.read(chunk).map(|count| (count, Vec::new())),
+            None => receive(&self.input, chunk),
+        }
+    }
+
     /// Standard input and output.
     pub fn stdio() -> Result<Self, EndpointError> {
         let open = || {
@@ -75,6 +88,19 @@ impl Wire {
         };
         open().map_err(EndpointError::Stdio)
     }
+}
+
+/// Reads from a socket. The kernel cuts a read behind bytes that came with descriptors.
+fn receive(socket: &File, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_HANDED))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    // No program that this process may start one day inherits them.
+    let received = recvmsg(socket, &mut [IoSliceMut::new(chunk)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let handed = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok((received.bytes, handed.flatten().collect()))
 }
 
 /// Standard descriptor `number` without blocking. Opened anew where possible: O_NONBLOCK belongs to the open file,
@@ -223,6 +249,17 @@ impl Drop for SocketFile {
     }
 }
 
+/// Sends `bytes` together with `fds`, for tests.
+#[cfg(test)]
+pub fn send_with(socket: &UnixStream, bytes: &[u8], fds: &[std::os::fd::BorrowedFd<'_>]) {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(fds)) || fds.is_empty());
+    let sent = sendmsg(socket, &[io::IoSlice::new(bytes)], &mut control, SendFlags::empty());
+    assert!(sent.is_ok_and(|count| count == bytes.len()));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,6 +304,30 @@ mod tests {
         let _second = Listener::unix(&path).unwrap();
         drop(first);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn descriptors_come_with_the_bytes_they_were_sent_with_and_end_with_this_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = Listener::unix(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        let mut wire = listener.accept().unwrap().unwrap();
+        let mut chunk = [0; 16];
+        assert_eq!(wire.read(&mut chunk).unwrap_err().kind(), ErrorKind::WouldBlock);
+        send_with(&client, b"one", &[client.as_fd(), client.as_fd()]);
+        send_with(&client, b"two", &[]);
+        let (count, fds) = wire.read(&mut chunk).unwrap();
+        assert_eq!((&chunk[..count], fds.len()), (&b"one"[..], 2));
+        for fd in &fds {
+            let flags = fcntl(fd, FcntlArg::F_GETFD).unwrap();
+            assert_eq!(flags & nix::libc::FD_CLOEXEC, nix::libc::FD_CLOEXEC);
+        }
+        let (count, fds) = wire.read(&mut chunk).unwrap();
+        assert_eq!((&chunk[..count], fds.len()), (&b"two"[..], 0));
+        // There is room for somewhat more than MAX_HANDED, since control messages are aligned.
+        send_with(&client, b"x", &[client.as_fd(); 2 * MAX_HANDED]);
+        assert!((MAX_HANDED..2 * MAX_HANDED).contains(&wire.read(&mut chunk).unwrap().1.len()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Why a command was not carried out, in QEMU's words and classes where QEMU has some.
 
+use crate::fds::FdsError;
 use crate::machine::MachineError;
 use crate::migration::MigrationError;
 use crate::migration::setting::SettingError;
@@ -24,6 +25,15 @@ pub enum CommandError {
     /// Not a size.
     #[error(transparent)]
     Size(#[from] SizeError),
+    /// A descriptor cannot be kept.
+    #[error(transparent)]
+    Fds(#[from] FdsError),
+    /// `getfd` without one.
+    #[error("No file descriptor supplied via SCM_RIGHTS")]
+    NoFd,
+    /// `closefd` of a name that nobody gave.
+    #[error("File descriptor named '{0}' not found")]
+    UnknownFd(String),
     /// No such command.
     #[error("The command {0} has not been found")]
     NotFound(String),
@@ -36,6 +46,9 @@ pub enum CommandError {
     /// A QMP capability that this monitor did not offer.
     #[error("Capability {0} not available")]
     NotOffered(String),
+    /// `exec-oob` of a command that waits for its turn.
+    #[error("The command {0} does not support OOB")]
+    NotOutOfBand(&'static str),
     /// An argument is missing.
     #[error("Parameter '{0}' is missing")]
     Missing(String),

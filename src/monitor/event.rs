@@ -73,6 +73,10 @@ pub struct Event {
 }
 
 impl Event {
+    /// All names that an event can have.
+    pub const NAMES: [&str; 8] =
+        ["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "BALLOON_CHANGE"];
+
     fn new(name: &'static str, data: Option<Value>) -> Self {
         Self { name, data, at: SystemTime::now() }
     }
@@ -126,5 +130,30 @@ impl Event {
             fields.insert("data".to_owned(), data.clone());
         }
         value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::fake::FakeVm;
+
+    #[test]
+    fn every_name_is_used_and_none_is_missing() {
+        let machine = [
+            MachineEvent::Stop,
+            MachineEvent::Resume,
+            MachineEvent::Reset { guest: true },
+            MachineEvent::Shutdown(ShutdownCause::HostQuit),
+            MachineEvent::Powerdown,
+            MachineEvent::BalloonChange,
+        ];
+        let migration = [MigrationEvent::Status(whimbrel_postcopy::stats::Status::Active), MigrationEvent::Pass(1)];
+        let vm = FakeVm::new();
+        let machine = machine.into_iter().map(|it| Event::of_machine(it, &vm));
+        let mut names: Vec<_> = machine.chain(migration.iter().map(Event::of_migration)).map(|it| it.name).collect();
+        let mut all = Event::NAMES.to_vec();
+        (names.sort_unstable(), all.sort_unstable());
+        assert_eq!(names, all);
     }
 }

@@ -4,9 +4,10 @@ use super::error::CommandError;
 use super::hmp;
 use super::request::{Reply, Request};
 use super::vm::Vm;
+use crate::fds::Handed;
 
-/// Executes `request` on `vm`. Returns at once.
-pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
+/// Executes `request`, of a client that handed over some descriptors, on `vm`. Returns at once.
+pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Reply, CommandError> {
     match request {
         Request::Migrate { uri, resume, .. } => {
             match resume {
@@ -57,6 +58,14 @@ pub fn execute(request: Request, vm: &dyn Vm) -> Result<Reply, CommandError> {
         Request::QueryNetwork => Ok(Reply::Network(vm.network())),
         Request::SetBalloon(bytes) => done(vm.set_balloon(bytes)),
         Request::QueryBalloon => Ok(Reply::Balloon(vm.balloon_actual()?)),
+        Request::GetFd(name) => {
+            let fd = handed.take().ok_or(CommandError::NoFd)?;
+            done(vm.fds().keep(&name, fd))
+        }
+        Request::CloseFd(name) => match vm.fds().take(&name) {
+            Some(_) => Ok(Reply::Done),
+            None => Err(CommandError::UnknownFd(name)),
+        },
         Request::SystemPowerdown => done(vm.powerdown()),
         Request::Quit => {
             vm.quit();

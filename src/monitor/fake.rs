@@ -9,6 +9,7 @@ use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status, Step};
 
 use super::vm::Vm;
 use crate::block::DiskInfo;
+use crate::fds::NamedFds;
 use crate::machine::{MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
 use crate::migration::parameters::Parameters;
@@ -30,6 +31,8 @@ pub struct FakeVm {
     pub balloon: Cell<Option<u64>>,
     /// Whether every migration command is refused, because one is under way.
     pub refuses: Cell<bool>,
+    /// Descriptors that were named.
+    pub fds: NamedFds,
 }
 
 impl Default for FakeVm {
@@ -48,6 +51,7 @@ impl FakeVm {
             parameters: RefCell::new(Parameters::default()),
             balloon: Cell::new(Some(300 << 20)),
             refuses: Cell::new(false),
+            fds: NamedFds::default(),
         }
     }
 
@@ -173,6 +177,9 @@ impl Vm for FakeVm {
     fn powerdown(&self) -> Result<(), MachineError> {
         self.call("powerdown");
         Ok(())
+    }
+    fn fds(&self) -> &NamedFds {
+        &self.fds
     }
     fn quit(&self) {
         self.call("quit");

@@ -83,6 +83,10 @@ pub enum Request {
     SetBalloon(u64),
     /// How much memory the guest has left.
     QueryBalloon,
+    /// Names the descriptor that came with the command.
+    GetFd(String),
+    /// Closes a descriptor that was named.
+    CloseFd(String),
     /// Presses the power button.
     SystemPowerdown,
     /// Ends the process.

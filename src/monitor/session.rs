@@ -1,5 +1,7 @@
 //! [`Session`]: one client's conversation, bytes in and bytes out, without a socket.
 
+use std::os::fd::OwnedFd;
+
 use super::event::Event;
 use super::vm::Vm;
 
@@ -20,6 +22,9 @@ pub trait Session {
 
     /// Takes what the client sent, split anywhere, and answers all that is complete.
     fn receive(&mut self, input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow;
+
+    /// Takes descriptors that came with what is received next.
+    fn hand(&mut self, fds: Vec<OwnedFd>);
 
     /// Whether [`Session::receive`] wants more now. A client that waits for a migration is not read from.
     fn wants_input(&self) -> bool {

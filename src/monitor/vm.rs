@@ -6,6 +6,7 @@ use whimbrel_postcopy::stats::Report;
 
 use super::event::EventSink;
 use crate::block::DiskInfo;
+use crate::fds::NamedFds;
 use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
 use crate::migration::parameters::Parameters;
@@ -41,6 +42,8 @@ pub trait Vm {
     fn see_balloon_change(&self) -> Result<u64, MachineError>;
     /// See [`Machine::powerdown`].
     fn powerdown(&self) -> Result<(), MachineError>;
+    /// The descriptors that monitors' clients named.
+    fn fds(&self) -> &NamedFds;
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
@@ -78,14 +81,21 @@ pub struct LiveVm {
     name: Option<String>,
     machine: Arc<Machine>,
     migration: Arc<Migration>,
+    fds: Arc<NamedFds>,
     events: EventSink,
     listening: Mutex<Option<Uri>>,
 }
 
 impl LiveVm {
     /// Puts the parts together; `events` is where `quit` is told.
-    pub fn new(name: Option<String>, machine: Arc<Machine>, migration: Arc<Migration>, events: EventSink) -> Self {
-        Self { name, machine, migration, events, listening: Mutex::new(None) }
+    pub fn new(
+        name: Option<String>,
+        machine: Arc<Machine>,
+        migration: Arc<Migration>,
+        fds: Arc<NamedFds>,
+        events: EventSink,
+    ) -> Self {
+        Self { name, machine, migration, fds, events, listening: Mutex::new(None) }
     }
 
     fn listens(&self, at: Uri) -> Uri {
@@ -135,6 +145,9 @@ impl Vm for LiveVm {
     }
     fn powerdown(&self) -> Result<(), MachineError> {
         self.machine.powerdown()
+    }
+    fn fds(&self) -> &NamedFds {
+        &self.fds
     }
     fn quit(&self) {
         self.events.quit();

@@ -452,5 +452,6 @@ fn listens() -> Result<Calls, BackendError> {
 
 fn serves_monitors() -> Result<Calls, BackendError> {
     let calls = character()?.and(awaits_queues());
-    Ok(calls.any(&[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_shutdown]))
+    // Clients hand descriptors over, which only recvmsg takes.
+    Ok(calls.any(&[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_shutdown]))
 }

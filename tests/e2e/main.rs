@@ -6,6 +6,7 @@
 
 mod bandwidth;
 mod cancel;
+mod clients;
 mod cpu;
 mod lifecycle;
 mod migrate;

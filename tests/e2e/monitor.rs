@@ -1,12 +1,10 @@
-//! The monitors as people and programs use them: raw lines, QEMU's own QMP client, and `whimbrel migrate`.
+//! The monitors as people and programs use them: raw lines, and `whimbrel migrate`.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::skip::skip;
 use crate::support::transcript::Transcript;
 use crate::support::vm::whimbrel;
 use crate::support::{LIMIT, Machine, Transport, Vm, host};
@@ -184,28 +182,6 @@ fn a_person_moves_the_guest_in_the_background() {
     destination.qmp.await_migration("completed");
     let report = there.says("info migrate -a");
     assert!(report.contains("Demand pages:"), "{report}");
-    assert_moved(&mut source, &mut destination);
-}
-
-#[test]
-fn qemus_client_moves_the_guest() {
-    if !host::has_kvm_and_uffd() {
-        return;
-    }
-    let python = std::env::var("WHIMBREL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let found = Command::new(&python).args(["-c", "import qemu.qmp"]).output();
-    if !found.is_ok_and(|output| output.status.success()) {
-        return skip(&format!(
-            "{python} has no module qemu.qmp: 'pip install qemu.qmp', or let scripts/test do it with a network"
-        ));
-    }
-    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
-    let output = Command::new(&python)
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qmp_client.py"))
-        .args([source.path("qmp-server"), destination.path("qmp-server")])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_moved(&mut source, &mut destination);
 }
 

@@ -1,6 +1,9 @@
 //! An HMP client: prompts, lines, and waiting for a migration without holding anybody up.
 
+use std::os::fd::OwnedFd;
+
 use super::run;
+use crate::fds::Handed;
 use crate::monitor::event::Event;
 use crate::monitor::info_migrate::progress_line;
 use crate::monitor::session::{Flow, Session};
@@ -26,12 +29,13 @@ pub struct HmpSession {
     /// What came after the last line that was executed.
     pending: Vec<u8>,
     state: State,
+    handed: Handed,
 }
 
 impl HmpSession {
     /// A new conversation.
     pub fn new() -> Self {
-        Self { pending: Vec::new(), state: State::Prompt }
+        Self { pending: Vec::new(), state: State::Prompt, handed: Handed::default() }
     }
 
     /// Executes the complete lines in `pending`, until one of them has to wait.
@@ -42,7 +46,7 @@ impl HmpSession {
         {
             let line = String::from_utf8_lossy(&self.pending[done..done + length]).into_owned();
             done += length + 1;
-            let answer = run(&line, vm);
+            let answer = run(&line, vm, &mut self.handed);
             out.extend_from_slice(answer.text.as_bytes());
             match answer.waits {
                 true => self.state = State::Waiting,
@@ -95,6 +99,10 @@ impl Session for HmpSession {
     fn receive(&mut self, input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
         self.pending.extend_from_slice(input);
         self.run_lines(vm, out)
+    }
+
+    fn hand(&mut self, fds: Vec<OwnedFd>) {
+        self.handed.replace(fds);
     }
 
     fn wants_input(&self) -> bool {

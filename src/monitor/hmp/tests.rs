@@ -4,6 +4,7 @@ use whimbrel_postcopy::source::Policy;
 use whimbrel_postcopy::stats::Status;
 
 use super::*;
+use crate::fds::Handed;
 use crate::migration::MigrationEvent;
 use crate::migration::Side;
 use crate::monitor::event::Event;
@@ -12,7 +13,7 @@ use crate::monitor::session::{Flow, Session};
 
 /// One line's answer.
 fn say(vm: &FakeVm, line: &str) -> String {
-    run(line, vm).text
+    run(line, vm, &mut Handed::default()).text
 }
 
 fn receive(session: &mut HmpSession, vm: &FakeVm, input: &str) -> (Flow, String) {
@@ -46,6 +47,18 @@ fn commands_reach_the_machine() {
         say(&vm, line);
         assert_eq!(vm.told(), told, "{line}");
     }
+}
+
+#[test]
+fn a_descriptor_has_a_name() {
+    let vm = FakeVm::new();
+    let (_, writer) = std::io::pipe().unwrap();
+    let mut session = HmpSession::new();
+    session.hand(vec![writer.into()]);
+    assert_eq!(receive(&mut session, &vm, "getfd wire\n").1, "(whimbrel) ");
+    assert_eq!(say(&vm, "getfd wire"), "Error: No file descriptor supplied via SCM_RIGHTS\n");
+    assert_eq!(say(&vm, "closefd wire"), "");
+    assert_eq!(say(&vm, "closefd wire"), "Error: File descriptor named 'wire' not found\n");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::thread;
 use whimbrel_postcopy::stats::Status;
 
 use super::*;
+use crate::monitor::endpoint::send_with;
 use crate::monitor::fake::FakeVm;
 
 fn qmp(path: &Path) -> MonitorConfig {
@@ -94,6 +95,27 @@ fn a_client_that_does_not_read_holds_nobody_up() {
         while !quick.line().contains("host-qmp-quit") {}
     });
     assert_eq!(ending, Ending::Quit);
+}
+
+#[test]
+fn a_descriptor_is_handed_over_named_and_closed() {
+    serve(FakeVm::new, |path, sink| {
+        let mut peer = Peer::new(path);
+        let (mut reader, writer) = io::pipe().unwrap();
+        send_with(peer.0.get_ref(), br#"{"execute":"getfd","arguments":{"fdname":"wire"}}"#, &[writer.as_fd()]);
+        assert!(peer.line().contains("return"));
+        drop(writer);
+        // Another client's command finds it; there is none with this one.
+        let mut other = Peer::new(path);
+        other.send(r#"{"execute":"getfd","arguments":{"fdname":"wire"}}"#);
+        assert!(other.line().contains("No file descriptor supplied via SCM_RIGHTS"));
+        other.send(r#"{"execute":"closefd","arguments":{"fdname":"wire"}}"#);
+        assert!(other.line().contains("return"));
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+        other.send(r#"{"execute":"closefd","arguments":{"fdname":"wire"}}"#);
+        assert!(other.line().contains("File descriptor named 'wire' not found"));
+        sink.quit();
+    });
 }
 
 #[test]

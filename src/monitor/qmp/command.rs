@@ -11,7 +11,13 @@ pub struct RawCommand {
     pub name: String,
     /// `arguments`.
     pub arguments: Map<String, Value>,
+    /// Whether it came as `exec-oob`.
+    pub out_of_band: bool,
 }
+
+const EXECUTE: &str = "execute";
+/// The name of a command that may overtake others.
+pub const EXEC_OOB: &str = "exec-oob";
 
 /// Takes a value apart: the id goes into the answer whatever is wrong with the rest.
 pub fn take_apart(bytes: &[u8]) -> (Option<Value>, Result<RawCommand, CommandError>) {
@@ -28,10 +34,10 @@ pub fn take_apart(bytes: &[u8]) -> (Option<Value>, Result<RawCommand, CommandErr
 
 fn command(mut fields: Map<String, Value>) -> Result<RawCommand, CommandError> {
     let refuse = |what: String| Err(CommandError::NotACommand(what));
-    let name = match fields.shift_remove("execute") {
-        Some(Value::String(name)) => Some(name),
-        Some(_) => return refuse("member 'execute' must be a string".to_owned()),
-        None => None,
+    let (key, name) = match (fields.shift_remove(EXECUTE), fields.shift_remove(EXEC_OOB)) {
+        (Some(_), Some(_)) => return refuse(format!("member '{EXEC_OOB}' clashes with '{EXECUTE}'")),
+        (None, Some(name)) => (EXEC_OOB, Some(name)),
+        (name, None) => (EXECUTE, name),
     };
     let arguments = match fields.shift_remove("arguments") {
         Some(Value::Object(arguments)) => arguments,
@@ -40,7 +46,8 @@ fn command(mut fields: Map<String, Value>) -> Result<RawCommand, CommandError> {
     };
     match (fields.keys().next(), name) {
         (Some(other), _) => refuse(format!("member '{other}' is unexpected")),
-        (None, None) => refuse("lacks member 'execute'".to_owned()),
-        (None, Some(name)) => Ok(RawCommand { name, arguments }),
+        (None, None) => refuse(format!("lacks member '{EXECUTE}'")),
+        (None, Some(Value::String(name))) => Ok(RawCommand { name, arguments, out_of_band: key == EXEC_OOB }),
+        (None, Some(_)) => refuse(format!("member '{key}' must be a string")),
     }
 }

@@ -1,10 +1,13 @@
 //! A QMP client: greeting, negotiation, commands, events.
 
+use std::os::fd::OwnedFd;
+
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::error::sentence;
 
-use super::command::{RawCommand, take_apart};
+use super::command::{EXEC_OOB, RawCommand, take_apart};
 use super::render::{render, version};
+use crate::fds::Handed;
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::event::Event;
@@ -15,19 +18,33 @@ use crate::monitor::table::find_qmp;
 use crate::monitor::vm::Vm;
 
 const NEGOTIATE: &str = "qmp_capabilities";
+/// QMP's capability to use `exec-oob`.
+const OOB: &str = "oob";
+
+/// What the client has agreed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Nothing: before `qmp_capabilities` nothing else is executed and no event is sent.
+    Negotiating,
+    /// Commands.
+    Commands {
+        /// `exec-oob`, too.
+        oob: bool,
+    },
+}
 
 /// A QMP client.
 #[derive(Debug)]
 pub struct QmpSession {
     splitter: Splitter,
-    /// Before `qmp_capabilities` nothing else is executed and no event is sent.
-    negotiated: bool,
+    mode: Mode,
+    handed: Handed,
 }
 
 impl QmpSession {
     /// A new conversation.
-    pub const fn new() -> Self {
-        Self { splitter: Splitter::new(), negotiated: false }
+    pub fn new() -> Self {
+        Self { splitter: Splitter::new(), mode: Mode::Negotiating, handed: Handed::default() }
     }
 
     fn answer(&mut self, bytes: &[u8], vm: &dyn Vm) -> Value {
@@ -36,29 +53,37 @@ impl QmpSession {
     }
 
     fn perform(&mut self, command: RawCommand, vm: &dyn Vm) -> Result<Value, CommandError> {
+        if command.out_of_band && self.mode != (Mode::Commands { oob: true }) {
+            return Err(CommandError::NotACommand(format!("member '{EXEC_OOB}' is unexpected")));
+        }
+        if command.name == NEGOTIATE && command.out_of_band {
+            return Err(CommandError::NotOutOfBand(NEGOTIATE));
+        }
         if command.name == NEGOTIATE {
             return self.negotiate(command.arguments);
         }
-        if !self.negotiated {
+        if self.mode == Mode::Negotiating {
             return Err(CommandError::NotNegotiated);
         }
         let face = find_qmp(&command.name).ok_or(CommandError::NotFound(command.name))?;
+        if command.out_of_band && !face.out_of_band {
+            return Err(CommandError::NotOutOfBand(face.name));
+        }
         let args = Args::check(face.params, command.arguments)?;
-        let reply = execute((face.build)(&args)?, vm)?;
+        let reply = execute((face.build)(&args)?, vm, &mut self.handed)?;
         Ok(render(&reply))
     }
 
     fn negotiate(&mut self, arguments: Map<String, Value>) -> Result<Value, CommandError> {
-        if self.negotiated {
+        if self.mode != Mode::Negotiating {
             return Err(CommandError::NegotiatedTwice);
         }
         let args = Args::check(&[Param::optional("enable", Kind::Array)], arguments)?;
-        // None is offered, so any is one too many.
-        if let Some(wanted) = args.array("enable").first() {
-            let name = wanted.as_str().map_or_else(|| wanted.to_string(), str::to_owned);
-            return Err(CommandError::NotOffered(name));
+        let wanted = args.texts("enable")?;
+        if let Some(other) = wanted.iter().find(|name| *name != OOB) {
+            return Err(CommandError::NotOffered(other.clone()));
         }
-        self.negotiated = true;
+        self.mode = Mode::Commands { oob: !wanted.is_empty() };
         Ok(json!({}))
     }
 }
@@ -71,7 +96,7 @@ impl Default for QmpSession {
 
 impl Session for QmpSession {
     fn greet(&mut self, out: &mut Vec<u8>) {
-        write_line(out, &json!({"QMP": {"version": version(), "capabilities": []}}));
+        write_line(out, &json!({"QMP": {"version": version(), "capabilities": [OOB]}}));
     }
 
     fn receive(&mut self, mut input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
@@ -92,8 +117,12 @@ impl Session for QmpSession {
         Flow::Continue
     }
 
+    fn hand(&mut self, fds: Vec<OwnedFd>) {
+        self.handed.replace(fds);
+    }
+
     fn notify(&mut self, event: &Event, _vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
-        if self.negotiated {
+        if self.mode != Mode::Negotiating {
             write_line(out, &event.to_json());
         }
         Flow::Continue

@@ -40,6 +40,35 @@ fn error(desc: &str) -> Value {
 }
 
 #[test]
+fn some_commands_go_out_of_band_once_that_is_agreed() {
+    let vm = FakeVm::new();
+    let pause = br#"{"exec-oob":"migrate-pause","id":1}"#;
+    let refused =
+        json!({"id": 1, "error": {"class": "GenericError", "desc": "QMP input member 'exec-oob' is unexpected"}});
+    assert_eq!(receive(&mut ready(&vm), &vm, pause).1, std::slice::from_ref(&refused));
+
+    let mut session = QmpSession::new();
+    assert_eq!(receive(&mut session, &vm, pause).1, [refused]);
+    let enable = br#"{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}"#;
+    assert_eq!(receive(&mut session, &vm, enable).1, [json!({"return": {}})]);
+    assert_eq!(vm.told(), "");
+    assert_eq!(receive(&mut session, &vm, pause).1, [json!({"id": 1, "return": {}})]);
+    let recover = br#"{"exec-oob":"migrate-recover","arguments":{"uri":"unix:/x"}}"#;
+    assert_eq!(receive(&mut session, &vm, recover).1, [json!({"return": {}})]);
+    assert_eq!(vm.told(), "pause; recover unix:/x");
+
+    for (input, desc) in [
+        (r#"{"exec-oob":"stop"}"#, "The command stop does not support OOB"),
+        (r#"{"exec-oob":"qmp_capabilities"}"#, "The command qmp_capabilities does not support OOB"),
+        (r#"{"exec-oob":1}"#, "QMP input member 'exec-oob' must be a string"),
+        (r#"{"exec-oob":"stop","execute":"stop"}"#, "QMP input member 'exec-oob' clashes with 'execute'"),
+    ] {
+        assert_eq!(receive(&mut session, &vm, input.as_bytes()).1, [error(desc)], "{input}");
+    }
+    assert_eq!(vm.told(), "");
+}
+
+#[test]
 fn greeting_and_negotiation() {
     let vm = FakeVm::new();
     let mut session = QmpSession::new();
@@ -47,10 +76,10 @@ fn greeting_and_negotiation() {
     session.greet(&mut out);
     let greeting: Value = serde_json::from_slice(&out).unwrap();
     assert!(greeting["QMP"]["version"]["qemu"]["major"].is_u64());
-    assert_eq!(greeting["QMP"]["capabilities"], json!([]));
+    assert_eq!(greeting["QMP"]["capabilities"], json!(["oob"]));
 
     let input = br#"{"execute":"stop","id":1}
-        {"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}
+        {"execute":"qmp_capabilities","arguments":{"enable":["oob","warp"]}}
         {"execute":"qmp_capabilities","id":[2]}{"execute":"qmp_capabilities"}"#;
     let (_, answers) = receive(&mut session, &vm, input);
     assert_eq!(
@@ -58,7 +87,7 @@ fn greeting_and_negotiation() {
         [
             json!({"id": 1, "error": {"class": "CommandNotFound",
                 "desc": "Expecting capabilities negotiation with 'qmp_capabilities'"}}),
-            error("Capability oob not available"),
+            error("Capability warp not available"),
             json!({"id": [2], "return": {}}),
             json!({"error": {"class": "CommandNotFound",
                 "desc": "Capabilities negotiation is already complete, command ignored"}}),
@@ -230,6 +259,7 @@ fn queries() {
     assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
     assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
     assert_eq!(query("query-migrate"), json!({}));
+    assert!(query("query-version")["package"].as_str().unwrap().starts_with("whimbrel "));
     let names = query("query-commands");
     assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
     assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));

@@ -2,7 +2,7 @@
 
 use whimbrel_postcopy::stats::Status;
 
-use super::{Command, face};
+use super::{Command, face, out_of_band};
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Form, Parameter};
 use crate::migration::setting::Setting;
@@ -75,12 +75,12 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "break the link of a postcopy migration, also of one that is being joined again: both sides pause and can recover",
         hmp: face("migrate_pause", &[], |_| Ok(Request::MigratePause)),
-        qmp: face("migrate-pause", &[], |_| Ok(Request::MigratePause)),
+        qmp: out_of_band(face("migrate-pause", &[], |_| Ok(Request::MigratePause))),
     },
     Command {
         help: "on the destination: wait at URI for the source of a paused postcopy migration",
         hmp: face("migrate_recover", URI, |args| uri(args).map(Request::MigrateRecover)),
-        qmp: face("migrate-recover", URI, |args| uri(args).map(Request::MigrateRecover)),
+        qmp: out_of_band(face("migrate-recover", URI, |args| uri(args).map(Request::MigrateRecover))),
     },
     Command {
         help: "switch a migration capability",

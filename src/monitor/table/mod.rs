@@ -1,6 +1,7 @@
 //! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
 
 mod balloon;
+mod fds;
 mod machine;
 mod migration;
 mod network;
@@ -23,6 +24,8 @@ pub struct Face {
     pub params: &'static [Param],
     /// Makes the request.
     pub build: Build,
+    /// QMP: whether `exec-oob` may ask for it.
+    pub out_of_band: bool,
 }
 
 /// One command.
@@ -37,16 +40,29 @@ pub struct Command {
 }
 
 const fn face(name: &'static str, params: &'static [Param], build: Build) -> Option<Face> {
-    Some(Face { name, alias: None, params, build })
+    Some(Face { name, alias: None, params, build, out_of_band: false })
 }
 
 const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Option<Face> {
-    Some(Face { name, alias: Some(alias), params: &[], build })
+    Some(Face { name, alias: Some(alias), params: &[], build, out_of_band: false })
+}
+
+/// The same for QMP's `exec-oob`, too.
+const fn out_of_band(face: Option<Face>) -> Option<Face> {
+    match face {
+        Some(face) => Some(Face { out_of_band: true, ..face }),
+        None => None,
+    }
 }
 
 /// All commands, in the order in which `help` shows them.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
-    machine::COMMANDS.iter().chain(balloon::COMMANDS).chain(network::COMMANDS).chain(migration::COMMANDS)
+    machine::COMMANDS
+        .iter()
+        .chain(balloon::COMMANDS)
+        .chain(fds::COMMANDS)
+        .chain(network::COMMANDS)
+        .chain(migration::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
@@ -95,5 +111,7 @@ impl Face {
     }
 }
 
+#[cfg(test)]
+mod compatibility;
 #[cfg(test)]
 mod tests;
