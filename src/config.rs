@@ -57,6 +57,8 @@ pub struct RunConfig {
     pub incoming: Option<Incoming>,
     /// What becomes of system calls that no thread needs.
     pub sandbox: Mode,
+    /// `--no-exec`: no command can be started and no file be made.
+    pub no_exec: bool,
     /// `--postcopy-after`: the first value of the parameter `x-postcopy-after`.
     pub postcopy_after: Option<u32>,
     /// `--tls-dir`: the first value of the parameter `tls-creds`.

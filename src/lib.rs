@@ -11,6 +11,7 @@ pub mod demo;
 pub mod devices;
 pub mod fds;
 pub mod kvm;
+pub mod launcher;
 pub mod machine;
 pub mod migration;
 pub mod monitor;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use whimbrel::cli::{Cli, Command};
-use whimbrel::{client, demo, run};
+use whimbrel::{client, demo, launcher, run};
 use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .format_timestamp_millis()
         .init();
     match cli.command {
+        Command::Launcher => exit(launcher::serve().map(|()| 0)),
         Command::Run(args) => match args.validate() {
             Ok(config) => exit(run::run(&config)),
             Err(error) => fail(&error, USAGE),

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::config::{Incoming, RunConfig};
 use crate::fds::NamedFds;
+use crate::launcher::Launcher;
 use crate::machine::{Machine, MachineError};
 use crate::migration::parameters::Parameters;
+use crate::migration::streams::Streams;
 use crate::migration::{Migration, MigrationError};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
@@ -20,6 +22,9 @@ pub enum RunError {
     /// The machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The process that starts commands.
+    #[error("the process that starts commands could not be started; --no-exec runs without it")]
+    Launcher(#[source] std::io::Error),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -33,6 +38,11 @@ pub enum RunError {
 
 /// Runs the machine to its end; `Ok` is the exit code.
 pub fn run(config: &RunConfig) -> Result<u8, RunError> {
+    // It can do what the sandbox takes from this process.
+    let launcher = match config.no_exec {
+        true => Launcher::none(),
+        false => Launcher::begin().map_err(RunError::Launcher)?,
+    };
     sandbox::begin(config.sandbox)?;
     // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
@@ -42,11 +52,13 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         tls_creds: config.tls_dir.clone(),
         ..Parameters::default()
     };
-    let migration = Migration::new(machine.clone(), parameters, events.migration());
+    let fds = Arc::new(NamedFds::default());
+    let streams = Streams::new(launcher, fds.clone());
+    let migration = Migration::new(machine.clone(), parameters, streams, events.migration());
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;
-    let vm = LiveVm::new(name, machine.clone(), migration.clone(), Arc::new(NamedFds::default()), events);
+    let vm = LiveVm::new(name, machine.clone(), migration.clone(), fds, events);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.

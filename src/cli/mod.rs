@@ -44,6 +44,9 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Show a live guest moving in every mode, with what each costs; needs no arguments
     Demo(DemoArgs),
+    /// The half of 'run' that starts commands; 'run' starts it itself
+    #[command(hide = true, name = crate::launcher::SUBCOMMAND)]
+    Launcher,
 }
 
 #[cfg(test)]

@@ -193,6 +193,12 @@ pub struct RunArgs {
     /// kernel's log ('dmesg', type=1326). docs/SECURITY.md says what that is good for.
     #[arg(long, help_heading = "Security")]
     no_seccomp: bool,
+    /// Start no process beside this one: 'exec:' is refused, and 'file:' writes only to files that exist
+    ///
+    /// Without this, a small process beside this one starts the commands of 'migrate exec:COMMAND' and makes the files of
+    /// 'migrate file:PATH', since the sandbox keeps this one from both. Whoever took this process over could have it do the same.
+    #[arg(long, help_heading = "Security")]
+    no_exec: bool,
     /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
     /// client-cert.pem and client-key.pem
     ///
@@ -264,6 +270,7 @@ impl RunArgs {
             incoming: self.incoming,
             postcopy_after: self.postcopy_after,
             sandbox: Mode::of(self.no_seccomp, std::env::var(sandbox::VARIABLE).ok().as_deref())?,
+            no_exec: self.no_exec,
             tls_dir: self.tls_dir,
         })
     }

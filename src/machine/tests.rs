@@ -612,8 +612,10 @@ fn the_balloons_target_is_set_where_the_guest_is_and_travels_with_it() {
 
 #[test]
 fn memory_that_was_given_back_is_sent_as_zero_pages() {
+    use crate::launcher::Launcher;
     use crate::migration::Migration;
     use crate::migration::parameters::Parameters;
+    use crate::migration::streams::Streams;
     use whimbrel_postcopy::stats::Status;
     if no_kvm() {
         return;
@@ -625,7 +627,8 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
     let [leaving, arriving] = [&source, &destination].map(|rig| {
         let sender = Mutex::new(sender.clone());
         let tell = move |event| drop(sender.lock().unwrap().send(event));
-        Migration::new(rig.machine.clone(), Parameters::default(), Arc::new(tell))
+        let streams = Streams::new(Launcher::none(), Arc::default());
+        Migration::new(rig.machine.clone(), Parameters::default(), streams, Arc::new(tell))
     });
     // 4 MiB that differ, of which 3 are given back.
     let (start, bytes, given) = (8u64 << 20, 4u64 << 20, 3u64 << 20);

@@ -4,6 +4,7 @@ use whimbrel_postcopy::channel::TlsError;
 use whimbrel_postcopy::stats::Status;
 
 use crate::machine::RunState;
+use crate::migration::streams::StreamError;
 use crate::migration::uri::Uri;
 
 /// Why a migration command was refused.
@@ -33,6 +34,17 @@ pub enum MigrationError {
         #[source]
         source: std::io::Error,
     },
+    /// A command, a file, a descriptor.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// Something that asks or answers on a stream that goes one way.
+    #[error("{0} needs a way back from the destination, which exec:, fd: and file: do not have; use tcp: or unix:")]
+    NoWayBack(&'static str),
+    /// `tls-creds` with a stream.
+    #[error(
+        "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'"
+    )]
+    NoTlsThere,
     /// Certificates, keys, names.
     #[error("TLS is not possible")]
     Tls(#[from] TlsError),

@@ -16,6 +16,7 @@ use whimbrel_postcopy::wire::Features;
 use super::MigrationError;
 use super::capabilities::Capabilities;
 use super::parameters::Parameters;
+use super::streams::Streams;
 use super::uri::Uri;
 use crate::machine::{Machine, RunState};
 
@@ -54,10 +55,18 @@ impl Observer for Tell {
     }
 }
 
+/// Where a guest leaves to.
+#[derive(Clone, Copy)]
+enum Route {
+    Peer,
+    /// Nothing comes back from there.
+    Stream,
+}
+
 /// The last migration, ended or not.
 enum Job {
     None,
-    Leaving(SourceHandle),
+    Leaving(SourceHandle, Route),
     Arriving(DestinationHandle),
 }
 
@@ -65,7 +74,7 @@ impl Job {
     fn report(&self) -> Option<(Side, Report)> {
         match self {
             Self::None => None,
-            Self::Leaving(handle) => Some((Side::Source, handle.report())),
+            Self::Leaving(handle, _) => Some((Side::Source, handle.report())),
             Self::Arriving(handle) => Some((Side::Destination, handle.report())),
         }
     }
@@ -89,6 +98,7 @@ pub struct Migration {
     machine: Arc<Machine>,
     events: Events,
     settings: Arc<Mutex<Settings>>,
+    streams: Streams,
     job: Mutex<Job>,
 }
 
@@ -98,9 +108,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Migration {
     /// For `machine`, with the first `parameters`; `events` is called from the engine's threads.
-    pub fn new(machine: Arc<Machine>, parameters: Parameters, events: Events) -> Arc<Self> {
+    pub fn new(machine: Arc<Machine>, parameters: Parameters, streams: Streams, events: Events) -> Arc<Self> {
         let settings = Arc::new(Mutex::new(Settings { capabilities: Capabilities::default(), parameters }));
-        Arc::new(Self { machine, events, settings, job: Mutex::new(Job::None) })
+        Arc::new(Self { machine, events, settings, streams, job: Mutex::new(Job::None) })
     }
 
     fn observer(&self) -> Arc<dyn Observer> {
@@ -122,21 +132,27 @@ impl Migration {
         }
         let limits = limits(&settings);
         let multifd = multifd(&settings);
-        let connector = connector(uri, &settings.parameters)?;
+        let (connector, route) = match uri {
+            Uri::Stream(stream) => {
+                check_stream(&settings)?;
+                (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Route::Stream)
+            }
+            _ => (connector(uri, &settings.parameters)?, Route::Peer),
+        };
         if let Job::Arriving(handle) = &mut *job {
             // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
             handle.abandon();
         }
         let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(), multifd)
             .map_err(MigrationError::Resource)?;
-        *job = Job::Leaving(handle);
+        *job = Job::Leaving(handle, route);
         Ok(())
     }
 
     /// `migrate -r URI`: joins a paused postcopy again.
     pub fn resume(&self, uri: &Uri) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
-            Job::Leaving(handle) if handle.report().status == Status::PostcopyPaused => {
+            Job::Leaving(handle, _) if handle.report().status == Status::PostcopyPaused => {
                 handle.rejoin(connector(uri, &lock(&self.settings).parameters)?);
                 Ok(())
             }
@@ -147,7 +163,7 @@ impl Migration {
     /// `migrate_cancel`. Without a migration it does nothing, as in QEMU.
     pub fn cancel(&self) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
-            Job::Leaving(handle) if !handle.report().status.is_ended() => Ok(handle.cancel()?),
+            Job::Leaving(handle, _) if !handle.report().status.is_ended() => Ok(handle.cancel()?),
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::CancelHere),
             _ => Ok(()),
         }
@@ -159,7 +175,10 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         match &*lock(&self.job) {
-            Job::Leaving(handle) if !handle.report().status.is_ended() => {
+            Job::Leaving(handle, Route::Stream) if !handle.report().status.is_ended() => {
+                Err(MigrationError::NoWayBack("postcopy"))
+            }
+            Job::Leaving(handle, _) if !handle.report().status.is_ended() => {
                 handle.start_postcopy().map_err(|_| MigrationError::NoPostcopyThere)
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
@@ -170,7 +189,7 @@ impl Migration {
     /// `migrate_continue`: goes on with a switchover that `pause-before-switchover` holds.
     pub fn go_on(&self) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
-            Job::Leaving(handle) if handle.go_on() => Ok(()),
+            Job::Leaving(handle, _) if handle.go_on() => Ok(()),
             job => Err(MigrationError::NotHeld(job.report().map_or(Status::None, |(_, report)| report.status))),
         }
     }
@@ -179,7 +198,7 @@ impl Migration {
     pub fn pause(&self) -> Result<(), MigrationError> {
         use Status::{Device, PostcopyActive, PostcopyRecover, PostcopyRecoverSetup};
         match &*lock(&self.job) {
-            Job::Leaving(handle) => match handle.report().status {
+            Job::Leaving(handle, _) => match handle.report().status {
                 PostcopyActive | PostcopyRecover | PostcopyRecoverSetup => handle.break_link(),
                 // All pages are there and its word is missing: nobody else can end that wait.
                 Device if handle.is_handed_over() => handle.break_link(),
@@ -203,12 +222,21 @@ impl Migration {
             return Err(MigrationError::AlreadyListening);
         }
         let settings = lock(&self.settings);
-        let (listener, at) = listen(uri, &settings.parameters)?;
-        let postcopy = settings.capabilities.postcopy_ram;
-        let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
-        let again = listen_again(at.clone(), self.settings.clone());
-        let options = Options { features, listen_again: Some(again) };
-        let handle = destination::start_with(self.machine.clone(), Box::new(listener), self.observer(), options)
+        let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
+            Uri::Stream(stream) => {
+                check_stream(&settings)?;
+                let options = Options { features: Features::default(), listen_again: None };
+                (Box::new(self.streams.play(stream)?), uri.clone(), options)
+            }
+            _ => {
+                let (listener, at) = listen(uri, &settings.parameters)?;
+                let postcopy = settings.capabilities.postcopy_ram;
+                let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
+                let again = listen_again(at.clone(), self.settings.clone());
+                (Box::new(listener), at, Options { features, listen_again: Some(again) })
+            }
+        };
+        let handle = destination::start_with(self.machine.clone(), acceptor, self.observer(), options)
             .map_err(MigrationError::Resource)?;
         handle.set_reconnects(!settings.parameters.reconnect.is_zero());
         *job = Job::Arriving(handle);
@@ -271,13 +299,16 @@ impl Migration {
         if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
-        if let Job::Leaving(handle) = &*job
+        if let Job::Leaving(handle, _) = &*job
             && job.is_under_way()
             && new.postcopy_policy != Policy::Manual
             && new.postcopy_policy != old.postcopy_policy
         {
             if !settings.capabilities.postcopy_ram {
                 return Err(MigrationError::PostcopyOff);
+            }
+            if let Job::Leaving(_, Route::Stream) = &*job {
+                return Err(MigrationError::NoWayBack("postcopy"));
             }
             if handle.has_no_postcopy() {
                 return Err(MigrationError::NoPostcopyThere);
@@ -286,10 +317,10 @@ impl Migration {
         self.machine.network().set_schedule(new.announce);
         match &*job {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
-            Job::Leaving(_) | Job::None => {}
+            Job::Leaving(..) | Job::None => {}
         }
         settings.parameters = new;
-        if let Job::Leaving(handle) = &*job {
+        if let Job::Leaving(handle, _) = &*job {
             handle.set_limits(limits(&settings));
         }
         Ok(())
@@ -300,10 +331,25 @@ impl Migration {
     pub fn abandon(&self) {
         match &mut *lock(&self.job) {
             Job::None => {}
-            Job::Leaving(handle) => handle.abandon(),
+            Job::Leaving(handle, _) => handle.abandon(),
             Job::Arriving(handle) => handle.abandon(),
         }
     }
+}
+
+/// Whether what is switched on can be done on a stream that goes one way.
+fn check_stream(settings: &Settings) -> Result<(), MigrationError> {
+    let Settings { capabilities, parameters } = settings;
+    if parameters.tls_creds.is_some() {
+        return Err(MigrationError::NoTlsThere);
+    }
+    if capabilities.multifd {
+        return Err(MigrationError::NoWayBack("capability multifd, with its several connections,"));
+    }
+    if parameters.postcopy_policy != Policy::Manual {
+        return Err(MigrationError::NoWayBack("a postcopy-policy other than 'manual'"));
+    }
+    Ok(())
 }
 
 fn limits(settings: &Settings) -> Limits {
@@ -334,6 +380,7 @@ fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, M
     let (dialer, host) = match uri {
         Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
         Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
+        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
     };
     let dialer = dialer.keepalive(parameters.keepalive);
     let Some(directory) = &parameters.tls_creds else { return Ok(Arc::new(dialer)) };
@@ -364,6 +411,7 @@ fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), Migrati
             (listener, at)
         }
         Uri::Unix(path) => (Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone()),
+        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
     };
     let listener = listener.keepalive(parameters.keepalive);
     Ok((

@@ -5,6 +5,7 @@ mod error;
 mod job;
 pub mod parameters;
 pub mod setting;
+pub mod streams;
 pub mod uri;
 
 pub use error::MigrationError;

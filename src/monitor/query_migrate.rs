@@ -16,7 +16,7 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         fields.insert(name.to_owned(), value);
     };
     if let Some(uri) = listening {
-        set("socket-address", json!([socket_address(uri)]));
+        set("socket-address", json!(socket_address(uri).into_iter().collect::<Vec<_>>()));
     }
     let Some((_, report)) = report else {
         return Value::Object(fields);
@@ -89,11 +89,12 @@ fn demand_pages(demand: &LatencyReport) -> Value {
     })
 }
 
-/// QEMU's `SocketAddress`: its port is a string.
-fn socket_address(uri: &Uri) -> Value {
+/// QEMU's `SocketAddress`: its port is a string. A stream has none.
+fn socket_address(uri: &Uri) -> Option<Value> {
     match uri {
-        Uri::Tcp { host, port } => json!({"type": "inet", "host": host, "port": port.to_string()}),
-        Uri::Unix(path) => json!({"type": "unix", "path": path.to_string_lossy()}),
+        Uri::Tcp { host, port } => Some(json!({"type": "inet", "host": host, "port": port.to_string()})),
+        Uri::Unix(path) => Some(json!({"type": "unix", "path": path.to_string_lossy()})),
+        Uri::Stream(_) => None,
     }
 }
 

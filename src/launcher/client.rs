@@ -1,0 +1,120 @@
+//! [`Launcher`]: the sandboxed half's end.
+
+use std::io::{self, IoSliceMut, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
+    send, socketpair,
+};
+
+use super::{DONE, ENDED_WELL, LauncherError, MAX_ANSWER, Request, SUBCOMMAND};
+
+/// Asks the launcher; [`Launcher::none`] has none to ask.
+#[derive(Debug)]
+pub struct Launcher(Option<Mutex<OwnedFd>>);
+
+/// A command that runs, at the other end of a pipe.
+#[derive(Debug)]
+pub struct Launched {
+    /// This end.
+    pub pipe: OwnedFd,
+    end: OwnedFd,
+}
+
+impl Launched {
+    /// Closes the pipe and waits for the command's end. An error says how it ended if that was not well.
+    pub fn wait(self) -> io::Result<()> {
+        drop(self.pipe);
+        wait(self.end)
+    }
+
+    /// The pipe, and what waits for the command's end.
+    pub fn split(self) -> (OwnedFd, impl FnOnce() -> io::Result<()> + Send) {
+        let Self { pipe, end } = self;
+        (pipe, move || wait(end))
+    }
+}
+
+fn wait(end: OwnedFd) -> io::Result<()> {
+    let mut said = Vec::new();
+    std::fs::File::from(end).read_to_end(&mut said)?;
+    match said.as_slice() {
+        ENDED_WELL => Ok(()),
+        [] => Err(io::Error::other("nobody knows how the command ended")),
+        words => Err(io::Error::other(format!("the command ended with {}", String::from_utf8_lossy(words)))),
+    }
+}
+
+impl Launcher {
+    /// Nothing can be launched.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Starts the launcher's process, which ends with this one. Before the sandbox: it can do what this process can now.
+    pub fn begin() -> io::Result<Self> {
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        // It sees its socket's end, and is a child of nobody who would wait for it.
+        Command::new("/proc/self/exe").arg(SUBCOMMAND).stdin(Stdio::from(theirs)).spawn()?;
+        Ok(Self(Some(Mutex::new(ours))))
+    }
+
+    /// A file to write to. It is made, readable by its owner alone, if there is none.
+    pub fn file(&self, path: &Path) -> Result<OwnedFd, LauncherError> {
+        let path = path.to_string_lossy();
+        Ok(self.ask(Request::File, "written", &path)?.0)
+    }
+
+    /// Starts a command by the shell; what is written to the pipe it reads.
+    pub fn reader(&self, command: &str) -> Result<Launched, LauncherError> {
+        self.command(Request::Reader, command)
+    }
+
+    /// Starts a command by the shell; what it writes is read from the pipe.
+    pub fn writer(&self, command: &str) -> Result<Launched, LauncherError> {
+        self.command(Request::Writer, command)
+    }
+
+    fn command(&self, request: Request, command: &str) -> Result<Launched, LauncherError> {
+        match self.ask(request, "started", command)? {
+            (pipe, Some(end)) => Ok(Launched { pipe, end }),
+            (_, None) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        doing: &'static str,
+        what: &str,
+    ) -> Result<(OwnedFd, Option<OwnedFd>), LauncherError> {
+        let Some(socket) = &self.0 else { return Err(LauncherError::Off(what.to_owned(), doing)) };
+        let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = |error: rustix::io::Errno| LauncherError::Gone(error.into());
+        send(&*socket, &[&[request as u8], what.as_bytes()].concat(), SendFlags::NOSIGNAL).map_err(gone)?;
+        let mut bytes = [0; MAX_ANSWER];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut handed = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut handed, RecvFlags::CMSG_CLOEXEC)
+            .map_err(gone)?;
+        let mut fds = handed.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        let mut fds = fds.next().into_iter().flatten();
+        match (bytes[..got.bytes].split_first(), fds.next()) {
+            (Some((&DONE, _)), Some(first)) => Ok((first, fds.next())),
+            (Some((_, why)), _) => Err(LauncherError::Refused {
+                what: what.to_owned(),
+                doing,
+                why: String::from_utf8_lossy(why).into_owned(),
+            }),
+            (None, _) => Err(LauncherError::Gone(io::ErrorKind::UnexpectedEof.into())),
+        }
+    }
+}

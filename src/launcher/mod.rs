@@ -1,0 +1,64 @@
+//! The launcher: a process beside `whimbrel run` that makes files and starts commands for it.
+//!
+//! In the sandbox no thread can do either, and none ever can again. So the process splits in two before it gives that up: the half that has the guest,
+//! and this one, which has nothing but a socket to it. It does what `migrate exec:COMMAND` and `migrate file:PATH` say, as the user who started
+//! the virtual machine. `--no-exec` runs without it; [`SECURITY.md`](../../docs/SECURITY.md) says what that is worth.
+
+mod client;
+mod serve;
+
+pub use client::{Launched, Launcher};
+pub use serve::serve;
+
+/// The hidden subcommand, as which the launcher runs.
+pub const SUBCOMMAND: &str = "launcher";
+
+/// The longest request, in bytes: a command line.
+const MAX_REQUEST: usize = 64 * 1024;
+/// The longest answer.
+const MAX_ANSWER: usize = 1024;
+
+/// What is asked for; its number is a request's first byte, a path or a command follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    /// A file to write to, made if there is none: gives it.
+    File = b'f' as isize,
+    /// A command that reads what is written to it: gives the pipe, and what its end is told on.
+    Reader = b'r' as isize,
+    /// A command that is read from: the same.
+    Writer = b'w' as isize,
+}
+
+impl Request {
+    fn of(byte: u8) -> Option<Self> {
+        [Self::File, Self::Reader, Self::Writer].into_iter().find(|request| *request as u8 == byte)
+    }
+}
+
+/// How an answer begins.
+const DONE: u8 = b'+';
+const NOT_DONE: u8 = b'-';
+
+/// What is written where a command's end is told, if it ended well; its exit status in words if not.
+const ENDED_WELL: &[u8] = b"+";
+
+/// Why something was not launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// The process runs with `--no-exec`.
+    #[error("'{0}' cannot be {1}: this virtual machine runs with --no-exec")]
+    Off(String, &'static str),
+    /// The launcher could not do it.
+    #[error("'{what}' cannot be {doing}: {why}")]
+    Refused {
+        /// The path or the command.
+        what: String,
+        /// What was to be done to it.
+        doing: &'static str,
+        /// The system's words.
+        why: String,
+    },
+    /// The launcher does not answer.
+    #[error("the process that starts commands is gone")]
+    Gone(#[source] std::io::Error),
+}

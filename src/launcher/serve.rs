@@ -1,0 +1,95 @@
+//! The launcher's own half: answers requests until the other half is gone.
+
+use std::fs::OpenOptions;
+use std::io::{self, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+
+use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, NOT_DONE, Request};
+
+/// Serves the socket at standard input to its end. Errors: standard input is no such socket.
+pub fn serve() -> io::Result<()> {
+    let socket = io::stdin().as_fd().try_clone_to_owned()?;
+    let mut request = vec![0; MAX_REQUEST];
+    loop {
+        match recv(&socket, &mut request, RecvFlags::empty()) {
+            Ok((0, _)) => return Ok(()),
+            Ok((count, _)) => answer(socket.as_fd(), launch(&request[..count]))?,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let (kind, what) = request.split_first().ok_or_else(invalid)?;
+    let what = std::str::from_utf8(what).map_err(|_| invalid())?;
+    match Request::of(*kind).ok_or_else(invalid)? {
+        Request::File => {
+            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(what)?;
+            Ok(vec![file.into()])
+        }
+        Request::Reader => {
+            let (read, write) = io::pipe()?;
+            // What it prints is for whoever reads the log: standard output may be the guest's.
+            let printed = io::stderr().as_fd().try_clone_to_owned()?;
+            let child = shell(what).stdin(read).stdout(printed).spawn()?;
+            Ok(vec![write.into(), tell_end(child)?])
+        }
+        Request::Writer => {
+            let (read, write) = io::pipe()?;
+            let child = shell(what).stdin(Stdio::null()).stdout(write).spawn()?;
+            Ok(vec![read.into(), tell_end(child)?])
+        }
+    }
+}
+
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.arg("-c").arg(command);
+    shell
+}
+
+/// Where the child's end will be told. It is waited for in any case.
+fn tell_end(mut child: Child) -> io::Result<OwnedFd> {
+    let (read, mut write) = io::pipe()?;
+    std::thread::Builder::new().name("wait".into()).spawn(move || {
+        let said = match child.wait() {
+            Ok(status) if status.success() => ENDED_WELL.to_vec(),
+            Ok(status) => words(status).into_bytes(),
+            Err(error) => error.to_string().into_bytes(),
+        };
+        // Nobody may want to know any more.
+        let _ = write.write_all(&said);
+    })?;
+    Ok(read.into())
+}
+
+fn words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn answer(socket: BorrowedFd<'_>, done: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
+    let (fds, text) = match done {
+        Ok(fds) => (fds, vec![DONE]),
+        Err(error) => (Vec::new(), [&[NOT_DONE], error.to_string().as_bytes()].concat()),
+    };
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut handed = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        handed.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    sendmsg(socket, &[IoSlice::new(&text[..text.len().min(MAX_ANSWER)])], &mut handed, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
