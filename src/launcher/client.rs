@@ -18,35 +18,29 @@ use super::{DONE, ENDED_WELL, LauncherError, MAX_ANSWER, Request, SUBCOMMAND};
 #[derive(Debug)]
 pub struct Launcher(Option<Mutex<OwnedFd>>);
 
-/// A command that runs, at the other end of a pipe.
+/// A command that reads, at the other end of a pipe. Dropping it ends the command.
 #[derive(Debug)]
-pub struct Launched {
+pub struct Reader {
     /// This end.
     pub pipe: OwnedFd,
-    end: OwnedFd,
+    /// Where its end is told.
+    pub end: End,
 }
 
-impl Launched {
-    /// Closes the pipe and waits for the command's end. An error says how it ended if that was not well.
+/// What a command's end is told on.
+#[derive(Debug)]
+pub struct End(OwnedFd);
+
+impl End {
+    /// Waits for the command's end, once its pipe was closed. An error says how it ended if that was not well.
     pub fn wait(self) -> io::Result<()> {
-        drop(self.pipe);
-        wait(self.end)
-    }
-
-    /// The pipe, and what waits for the command's end.
-    pub fn split(self) -> (OwnedFd, impl FnOnce() -> io::Result<()> + Send) {
-        let Self { pipe, end } = self;
-        (pipe, move || wait(end))
-    }
-}
-
-fn wait(end: OwnedFd) -> io::Result<()> {
-    let mut said = Vec::new();
-    std::fs::File::from(end).read_to_end(&mut said)?;
-    match said.as_slice() {
-        ENDED_WELL => Ok(()),
-        [] => Err(io::Error::other("nobody knows how the command ended")),
-        words => Err(io::Error::other(format!("the command ended with {}", String::from_utf8_lossy(words)))),
+        let mut said = Vec::new();
+        std::fs::File::from(self.0).read_to_end(&mut said)?;
+        match said.as_slice() {
+            ENDED_WELL => Ok(()),
+            [] => Err(io::Error::other("nobody knows how the command ended")),
+            words => Err(io::Error::other(format!("the command ended with {}", String::from_utf8_lossy(words)))),
+        }
     }
 }
 
@@ -71,20 +65,16 @@ impl Launcher {
     }
 
     /// Starts a command by the shell; what is written to the pipe it reads.
-    pub fn reader(&self, command: &str) -> Result<Launched, LauncherError> {
-        self.command(Request::Reader, command)
-    }
-
-    /// Starts a command by the shell; what it writes is read from the pipe.
-    pub fn writer(&self, command: &str) -> Result<Launched, LauncherError> {
-        self.command(Request::Writer, command)
-    }
-
-    fn command(&self, request: Request, command: &str) -> Result<Launched, LauncherError> {
-        match self.ask(request, "started", command)? {
-            (pipe, Some(end)) => Ok(Launched { pipe, end }),
+    pub fn reader(&self, command: &str) -> Result<Reader, LauncherError> {
+        match self.ask(Request::Reader, "started", command)? {
+            (pipe, Some(end)) => Ok(Reader { pipe, end: End(end) }),
             (_, None) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
         }
+    }
+
+    /// Starts a command by the shell; gives the pipe from which what it writes is read.
+    pub fn writer(&self, command: &str) -> Result<OwnedFd, LauncherError> {
+        Ok(self.ask(Request::Writer, "started", command)?.0)
     }
 
     fn ask(

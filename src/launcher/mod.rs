@@ -7,7 +7,7 @@
 mod client;
 mod serve;
 
-pub use client::{Launched, Launcher};
+pub use client::{End, Launcher, Reader};
 pub use serve::serve;
 
 /// The hidden subcommand, as which the launcher runs.
@@ -25,7 +25,7 @@ enum Request {
     File = b'f' as isize,
     /// A command that reads what is written to it: gives the pipe, and what its end is told on.
     Reader = b'r' as isize,
-    /// A command that is read from: the same.
+    /// A command that is read from: gives the pipe.
     Writer = b'w' as isize,
 }
 

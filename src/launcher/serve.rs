@@ -5,10 +5,13 @@ use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, NOT_DONE, Request};
 
@@ -44,31 +47,42 @@ fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
         }
         Request::Writer => {
             let (read, write) = io::pipe()?;
-            let child = shell(what).stdin(Stdio::null()).stdout(write).spawn()?;
-            Ok(vec![read.into(), tell_end(child)?])
+            let mut child = shell(what).stdin(Stdio::null()).stdout(write).spawn()?;
+            // Whether it ended well is seen by what it wrote; nobody is told.
+            std::thread::Builder::new().name("wait".into()).spawn(move || drop(child.wait()))?;
+            Ok(vec![read.into()])
         }
     }
 }
 
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("/bin/sh");
-    shell.arg("-c").arg(command);
+    shell.arg("-c").arg(command).process_group(0);
     shell
 }
 
-/// Where the child's end will be told. It is waited for in any case.
-fn tell_end(mut child: Child) -> io::Result<OwnedFd> {
-    let (read, mut write) = io::pipe()?;
-    std::thread::Builder::new().name("wait".into()).spawn(move || {
-        let said = match child.wait() {
-            Ok(status) if status.success() => ENDED_WELL.to_vec(),
-            Ok(status) => words(status).into_bytes(),
-            Err(error) => error.to_string().into_bytes(),
-        };
-        // Nobody may want to know any more.
-        let _ = write.write_all(&said);
-    })?;
+/// Where the child's end will be told. Whoever closes that place before does not want the command any more: it is ended.
+fn tell_end(child: Child) -> io::Result<OwnedFd> {
+    let (read, write) = io::pipe()?;
+    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    std::thread::Builder::new().name("wait".into()).spawn(move || await_end(child, &ended, write))?;
     Ok(read.into())
+}
+
+fn await_end(mut child: Child, ended: &OwnedFd, mut tell: io::PipeWriter) {
+    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(tell.as_fd(), PollFlags::empty())];
+    while let Err(Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+    if !fds[0].any().unwrap_or(true) {
+        // It leads a group of its own, with all that the shell started.
+        let _ = kill_process_group(Pid::from_child(&child), Signal::TERM);
+    }
+    let said = match child.wait() {
+        Ok(status) if status.success() => ENDED_WELL.to_vec(),
+        Ok(status) => words(status).into_bytes(),
+        Err(error) => error.to_string().into_bytes(),
+    };
+    // Nobody may want to know any more.
+    let _ = tell.write_all(&said);
 }
 
 fn words(status: ExitStatus) -> String {

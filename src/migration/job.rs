@@ -131,13 +131,13 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         let limits = limits(&settings);
-        let multifd = multifd(&settings);
-        let (connector, route) = match uri {
+        // A stream is one channel, however many are wished for.
+        let (connector, multifd, route) = match uri {
             Uri::Stream(stream) => {
-                check_stream(&settings)?;
-                (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Route::Stream)
+                check_stream(&settings.parameters)?;
+                (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Multifd::default(), Route::Stream)
             }
-            _ => (connector(uri, &settings.parameters)?, Route::Peer),
+            _ => (connector(uri, &settings.parameters)?, multifd(&settings), Route::Peer),
         };
         if let Job::Arriving(handle) = &mut *job {
             // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
@@ -224,7 +224,7 @@ impl Migration {
         let settings = lock(&self.settings);
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
-                check_stream(&settings)?;
+                check_stream(&settings.parameters)?;
                 let options = Options { features: Features::default(), listen_again: None };
                 (Box::new(self.streams.play(stream)?), uri.clone(), options)
             }
@@ -337,14 +337,10 @@ impl Migration {
     }
 }
 
-/// Whether what is switched on can be done on a stream that goes one way.
-fn check_stream(settings: &Settings) -> Result<(), MigrationError> {
-    let Settings { capabilities, parameters } = settings;
+/// Whether what is set can be done on a stream that goes one way.
+fn check_stream(parameters: &Parameters) -> Result<(), MigrationError> {
     if parameters.tls_creds.is_some() {
         return Err(MigrationError::NoTlsThere);
-    }
-    if capabilities.multifd {
-        return Err(MigrationError::NoWayBack("capability multifd, with its several connections,"));
     }
     if parameters.postcopy_policy != Policy::Manual {
         return Err(MigrationError::NoWayBack("a postcopy-policy other than 'manual'"));

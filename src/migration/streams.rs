@@ -11,7 +11,7 @@ use whimbrel_postcopy::stream::{Descriptor, Playing, Recording, Sink};
 use super::uri::Stream;
 use crate::fds::NamedFds;
 use crate::kvm::duplicate_fd;
-use crate::launcher::{Launcher, LauncherError};
+use crate::launcher::{End, Launcher, LauncherError, Reader};
 
 /// Why a stream cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,8 +53,8 @@ impl Streams {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
         let sink: Box<dyn Sink> = match stream {
             Stream::Exec(command) => {
-                let (pipe, end) = self.launcher.reader(command)?.split();
-                Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end: Box::new(end) })
+                let Reader { pipe, end } = self.launcher.reader(command)?;
+                Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end })
             }
             Stream::Fd(name) => Box::new(Descriptor::new(self.descriptor(name)?).map_err(raise)?),
             Stream::File { path, offset } => {
@@ -68,7 +68,7 @@ impl Streams {
     pub fn play(&self, stream: &Stream) -> Result<Playing, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "read", source };
         let source = match stream {
-            Stream::Exec(command) => self.launcher.writer(command)?.split().0,
+            Stream::Exec(command) => self.launcher.writer(command)?,
             Stream::Fd(name) => self.descriptor(name)?,
             Stream::File { path, offset } => {
                 let mut file = File::open(path).map_err(raise)?;
@@ -106,7 +106,7 @@ impl Streams {
 /// A command that reads the stream: the guest is safe when it has ended well.
 struct Command {
     pipe: Descriptor,
-    end: Box<dyn FnOnce() -> io::Result<()> + Send>,
+    end: End,
 }
 
 impl Sink for Command {
@@ -116,6 +116,6 @@ impl Sink for Command {
 
     fn commit(self: Box<Self>) -> io::Result<()> {
         drop(self.pipe);
-        (self.end)()
+        self.end.wait()
     }
 }

@@ -363,7 +363,9 @@ fn starts_threads() -> Result<Calls, BackendError> {
 /// Everything that either side of a migration and the threads of its own do.
 fn migrates() -> Result<Calls, BackendError> {
     let calls = owns_a_machine()?.and(sends()?).and(first_pages()?).and(places()?);
-    calls.and(sets_priority()?).and(takes_turns()?).and(connects()?).and(accepts()?).ioctl(&requests::UFFD_SET_UP)
+    let calls = calls.and(sets_priority()?).and(takes_turns()?).and(connects()?).and(accepts()?);
+    // To the thread that writes or reads a stream.
+    calls.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64])?.ioctl(&requests::UFFD_SET_UP)
 }
 
 /// On a channel that is open.

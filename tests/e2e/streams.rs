@@ -1,0 +1,162 @@
+//! Guests that leave by a stream that goes one way, and arrive from one: commands, files, descriptors.
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+
+use serde_json::json;
+
+use crate::support::{Machine, Vm, host};
+
+const WORKLOAD: &str = "ws=8M order=rand write=50";
+
+fn machine() -> Machine {
+    Machine::new("32M")
+}
+
+/// Waits for a guest from `uri`.
+fn arrive(machine: &Machine, uri: &str) -> Vm {
+    machine.start("destination", true, |_| vec!["--incoming".to_owned(), uri.to_owned()])
+}
+
+/// Leaves by one address and, later, arrives from the other.
+fn goes(out: &str, back: &str, offline: bool) {
+    let mut source = machine().boot_and_begin(WORKLOAD);
+    if offline {
+        source.qmp.run("stop", json!({}));
+    }
+    source.migrate(out);
+    source.qmp.await_migration("completed");
+    assert_eq!(source.qmp.status(), "postmigrate", "{out}");
+    source.kill();
+    let mut destination = arrive(&machine(), back);
+    destination.qmp.await_migration("completed");
+    if offline {
+        assert_eq!(destination.qmp.status(), "paused", "{back}");
+        destination.qmp.run("cont", json!({}));
+    }
+    destination.guest.assert_whole();
+    assert_eq!(destination.end_guest(), 0);
+}
+
+#[test]
+fn a_guest_goes_through_files_and_commands() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (plain, zipped, secret, kept, made) = (at("plain"), at("zipped"), at("secret"), at("kept"), at("made"));
+    goes(&format!("exec:cat > {plain}"), &format!("exec:cat {plain}"), true);
+    goes(&format!("exec:gzip -1 -c > {zipped}"), &format!("exec:gzip -dc {zipped}"), false);
+    assert!(fs::read(&zipped).unwrap().starts_with(&[0x1f, 0x8b]));
+    let cipher = "openssl enc -aes-256-ctr -pbkdf2 -pass pass:sesame";
+    goes(&format!("exec:{cipher} | cat > {secret}"), &format!("exec:cat {secret} | {cipher} -d"), false);
+    assert!(!fs::read(&secret).unwrap().starts_with(b"WHIMBREL"));
+    // What stands before the offset is somebody else's; what stood after it goes.
+    let mut file = fs::File::create(&kept).unwrap();
+    file.write_all(b"a header").unwrap();
+    file.seek(SeekFrom::Start(1 << 30)).unwrap();
+    file.write_all(b"old").unwrap();
+    goes(&format!("file:{kept},offset=4096"), &format!("file:{kept},offset=0x1000"), false);
+    let bytes = fs::read(&kept).unwrap();
+    assert!(bytes.starts_with(b"a header") && bytes[4096..].starts_with(b"WHIMBREL"));
+    assert!(bytes.len() < 1 << 30);
+    goes(&format!("file:{made}"), &format!("exec:cat {made}"), false);
+    use std::os::unix::fs::PermissionsExt;
+    // The guest's memory is nobody else's to read.
+    assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_guest_goes_through_inherited_descriptors() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stream").display().to_string();
+    let mut source = machine().after(&format!("exec 7> '{file}'")).boot_and_begin(WORKLOAD);
+    assert!(source.qmp.refused("migrate", json!({"uri": "fd:nobody"})).contains("'nobody'"));
+    assert!(source.qmp.refused("migrate", json!({"uri": "fd:99"})).contains("'99'"));
+    source.migrate("fd:7");
+    source.qmp.await_migration("completed");
+    let mut destination = arrive(&machine().after(&format!("exec 7< '{file}'")), "fd:7");
+    destination.qmp.await_migration("completed");
+    destination.guest.assert_whole();
+    assert_eq!(destination.end_guest(), 0);
+}
+
+#[test]
+fn where_the_guest_is_not_safe_it_stays_and_the_reason_is_told() {
+    if !host::has_kvm() {
+        return;
+    }
+    let mut vm = machine().boot_and_begin(WORKLOAD);
+    for (uri, why) in [
+        ("exec:cat > /dev/null; exit 3", "exit code 3"),
+        ("exec:head -c 100000 > /dev/null", "could not be written"),
+        ("exec:kill -9 $$", "could not be written"),
+        ("file:/dev/full", "No space left"),
+    ] {
+        vm.migrate(uri);
+        vm.qmp.await_migration("failed");
+        let error = vm.qmp.query("query-migrate")["error-desc"].to_string();
+        assert!(error.contains(why), "{uri}: {error}");
+        assert_eq!(vm.qmp.status(), "running", "{uri}");
+    }
+    for (uri, why) in [("file:/no/such/directory/f", "No such file"), ("file:/", "s a directory")] {
+        let refusal = vm.qmp.refused("migrate", json!({"uri": uri}));
+        assert!(refusal.contains(why), "{uri}: {refusal}");
+    }
+    let on = |capability: &str, state: bool| json!({"capabilities": [{"capability": capability, "state": state}]});
+    // Postcopy is refused for what it lacks, and a command that takes nothing can be cancelled.
+    vm.qmp.run("migrate-set-capabilities", on("postcopy-ram", true));
+    vm.migrate("exec:sleep 60");
+    vm.qmp.await_migration("active");
+    assert!(vm.qmp.refused("migrate-start-postcopy", json!({})).contains("needs a way back"));
+    vm.qmp.run("migrate_cancel", json!({}));
+    vm.qmp.await_migration("cancelled");
+    assert_eq!(vm.qmp.status(), "running");
+    vm.guest.assert_whole();
+    assert_eq!(vm.end_guest(), 0);
+}
+
+#[test]
+fn without_a_launcher_no_command_runs_and_no_file_is_made() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stream");
+    let mut vm = machine().with(&["--no-exec"]).boot_and_begin(WORKLOAD);
+    let uri = format!("file:{}", path.display());
+    for uri in [&uri, "exec:true"] {
+        let refusal = vm.qmp.refused("migrate", json!({"uri": uri}));
+        assert!(refusal.contains("--no-exec"), "{refusal}");
+    }
+    fs::write(&path, b"old").unwrap();
+    vm.migrate(&uri);
+    vm.qmp.await_migration("completed");
+    let mut destination = arrive(&machine().with(&["--no-exec"]), &uri);
+    destination.qmp.await_migration("completed");
+    destination.guest.assert_whole();
+    assert_eq!(destination.end_guest(), 0);
+}
+
+#[test]
+fn a_stream_that_was_cut_starts_no_guest() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stream");
+    let mut vm = machine().boot_and_begin(WORKLOAD);
+    vm.migrate(&format!("file:{}", path.display()));
+    vm.qmp.await_migration("completed");
+    let length = fs::metadata(&path).unwrap().len();
+    for (kept, why) in [(length - 1, "cut"), (length / 2, "closed the connection"), (20, "closed the connection")] {
+        fs::File::options().write(true).open(&path).unwrap().set_len(kept).unwrap();
+        let destination = arrive(&machine(), &format!("file:{}", path.display()));
+        assert!(destination.ends_within(std::time::Duration::from_secs(10)), "{kept} of {length} bytes");
+        assert!(destination.logs(why), "{kept} of {length} bytes:\n{}", destination.log());
+    }
+}
