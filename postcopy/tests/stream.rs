@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+#[path = "../../tests/e2e/support/skip.rs"]
+mod skip;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -12,7 +14,8 @@ use common::{TestGuest, Watch};
 use whimbrel_postcopy::destination::{self, Options};
 use whimbrel_postcopy::source::{self, Limits, SourceHandle};
 use whimbrel_postcopy::stats::Status;
-use whimbrel_postcopy::stream::{Descriptor, Playing, Recording, Sink};
+use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
+use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::{Features, Forward, Header, Hello, tag};
 
 const PAGES: u64 = 300;
@@ -215,4 +218,46 @@ fn the_state_is_the_last_before_the_end() {
     let mut goodbye = Vec::new();
     Forward::Goodbye.encode(&mut goodbye);
     assert!(!stream.ends_with(&goodbye));
+}
+
+#[test]
+fn a_recorded_guest_runs_before_its_pages_are_read() {
+    if let Err(error) = Uffd::open() {
+        return skip::skip(&whimbrel_postcopy::error::sentence(&error));
+    }
+    let (stream, source) = recorded();
+    // Somewhere in a file.
+    let mut file = File::from(file_of(&[&[0xaa; 1000][..], &stream].concat()));
+    file.seek(io::SeekFrom::Start(1000)).unwrap();
+    let (guest, watch) = (TestGuest::new(&[PAGES, 10], false), Watch::new());
+    guest.load_touches.store(true, std::sync::atomic::Ordering::SeqCst);
+    let paging = Box::new(Paging::new(file).unwrap());
+    let _destination = destination::start_with(guest.clone(), paging, watch.clone(), Options::default()).unwrap();
+    guest.await_running();
+    same_ram(&guest, &source);
+    assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    assert!(watch.seen().contains(&Status::PostcopyActive), "{:?}", watch.seen());
+    assert_eq!(*guest.state.lock().unwrap(), *source.state.lock().unwrap());
+    same_ram(&guest, &source);
+}
+
+#[test]
+fn pages_are_demanded_only_of_a_whole_file() {
+    let (stream, _) = recorded();
+    for length in
+        messages(&stream).into_iter().flat_map(|(end, _)| [end - 1, end]).filter(|length| *length < stream.len())
+    {
+        assert!(Paging::new(file_of(&stream[..length]).into()).is_err(), "{length} of {} bytes", stream.len());
+    }
+    let (read, _write) = io::pipe().unwrap();
+    let error = Paging::new(OwnedFd::from(read).into()).err().unwrap();
+    assert!(whimbrel_postcopy::error::sentence(&error).contains("not of a pipe"));
+    // Pages that no block has.
+    let mut damaged = stream.clone();
+    let pages = messages(&stream).iter().position(|(_, tag)| *tag == tag::PAGES).unwrap();
+    let (begin, _) = messages(&stream)[pages - 1];
+    damaged[begin + Header::LEN + 8..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(Paging::new(file_of(&damaged).into()).is_err());
+    damaged[begin + Header::LEN + 8..][..8].copy_from_slice(&PAGES.to_le_bytes());
+    assert!(Paging::new(file_of(&damaged).into()).is_err());
 }

@@ -11,11 +11,16 @@
 //!
 //! The guest leaves the source when the stream is whole and safe ([`Sink::commit`]), and runs at the destination when all of it was read:
 //! a stream that was cut starts no guest.
+//!
+//! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
 
+mod index;
+mod page;
 mod play;
 mod record;
 mod scan;
 
+pub use page::Paging;
 pub use play::Playing;
 pub use record::{Descriptor, Recording, Sink};
 

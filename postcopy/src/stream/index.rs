@@ -1,0 +1,166 @@
+//! [`Index`]: where in a recorded stream each page's last contents stand.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use super::BUFFER;
+use crate::channel::ChannelError;
+use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+use crate::wire::{Forward, Header, Hello, decode_forward, tag};
+
+/// No contents in the file: a page of zeros.
+const ZERO: u64 = 0;
+/// Guest RAM beyond this is no guest's: 64 TiB.
+const MOST_PAGES: u64 = 1 << 34;
+
+/// What a recorded stream holds, without the pages' contents.
+pub(super) struct Index {
+    pub hello: Hello,
+    /// The messages before the first pass.
+    pub introduction: Vec<Forward>,
+    pub state: Forward,
+    /// Whether the guest ran.
+    pub running: bool,
+    /// For each block, for each page: where its contents stand in the file.
+    blocks: Vec<Vec<u64>>,
+}
+
+/// Pages whose contents stand in a row, or that are all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub run: PageRun,
+    /// Where in the file; `None` for zeros.
+    pub at: Option<u64>,
+}
+
+/// Reads a stream, from `file`'s position on, without its pages' contents.
+struct Walk {
+    file: BufReader<File>,
+    at: u64,
+}
+
+impl Walk {
+    fn read(&mut self, bytes: &mut [u8], what: &'static str) -> Result<(), ChannelError> {
+        self.file.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ChannelError::Closed(Some(what)),
+            _ => ChannelError::Io(error),
+        })?;
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn message(&mut self) -> Result<Forward, ChannelError> {
+        let mut header = [0; Header::LEN];
+        self.read(&mut header, "stream")?;
+        let header = Header::decode(header)?;
+        let mut fields = vec![0; header.fields()];
+        self.read(&mut fields, tag::name(header.tag))?;
+        Ok(decode_forward(header, &fields)?)
+    }
+
+    fn skip(&mut self, bytes: usize) -> io::Result<()> {
+        self.file.seek_relative(bytes as i64)?;
+        self.at += bytes as u64;
+        Ok(())
+    }
+}
+
+impl Index {
+    /// Of the stream that begins where `file` stands. Errors: it is damaged, or was cut.
+    pub fn of(mut file: File) -> Result<Self, ChannelError> {
+        let at = file.stream_position()?;
+        let mut walk = Walk { file: BufReader::with_capacity(BUFFER / 16, file), at };
+        let mut hello = [0; Hello::LEN];
+        walk.read(&mut hello, "hello")?;
+        let hello = Hello::decode(&hello)?;
+        hello.choose()?;
+        let (mut introduction, mut state, mut runs) = (Vec::new(), None, None);
+        let mut blocks: Vec<Vec<u64>> = Vec::new();
+        loop {
+            match walk.message()? {
+                Forward::Ram { page_size, blocks: described } => {
+                    blocks = room(&described.iter().map(|block| block.pages).collect::<Vec<_>>())?;
+                    introduction.push(Forward::Ram { page_size, blocks: described });
+                }
+                message @ (Forward::Configuration(_) | Forward::Description(_)) => introduction.push(message),
+                Forward::Pages(run) => {
+                    let at = walk.at;
+                    let offsets = (0..).map(|page| at + page * PAGE_SIZE as u64);
+                    pages(&mut blocks, run)?.iter_mut().zip(offsets).for_each(|(place, offset)| *place = offset);
+                    walk.skip(run.bytes())?;
+                }
+                Forward::Zeros(all) => {
+                    for run in all {
+                        pages(&mut blocks, run)?.fill(ZERO);
+                    }
+                }
+                Forward::PassBegin(_) | Forward::PassEnd(_) | Forward::Mark(_) => {}
+                message @ Forward::State(_) => state = Some(message),
+                Forward::HandOver { running } => runs = Some(running),
+                Forward::Complete => break,
+                Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
+                message => {
+                    return Err(damaged(format!("'{}' stands where no stream has it", tag::name(message.tag()))));
+                }
+            }
+        }
+        // Contents that are not all there would be missed only when the guest asks for them.
+        let length = walk.file.get_ref().metadata()?.len();
+        match (state, runs) {
+            (Some(state), Some(running)) if walk.at <= length => {
+                Ok(Self { hello, introduction, state, running, blocks })
+            }
+            _ => Err(damaged("it has no guest's state".to_owned())),
+        }
+    }
+
+    /// How many pages each block has.
+    pub fn pages(&self) -> impl Iterator<Item = u64> {
+        self.blocks.iter().map(|block| block.len() as u64)
+    }
+
+    /// The run in pieces whose contents stand in a row.
+    pub fn extents(&self, run: PageRun) -> Vec<Extent> {
+        let mut extents: Vec<Extent> = Vec::new();
+        let Some(places) = self.blocks.get(usize::from(run.block.0)) else { return extents };
+        for page in run.pages() {
+            let Some(at) = places.get(page.0 as usize).map(|at| Some(*at).filter(|at| *at != ZERO)) else { break };
+            match extents.last_mut() {
+                Some(last) if at == last.at.map(|begin| begin + last.run.bytes() as u64) => last.run.count += 1,
+                _ => extents.push(Extent { run: PageRun::single(run.block, page), at }),
+            }
+        }
+        extents
+    }
+}
+
+fn damaged(why: String) -> ChannelError {
+    ChannelError::Io(io::Error::new(io::ErrorKind::InvalidData, format!("the stream is damaged: {why}")))
+}
+
+/// Room for the places of all pages, if there can be so many.
+fn room(pages: &[u64]) -> Result<Vec<Vec<u64>>, ChannelError> {
+    if pages.iter().try_fold(0u64, |sum, pages| sum.checked_add(*pages)).is_none_or(|sum| sum > MOST_PAGES) {
+        return Err(damaged("its guest has more RAM than any".to_owned()));
+    }
+    let block = |pages: &u64| {
+        let mut places = Vec::new();
+        places
+            .try_reserve_exact(*pages as usize)
+            .map_err(|_| damaged(format!("no memory for {pages} pages' places")))?;
+        places.resize(*pages as usize, ZERO);
+        Ok(places)
+    };
+    pages.iter().map(block).collect()
+}
+
+fn pages(blocks: &mut [Vec<u64>], run: PageRun) -> Result<&mut [u64], ChannelError> {
+    let (BlockId(block), PageIndex(start), PageIndex(end)) = (run.block, run.start, run.end());
+    let places = blocks.get_mut(usize::from(block)).and_then(|block| block.get_mut(start as usize..end as usize));
+    places.ok_or_else(|| damaged(format!("{run} are not the guest's")))
+}
+
+/// Whether a stream can be indexed: it is a file, not a pipe.
+pub(super) fn is_seekable(file: &mut File) -> bool {
+    file.seek(SeekFrom::Current(0)).is_ok()
+}
