@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             Ok(config) => exit(run::run(&config)),
             Err(error) => fail(&error, USAGE),
         },
+        Command::Restore(args) => match args.validate() {
+            Ok(config) => exit(run::run(&config)),
+            Err(error) => fail(&error, USAGE),
+        },
         Command::Migrate(args) => match args.validate() {
             Ok(plan) => exit(client::migrate(&plan).map(|()| 0)),
             Err(error) => fail(&error, USAGE),

@@ -6,12 +6,14 @@ mod disk;
 mod migrate;
 mod net;
 mod parse;
+mod restore;
 mod run;
 
 use clap::{Parser, Subcommand};
 
 pub use demo::{DemoArgs, TooLittleMemory};
 pub use migrate::MigrateArgs;
+pub use restore::RestoreArgs;
 pub use run::{CliError, RunArgs};
 
 /// A KVM virtual machine monitor built around postcopy-first live migration.
@@ -40,6 +42,8 @@ pub struct Cli {
 pub enum Command {
     /// Run a virtual machine, or wait for one to arrive
     Run(Box<RunArgs>),
+    /// Run a guest that was written to a file
+    Restore(Box<RestoreArgs>),
     /// Move a running virtual machine to another host
     Migrate(MigrateArgs),
     /// Show a live guest moving in every mode, with what each costs; needs no arguments

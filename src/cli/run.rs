@@ -173,7 +173,8 @@ pub struct RunArgs {
     #[arg(long = "qmp", value_name = "PLACE", value_parser = monitor_value, help_heading = "Connections")]
     qmp: Vec<MonitorValue>,
 
-    /// Wait for a guest at tcp:HOST:PORT or unix:PATH; 'defer': until 'migrate_incoming'
+    /// Wait for a guest at tcp:HOST:PORT or unix:PATH, or read it from exec:COMMAND, fd:NUMBER or file:PATH[,offset=N][,lazy=on]; 'defer': until
+    /// 'migrate_incoming'
     ///
     /// While it waits, it takes memory for the guest's RAM from the host, as far as the host has more than an eighth of its memory
     /// to spare; what the guest turns out not to use is given back as the guest comes.
@@ -224,6 +225,11 @@ fn incoming(text: &str) -> Result<Incoming, UriError> {
 }
 
 impl RunArgs {
+    /// The same, waiting for this guest.
+    pub(super) fn arriving(self, incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming), ..self }
+    }
+
     /// Checks what clap cannot: the arguments against each other.
     pub fn validate(self) -> Result<RunConfig, CliError> {
         let endpoints = |values: Vec<MonitorValue>, face| {

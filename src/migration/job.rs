@@ -225,8 +225,9 @@ impl Migration {
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
                 check_stream(&settings.parameters)?;
-                let options = Options { features: Features::default(), listen_again: None };
-                (Box::new(self.streams.play(stream)?), uri.clone(), options)
+                // Whether pages are demanded is a matter of the file; the capability is about peers.
+                let options = Options { features: Features::POSTCOPY, listen_again: None };
+                (self.streams.play(stream)?, uri.clone(), options)
             }
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;

@@ -6,9 +6,10 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use whimbrel_postcopy::stream::{Descriptor, Playing, Recording, Sink};
+use whimbrel_postcopy::channel::{Acceptor, ChannelError};
+use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
 
-use super::uri::Stream;
+use super::uri::{Reading, Stream};
 use crate::fds::NamedFds;
 use crate::kvm::duplicate_fd;
 use crate::launcher::{End, Launcher, LauncherError, Reader};
@@ -33,6 +34,18 @@ pub enum StreamError {
         #[source]
         source: io::Error,
     },
+    /// The file holds no whole guest.
+    #[error("no guest can be read from {stream}")]
+    Unreadable {
+        /// Which.
+        stream: Stream,
+        /// Why not.
+        #[source]
+        source: ChannelError,
+    },
+    /// `lazy=on` where a guest is to be written.
+    #[error("{0}: lazy=on is for reading; leave it out to write a guest")]
+    Lazy(Stream),
 }
 
 /// Opens streams: by the launcher, and with the descriptors that clients handed over.
@@ -57,7 +70,8 @@ impl Streams {
                 Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end })
             }
             Stream::Fd(name) => Box::new(Descriptor::new(self.descriptor(name)?).map_err(raise)?),
-            Stream::File { path, offset } => {
+            Stream::File { reading: Reading::OnDemand, .. } => return Err(StreamError::Lazy(stream.clone())),
+            Stream::File { path, offset, .. } => {
                 Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?)
             }
         };
@@ -65,18 +79,24 @@ impl Streams {
     }
 
     /// Where a guest is read from.
-    pub fn play(&self, stream: &Stream) -> Result<Playing, StreamError> {
+    pub fn play(&self, stream: &Stream) -> Result<Box<dyn Acceptor>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "read", source };
         let source = match stream {
             Stream::Exec(command) => self.launcher.writer(command)?,
             Stream::Fd(name) => self.descriptor(name)?,
-            Stream::File { path, offset } => {
+            Stream::File { path, offset, reading } => {
                 let mut file = File::open(path).map_err(raise)?;
                 file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
-                file.into()
+                match reading {
+                    Reading::InOrder => file.into(),
+                    Reading::OnDemand => {
+                        let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
+                        return Ok(Box::new(Paging::new(file).map_err(unreadable)?));
+                    }
+                }
             }
         };
-        Playing::new(source).map_err(raise)
+        Ok(Box::new(Playing::new(source).map_err(raise)?))
     }
 
     /// A name of `getfd`, which is used up by this, or the number of a descriptor that this process was started with.

@@ -27,13 +27,24 @@ pub enum Stream {
     Exec(String),
     /// `fd:NAME`, of `getfd`, or the number of an inherited one.
     Fd(String),
-    /// `file:PATH[,offset=N]`.
+    /// `file:PATH[,offset=N][,lazy=on]`.
     File {
         /// Its path.
         path: PathBuf,
         /// Where in it the stream begins, in bytes.
         offset: u64,
+        /// How it is read.
+        reading: Reading,
     },
+}
+
+/// How a guest is read from a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// From the first byte to the last, and run then.
+    InOrder,
+    /// As the guest asks for its pages, which runs at once (`lazy=on`).
+    OnDemand,
 }
 
 impl fmt::Display for Stream {
@@ -41,8 +52,16 @@ impl fmt::Display for Stream {
         match self {
             Self::Exec(command) => write!(f, "exec:{command}"),
             Self::Fd(name) => write!(f, "fd:{name}"),
-            Self::File { path, offset: 0 } => write!(f, "file:{}", path.display()),
-            Self::File { path, offset } => write!(f, "file:{},offset={offset}", path.display()),
+            Self::File { path, offset, reading } => {
+                write!(f, "file:{}", path.display())?;
+                if *offset > 0 {
+                    write!(f, ",offset={offset}")?;
+                }
+                match reading {
+                    Reading::InOrder => Ok(()),
+                    Reading::OnDemand => f.write_str(",lazy=on"),
+                }
+            }
         }
     }
 }
@@ -118,11 +137,15 @@ fn stream(text: &str) -> Result<Option<Stream>, UriError> {
         "exec" => Stream::Exec(rest.to_owned()),
         "fd" => Stream::Fd(rest.to_owned()),
         _ => {
+            let (rest, reading) = match rest.strip_suffix(",lazy=on") {
+                Some(rest) => (rest, Reading::OnDemand),
+                None => (rest.strip_suffix(",lazy=off").unwrap_or(rest), Reading::InOrder),
+            };
             let (path, offset) = match rest.rsplit_once(",offset=") {
                 Some((path, offset)) => (path, parse_offset(offset).ok_or_else(|| UriError::Offset(text.to_owned()))?),
                 None => (rest, 0),
             };
-            Stream::File { path: path.into(), offset }
+            Stream::File { path: path.into(), offset, reading }
         }
     }))
 }

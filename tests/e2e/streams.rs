@@ -160,3 +160,51 @@ fn a_stream_that_was_cut_starts_no_guest() {
         assert!(destination.logs(why), "{kept} of {length} bytes:\n{}", destination.log());
     }
 }
+
+#[test]
+fn a_guest_in_a_file_runs_before_its_memory_is_read() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stream");
+    let uri = format!("file:{},offset=8192", path.display());
+    let machine = Machine::new("160M").cpus(2);
+    let mut source = machine.boot_and_begin("ws=64M order=rand write=50");
+    assert!(source.qmp.refused("migrate", json!({"uri": format!("{uri},lazy=on")})).contains("lazy=on is for reading"));
+    source.migrate(&uri);
+    source.qmp.await_migration("completed");
+    for _ in 0..2 {
+        let mut destination = arrive(&machine, &format!("{uri},lazy=on"));
+        destination.qmp.await_migration("postcopy-active");
+        destination.qmp.await_migration("completed");
+        assert!(destination.ram("postcopy-requests") > 0);
+        destination.guest.assert_whole();
+        assert_eq!(destination.end_guest(), 0);
+    }
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(length - 1).unwrap();
+    let mut waiting = machine.start("destination", true, |_| ["--incoming", "defer"].map(str::to_owned).to_vec());
+    let refusal = waiting.qmp.refused("migrate-incoming", json!({"uri": format!("{uri},lazy=on")}));
+    assert!(refusal.contains("no guest can be read"), "{refusal}");
+    assert_eq!(waiting.qmp.status(), "inmigrate");
+}
+
+#[test]
+fn restore_runs_a_guest_from_a_file() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stream").display().to_string();
+    let mut source = machine().boot_and_begin(WORKLOAD);
+    source.migrate(&format!("file:{path}"));
+    source.qmp.await_migration("completed");
+    for lazy in [None, Some("--lazy")] {
+        let mut destination =
+            machine().restoring(&path).start("destination", true, |_| lazy.map(str::to_owned).into_iter().collect());
+        destination.qmp.await_migration("completed");
+        destination.guest.assert_whole();
+        assert_eq!(destination.end_guest(), 0);
+    }
+}

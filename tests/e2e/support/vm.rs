@@ -30,6 +30,7 @@ pub struct Machine {
     more: Vec<String>,
     launcher: Vec<String>,
     wrapper: Option<Wrapper>,
+    restores: Option<String>,
 }
 
 /// A program that runs Whimbrel as another user.
@@ -55,7 +56,14 @@ pub enum Transport {
 impl Machine {
     /// One vCPU and so much RAM, as `--memory` has it.
     pub fn new(memory: &str) -> Self {
-        Self { memory: memory.to_owned(), cpus: 1, more: Vec::new(), launcher: Vec::new(), wrapper: None }
+        Self {
+            memory: memory.to_owned(),
+            cpus: 1,
+            more: Vec::new(),
+            launcher: Vec::new(),
+            wrapper: None,
+            restores: None,
+        }
     }
 
     /// Sets the number of vCPUs.
@@ -67,6 +75,12 @@ impl Machine {
     /// Adds arguments.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(|&it| it.to_owned()));
+        self
+    }
+
+    /// Runs the guest that was written to this file.
+    pub fn restoring(mut self, file: &str) -> Self {
+        self.restores = Some(file.to_owned());
         self
     }
 
@@ -127,7 +141,8 @@ impl Machine {
         let place = |name: &str| format!("unix:{}", dir.path().join(name).display());
         let mut child = self
             .command(dir.path())
-            .args(["run", "--memory", &self.memory, "--cpus", &self.cpus.to_string()])
+            .args(self.restores.as_ref().map_or(vec!["run"], |file| vec!["restore", file]))
+            .args(["--memory", &self.memory, "--cpus", &self.cpus.to_string()])
             .args(["--serial", &place("serial"), "--qmp", &place("qmp")])
             .args(["--qmp", &(place("qmp-server") + ",server"), "--monitor", &(place("monitor") + ",server")])
             .args(&self.more)
