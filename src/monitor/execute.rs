@@ -22,6 +22,11 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::MigrateStartPostcopy => done(vm.start_postcopy()),
         Request::MigrateContinue => done(vm.migrate_continue()),
         Request::MigratePause => done(vm.migrate_pause()),
+        Request::Yank { migration } => match !migration || vm.yank() {
+            true => Ok(Reply::Done),
+            false => Err(CommandError::NothingToYank("migration".to_owned())),
+        },
+        Request::QueryYank => Ok(Reply::Yank(vm.has_link())),
         Request::SetCapabilities(changes) => {
             let mut all = vm.capabilities();
             for (capability, on) in changes {

@@ -202,6 +202,13 @@ impl Vm for FakeVm {
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration("pause")
     }
+    fn has_link(&self) -> bool {
+        self.report.borrow().is_some()
+    }
+    fn yank(&self) -> bool {
+        self.call("yank");
+        self.has_link()
+    }
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         self.migration(format!("incoming {uri}"))?;
         Ok(uri.clone())

@@ -35,6 +35,13 @@ pub enum Request {
     MigrateRecover(Uri),
     /// Breaks a postcopy migration's link.
     MigratePause,
+    /// Breaks the migration's link, if it is among the things named.
+    Yank {
+        /// Whether it is.
+        migration: bool,
+    },
+    /// What can be yanked.
+    QueryYank,
     /// Switches capabilities: all or none.
     SetCapabilities(Vec<(Capability, bool)>),
     /// Sets parameters, each in its own unit: all or none.
@@ -131,6 +138,8 @@ pub enum Reply {
     Version,
     /// To [`Request::QueryName`].
     Name(Option<String>),
+    /// To [`Request::QueryYank`]: whether there is a migration's link.
+    Yank(bool),
     /// To [`Request::QueryKvm`]: there is no other accelerator.
     Kvm,
     /// To [`Request::QueryCommands`].

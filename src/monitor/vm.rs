@@ -58,6 +58,10 @@ pub trait Vm {
     fn migrate_continue(&self) -> Result<(), MigrationError>;
     /// See [`Migration::pause`].
     fn migrate_pause(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::has_link`].
+    fn has_link(&self) -> bool;
+    /// See [`Migration::yank`].
+    fn yank(&self) -> bool;
     /// See [`Migration::incoming`].
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError>;
     /// See [`Migration::recover`].
@@ -169,6 +173,12 @@ impl Vm for LiveVm {
     }
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration.pause()
+    }
+    fn has_link(&self) -> bool {
+        self.migration.has_link()
+    }
+    fn yank(&self) -> bool {
+        self.migration.yank()
     }
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         self.migration.incoming(uri).map(|at| self.listens(at))

@@ -98,6 +98,31 @@ fn cancelled_while_the_link_hangs() {
     assert_free(source);
 }
 
+/// A precopy on a link that hangs is given up from either side, and fails: nobody had asked for a cancel.
+#[test]
+fn yanked_while_the_link_hangs() {
+    if !host::has_kvm() {
+        return;
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
+    assert_eq!(source.qmp.query("query-yank"), json!([]));
+    // It waits, but has no link yet.
+    assert_eq!(destination.qmp.query("query-yank"), json!([]));
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-bandwidth": 8 * MIB}));
+    source.migrate(&link.address());
+    source.qmp.await_event("MIGRATION_PASS");
+    link.hang();
+    let migration = json!([{"type": "migration"}]);
+    for side in [&mut source, &mut destination] {
+        assert_eq!(side.qmp.query("query-yank"), migration);
+        side.qmp.run("yank", json!({ "instances": migration }));
+    }
+    source.qmp.await_migration("failed");
+    assert_eq!(destination.wait(), 1);
+    assert_free(source);
+}
+
 #[test]
 fn cancelled_while_nobody_answers() {
     if !host::has_kvm() {

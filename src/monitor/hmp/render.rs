@@ -11,7 +11,8 @@ use crate::monitor::table::{self, Command, Face};
 /// Renders a reply: empty, or whole lines.
 pub fn render(reply: &Reply) -> String {
     match reply {
-        Reply::Done | Reply::Commands => String::new(),
+        // The latter two are asked for by QMP only.
+        Reply::Done | Reply::Commands | Reply::Yank(_) => String::new(),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Capabilities(all) => {

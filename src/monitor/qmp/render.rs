@@ -42,6 +42,10 @@ pub fn render(reply: &Reply) -> Value {
             Some(name) => json!({ "name": name }),
             None => json!({}),
         },
+        Reply::Yank(migration) => match migration {
+            true => json!([{"type": "migration"}]),
+            false => json!([]),
+        },
         Reply::Kvm => json!({"enabled": true, "present": true}),
         Reply::Commands => commands(),
         // Asked for by HMP only.

@@ -4,7 +4,7 @@ use whimbrel_postcopy::stats::Status;
 
 use super::QmpSession;
 use crate::machine::MachineEvent;
-use crate::migration::MigrationEvent;
+use crate::migration::{MigrationEvent, Side};
 use crate::monitor::event::Event;
 use crate::monitor::fake::FakeVm;
 use crate::monitor::session::{Flow, Session};
@@ -248,6 +248,35 @@ fn settings_change_all_or_nothing() {
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));
     assert!(answer["error"].is_object());
     assert!(!vm.capabilities.get().events);
+}
+
+#[test]
+fn links_are_yanked_and_nothing_else_is() {
+    let vm = FakeVm::new();
+    let yank = |instances: Value| run(&vm, "yank", json!({ "instances": instances }));
+    let missing = |what: &str| {
+        let desc = format!("Instance not found: there is no '{what}' to yank; query-yank tells what there is");
+        json!({"error": {"class": "DeviceNotFound", "desc": desc}})
+    };
+    assert_eq!(run(&vm, "query-yank", json!({})), json!({"return": []}));
+    assert_eq!(yank(json!([{"type": "migration"}])), missing("migration"));
+    vm.set_status(Side::Source, Status::Active, None);
+    assert_eq!(run(&vm, "query-yank", json!({})), json!({"return": [{"type": "migration"}]}));
+    vm.told();
+    // All or nothing.
+    assert_eq!(yank(json!([{"type": "migration"}, {"type": "chardev", "id": "c0"}])), missing("chardev"));
+    assert_eq!(yank(json!([])), json!({"return": {}}));
+    for (instances, desc) in [
+        (json!([1]), "Invalid parameter type for 'instances[0]', expected: object"),
+        (json!([{}]), "Parameter 'instances[0].type' is missing"),
+        (json!([{"type": "moon"}]), "Parameter 'type' does not accept value 'moon'"),
+        (json!([{"type": "migration", "id": 1}]), "Parameter 'instances[0].id' is unexpected"),
+    ] {
+        assert_eq!(yank(instances), error(desc));
+    }
+    assert_eq!(vm.told(), "");
+    assert_eq!(yank(json!([{"type": "migration"}])), json!({"return": {}}));
+    assert_eq!(vm.told(), "yank");
 }
 
 #[test]

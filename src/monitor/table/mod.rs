@@ -5,6 +5,7 @@ mod fds;
 mod machine;
 mod migration;
 mod network;
+mod yank;
 
 use super::args::{Args, Kind, Param};
 use super::error::CommandError;
@@ -63,6 +64,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(fds::COMMANDS)
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
+        .chain(yank::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
