@@ -53,6 +53,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryName => Ok(Reply::Name(vm.name())),
         Request::QueryKvm => Ok(Reply::Kvm),
         Request::QueryCommands => Ok(Reply::Commands),
+        Request::QuerySchema => Ok(Reply::Schema),
         Request::Stop => done(vm.stop()),
         Request::Cont => done(vm.cont()),
         Request::SystemReset => done(vm.reset()),

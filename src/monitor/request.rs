@@ -69,6 +69,8 @@ pub enum Request {
     QueryKvm,
     /// QMP's commands.
     QueryCommands,
+    /// What QMP's commands take.
+    QuerySchema,
     /// Stops the vCPUs.
     Stop,
     /// Starts them.
@@ -144,6 +146,8 @@ pub enum Reply {
     Kvm,
     /// To [`Request::QueryCommands`].
     Commands,
+    /// To [`Request::QuerySchema`].
+    Schema,
     /// To [`Request::Help`].
     Help(Option<String>),
     /// Text as an HMP client would see it.

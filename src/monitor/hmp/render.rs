@@ -11,8 +11,8 @@ use crate::monitor::table::{self, Command, Face};
 /// Renders a reply: empty, or whole lines.
 pub fn render(reply: &Reply) -> String {
     match reply {
-        // The latter two are asked for by QMP only.
-        Reply::Done | Reply::Commands | Reply::Yank(_) => String::new(),
+        // All but the first are asked for by QMP only.
+        Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) => String::new(),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Capabilities(all) => {

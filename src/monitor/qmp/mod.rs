@@ -2,6 +2,7 @@
 
 mod command;
 mod render;
+mod schema;
 mod session;
 
 pub use render::version;

@@ -292,6 +292,8 @@ fn queries() {
     let names = query("query-commands");
     assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
     assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));
+    let schema = query("query-qmp-schema");
+    assert!(schema.as_array().unwrap().iter().any(|it| it["name"] == "migrate" && it["meta-type"] == "command"));
     assert_eq!(run(&vm, "human-monitor-command", json!({"command-line": "info name"})), json!({"return": "guest\n"}));
     let line = json!({"command-line": "migrate tcp:h:1"});
     let answer = run(&vm, "human-monitor-command", line);
