@@ -34,6 +34,9 @@ pub enum CommandError {
     /// `yank` of what is not there.
     #[error("Instance not found: there is no '{0}' to yank; query-yank tells what there is")]
     NothingToYank(String),
+    /// `info registers` of a vCPU that is not there.
+    #[error("CPU#{0} not available: 'info cpus' lists them")]
+    NoSuchVcpu(usize),
     /// `closefd` of a name that nobody gave.
     #[error("File descriptor named '{0}' not found")]
     UnknownFd(String),

@@ -48,6 +48,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),
         Request::QueryCpus => Ok(Reply::Cpus(vm.vcpus())),
+        Request::QueryRegisters { vcpu } => registers(vm, vcpu),
         Request::QueryBlock => Ok(Reply::Block(vm.disks())),
         Request::QueryVersion => Ok(Reply::Version),
         Request::QueryName => Ok(Reply::Name(vm.name())),
@@ -80,6 +81,17 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::Help(topic) => Ok(Reply::Help(topic)),
         Request::HumanMonitorCommand(line) => Ok(Reply::Text(hmp::run_detached(&line, vm))),
     }
+}
+
+fn registers(vm: &dyn Vm, vcpu: Option<usize>) -> Result<Reply, CommandError> {
+    let mut all: Vec<_> = vm.registers()?.into_iter().enumerate().collect();
+    if let Some(index) = vcpu {
+        all.retain(|it| it.0 == index);
+        if all.is_empty() {
+            return Err(CommandError::NoSuchVcpu(index));
+        }
+    }
+    Ok(Reply::Registers(all))
 }
 
 fn done<E: Into<CommandError>>(result: Result<(), E>) -> Result<Reply, CommandError> {

@@ -135,6 +135,9 @@ impl Vm for FakeVm {
         let vcpu = |index| VcpuInfo { index, thread_id: 100 + index as i32 };
         vec![vcpu(0), vcpu(1)]
     }
+    fn registers(&self) -> Result<Vec<String>, MachineError> {
+        Ok(vec!["rip=1\n".to_owned(), "rip=2\n".to_owned()])
+    }
     fn disks(&self) -> Vec<DiskInfo> {
         Vec::new()
     }

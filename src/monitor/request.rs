@@ -59,6 +59,11 @@ pub enum Request {
     QueryStatus,
     /// The vCPUs.
     QueryCpus,
+    /// Registers.
+    QueryRegisters {
+        /// Whose; `None`: of all vCPUs.
+        vcpu: Option<usize>,
+    },
     /// The disks.
     QueryBlock,
     /// This program's version.
@@ -130,6 +135,8 @@ pub enum Reply {
     Status(RunState),
     /// To [`Request::QueryCpus`].
     Cpus(Vec<VcpuInfo>),
+    /// To [`Request::QueryRegisters`]: each vCPU's index and its registers as text.
+    Registers(Vec<(usize, String)>),
     /// To [`Request::QueryNetwork`].
     Network(Vec<InterfaceInfo>),
     /// To [`Request::QueryBlock`].

@@ -22,6 +22,8 @@ pub trait Vm {
     fn run_state(&self) -> RunState;
     /// See [`Machine::vcpus`].
     fn vcpus(&self) -> Vec<VcpuInfo>;
+    /// See [`Machine::registers`].
+    fn registers(&self) -> Result<Vec<String>, MachineError>;
     /// See [`Machine::disks`].
     fn disks(&self) -> Vec<DiskInfo>;
     /// See [`Machine::stop`].
@@ -119,6 +121,9 @@ impl Vm for LiveVm {
     }
     fn vcpus(&self) -> Vec<VcpuInfo> {
         self.machine.vcpus()
+    }
+    fn registers(&self) -> Result<Vec<String>, MachineError> {
+        self.machine.registers()
     }
     fn disks(&self) -> Vec<DiskInfo> {
         self.machine.disks()

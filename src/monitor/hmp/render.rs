@@ -32,6 +32,9 @@ pub fn render(reply: &Reply) -> String {
                 format!("{mark} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
             })
             .collect(),
+        Reply::Registers(all) => {
+            all.iter().map(|(index, text)| format!("CPU#{index}\n{text}")).collect::<Vec<_>>().join("\n")
+        }
         Reply::Network(cards) => cards
             .iter()
             .map(|it| format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", it.name, it.mac, it.tap))

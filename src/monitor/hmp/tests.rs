@@ -168,6 +168,11 @@ fn small_answers() {
     let vm = FakeVm::new();
     assert_eq!(say(&vm, "info status"), "VM status: running\n");
     assert_eq!(say(&vm, "info cpus"), "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n");
+    assert_eq!(say(&vm, "info registers"), "CPU#0\nrip=1\n");
+    assert_eq!(say(&vm, "info registers 1"), "CPU#1\nrip=2\n");
+    assert_eq!(say(&vm, "info registers -a"), "CPU#0\nrip=1\n\nCPU#1\nrip=2\n");
+    assert_eq!(say(&vm, "info registers 2"), "Error: CPU#2 not available: 'info cpus' lists them\n");
+    assert_eq!(say(&vm, "info registers x"), "Error: Parameter 'vcpu' expects a number\n");
     assert_eq!(say(&vm, "info name"), "guest\n");
     assert_eq!(say(&vm, "info balloon"), "balloon: actual=300\n");
     assert_eq!(

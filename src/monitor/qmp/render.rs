@@ -52,7 +52,7 @@ pub fn render(reply: &Reply) -> Value {
         Reply::Commands => commands(),
         Reply::Schema => schema(),
         // Asked for by HMP only.
-        Reply::Help(_) | Reply::Network(_) => json!({}),
+        Reply::Help(_) | Reply::Network(_) | Reply::Registers(_) => json!({}),
         Reply::Text(text) => Value::String(text.clone()),
     }
 }

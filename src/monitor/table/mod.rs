@@ -5,6 +5,7 @@ mod fds;
 mod machine;
 mod migration;
 mod network;
+mod registers;
 mod yank;
 
 use super::args::{Args, Kind, Param};
@@ -60,6 +61,7 @@ const fn out_of_band(face: Option<Face>) -> Option<Face> {
 pub fn commands() -> impl Iterator<Item = &'static Command> {
     machine::COMMANDS
         .iter()
+        .chain(registers::COMMANDS)
         .chain(balloon::COMMANDS)
         .chain(fds::COMMANDS)
         .chain(network::COMMANDS)
