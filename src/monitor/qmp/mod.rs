@@ -10,3 +10,5 @@ pub use session::QmpSession;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod types;

@@ -31,7 +31,7 @@ fn ask(vm: &FakeVm, command: Value) -> Value {
     answers.remove(0)
 }
 
-fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
+pub fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
     ask(vm, json!({"execute": name, "arguments": arguments}))
 }
 
