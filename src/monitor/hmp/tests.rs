@@ -72,8 +72,9 @@ fn mistakes_are_named() {
         ("migrate", "migrate: 'uri' is missing\nTry \"help migrate\" for more information\n"),
         ("stop now", "stop: extraneous characters at the end of line\nTry \"help stop\" for more information\n"),
         (
-            "migrate -d fd:7",
-            "Error: migration address 'fd:7': 'fd:' is not supported; use tcp:HOST:PORT or unix:PATH\n",
+            "migrate -d rdma:h:7",
+            "Error: migration address 'rdma:h:7': 'rdma:' is not supported; \
+             use tcp:HOST:PORT, unix:PATH, exec:COMMAND, fd:NAME or file:PATH\n",
         ),
         ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
         ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
