@@ -76,7 +76,7 @@ pub enum MigrationError {
     #[error("this side was told to end")]
     Abandoned,
     /// The user broke the link.
-    #[error("the migration was paused by the user")]
+    #[error("the link was broken by the user")]
     PausedByUser,
 }
 

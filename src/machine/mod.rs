@@ -12,6 +12,7 @@
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |
 //! | `balloon` | asking the guest for memory |
+//! | `registers` | looking at the vCPUs' registers |
 //! | `network` | announcing the guest to the network |
 //! | `configuration` | what a migration's two ends must agree on |
 //! | `first_pages` | what the vCPUs need in their first moments at a postcopy's destination |
@@ -34,6 +35,7 @@ mod machine;
 mod migrate;
 mod network;
 mod peripherals;
+mod registers;
 mod run_state;
 mod saved;
 mod turn;

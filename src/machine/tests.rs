@@ -264,6 +264,26 @@ fn stop_and_cont_do_what_they_say_however_often() {
     rig.machine.shutdown();
 }
 
+#[test]
+fn a_look_at_the_registers_lets_the_guest_go_on_or_stand() {
+    if no_kvm() {
+        return;
+    }
+    let rig = rig(config(2), Some(COUNT));
+    rig.machine.cont().unwrap();
+    for _ in 0..20 {
+        rig.await_count(rig.count());
+        let texts = rig.machine.registers().unwrap();
+        assert!(texts.len() == 2 && texts.iter().all(|it| it.contains(" rip=")), "{texts:?}");
+    }
+    rig.await_count(rig.count());
+    rig.machine.stop().unwrap();
+    let stopped = rig.count();
+    assert_eq!(rig.machine.registers().unwrap(), rig.machine.registers().unwrap());
+    assert_eq!(rig.machine.run_state(), RunState::Paused);
+    assert_eq!(rig.count(), stopped);
+}
+
 /// By their values, KVM makes the TSCs of several vCPUs agree only if no more than a second lies between two of them.
 #[test]
 fn the_tscs_of_a_guest_that_arrives_start_by_one_offset() {

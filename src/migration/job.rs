@@ -83,6 +83,15 @@ impl Job {
         self.report().is_some_and(|(_, report)| report.status == Status::PostcopyPaused)
     }
 
+    /// A link, or on the source a thread that waits for one.
+    fn has_link(&self) -> bool {
+        use Status::{Active, Device, PostcopyActive, PostcopyPaused, PostcopyRecover};
+        self.report().is_some_and(|(side, report)| match side {
+            Side::Source => !report.status.is_ended() && report.status != PostcopyPaused,
+            Side::Destination => matches!(report.status, Active | Device | PostcopyActive | PostcopyRecover),
+        })
+    }
+
     fn is_under_way(&self) -> bool {
         self.report().is_some_and(|(_, report)| !report.status.is_ended())
     }
@@ -210,6 +219,26 @@ impl Migration {
             _ => return Err(MigrationError::NotPostcopy),
         }
         Ok(())
+    }
+
+    /// Whether there is a link that [`Migration::yank`] can break.
+    pub fn has_link(&self) -> bool {
+        lock(&self.job).has_link()
+    }
+
+    /// `yank`: breaks the link whatever it is at. Before the hand-over the migration fails and the guest stays, from then on it pauses. `false`
+    /// without a link.
+    pub fn yank(&self) -> bool {
+        let job = lock(&self.job);
+        if !job.has_link() {
+            return false;
+        }
+        match &*job {
+            Job::None => {}
+            Job::Leaving(handle, _) => handle.break_link(),
+            Job::Arriving(handle) => handle.break_link(),
+        }
+        true
     }
 
     /// `migrate_incoming URI`, or `--incoming URI`. Listens before it returns; `Ok` is the address listened on (a tcp port 0 is resolved).

@@ -31,6 +31,12 @@ pub enum CommandError {
     /// `getfd` without one.
     #[error("No file descriptor supplied via SCM_RIGHTS")]
     NoFd,
+    /// `yank` of what is not there.
+    #[error("Instance not found: there is no '{0}' to yank; query-yank tells what there is")]
+    NothingToYank(String),
+    /// `info registers` of a vCPU that is not there.
+    #[error("CPU#{0} not available: 'info cpus' lists them")]
+    NoSuchVcpu(usize),
     /// `closefd` of a name that nobody gave.
     #[error("File descriptor named '{0}' not found")]
     UnknownFd(String),
@@ -98,6 +104,7 @@ impl CommandError {
     pub const fn class(&self) -> &'static str {
         match self {
             Self::NotFound(_) | Self::NotNegotiated | Self::NegotiatedTwice => "CommandNotFound",
+            Self::NothingToYank(_) => "DeviceNotFound",
             Self::Machine(MachineError::NoBalloon) => "DeviceNotActive",
             _ => "GenericError",
         }

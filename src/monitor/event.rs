@@ -153,7 +153,8 @@ mod tests {
         let machine = machine.into_iter().map(|it| Event::of_machine(it, &vm));
         let mut names: Vec<_> = machine.chain(migration.iter().map(Event::of_migration)).map(|it| it.name).collect();
         let mut all = Event::NAMES.to_vec();
-        (names.sort_unstable(), all.sort_unstable());
+        names.sort_unstable();
+        all.sort_unstable();
         assert_eq!(names, all);
     }
 }

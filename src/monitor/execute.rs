@@ -22,6 +22,11 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::MigrateStartPostcopy => done(vm.start_postcopy()),
         Request::MigrateContinue => done(vm.migrate_continue()),
         Request::MigratePause => done(vm.migrate_pause()),
+        Request::Yank { migration } => match !migration || vm.yank() {
+            true => Ok(Reply::Done),
+            false => Err(CommandError::NothingToYank("migration".to_owned())),
+        },
+        Request::QueryYank => Ok(Reply::Yank(vm.has_link())),
         Request::SetCapabilities(changes) => {
             let mut all = vm.capabilities();
             for (capability, on) in changes {
@@ -43,11 +48,13 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),
         Request::QueryCpus => Ok(Reply::Cpus(vm.vcpus())),
+        Request::QueryRegisters { vcpu } => registers(vm, vcpu),
         Request::QueryBlock => Ok(Reply::Block(vm.disks())),
         Request::QueryVersion => Ok(Reply::Version),
         Request::QueryName => Ok(Reply::Name(vm.name())),
         Request::QueryKvm => Ok(Reply::Kvm),
         Request::QueryCommands => Ok(Reply::Commands),
+        Request::QuerySchema => Ok(Reply::Schema),
         Request::Stop => done(vm.stop()),
         Request::Cont => done(vm.cont()),
         Request::SystemReset => done(vm.reset()),
@@ -74,6 +81,17 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::Help(topic) => Ok(Reply::Help(topic)),
         Request::HumanMonitorCommand(line) => Ok(Reply::Text(hmp::run_detached(&line, vm))),
     }
+}
+
+fn registers(vm: &dyn Vm, vcpu: Option<usize>) -> Result<Reply, CommandError> {
+    let mut all: Vec<_> = vm.registers()?.into_iter().enumerate().collect();
+    if let Some(index) = vcpu {
+        all.retain(|it| it.0 == index);
+        if all.is_empty() {
+            return Err(CommandError::NoSuchVcpu(index));
+        }
+    }
+    Ok(Reply::Registers(all))
 }
 
 fn done<E: Into<CommandError>>(result: Result<(), E>) -> Result<Reply, CommandError> {

@@ -135,6 +135,9 @@ impl Vm for FakeVm {
         let vcpu = |index| VcpuInfo { index, thread_id: 100 + index as i32 };
         vec![vcpu(0), vcpu(1)]
     }
+    fn registers(&self) -> Result<Vec<String>, MachineError> {
+        Ok(vec!["rip=1\n".to_owned(), "rip=2\n".to_owned()])
+    }
     fn disks(&self) -> Vec<DiskInfo> {
         Vec::new()
     }
@@ -201,6 +204,13 @@ impl Vm for FakeVm {
     }
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration("pause")
+    }
+    fn has_link(&self) -> bool {
+        self.report.borrow().is_some()
+    }
+    fn yank(&self) -> bool {
+        self.call("yank");
+        self.has_link()
     }
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         self.migration(format!("incoming {uri}"))?;

@@ -35,6 +35,13 @@ pub enum Request {
     MigrateRecover(Uri),
     /// Breaks a postcopy migration's link.
     MigratePause,
+    /// Breaks the migration's link, if it is among the things named.
+    Yank {
+        /// Whether it is.
+        migration: bool,
+    },
+    /// What can be yanked.
+    QueryYank,
     /// Switches capabilities: all or none.
     SetCapabilities(Vec<(Capability, bool)>),
     /// Sets parameters, each in its own unit: all or none.
@@ -52,6 +59,11 @@ pub enum Request {
     QueryStatus,
     /// The vCPUs.
     QueryCpus,
+    /// Registers.
+    QueryRegisters {
+        /// Whose; `None`: of all vCPUs.
+        vcpu: Option<usize>,
+    },
     /// The disks.
     QueryBlock,
     /// This program's version.
@@ -62,6 +74,8 @@ pub enum Request {
     QueryKvm,
     /// QMP's commands.
     QueryCommands,
+    /// What QMP's commands take.
+    QuerySchema,
     /// Stops the vCPUs.
     Stop,
     /// Starts them.
@@ -121,6 +135,8 @@ pub enum Reply {
     Status(RunState),
     /// To [`Request::QueryCpus`].
     Cpus(Vec<VcpuInfo>),
+    /// To [`Request::QueryRegisters`]: each vCPU's index and its registers as text.
+    Registers(Vec<(usize, String)>),
     /// To [`Request::QueryNetwork`].
     Network(Vec<InterfaceInfo>),
     /// To [`Request::QueryBlock`].
@@ -131,10 +147,14 @@ pub enum Reply {
     Version,
     /// To [`Request::QueryName`].
     Name(Option<String>),
+    /// To [`Request::QueryYank`]: whether there is a migration's link.
+    Yank(bool),
     /// To [`Request::QueryKvm`]: there is no other accelerator.
     Kvm,
     /// To [`Request::QueryCommands`].
     Commands,
+    /// To [`Request::QuerySchema`].
+    Schema,
     /// To [`Request::Help`].
     Help(Option<String>),
     /// Text as an HMP client would see it.

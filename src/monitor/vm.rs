@@ -22,6 +22,8 @@ pub trait Vm {
     fn run_state(&self) -> RunState;
     /// See [`Machine::vcpus`].
     fn vcpus(&self) -> Vec<VcpuInfo>;
+    /// See [`Machine::registers`].
+    fn registers(&self) -> Result<Vec<String>, MachineError>;
     /// See [`Machine::disks`].
     fn disks(&self) -> Vec<DiskInfo>;
     /// See [`Machine::stop`].
@@ -58,6 +60,10 @@ pub trait Vm {
     fn migrate_continue(&self) -> Result<(), MigrationError>;
     /// See [`Migration::pause`].
     fn migrate_pause(&self) -> Result<(), MigrationError>;
+    /// See [`Migration::has_link`].
+    fn has_link(&self) -> bool;
+    /// See [`Migration::yank`].
+    fn yank(&self) -> bool;
     /// See [`Migration::incoming`].
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError>;
     /// See [`Migration::recover`].
@@ -116,6 +122,9 @@ impl Vm for LiveVm {
     fn vcpus(&self) -> Vec<VcpuInfo> {
         self.machine.vcpus()
     }
+    fn registers(&self) -> Result<Vec<String>, MachineError> {
+        self.machine.registers()
+    }
     fn disks(&self) -> Vec<DiskInfo> {
         self.machine.disks()
     }
@@ -169,6 +178,12 @@ impl Vm for LiveVm {
     }
     fn migrate_pause(&self) -> Result<(), MigrationError> {
         self.migration.pause()
+    }
+    fn has_link(&self) -> bool {
+        self.migration.has_link()
+    }
+    fn yank(&self) -> bool {
+        self.migration.yank()
     }
     fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         self.migration.incoming(uri).map(|at| self.listens(at))

@@ -1,4 +1,4 @@
-//! Registers as text, for the log of a guest that died.
+//! Registers as text, for the monitor and the log of a guest that died.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use crate::kvm::VcpuHandle;
 
 /// The registers of a stopped vCPU, or why they cannot be read.
-pub(super) fn registers(vcpu: &VcpuHandle) -> String {
+pub fn registers(vcpu: &VcpuHandle) -> String {
     match (vcpu.regs(), vcpu.sregs()) {
         (Ok(regs), Ok(sregs)) => text(&regs, &sregs),
         (Err(error), _) | (_, Err(error)) => format!("(unreadable: {error})"),

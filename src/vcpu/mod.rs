@@ -11,11 +11,11 @@
 //! | `features` | CPUID features by name, sets of them, and which of them a host lacks |
 //! | `words` | where CPUID has its features, and their names |
 //! | `model` | what `--cpu` chooses: the processor that a guest is shown |
-//! | `dump` | registers as text, for the log of a guest that died |
+//! | `dump` | registers as text, for the monitor and the log of a guest that died |
 
 mod boot;
 mod cpuid;
-mod dump;
+pub mod dump;
 mod features;
 mod gate;
 mod model;

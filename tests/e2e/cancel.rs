@@ -8,6 +8,8 @@ use crate::support::proxy::Proxy;
 use crate::support::{Machine, Transport, Vm, host};
 
 const MIB: u64 = 1 << 20;
+/// Why a link ended that somebody broke.
+const BY_HAND: &str = "the link was broken by the user";
 
 fn machine() -> Machine {
     Machine::new("96M")
@@ -95,6 +97,34 @@ fn cancelled_while_the_link_hangs() {
     source.qmp.await_migration("cancelled");
     link.cut();
     assert_eq!(destination.wait(), 1);
+    assert_free(source);
+}
+
+/// A precopy on a link that hangs is given up from either side, and fails: nobody had asked for a cancel.
+#[test]
+fn yanked_while_the_link_hangs() {
+    if !host::has_kvm() {
+        return;
+    }
+    let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
+    assert_eq!(source.qmp.query("query-yank"), json!([]));
+    // It waits, but has no link yet.
+    assert_eq!(destination.qmp.query("query-yank"), json!([]));
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-bandwidth": 8 * MIB}));
+    source.migrate(&link.address());
+    source.qmp.await_event("MIGRATION_PASS");
+    link.hang();
+    let migration = json!([{"type": "migration"}]);
+    assert_eq!(source.qmp.query("query-yank"), migration);
+    source.qmp.run("yank", json!({ "instances": migration }));
+    source.qmp.await_migration("failed");
+    assert!(source.qmp.query("query-migrate")["error-desc"].as_str().unwrap().contains(BY_HAND));
+    // The link hangs still: the destination learns nothing of that.
+    assert_eq!(destination.qmp.query("query-yank"), migration);
+    destination.qmp.run("yank", json!({ "instances": migration }));
+    assert_eq!(destination.wait(), 1);
+    assert!(destination.logs(BY_HAND));
     assert_free(source);
 }
 

@@ -87,6 +87,11 @@ fn everything_that_can_be_asked() {
     assert_eq!(person.says("info migrate"), "Status: \t\tnone\n");
     assert!(person.says("info migrate_capabilities").contains("postcopy-ram: on\n"));
     assert!(person.says("info migrate_parameters").contains("downtime-limit: 300 ms\n"));
+    // Of a guest that runs, and goes on.
+    let (one, other) = (person.says("info registers"), person.says("info registers -a"));
+    assert!(one.starts_with("CPU#0\n") && one.contains(" rip=") && !one.contains("CPU#1"), "{one}");
+    assert!(other.contains("CPU#1\n") && !other.contains("unreadable") && !other.contains("in use"), "{other}");
+    assert_eq!(person.says("info status"), "VM status: running\n");
     // Every `info` answers, and nothing is left out of the help.
     for line in person.says("help info").lines() {
         let name = line.split(" -- ").next().unwrap().split(" [").next().unwrap().to_owned();

@@ -11,7 +11,8 @@ use crate::monitor::table::{self, Command, Face};
 /// Renders a reply: empty, or whole lines.
 pub fn render(reply: &Reply) -> String {
     match reply {
-        Reply::Done | Reply::Commands => String::new(),
+        // All but the first are asked for by QMP only.
+        Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) => String::new(),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Capabilities(all) => {
@@ -31,6 +32,9 @@ pub fn render(reply: &Reply) -> String {
                 format!("{mark} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
             })
             .collect(),
+        Reply::Registers(all) => {
+            all.iter().map(|(index, text)| format!("CPU#{index}\n{text}")).collect::<Vec<_>>().join("\n")
+        }
         Reply::Network(cards) => cards
             .iter()
             .map(|it| format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", it.name, it.mac, it.tap))

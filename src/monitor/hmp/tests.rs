@@ -72,8 +72,9 @@ fn mistakes_are_named() {
         ("migrate", "migrate: 'uri' is missing\nTry \"help migrate\" for more information\n"),
         ("stop now", "stop: extraneous characters at the end of line\nTry \"help stop\" for more information\n"),
         (
-            "migrate -d fd:7",
-            "Error: migration address 'fd:7': 'fd:' is not supported; use tcp:HOST:PORT or unix:PATH\n",
+            "migrate -d rdma:h:7",
+            "Error: migration address 'rdma:h:7': 'rdma:' is not supported; \
+             use tcp:HOST:PORT, unix:PATH, exec:COMMAND, fd:NAME or file:PATH\n",
         ),
         ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
         ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
@@ -168,6 +169,11 @@ fn small_answers() {
     let vm = FakeVm::new();
     assert_eq!(say(&vm, "info status"), "VM status: running\n");
     assert_eq!(say(&vm, "info cpus"), "* CPU #0: thread_id=100\n  CPU #1: thread_id=101\n");
+    assert_eq!(say(&vm, "info registers"), "CPU#0\nrip=1\n");
+    assert_eq!(say(&vm, "info registers 1"), "CPU#1\nrip=2\n");
+    assert_eq!(say(&vm, "info registers -a"), "CPU#0\nrip=1\n\nCPU#1\nrip=2\n");
+    assert_eq!(say(&vm, "info registers 2"), "Error: CPU#2 not available: 'info cpus' lists them\n");
+    assert_eq!(say(&vm, "info registers x"), "Error: Parameter 'vcpu' expects a number\n");
     assert_eq!(say(&vm, "info name"), "guest\n");
     assert_eq!(say(&vm, "info balloon"), "balloon: actual=300\n");
     assert_eq!(

@@ -2,6 +2,7 @@
 
 mod command;
 mod render;
+mod schema;
 mod session;
 
 pub use render::version;
@@ -9,3 +10,5 @@ pub use session::QmpSession;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod types;

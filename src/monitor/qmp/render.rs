@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::schema::schema;
+use super::session::NEGOTIATE;
 use crate::machine::RunState;
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Parameter, Parameters};
@@ -42,10 +44,15 @@ pub fn render(reply: &Reply) -> Value {
             Some(name) => json!({ "name": name }),
             None => json!({}),
         },
+        Reply::Yank(migration) => match migration {
+            true => json!([{"type": "migration"}]),
+            false => json!([]),
+        },
         Reply::Kvm => json!({"enabled": true, "present": true}),
         Reply::Commands => commands(),
+        Reply::Schema => schema(),
         // Asked for by HMP only.
-        Reply::Help(_) | Reply::Network(_) => json!({}),
+        Reply::Help(_) | Reply::Network(_) | Reply::Registers(_) => json!({}),
         Reply::Text(text) => Value::String(text.clone()),
     }
 }
@@ -80,7 +87,7 @@ fn commands() -> Value {
     table::commands()
         .filter_map(|command| command.qmp.as_ref())
         .map(|face| face.name)
-        .chain(["qmp_capabilities"])
+        .chain([NEGOTIATE])
         .map(|name| json!({ "name": name }))
         .collect()
 }

@@ -17,7 +17,10 @@ use crate::monitor::splitter::{Piece, Splitter};
 use crate::monitor::table::find_qmp;
 use crate::monitor::vm::Vm;
 
-const NEGOTIATE: &str = "qmp_capabilities";
+/// The command that is not in the table: what it does is the session's alone.
+pub const NEGOTIATE: &str = "qmp_capabilities";
+/// What it takes.
+pub const NEGOTIATION: &[Param] = &[Param::optional("enable", Kind::Array)];
 /// QMP's capability to use `exec-oob`.
 const OOB: &str = "oob";
 
@@ -78,7 +81,7 @@ impl QmpSession {
         if self.mode != Mode::Negotiating {
             return Err(CommandError::NegotiatedTwice);
         }
-        let args = Args::check(&[Param::optional("enable", Kind::Array)], arguments)?;
+        let args = Args::check(NEGOTIATION, arguments)?;
         let wanted = args.texts("enable")?;
         if let Some(other) = wanted.iter().find(|name| *name != OOB) {
             return Err(CommandError::NotOffered(other.clone()));

@@ -4,7 +4,7 @@ use whimbrel_postcopy::stats::Status;
 
 use super::QmpSession;
 use crate::machine::MachineEvent;
-use crate::migration::MigrationEvent;
+use crate::migration::{MigrationEvent, Side};
 use crate::monitor::event::Event;
 use crate::monitor::fake::FakeVm;
 use crate::monitor::session::{Flow, Session};
@@ -31,7 +31,7 @@ fn ask(vm: &FakeVm, command: Value) -> Value {
     answers.remove(0)
 }
 
-fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
+pub fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
     ask(vm, json!({"execute": name, "arguments": arguments}))
 }
 
@@ -251,6 +251,35 @@ fn settings_change_all_or_nothing() {
 }
 
 #[test]
+fn links_are_yanked_and_nothing_else_is() {
+    let vm = FakeVm::new();
+    let yank = |instances: Value| run(&vm, "yank", json!({ "instances": instances }));
+    let missing = |what: &str| {
+        let desc = format!("Instance not found: there is no '{what}' to yank; query-yank tells what there is");
+        json!({"error": {"class": "DeviceNotFound", "desc": desc}})
+    };
+    assert_eq!(run(&vm, "query-yank", json!({})), json!({"return": []}));
+    assert_eq!(yank(json!([{"type": "migration"}])), missing("migration"));
+    vm.set_status(Side::Source, Status::Active, None);
+    assert_eq!(run(&vm, "query-yank", json!({})), json!({"return": [{"type": "migration"}]}));
+    vm.told();
+    // All or nothing.
+    assert_eq!(yank(json!([{"type": "migration"}, {"type": "chardev", "id": "c0"}])), missing("chardev"));
+    assert_eq!(yank(json!([])), json!({"return": {}}));
+    for (instances, desc) in [
+        (json!([1]), "Invalid parameter type for 'instances[0]', expected: object"),
+        (json!([{}]), "Parameter 'instances[0].type' is missing"),
+        (json!([{"type": "moon"}]), "Parameter 'type' does not accept value 'moon'"),
+        (json!([{"type": "migration", "id": 1}]), "Parameter 'instances[0].id' is unexpected"),
+    ] {
+        assert_eq!(yank(instances), error(desc));
+    }
+    assert_eq!(vm.told(), "");
+    assert_eq!(yank(json!([{"type": "migration"}])), json!({"return": {}}));
+    assert_eq!(vm.told(), "yank");
+}
+
+#[test]
 fn queries() {
     let vm = FakeVm::new();
     let query = |name: &str| run(&vm, name, json!({}))["return"].clone();
@@ -263,6 +292,8 @@ fn queries() {
     let names = query("query-commands");
     assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
     assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));
+    let schema = query("query-qmp-schema");
+    assert!(schema.as_array().unwrap().iter().any(|it| it["name"] == "migrate" && it["meta-type"] == "command"));
     assert_eq!(run(&vm, "human-monitor-command", json!({"command-line": "info name"})), json!({"return": "guest\n"}));
     let line = json!({"command-line": "migrate tcp:h:1"});
     let answer = run(&vm, "human-monitor-command", line);

@@ -61,3 +61,49 @@ fn what_is_not_known_is_left_out() {
     assert_eq!(names, ["status", "total-time", "setup-time", "ram"]);
     assert_eq!(value["ram"]["mbps"], 0.0);
 }
+
+/// The words of QEMU's older `info migrate`, each from the field that has it.
+#[test]
+fn the_older_layout_can_be_had_from_it() {
+    let value = query_migrate(Some(&(Side::Source, report(Status::Completed))), None);
+    let ram = &value["ram"];
+    let kbytes = |name: &str| ram[name].as_u64().unwrap() >> 10;
+    let older = [
+        format!("Migration status: {}", value["status"].as_str().unwrap()),
+        format!("total time: {} milliseconds", value["total-time"]),
+        format!("downtime: {} milliseconds", value["downtime"]),
+        format!("setup: {} milliseconds", value["setup-time"]),
+        format!("transferred ram: {} kbytes", kbytes("transferred")),
+        format!("throughput: {:.2} mbps", ram["mbps"].as_f64().unwrap()),
+        format!("remaining ram: {} kbytes", kbytes("remaining")),
+        format!("total ram: {} kbytes", kbytes("total")),
+        format!("duplicate: {} pages", ram["duplicate"]),
+        format!("skipped: {} pages", ram["skipped"]),
+        format!("normal: {} pages", ram["normal"]),
+        format!("normal bytes: {} kbytes", kbytes("normal-bytes")),
+        format!("dirty sync count: {}", ram["dirty-sync-count"]),
+        format!("page size: {} kbytes", kbytes("page-size")),
+    ];
+    assert_eq!(
+        older.join("\n"),
+        "Migration status: completed\n\
+         total time: 1283 milliseconds\n\
+         downtime: 9 milliseconds\n\
+         setup: 4 milliseconds\n\
+         transferred ram: 1310720 kbytes\n\
+         throughput: 8123.46 mbps\n\
+         remaining ram: 64 kbytes\n\
+         total ram: 1572864 kbytes\n\
+         duplicate: 11 pages\n\
+         skipped: 0 pages\n\
+         normal: 262144 pages\n\
+         normal bytes: 1048576 kbytes\n\
+         dirty sync count: 3\n\
+         page size: 4 kbytes"
+    );
+    // One page is one page in all of it.
+    assert_eq!(
+        ram["normal-bytes"].as_u64().unwrap(),
+        ram["normal"].as_u64().unwrap() * ram["page-size"].as_u64().unwrap()
+    );
+}

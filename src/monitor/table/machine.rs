@@ -14,6 +14,11 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command { help: "list the commands", hmp: None, qmp: face("query-commands", &[], |_| Ok(Request::QueryCommands)) },
     Command {
+        help: "describe what commands take and which events there are; what they return is not described (type `any`)",
+        hmp: None,
+        qmp: face("query-qmp-schema", &[], |_| Ok(Request::QuerySchema)),
+    },
+    Command {
         help: "execute a line of the monitor for people and return its output",
         hmp: None,
         qmp: face(

@@ -5,6 +5,8 @@ mod fds;
 mod machine;
 mod migration;
 mod network;
+mod registers;
+mod yank;
 
 use super::args::{Args, Kind, Param};
 use super::error::CommandError;
@@ -59,10 +61,12 @@ const fn out_of_band(face: Option<Face>) -> Option<Face> {
 pub fn commands() -> impl Iterator<Item = &'static Command> {
     machine::COMMANDS
         .iter()
+        .chain(registers::COMMANDS)
         .chain(balloon::COMMANDS)
         .chain(fds::COMMANDS)
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
+        .chain(yank::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
