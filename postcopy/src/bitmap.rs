@@ -93,6 +93,12 @@ impl PageBitmap {
         (0..self.words.len()).map(|word| u64::from(self.word(word).count_ones())).sum()
     }
 
+    /// How many pages of `start..end` are set.
+    pub fn count_range(&self, start: PageIndex, end: PageIndex) -> u64 {
+        let end = end.0.min(self.pages);
+        masks(start.0.min(end), end).map(|(word, mask)| u64::from((self.word(word) & mask).count_ones())).sum()
+    }
+
     /// The first set page at or after `from`.
     pub fn next_set(&self, from: PageIndex) -> Option<PageIndex> {
         let mut word = (from.0 / 64) as usize;
@@ -217,6 +223,18 @@ impl RamBitmap {
     /// How many pages there are.
     pub fn pages(&self) -> u64 {
         self.blocks.iter().map(PageBitmap::pages).sum()
+    }
+
+    /// How many pages of `start..end` are set, counted through all blocks one after the other.
+    pub fn count_range(&self, start: u64, end: u64) -> u64 {
+        let mut first = 0;
+        let counts = self.blocks.iter().map(|bitmap| {
+            let inside = |page: u64| PageIndex(page.saturating_sub(first));
+            let count = bitmap.count_range(inside(start), inside(end));
+            first += bitmap.pages();
+            count
+        });
+        counts.sum()
     }
 
     /// Sets every page.

@@ -118,6 +118,25 @@ pub struct Step {
     pub at: Duration,
 }
 
+/// Which pages have arrived, coarsely. Taken bit by bit while the migration goes on: no moment of it is special.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PageMap {
+    /// Pages of guest RAM.
+    pub pages: u64,
+    /// How many have arrived of each part of it. Part `n` of `N` is pages `n * pages / N` up to `(n + 1) * pages / N`, through all RAM
+    /// blocks in their order.
+    pub arrived: Vec<u64>,
+}
+
+impl PageMap {
+    /// Of `pages` pages in `buckets` parts, at least one and at most one a page; `count` says how many of pages `start..end` have arrived.
+    pub fn new(pages: u64, buckets: u32, count: impl Fn(u64, u64) -> u64) -> Self {
+        let buckets = u64::from(buckets).clamp(1, pages.max(1));
+        let edge = |n: u64| (u128::from(n) * u128::from(pages) / u128::from(buckets)) as u64;
+        Self { pages, arrived: (0..buckets).map(|n| count(edge(n), edge(n + 1))).collect() }
+    }
+}
+
 /// Everything there is to say about one migration, at one moment.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -10,7 +10,7 @@ use whimbrel_postcopy::channel::{
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
-use whimbrel_postcopy::stats::{Report, Status};
+use whimbrel_postcopy::stats::{PageMap, Report, Status};
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
@@ -36,6 +36,16 @@ pub enum Side {
     Source,
     /// The guest arrives.
     Destination,
+}
+
+impl Side {
+    /// The name in `x-query-migrate-pages`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        }
+    }
 }
 
 /// A vCPU and the thread that answers its requests.
@@ -293,6 +303,15 @@ impl Migration {
             report.vcpu_blocktime.clear();
         }
         Some((side, report))
+    }
+
+    /// What `x-query-migrate-pages` shows; `None` before the first migration.
+    pub fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
+        match &*lock(&self.job) {
+            Job::None => None,
+            Job::Leaving(handle, _) => Some((Side::Source, handle.page_map(buckets))),
+            Job::Arriving(handle) => Some((Side::Destination, handle.page_map(buckets))),
+        }
     }
 
     /// The capabilities as they stand.

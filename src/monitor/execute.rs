@@ -44,6 +44,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryMigrate { all } => {
             Ok(Reply::Migration { report: vm.report().map(Box::new), listening: vm.listening(), all })
         }
+        Request::QueryPages(buckets) => Ok(Reply::Pages(vm.page_map(buckets))),
         Request::QueryCapabilities => Ok(Reply::Capabilities(vm.capabilities())),
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),

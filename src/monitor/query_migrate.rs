@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report};
+use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -53,6 +53,18 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         set("x-switchover-steps", steps.into());
     }
     Value::Object(fields)
+}
+
+/// `x-query-migrate-pages`; empty before the first migration, as `query-migrate` is.
+pub fn query_pages(map: Option<&(Side, PageMap)>) -> Value {
+    let Some((side, map)) = map else { return json!({}) };
+    json!({
+        "side": side.name(),
+        "page-size": PAGE_SIZE,
+        "pages": map.pages,
+        "arrived": map.arrived.iter().sum::<u64>(),
+        "buckets": map.arrived,
+    })
 }
 
 fn ram(ram: &RamReport) -> Value {

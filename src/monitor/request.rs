@@ -1,6 +1,6 @@
 //! What is asked and what is answered, independent of the language.
 
-use whimbrel_postcopy::stats::Report;
+use whimbrel_postcopy::stats::{PageMap, Report};
 
 use crate::block::DiskInfo;
 use crate::machine::{RunState, VcpuInfo};
@@ -51,6 +51,8 @@ pub enum Request {
         /// HMP: with the rows that fill a screen.
         all: bool,
     },
+    /// Which pages have arrived, in so many parts of guest RAM.
+    QueryPages(u32),
     /// The migration capabilities.
     QueryCapabilities,
     /// The migration parameters.
@@ -127,6 +129,8 @@ pub enum Reply {
         /// With all rows.
         all: bool,
     },
+    /// To [`Request::QueryPages`]; `None` before the first migration.
+    Pages(Option<(Side, PageMap)>),
     /// To [`Request::QueryCapabilities`].
     Capabilities(Capabilities),
     /// To [`Request::QueryParameters`].

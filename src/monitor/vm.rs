@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use whimbrel_postcopy::stats::Report;
+use whimbrel_postcopy::stats::{PageMap, Report};
 
 use super::event::EventSink;
 use crate::block::DiskInfo;
@@ -72,6 +72,8 @@ pub trait Vm {
     fn listening(&self) -> Option<Uri>;
     /// See [`Migration::report`].
     fn report(&self) -> Option<(Side, Report)>;
+    /// See [`Migration::page_map`].
+    fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)>;
     /// See [`Migration::capabilities`].
     fn capabilities(&self) -> Capabilities;
     /// See [`Migration::set_capabilities`].
@@ -196,6 +198,9 @@ impl Vm for LiveVm {
     }
     fn report(&self) -> Option<(Side, Report)> {
         self.migration.report()
+    }
+    fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
+        self.migration.page_map(buckets)
     }
     fn capabilities(&self) -> Capabilities {
         self.migration.capabilities()

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::stats::PageMap;
 
 fn bitmap(pages: u64, set: &BTreeSet<u64>) -> PageBitmap {
     let bitmap = PageBitmap::new(pages);
@@ -88,4 +89,22 @@ fn bits_past_the_end_stay_clear() {
     assert_eq!(bitmap.or_word(2, u64::MAX), 0);
     assert_eq!(bitmap.count(), 6);
     assert!(!bitmap.test(PageIndex(70)));
+}
+
+#[test]
+fn ranges_are_counted_through_all_blocks() {
+    let ram = RamBitmap::with_pages([70, 1, 130]);
+    ram.set_run(PageRun { block: BlockId(0), start: PageIndex(60), count: 10 });
+    ram.set_run(PageRun { block: BlockId(1), start: PageIndex(0), count: 1 });
+    ram.set_run(PageRun { block: BlockId(2), start: PageIndex(63), count: 3 });
+    for (range, set) in
+        [(0..60, 0), (60..71, 11), (69..72, 2), (71..134, 0), (134..137, 3), (135..136, 1), (0..201, 14), (5..5, 0)]
+    {
+        assert_eq!(ram.count_range(range.start, range.end), set, "{range:?}");
+    }
+    for buckets in [1, 7, 64, 201, 9999] {
+        let map = PageMap::new(ram.pages(), buckets, |start, end| ram.count_range(start, end));
+        assert_eq!((map.pages, map.arrived.iter().sum::<u64>()), (201, 14), "{buckets}");
+        assert_eq!(map.arrived.len(), (buckets as usize).min(201));
+    }
 }

@@ -12,7 +12,7 @@ use crate::channel::{Acceptor, Channel, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
-use crate::stats::{Report, Status};
+use crate::stats::{PageMap, Report, Status};
 use crate::wire::Features;
 
 /// What the migration's threads and the handle share.
@@ -174,6 +174,12 @@ impl DestinationHandle {
             report.demand = Some(place.latency.report()).filter(|latency| latency.count > 0);
         }
         report
+    }
+
+    /// Which pages are here, in so many parts of guest RAM. Reads the bits as they are: takes no lock and holds nobody up.
+    pub fn page_map(&self, buckets: u32) -> PageMap {
+        let received = self.shared.tracker.received();
+        PageMap::new(received.pages(), buckets, |start, end| received.count_range(start, end))
     }
 
     /// Waits until the migration's thread ends.

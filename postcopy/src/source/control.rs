@@ -12,7 +12,7 @@ use crate::channel::{Connector, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::progress::{Observer, Progress};
-use crate::stats::{Report, Status};
+use crate::stats::{PageMap, Report, Status};
 
 /// The guest has been handed over: it is no longer the source's to keep.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -221,6 +221,12 @@ impl SourceHandle {
     /// How it stands.
     pub fn report(&self) -> Report {
         self.shared.progress.report(self.shared.pending.count())
+    }
+
+    /// Which pages need not be sent (any more), in so many parts of guest RAM. Reads the bits as they are: takes no lock and holds nobody up.
+    pub fn page_map(&self, buckets: u32) -> PageMap {
+        let pending = &self.shared.pending;
+        PageMap::new(pending.pages(), buckets, |start, end| end - start - pending.count_range(start, end))
     }
 
     /// Waits until the migration's thread ends.

@@ -12,7 +12,7 @@ use crate::monitor::table::{self, Command, Face};
 pub fn render(reply: &Reply) -> String {
     match reply {
         // All but the first are asked for by QMP only.
-        Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) => String::new(),
+        Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) | Reply::Pages(_) => String::new(),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Capabilities(all) => {

@@ -9,7 +9,7 @@ use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Parameter, Parameters};
 use crate::migration::setting::Setting;
 use crate::monitor::block::query_block;
-use crate::monitor::query_migrate::query_migrate;
+use crate::monitor::query_migrate::{query_migrate, query_pages};
 use crate::monitor::request::Reply;
 use crate::monitor::table;
 
@@ -18,6 +18,7 @@ pub fn render(reply: &Reply) -> Value {
     match reply {
         Reply::Done | Reply::Listening(_) => json!({}),
         Reply::Migration { report, listening, .. } => query_migrate(report.as_deref(), listening.as_ref()),
+        Reply::Pages(map) => query_pages(map.as_ref()),
         Reply::Capabilities(all) => {
             Capability::ALL.into_iter().map(|it| json!({"capability": it.name(), "state": all.get(it)})).collect()
         }

@@ -287,7 +287,7 @@ fn queries() {
     assert_eq!(query("query-name"), json!({"name": "guest"}));
     assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
     assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
-    assert_eq!(query("query-migrate"), json!({}));
+    assert_eq!((query("query-migrate"), query("x-query-migrate-pages")), (json!({}), json!({})));
     assert!(query("query-version")["package"].as_str().unwrap().starts_with("whimbrel "));
     let names = query("query-commands");
     assert!(names.as_array().unwrap().contains(&json!({"name": "qmp_capabilities"})));
@@ -298,6 +298,20 @@ fn queries() {
     let line = json!({"command-line": "migrate tcp:h:1"});
     let answer = run(&vm, "human-monitor-command", line);
     assert!(answer["return"].as_str().unwrap().contains("continues detached"));
+}
+
+#[test]
+fn pages_are_told_of_in_as_many_parts_as_asked_for() {
+    let vm = FakeVm::new();
+    vm.set_status(Side::Destination, Status::PostcopyActive, None);
+    let ask = |arguments| run(&vm, "x-query-migrate-pages", arguments);
+    let map = |buckets: Value| json!({"return": {"side": "destination", "page-size": 4096, "pages": 4, "arrived": 3, "buckets": buckets}});
+    assert_eq!(ask(json!({"buckets": 2})), map(json!([2, 1])));
+    assert_eq!(ask(json!({})), map(json!([1, 1, 1, 0])), "never more parts than pages");
+    for wrong in [-1, 0, 16_385, i64::MAX] {
+        let refused = error("Parameter 'buckets' expects a value between 1 and 16384");
+        assert_eq!(ask(json!({ "buckets": wrong })), refused, "{wrong}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod fds;
 mod machine;
 mod migration;
 mod network;
+mod pages;
 mod registers;
 mod yank;
 
@@ -67,6 +68,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
         .chain(yank::COMMANDS)
+        .chain(pages::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
