@@ -20,6 +20,7 @@ pub mod run;
 pub mod sandbox;
 pub mod size;
 pub mod state;
+pub mod top;
 pub mod vcpu;
 
 #[cfg(test)]

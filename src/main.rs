@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use whimbrel::cli::{Cli, Command};
-use whimbrel::{client, demo, launcher, run};
+use whimbrel::{client, demo, launcher, run, top};
 use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             Ok(plan) => exit(client::migrate(&plan).map(|()| 0)),
             Err(error) => fail(&error, USAGE),
         },
+        Command::Top(args) => exit(top::top(&args.options()).map(|()| 0)),
         Command::Demo(args) => match args.validate() {
             Ok(options) => exit(demo::demo(&options).map(|()| 0)),
             Err(error) => fail(&error, USAGE),

@@ -8,6 +8,7 @@ mod net;
 mod parse;
 mod restore;
 mod run;
+mod top;
 
 use clap::{Parser, Subcommand};
 
@@ -15,6 +16,7 @@ pub use demo::{DemoArgs, TooLittleMemory};
 pub use migrate::MigrateArgs;
 pub use restore::RestoreArgs;
 pub use run::{CliError, RunArgs};
+pub use top::TopArgs;
 
 /// A KVM virtual machine monitor built around postcopy-first live migration.
 #[derive(Debug, Parser)]
@@ -46,6 +48,8 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Move a running virtual machine to another host
     Migrate(MigrateArgs),
+    /// Watch a migration as it goes on
+    Top(TopArgs),
     /// Show a live guest moving in every mode, with what each costs; needs no arguments
     Demo(DemoArgs),
     /// The half of 'run' that starts commands; 'run' starts it itself

@@ -113,6 +113,11 @@ impl Connection {
         }
     }
 
+    /// Drops the events that came so far.
+    pub fn forget_events(&mut self) {
+        self.events.clear();
+    }
+
     /// The next message; `None` if there is none by `until`.
     fn read(&mut self, until: Instant) -> Result<Option<Value>, QmpError> {
         loop {

@@ -19,4 +19,5 @@ mod support;
 mod switchover;
 mod there_and_back;
 mod tls;
+mod top;
 mod torture;

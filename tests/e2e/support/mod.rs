@@ -8,6 +8,7 @@
 //! | `guest` | the talk with the test guest over the serial port |
 //! | `proxy` | a link that counts, and can hang and be cut |
 //! | `faulty_link` | a link that reads along, and breaks at a chosen place of a chosen channel |
+//! | `terminal` | a terminal that a process runs on, and what its screen shows |
 //! | `transcript` | everything that a stream said, and waiting for it to say something |
 
 pub mod faulty_link;
@@ -16,6 +17,7 @@ pub mod host;
 pub mod proxy;
 pub mod qmp;
 pub mod skip;
+pub mod terminal;
 pub mod transcript;
 pub mod vm;
 

@@ -308,6 +308,12 @@ impl Drop for Vm {
 
 /// A `whimbrel` that is not a machine, or not for long: its exit code and all that it said on standard error.
 pub fn whimbrel(arguments: &[&str]) -> (i32, String) {
+    let (code, _, log) = whimbrel_says(arguments);
+    (code, log)
+}
+
+/// The same, with what it said on standard output between the two.
+pub fn whimbrel_says(arguments: &[&str]) -> (i32, String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
         .args(arguments)
         .env("WHIMBREL_SECCOMP", "kill")
@@ -324,5 +330,5 @@ pub fn whimbrel(arguments: &[&str]) -> (i32, String) {
     }
     let mut output = String::new();
     child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
-    (child.wait().unwrap().code().unwrap(), log.text())
+    (child.wait().unwrap().code().unwrap(), output, log.text())
 }
