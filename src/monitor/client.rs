@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -34,6 +35,7 @@ pub struct Client {
     /// Readiness is reported once, when it begins: it is kept here until a read says otherwise.
     readable: bool,
     state: State,
+    next_tick: Option<Instant>,
 }
 
 impl Client {
@@ -41,7 +43,7 @@ impl Client {
     pub fn new(wire: Wire, mut session: Box<dyn Session>) -> Self {
         let mut outbox = Outbox::default();
         session.greet(outbox.buffer());
-        Self { wire, session, outbox, readable: true, state: State::Open }
+        Self { wire, session, outbox, readable: true, state: State::Open, next_tick: None }
     }
 
     /// Asks for readiness of the wire under `token`.
@@ -75,9 +77,19 @@ impl Client {
         self.readable && self.state == State::Open && self.session.wants_input() && !self.outbox.is_busy()
     }
 
-    /// Whether [`Client::tick`] is wanted.
-    pub fn wants_ticks(&self) -> bool {
-        self.state == State::Open && self.session.wants_ticks()
+    /// How often its session wants to be called.
+    fn tick_every(&self) -> Option<Duration> {
+        self.session.tick_every().filter(|_| self.state == State::Open)
+    }
+
+    /// Whether it waits for a migration.
+    pub fn is_waiting(&self) -> bool {
+        self.tick_every().is_some()
+    }
+
+    /// When [`Client::tick`] has something to do.
+    pub fn next_tick(&self) -> Option<Instant> {
+        self.next_tick
     }
 
     /// Whether the client can be forgotten.
@@ -124,12 +136,14 @@ impl Client {
         }
     }
 
-    /// About a second has passed.
-    pub fn tick(&mut self, vm: &dyn Vm) {
-        if self.wants_ticks() {
+    /// It is `now`.
+    pub fn tick(&mut self, now: Instant, vm: &dyn Vm) {
+        // Who has not taken the last one is not sent another.
+        if self.is_waiting() && self.next_tick.is_some_and(|at| at <= now) && self.outbox.is_empty() {
             let flow = self.session.tick(vm, self.outbox.buffer());
             self.follow(flow);
         }
+        self.next_tick = self.tick_every().map(|every| self.next_tick.filter(|at| *at > now).unwrap_or(now + every));
     }
 
     fn follow(&mut self, flow: Flow) {

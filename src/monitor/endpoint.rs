@@ -1,7 +1,7 @@
 //! Where monitors are reached: listening sockets, connected ones, and this process's standard input and output.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSliceMut, Read};
+use std::io::{self, ErrorKind, IoSliceMut, IsTerminal, Read};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -61,6 +61,11 @@ impl Wire {
     fn socket(socket: OwnedFd) -> io::Result<Self> {
         set_nonblocking(&socket)?;
         Ok(Self { input: socket.into(), output: None })
+    }
+
+    /// Whether a person sees what is written to it, where it is written.
+    pub fn is_terminal(&self) -> bool {
+        self.output.as_ref().unwrap_or(&self.input).is_terminal()
     }
 
     /// Connects to a unix socket.

@@ -142,6 +142,24 @@ fn write_steps(out: &mut String, report: &Report) -> std::fmt::Result {
     Ok(())
 }
 
+/// Characters between the ends of the bar: the whole of it fits a terminal of 80.
+const BAR: usize = 20;
+
+/// The same as a bar, for a terminal.
+pub fn progress_bar(report: &Report) -> String {
+    let ram = &report.ram;
+    let there = ram.total.saturating_sub(ram.remaining) as f64 / ram.total.max(1) as f64;
+    let full = (there * BAR as f64) as usize;
+    format!(
+        "{} [{:<BAR$}] {:>3}%, {} left, {:.0} Mbps",
+        report.status.name(),
+        "#".repeat(full.min(BAR)),
+        (there * 100.0) as u64,
+        format_size(ram.remaining),
+        ram.mbps
+    )
+}
+
 /// One line for who waits for a migration.
 pub fn progress_line(report: &Report) -> String {
     let ram = &report.ram;

@@ -30,8 +30,6 @@ const SIGNALS: Token = Token(1);
 const FIRST_FREE: usize = 2;
 /// Clients served at once; more are turned away.
 const MAX_CLIENTS: usize = 64;
-/// How often a client that waits for a migration sees a line.
-const TICK: Duration = Duration::from_secs(1);
 
 /// Why the monitor could not be set up or go on.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +76,6 @@ pub struct MainLoop {
     listeners: BTreeMap<Token, (Listener, MonitorFace)>,
     clients: BTreeMap<Token, Client>,
     next_token: usize,
-    next_tick: Option<Instant>,
     /// A guest could fill every client's wire with this event.
     balloon: Throttle,
     /// The guest is beyond help, but a client may want to look.
@@ -99,7 +96,6 @@ impl MainLoop {
             listeners: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_token: FIRST_FREE,
-            next_tick: None,
             balloon: Throttle::default(),
             panicked: false,
         };
@@ -143,6 +139,7 @@ impl MainLoop {
 
     fn add_client(&mut self, wire: Wire, face: MonitorFace) -> Result<(), MonitorError> {
         let session: Box<dyn Session> = match face {
+            MonitorFace::Hmp if wire.is_terminal() => Box::new(HmpSession::on_terminal()),
             MonitorFace::Hmp => Box::new(HmpSession::new()),
             MonitorFace::Qmp => Box::new(QmpSession::new()),
         };
@@ -231,7 +228,7 @@ impl MainLoop {
         let qmp_too = vm.capabilities().events;
         let event = Event::of_migration(event);
         for client in self.clients.values_mut() {
-            if qmp_too || client.wants_ticks() {
+            if qmp_too || client.is_waiting() {
                 client.notify(&event, vm);
             }
         }
@@ -239,20 +236,11 @@ impl MainLoop {
 
     /// One turn for every client.
     fn serve(&mut self, vm: &dyn Vm) {
-        let now = Instant::now();
-        let ticked = self.next_tick.is_some_and(|at| at <= now);
         for client in self.clients.values_mut() {
-            if ticked {
-                client.tick(vm);
-            }
             client.turn(vm);
+            client.tick(Instant::now(), vm);
+            client.flush();
         }
-        let waiting = self.clients.values().any(Client::wants_ticks);
-        self.next_tick = match self.next_tick {
-            _ if !waiting => None,
-            Some(at) if !ticked => Some(at),
-            _ => Some(now + TICK),
-        };
         let registry = self.poll.registry();
         self.clients.retain(|_, client| {
             let done = client.is_done();
@@ -267,7 +255,8 @@ impl MainLoop {
         match self.clients.values().any(Client::is_runnable) {
             true => Some(Duration::ZERO),
             false => {
-                let next = [self.next_tick, self.balloon.deadline()].into_iter().flatten().min();
+                let ticks = self.clients.values().filter_map(Client::next_tick);
+                let next = ticks.chain(self.balloon.deadline()).min();
                 next.map(|at| at.saturating_duration_since(Instant::now()))
             }
         }

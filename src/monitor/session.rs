@@ -1,6 +1,7 @@
 //! [`Session`]: one client's conversation, bytes in and bytes out, without a socket.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::event::Event;
 use super::vm::Vm;
@@ -34,12 +35,12 @@ pub trait Session {
     /// Something happened.
     fn notify(&mut self, event: &Event, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow;
 
-    /// Whether [`Session::tick`] wants to be called.
-    fn wants_ticks(&self) -> bool {
-        false
+    /// How often [`Session::tick`] wants to be called; `None` while it does not.
+    fn tick_every(&self) -> Option<Duration> {
+        None
     }
 
-    /// About a second has passed.
+    /// That much time has passed, and the client has taken all that was said before.
     fn tick(&mut self, _vm: &dyn Vm, _out: &mut Vec<u8>) -> Flow {
         Flow::Continue
     }

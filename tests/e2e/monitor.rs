@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use serde_json::json;
 
+use crate::support::terminal::Terminal;
 use crate::support::transcript::Transcript;
 use crate::support::vm::whimbrel;
 use crate::support::{LIMIT, Machine, Transport, Vm, host};
@@ -39,6 +41,14 @@ impl Person {
         let text = found.unwrap_or_else(|| panic!("no prompt after: {}", &self.screen.text()[from..]));
         self.read += text.len() + PROMPT.len();
         text
+    }
+
+    /// Waits until it is seen.
+    fn await_text(&self, text: &str) {
+        let seen = self
+            .screen
+            .wait_for(LIMIT, |said| String::from_utf8_lossy(&said.bytes[self.read..]).contains(text).then_some(()));
+        assert!(seen.is_some(), "'{text}' does not come after: {}", &self.screen.text()[self.read..]);
     }
 
     fn types(&mut self, line: &str) {
@@ -148,6 +158,7 @@ fn a_person_moves_the_guest_and_waits() {
     let mut person = Person::at(&source);
     assert_eq!(person.says("migrate_set_parameter max-bandwidth 32M"), "");
     let uri = destination.address();
+    let begun = Instant::now();
     person.types(&format!("migrate {uri}"));
     // The prompt is not back yet; others are served meanwhile.
     source.qmp.await_migration("active");
@@ -155,13 +166,38 @@ fn a_person_moves_the_guest_and_waits() {
     let mut other = Person::at(&source);
     assert!(other.says("info migrate").contains("Status: \t\tactive"));
     assert!(other.says(&format!("migrate -d {uri}")).contains("in progress"));
+    person.await_text("active: ");
     assert_eq!(other.says("migrate_set_parameter max-bandwidth 0"), "");
     let shown = person.until_prompt();
+    let lines = shown.lines().filter(|line| line.contains(" s, ") && line.ends_with(" Mbps")).count();
+    assert!((1..=begun.elapsed().as_secs() as usize).contains(&lines) && !shown.contains('\r'), "{shown}");
     assert!(shown.ends_with("migration completed\n"), "{shown}");
     let report = person.says("info migrate");
     assert!(report.contains("Status: \t\tcompleted") && report.contains("remain=0 B"), "{report}");
     assert_eq!(person.says("info status"), "VM status: paused (postmigrate)\n");
     assert!(person.says("cont").contains("migrated away"));
+    assert_moved(&mut source, &mut destination);
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_a_bar() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let mut terminal = Terminal::new();
+    let here = machine().on(&terminal).with(&["--monitor", "stdio"]);
+    let (mut source, mut destination) =
+        (here.boot_and_begin("ws=64M order=rand write=50"), machine().receive(Transport::Tcp));
+    source.set(json!({"max-bandwidth": 32 << 20}));
+    terminal.types(&format!("migrate {}\n", destination.address()));
+    let screen = terminal.await_text(" Mbps");
+    let line = screen.trim_end().lines().last().unwrap();
+    assert!(line.starts_with("active [") && line.ends_with(" Mbps"), "{screen}");
+    // The machine and whoever else is connected go on.
+    source.guest.await_visits(1000);
+    source.set(json!({"max-bandwidth": 0}));
+    let screen = terminal.await_text("\nmigration completed\n(whimbrel)");
+    assert!(!screen.contains('['), "the bar is left: {screen}");
     assert_moved(&mut source, &mut destination);
 }
 

@@ -1,15 +1,18 @@
 //! An HMP client: prompts, lines, and waiting for a migration without holding anybody up.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use super::run;
 use crate::fds::Handed;
 use crate::monitor::event::Event;
-use crate::monitor::info_migrate::progress_line;
+use crate::monitor::info_migrate::{progress_bar, progress_line};
 use crate::monitor::session::{Flow, Session};
 use crate::monitor::vm::Vm;
 use whimbrel_postcopy::stats::Status;
 
+/// Back to the begin of a terminal's line, which is empty then.
+const CLEAR: &str = "\r\x1b[K";
 const PROMPT: &str = "(whimbrel) ";
 /// The longest line taken, in bytes.
 const MAX_LINE: usize = 64 << 10;
@@ -23,19 +26,44 @@ enum State {
     Waiting,
 }
 
+/// What a client sees while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Display {
+    /// A line now and then: it may be a program, or a file.
+    Lines,
+    /// A bar that stays where it is.
+    Bar,
+}
+
+impl Display {
+    /// How often it changes.
+    const fn every(self) -> Duration {
+        match self {
+            Self::Lines => Duration::from_secs(1),
+            Self::Bar => Duration::from_millis(200),
+        }
+    }
+}
+
 /// An HMP client.
 #[derive(Debug)]
 pub struct HmpSession {
     /// What came after the last line that was executed.
     pending: Vec<u8>,
     state: State,
+    display: Display,
     handed: Handed,
 }
 
 impl HmpSession {
     /// A new conversation.
     pub fn new() -> Self {
-        Self { pending: Vec::new(), state: State::Prompt, handed: Handed::default() }
+        Self { pending: Vec::new(), state: State::Prompt, display: Display::Lines, handed: Handed::default() }
+    }
+
+    /// A new conversation on a terminal.
+    pub fn on_terminal() -> Self {
+        Self { display: Display::Bar, ..Self::new() }
     }
 
     /// Executes the complete lines in `pending`, until one of them has to wait.
@@ -76,6 +104,9 @@ impl HmpSession {
             Some(error) => format!("Error: migration {}: {error}\n", status.name()),
             None => format!("migration {}\n", status.name()),
         };
+        if self.display == Display::Bar {
+            out.extend_from_slice(CLEAR.as_bytes());
+        }
         out.extend_from_slice(text.as_bytes());
         out.extend_from_slice(PROMPT.as_bytes());
         self.state = State::Prompt;
@@ -113,8 +144,8 @@ impl Session for HmpSession {
         self.look(vm, out)
     }
 
-    fn wants_ticks(&self) -> bool {
-        self.state == State::Waiting
+    fn tick_every(&self) -> Option<Duration> {
+        (self.state == State::Waiting).then_some(self.display.every())
     }
 
     fn tick(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
@@ -126,7 +157,11 @@ impl Session for HmpSession {
             && self.state == State::Waiting
             && let Some((_, report)) = vm.report()
         {
-            out.extend_from_slice(progress_line(&report).as_bytes());
+            let text = match self.display {
+                Display::Lines => progress_line(&report),
+                Display::Bar => format!("{CLEAR}{}", progress_bar(&report)),
+            };
+            out.extend_from_slice(text.as_bytes());
         }
         flow
     }

@@ -8,7 +8,8 @@ use crate::fds::Handed;
 use crate::migration::MigrationEvent;
 use crate::migration::Side;
 use crate::monitor::event::Event;
-use crate::monitor::fake::FakeVm;
+use crate::monitor::fake::{FakeVm, report};
+use crate::monitor::info_migrate::progress_bar;
 use crate::monitor::session::{Flow, Session};
 
 /// One line's answer.
@@ -222,7 +223,7 @@ fn without_d_the_prompt_waits_for_the_end() {
     vm.set_status(Side::Source, Status::Active, None);
     let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\nstop\n");
     assert_eq!(text, "");
-    assert!(!session.wants_input() && session.wants_ticks());
+    assert!(!session.wants_input() && session.tick_every() == Some(Duration::from_secs(1)));
     assert_eq!(vm.told(), "migrate tcp:h:1", "what was typed ahead waits too");
 
     let mut out = Vec::new();
@@ -238,7 +239,38 @@ fn without_d_the_prompt_waits_for_the_end() {
         "Error: migration failed: the destination died\n(whimbrel) (whimbrel) "
     );
     assert_eq!(vm.told(), "stop");
-    assert!(session.wants_input() && !session.wants_ticks());
+    assert!(session.wants_input() && session.tick_every().is_none());
+}
+
+#[test]
+fn on_a_terminal_a_bar_shows_how_far_it_is() {
+    let vm = FakeVm::new();
+    let mut session = HmpSession::on_terminal();
+    vm.set_status(Side::Source, Status::Active, None);
+    let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\n");
+    assert_eq!(text, "");
+    assert!(session.tick_every().is_some_and(|every| every < Duration::from_secs(1)));
+    let mut out = Vec::new();
+    vm.report.borrow_mut().as_mut().unwrap().1.ram.remaining = 1_207_959_552;
+    let _ = session.tick(&vm, &mut out);
+    vm.set_status(Side::Source, Status::Completed, None);
+    let _ = session.tick(&vm, &mut out);
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "\r\x1b[Kactive [#####               ]  25%, 1.12 GiB left, 8123 Mbps\
+         \r\x1b[Kmigration completed\n(whimbrel) "
+    );
+}
+
+#[test]
+fn the_bar_fits_its_line_whatever_is_reported() {
+    let mut longest = report(Status::PostcopyRecoverSetup);
+    (longest.ram.remaining, longest.ram.mbps) = (1001 << 40, 400_000.0);
+    for (total, bar) in [(0, "[                    ]   0%"), (u64::MAX, "[################### ]  99%")] {
+        longest.ram.total = total;
+        let text = progress_bar(&longest);
+        assert!(text.contains(bar) && text.len() < 80, "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::num::NonZero;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -35,9 +35,9 @@ impl Terminal {
         Self { keyboard, line: pty.slave, output }
     }
 
-    /// For a process's standard input or output.
-    pub fn stdio(&self) -> Stdio {
-        self.line.try_clone().unwrap().into()
+    /// For a process's standard input and output.
+    pub fn line(&self) -> OwnedFd {
+        self.line.try_clone().unwrap()
     }
 
     /// Runs Whimbrel with these arguments.
@@ -46,9 +46,9 @@ impl Terminal {
         let child = Command::new("setsid")
             .arg(env!("CARGO_BIN_EXE_whimbrel"))
             .args(arguments)
-            .stdin(self.stdio())
-            .stdout(self.stdio())
-            .stderr(self.stdio())
+            .stdin(self.line())
+            .stdout(self.line())
+            .stderr(self.line())
             .spawn()
             .unwrap();
         Running(child)

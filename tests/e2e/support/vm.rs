@@ -1,11 +1,12 @@
 //! [`Vm`]: one Whimbrel process with its sockets, and [`Machine`], which starts sources and destinations alike.
 
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::chown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,6 +18,7 @@ use tempfile::TempDir;
 use super::LIMIT;
 use super::guest::Guest;
 use super::qmp::Qmp;
+use super::terminal::Terminal;
 use super::transcript::{Said, Transcript};
 
 /// How often a wait for a connection looks whether the process still lives, in milliseconds.
@@ -31,6 +33,7 @@ pub struct Machine {
     launcher: Vec<String>,
     wrapper: Option<Wrapper>,
     restores: Option<String>,
+    terminal: Option<Arc<OwnedFd>>,
 }
 
 /// A program that runs Whimbrel as another user.
@@ -63,6 +66,7 @@ impl Machine {
             launcher: Vec::new(),
             wrapper: None,
             restores: None,
+            terminal: None,
         }
     }
 
@@ -82,6 +86,17 @@ impl Machine {
     pub fn restoring(mut self, file: &str) -> Self {
         self.restores = Some(file.to_owned());
         self
+    }
+
+    /// Runs on a terminal.
+    pub fn on(mut self, terminal: &Terminal) -> Self {
+        self.terminal = Some(Arc::new(terminal.line()));
+        self
+    }
+
+    /// Standard input or output.
+    fn stdio(&self) -> Stdio {
+        self.terminal.as_ref().map_or_else(Stdio::null, |line| line.try_clone().unwrap().into())
     }
 
     /// Runs as another user, if there is somebody.
@@ -149,8 +164,8 @@ impl Machine {
             .args(arguments(dir.path()))
             // A system call that a list forgot ends the process, and the test with it.
             .env("WHIMBREL_SECCOMP", "kill")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdin(self.stdio())
+            .stdout(self.stdio())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
