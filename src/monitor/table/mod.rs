@@ -118,6 +118,8 @@ impl Face {
 }
 
 #[cfg(test)]
+mod coming_from_qemu;
+#[cfg(test)]
 mod compatibility;
 #[cfg(test)]
 mod tests;
