@@ -67,8 +67,8 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(fds::COMMANDS)
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
-        .chain(yank::COMMANDS)
         .chain(pages::COMMANDS)
+        .chain(yank::COMMANDS)
 }
 
 /// Finds a command by HMP's name or alias.
