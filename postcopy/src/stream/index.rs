@@ -1,7 +1,7 @@
 //! [`Index`]: where in a recorded stream each page's last contents stand.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek};
 
 use super::BUFFER;
 use crate::channel::ChannelError;
@@ -162,5 +162,5 @@ fn pages(blocks: &mut [Vec<u64>], run: PageRun) -> Result<&mut [u64], ChannelErr
 
 /// Whether a stream can be indexed: it is a file, not a pipe.
 pub(super) fn is_seekable(file: &mut File) -> bool {
-    file.seek(SeekFrom::Current(0)).is_ok()
+    file.stream_position().is_ok()
 }

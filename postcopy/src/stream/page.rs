@@ -31,7 +31,7 @@ pub struct Paging {
 /// Which channel is given next.
 enum Next {
     Control(Box<(File, Index)>),
-    Demand(Channel),
+    Demand(Box<Channel>),
     None,
 }
 
@@ -53,10 +53,10 @@ impl Acceptor for Paging {
             Next::Control(recorded) => {
                 let (file, index) = *recorded;
                 let (control, demand) = begin(file, index)?;
-                self.next.replace(Next::Demand(demand));
+                self.next.replace(Next::Demand(Box::new(demand)));
                 Ok(control)
             }
-            Next::Demand(channel) => Ok(channel),
+            Next::Demand(channel) => Ok(*channel),
             Next::None => Err(ChannelError::Closed(None)),
         }
     }

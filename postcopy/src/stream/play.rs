@@ -29,7 +29,7 @@ pub struct Playing {
 /// Which channel is given next.
 enum Next {
     Control { stream: OwnedFd, hello: Vec<u8> },
-    Demand(Channel),
+    Demand(Box<Channel>),
     None,
 }
 
@@ -47,11 +47,11 @@ impl Acceptor for Playing {
             Next::Control { stream, mut hello } => match read_hello(&stream, &mut hello, wake) {
                 Ok(hello) => {
                     let (control, demand) = play(stream, hello)?;
-                    (Ok(control), Next::Demand(demand))
+                    (Ok(control), Next::Demand(Box::new(demand)))
                 }
                 Err(error) => (Err(error), Next::Control { stream, hello }),
             },
-            Next::Demand(channel) => (Ok(channel), Next::None),
+            Next::Demand(channel) => (Ok(*channel), Next::None),
             Next::None => (Err(ChannelError::Closed(None)), Next::None),
         };
         self.next.replace(next);
