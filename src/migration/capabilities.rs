@@ -2,51 +2,33 @@
 
 use super::setting::SettingError;
 
-/// What a migration may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// `postcopy-ram`: the destination may run before all pages are there.
-    pub postcopy_ram: bool,
-    /// `events`: emit MIGRATION and MIGRATION_PASS events.
-    pub events: bool,
-    /// `postcopy-blocktime`: measure how long vCPUs wait for pages.
-    pub postcopy_blocktime: bool,
-    /// `multifd`: the pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that arrives comes on as many as its source
-    /// opens.
-    pub multifd: bool,
-    /// `pause-before-switchover`: the guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
-    pub pause_before_switchover: bool,
-}
-
-impl Default for Capabilities {
-    fn default() -> Self {
-        Self {
-            postcopy_ram: true,
-            events: false,
-            postcopy_blocktime: true,
-            multifd: true,
-            pause_before_switchover: false,
-        }
-    }
-}
-
 /// A capability that this program has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
-    /// See [`Capabilities::postcopy_ram`].
+    /// The destination may run before all pages are there.
     PostcopyRam,
     /// Always on: the destination always answers.
     ReturnPath,
-    /// See [`Capabilities::events`].
+    /// Emit MIGRATION and MIGRATION_PASS events.
     Events,
     /// Always on: demand pages always have a channel of their own.
     PostcopyPreempt,
-    /// See [`Capabilities::postcopy_blocktime`].
+    /// Measure how long vCPUs wait for pages.
     PostcopyBlocktime,
-    /// See [`Capabilities::multifd`].
+    /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
+    /// arrives comes on as many as its source opens.
     Multifd,
-    /// See [`Capabilities::pause_before_switchover`].
+    /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
+}
+
+/// What a capability is before anybody says anything.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    On,
+    Off,
+    /// It is how this program works.
+    AlwaysOn,
 }
 
 impl Capability {
@@ -82,17 +64,26 @@ impl Capability {
         "block",
     ];
 
+    /// All that is told of it.
+    const fn spec(self) -> (&'static str, First) {
+        match self {
+            Self::PostcopyRam => ("postcopy-ram", First::On),
+            Self::ReturnPath => ("return-path", First::AlwaysOn),
+            Self::Events => ("events", First::Off),
+            Self::PostcopyPreempt => ("postcopy-preempt", First::AlwaysOn),
+            Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
+            Self::Multifd => ("multifd", First::On),
+            Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
+        }
+    }
+
     /// QEMU's name.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::PostcopyRam => "postcopy-ram",
-            Self::ReturnPath => "return-path",
-            Self::Events => "events",
-            Self::PostcopyPreempt => "postcopy-preempt",
-            Self::PostcopyBlocktime => "postcopy-blocktime",
-            Self::Multifd => "multifd",
-            Self::PauseBeforeSwitchover => "pause-before-switchover",
-        }
+        self.spec().0
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
     }
 
     /// Finds a capability: `None` for a name that QEMU does not know either.
@@ -105,33 +96,36 @@ impl Capability {
     }
 }
 
+/// What a migration may use: which capabilities are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities(u32);
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        let on = Capability::ALL.into_iter().filter(|it| it.spec().1 != First::Off);
+        Self(on.map(Capability::bit).fold(0, |all, bit| all | bit))
+    }
+}
+
 impl Capabilities {
     /// Whether `capability` is on.
-    pub const fn get(&self, capability: Capability) -> bool {
-        match capability {
-            Capability::PostcopyRam => self.postcopy_ram,
-            Capability::ReturnPath | Capability::PostcopyPreempt => true,
-            Capability::Events => self.events,
-            Capability::PostcopyBlocktime => self.postcopy_blocktime,
-            Capability::Multifd => self.multifd,
-            Capability::PauseBeforeSwitchover => self.pause_before_switchover,
-        }
+    pub const fn get(self, capability: Capability) -> bool {
+        self.0 & capability.bit() != 0
     }
 
     /// Switches `capability`.
     pub fn set(&mut self, capability: Capability, on: bool) -> Result<(), SettingError> {
-        match capability {
-            Capability::PostcopyRam => self.postcopy_ram = on,
-            Capability::Events => self.events = on,
-            Capability::PostcopyBlocktime => self.postcopy_blocktime = on,
-            Capability::Multifd => self.multifd = on,
-            Capability::PauseBeforeSwitchover => self.pause_before_switchover = on,
-            Capability::ReturnPath | Capability::PostcopyPreempt if on => {}
-            Capability::ReturnPath | Capability::PostcopyPreempt => {
-                return Err(SettingError::AlwaysOn(capability.name()));
-            }
+        match (capability.spec(), on) {
+            ((name, First::AlwaysOn), false) => return Err(SettingError::AlwaysOn(name)),
+            (_, true) => self.0 |= capability.bit(),
+            (_, false) => self.0 &= !capability.bit(),
         }
         Ok(())
+    }
+
+    /// The same, but `capability` as it is in `other`.
+    pub const fn with(self, capability: Capability, other: Self) -> Self {
+        Self(self.0 & !capability.bit() | other.0 & capability.bit())
     }
 }
 
@@ -147,9 +141,23 @@ mod tests {
     }
 
     #[test]
+    fn each_is_switched_alone() {
+        for capability in Capability::ALL {
+            let first = Capabilities::default();
+            let (mut all, on) = (first, !first.get(capability));
+            if all.set(capability, on).is_err() {
+                continue;
+            }
+            assert_eq!(all.get(capability), on, "{}", capability.name());
+            assert_eq!(first.with(capability, all), all);
+            assert!(Capability::ALL.into_iter().all(|it| it == capability || all.get(it) == first.get(it)));
+        }
+    }
+
+    #[test]
     fn names_are_known_supported_or_neither() {
         assert_eq!(Capability::find("events"), Some(Ok(Capability::Events)));
-        assert!(matches!(Capability::find("xbzrle"), Some(Err(_))));
+        assert!(matches!(Capability::find("compress"), Some(Err(_))));
         assert_eq!(Capability::find("warp"), None);
     }
 }

@@ -4,6 +4,7 @@ use whimbrel_postcopy::channel::TlsError;
 use whimbrel_postcopy::stats::Status;
 
 use crate::machine::RunState;
+use crate::migration::rules::BrokenRule;
 use crate::migration::streams::StreamError;
 use crate::migration::uri::Uri;
 
@@ -40,18 +41,16 @@ pub enum MigrationError {
     /// Something that asks or answers on a stream that goes one way.
     #[error("{0} needs a way back from the destination, which exec:, fd: and file: do not have; use tcp: or unix:")]
     NoWayBack(&'static str),
-    /// `tls-creds` with a stream.
-    #[error(
-        "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'"
-    )]
-    NoTlsThere,
+    /// Two settings, or one and an address, do not go together.
+    #[error(transparent)]
+    Rule(#[from] BrokenRule),
     /// Certificates, keys, names.
     #[error("TLS is not possible")]
     Tls(#[from] TlsError),
     /// A thread or an eventfd.
     #[error("the host refused a resource to the migration")]
     Resource(#[source] std::io::Error),
-    /// `migrate_start_postcopy`, `postcopy-policy`, `--postcopy-after` and the capability off.
+    /// `migrate_start_postcopy` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,
     /// `migrate_start_postcopy`, or a `postcopy-policy` on the way, to a destination without userfaultfd.

@@ -14,8 +14,9 @@ use whimbrel_postcopy::stats::{PageMap, Report, Status};
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
-use super::capabilities::Capabilities;
+use super::capabilities::{Capabilities, Capability};
 use super::parameters::Parameters;
+use super::rules::{self, Route, Subject};
 use super::streams::Streams;
 use super::uri::Uri;
 use crate::machine::{Machine, RunState};
@@ -65,14 +66,6 @@ impl Observer for Tell {
     }
 }
 
-/// Where a guest leaves to.
-#[derive(Clone, Copy)]
-enum Route {
-    Peer,
-    /// Nothing comes back from there.
-    Stream,
-}
-
 /// The last migration, ended or not.
 enum Job {
     None,
@@ -102,6 +95,14 @@ impl Job {
         })
     }
 
+    /// Which way a guest that is leaving goes.
+    fn route(&self) -> Option<Route> {
+        match self {
+            Self::Leaving(_, route) if self.is_under_way() => Some(*route),
+            _ => None,
+        }
+    }
+
     fn is_under_way(&self) -> bool {
         self.report().is_some_and(|(_, report)| !report.status.is_ended())
     }
@@ -110,6 +111,13 @@ impl Job {
 struct Settings {
     capabilities: Capabilities,
     parameters: Parameters,
+}
+
+impl Settings {
+    /// As the rules see it.
+    fn subject(&self, route: Option<Route>) -> Subject<'_> {
+        Subject { capabilities: self.capabilities, parameters: &self.parameters, route }
+    }
 }
 
 /// This VM's migrations: one at a time. All methods return at once.
@@ -146,17 +154,13 @@ impl Migration {
             state => return Err(MigrationError::NoGuest(state)),
         }
         let settings = lock(&self.settings);
-        if settings.parameters.postcopy_policy != Policy::Manual && !settings.capabilities.postcopy_ram {
-            return Err(MigrationError::PostcopyOff);
-        }
+        let route = uri.route();
+        rules::check(&settings.subject(Some(route)))?;
         let limits = limits(&settings);
         // A stream is one channel, however many are wished for.
-        let (connector, multifd, route) = match uri {
-            Uri::Stream(stream) => {
-                check_stream(&settings.parameters)?;
-                (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Multifd::default(), Route::Stream)
-            }
-            _ => (connector(uri, &settings.parameters)?, multifd(&settings), Route::Peer),
+        let (connector, multifd) = match uri {
+            Uri::Stream(stream) => (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Multifd::default()),
+            _ => (connector(uri, &settings.parameters)?, multifd(&settings)),
         };
         if let Job::Arriving(handle) = &mut *job {
             // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
@@ -190,11 +194,11 @@ impl Migration {
 
     /// `migrate_start_postcopy`.
     pub fn start_postcopy(&self) -> Result<(), MigrationError> {
-        if !lock(&self.settings).capabilities.postcopy_ram {
+        if !lock(&self.settings).capabilities.get(Capability::PostcopyRam) {
             return Err(MigrationError::PostcopyOff);
         }
         match &*lock(&self.job) {
-            Job::Leaving(handle, Route::Stream) if !handle.report().status.is_ended() => {
+            Job::Leaving(handle, Route::OneWay) if !handle.report().status.is_ended() => {
                 Err(MigrationError::NoWayBack("postcopy"))
             }
             Job::Leaving(handle, _) if !handle.report().status.is_ended() => {
@@ -261,16 +265,16 @@ impl Migration {
             return Err(MigrationError::AlreadyListening);
         }
         let settings = lock(&self.settings);
+        rules::check(&settings.subject(Some(uri.route())))?;
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
-                check_stream(&settings.parameters)?;
                 // Whether pages are demanded is a matter of the file; the capability is about peers.
                 let options = Options { features: Features::POSTCOPY, listen_again: None };
                 (self.streams.play(stream)?, uri.clone(), options)
             }
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
-                let postcopy = settings.capabilities.postcopy_ram;
+                let postcopy = settings.capabilities.get(Capability::PostcopyRam);
                 let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
                 let again = listen_again(at.clone(), self.settings.clone());
                 (Box::new(listener), at, Options { features, listen_again: Some(again) })
@@ -298,7 +302,7 @@ impl Migration {
     /// What `query-migrate` and `info migrate` show; `None` before the first migration.
     pub fn report(&self) -> Option<(Side, Report)> {
         let (side, mut report) = lock(&self.job).report()?;
-        if !lock(&self.settings).capabilities.postcopy_blocktime {
+        if !lock(&self.settings).capabilities.get(Capability::PostcopyBlocktime) {
             report.blocktime = None;
             report.vcpu_blocktime.clear();
         }
@@ -325,9 +329,10 @@ impl Migration {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
         let old = settings.capabilities;
-        if job.is_under_way() && new != (Capabilities { events: new.events, ..old }) {
+        if job.is_under_way() && new != old.with(Capability::Events, new) {
             return Err(MigrationError::InProgress);
         }
+        rules::check(&Subject { capabilities: new, ..settings.subject(job.route()) })?;
         settings.capabilities = new;
         Ok(())
     }
@@ -342,6 +347,7 @@ impl Migration {
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
+        rules::check(&Subject { parameters: &new, ..settings.subject(job.route()) })?;
         let old = &settings.parameters;
         let other_tls = (&new.tls_creds, &new.tls_hostname) != (&old.tls_creds, &old.tls_hostname);
         let other_channels = new.multifd_channels != old.multifd_channels;
@@ -352,16 +358,9 @@ impl Migration {
             && job.is_under_way()
             && new.postcopy_policy != Policy::Manual
             && new.postcopy_policy != old.postcopy_policy
+            && handle.has_no_postcopy()
         {
-            if !settings.capabilities.postcopy_ram {
-                return Err(MigrationError::PostcopyOff);
-            }
-            if let Job::Leaving(_, Route::Stream) = &*job {
-                return Err(MigrationError::NoWayBack("postcopy"));
-            }
-            if handle.has_no_postcopy() {
-                return Err(MigrationError::NoPostcopyThere);
-            }
+            return Err(MigrationError::NoPostcopyThere);
         }
         self.machine.network().set_schedule(new.announce);
         match &*job {
@@ -386,17 +385,6 @@ impl Migration {
     }
 }
 
-/// Whether what is set can be done on a stream that goes one way.
-fn check_stream(parameters: &Parameters) -> Result<(), MigrationError> {
-    if parameters.tls_creds.is_some() {
-        return Err(MigrationError::NoTlsThere);
-    }
-    if parameters.postcopy_policy != Policy::Manual {
-        return Err(MigrationError::NoWayBack("a postcopy-policy other than 'manual'"));
-    }
-    Ok(())
-}
-
 fn limits(settings: &Settings) -> Limits {
     let parameters = &settings.parameters;
     Limits {
@@ -405,13 +393,13 @@ fn limits(settings: &Settings) -> Limits {
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         policy: parameters.postcopy_policy,
-        hold: settings.capabilities.pause_before_switchover,
+        hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
         reconnect: parameters.reconnect,
     }
 }
 
 fn multifd(settings: &Settings) -> Multifd {
-    if !settings.capabilities.multifd {
+    if !settings.capabilities.get(Capability::Multifd) {
         return Multifd::default();
     }
     let channels = settings.parameters.multifd_channels;

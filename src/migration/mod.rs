@@ -4,6 +4,7 @@ pub mod capabilities;
 mod error;
 mod job;
 pub mod parameters;
+pub mod rules;
 pub mod setting;
 pub mod streams;
 pub mod uri;

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::rules::Route;
+
 /// A migration address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Uri {
@@ -156,6 +158,16 @@ fn parse_offset(text: &str) -> Option<u64> {
         None => crate::size::parse_size(text, 1).ok(),
     }
     .filter(|offset| i64::try_from(*offset).is_ok())
+}
+
+impl Uri {
+    /// Which way it goes.
+    pub const fn route(&self) -> Route {
+        match self {
+            Self::Tcp { .. } | Self::Unix(_) => Route::Peer,
+            Self::Stream(_) => Route::OneWay,
+        }
+    }
 }
 
 impl fmt::Display for Uri {

@@ -23,6 +23,7 @@ use super::throttle::Throttle;
 use super::vm::Vm;
 use crate::config::{MonitorConfig, MonitorEndpoint, MonitorFace};
 use crate::machine::{MachineEvent, ShutdownCause};
+use crate::migration::capabilities::Capability;
 use crate::migration::{MigrationEvent, Side};
 
 const WAKER: Token = Token(0);
@@ -225,7 +226,7 @@ impl MainLoop {
 
     /// QMP's clients hear of migrations only when the capability `events` is on; HMP's are waiting for them.
     fn tell_migration(&mut self, event: &MigrationEvent, vm: &dyn Vm) {
-        let qmp_too = vm.capabilities().events;
+        let qmp_too = vm.capabilities().get(Capability::Events);
         let event = Event::of_migration(event);
         for client in self.clients.values_mut() {
             if qmp_too || client.is_waiting() {

@@ -142,7 +142,7 @@ fn migration_events_need_their_capability() {
     let vm = || {
         let vm = FakeVm::new();
         let mut on = vm.capabilities.get();
-        on.events = true;
+        on.set(Capability::Events, true).unwrap();
         vm.capabilities.set(on);
         vm
     };

@@ -4,6 +4,7 @@ use whimbrel_postcopy::stats::Status;
 
 use super::QmpSession;
 use crate::machine::MachineEvent;
+use crate::migration::capabilities::Capability;
 use crate::migration::{MigrationEvent, Side};
 use crate::monitor::event::Event;
 use crate::monitor::fake::FakeVm;
@@ -247,7 +248,7 @@ fn settings_change_all_or_nothing() {
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));
     assert!(answer["error"].is_object());
-    assert!(!vm.capabilities.get().events);
+    assert!(!vm.capabilities.get().get(Capability::Events));
 }
 
 #[test]
