@@ -261,3 +261,82 @@ fn pages_are_demanded_only_of_a_whole_file() {
     damaged[begin + Header::LEN + 8..][..8].copy_from_slice(&PAGES.to_le_bytes());
     assert!(Paging::new(file_of(&damaged).into()).is_err());
 }
+
+/// A destination behind one end of a stream socket whose other end this gives.
+fn both_ways() -> (Box<dyn Sink>, OwnedFd, Playing) {
+    let (source, destination) = std::os::unix::net::UnixStream::pair().unwrap();
+    let destination = OwnedFd::from(destination);
+    let playing = Playing::with_way_back(destination.try_clone().unwrap(), destination).unwrap();
+    let source = OwnedFd::from(source);
+    (Box::new(Descriptor::new(source.try_clone().unwrap()).unwrap()), source, playing)
+}
+
+#[test]
+fn a_stream_that_goes_both_ways_carries_a_postcopy() {
+    if let Err(error) = Uffd::open() {
+        return skip::skip(&whimbrel_postcopy::error::sentence(&error));
+    }
+    let (sink, back, playing) = both_ways();
+    let (leaving, watch) = (guest(), Watch::new());
+    let (arriving, arrived) = (TestGuest::new(&[PAGES, 10], false), Watch::new());
+    arriving.load_touches.store(true, std::sync::atomic::Ordering::SeqCst);
+    let _destination =
+        destination::start_with(arriving.clone(), Box::new(playing), arrived.clone(), Options::default()).unwrap();
+    let limits = Limits { policy: source::Policy::AfterPasses(0), ..Limits::default() };
+    let recording = Recording::with_way_back(sink, back).unwrap();
+    let _source = source::start(leaving.clone(), Arc::new(recording), limits, watch.clone()).unwrap();
+    assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    assert_eq!(arrived.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    assert!(arrived.seen().contains(&Status::PostcopyActive), "{:?}", arrived.seen());
+    assert!(!leaving.is_running() && arriving.is_running());
+    same_ram(&arriving, &leaving);
+}
+
+#[test]
+fn a_destination_that_refuses_is_heard_over_a_stream() {
+    let (sink, back, playing) = both_ways();
+    let (leaving, watch) = (guest(), Watch::new());
+    // Another machine.
+    let (arriving, arrived) = (TestGuest::new(&[PAGES], false), Watch::new());
+    let _destination =
+        destination::start_with(arriving, Box::new(playing), arrived.clone(), Options::default()).unwrap();
+    let recording = Recording::with_way_back(sink, back).unwrap();
+    let source = source::start(leaving.clone(), Arc::new(recording), Limits::default(), watch.clone()).unwrap();
+    assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Failed);
+    assert!(source.report().error.unwrap().contains("destination"));
+    leaving.await_running();
+}
+
+#[test]
+fn words_that_are_no_answer_make_a_stream_go_one_way() {
+    let mut file = tempfile::tempfile().unwrap();
+    let (back, mut printed) = io::pipe().unwrap();
+    printed.write_all(b"gzip: welcome to this program, which has much to say").unwrap();
+    let (leaving, watch) = (guest(), Watch::new());
+    let sink = Box::new(Descriptor::new(file.try_clone().unwrap().into()).unwrap());
+    let recording = Recording::with_way_back(sink, back.into()).unwrap();
+    let _source = source::start(leaving.clone(), Arc::new(recording), Limits::default(), watch.clone()).unwrap();
+    assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
+    file.rewind().unwrap();
+    let (arriving, end, error) = played(file.into());
+    assert_eq!((end, error), (Status::Completed, None));
+    same_ram(&arriving, &leaving);
+}
+
+#[test]
+fn frames_that_are_none_break_the_link_and_nothing_else() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let theirs = OwnedFd::from(theirs);
+    let playing = Playing::with_way_back(theirs.try_clone().unwrap(), theirs).unwrap();
+    let (arriving, arrived) = (TestGuest::new(&[PAGES, 10], false), Watch::new());
+    let destination =
+        destination::start_with(arriving.clone(), Box::new(playing), arrived.clone(), Options::default()).unwrap();
+    let (stream, _) = recorded();
+    let mut ours = ours;
+    ours.write_all(&stream[..Hello::LEN]).unwrap();
+    ours.write_all(b"WHIM2WAY").unwrap();
+    ours.write_all(&[9, 0, 0, 0, 8, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+    assert_eq!(arrived.until(&[Status::Completed, Status::Failed]), Status::Failed);
+    assert!(destination.report().error.is_some());
+    assert!(!arriving.is_running());
+}

@@ -12,7 +12,7 @@ use rustix::net::{
     send, socketpair,
 };
 
-use super::{DONE, ENDED_WELL, LauncherError, MAX_ANSWER, Request, SUBCOMMAND};
+use super::{DONE, ENDED_WELL, LauncherError, MAX_ANSWER, MOST_FDS, Request, SUBCOMMAND};
 
 /// Asks the launcher; [`Launcher::none`] has none to ask.
 #[derive(Debug)]
@@ -23,6 +23,26 @@ pub struct Launcher(Option<Mutex<OwnedFd>>);
 pub struct Reader {
     /// This end.
     pub pipe: OwnedFd,
+    /// Where its end is told.
+    pub end: End,
+}
+
+/// A command that writes, at the other end of a pipe.
+#[derive(Debug)]
+pub struct Writer {
+    /// What it writes.
+    pub pipe: OwnedFd,
+    /// What it may read.
+    pub answers: OwnedFd,
+}
+
+/// A command that reads and may answer. Dropping it ends the command.
+#[derive(Debug)]
+pub struct Talker {
+    /// What it reads.
+    pub to: OwnedFd,
+    /// What it writes.
+    pub from: OwnedFd,
     /// Where its end is told.
     pub end: End,
 }
@@ -61,44 +81,52 @@ impl Launcher {
     /// A file to write to. It is made, readable by its owner alone, if there is none.
     pub fn file(&self, path: &Path) -> Result<OwnedFd, LauncherError> {
         let path = path.to_string_lossy();
-        Ok(self.ask(Request::File, "written", &path)?.0)
+        let [file] = self.ask(Request::File, "written", &path)?;
+        Ok(file)
     }
 
     /// Starts a command by the shell; what is written to the pipe it reads.
     pub fn reader(&self, command: &str) -> Result<Reader, LauncherError> {
-        match self.ask(Request::Reader, "started", command)? {
-            (pipe, Some(end)) => Ok(Reader { pipe, end: End(end) }),
-            (_, None) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
-        }
+        let [pipe, end] = self.ask(Request::Reader, "started", command)?;
+        Ok(Reader { pipe, end: End(end) })
     }
 
-    /// Starts a command by the shell; gives the pipe from which what it writes is read.
-    pub fn writer(&self, command: &str) -> Result<OwnedFd, LauncherError> {
-        Ok(self.ask(Request::Writer, "started", command)?.0)
+    /// Starts a command by the shell, which writes, and may be answered.
+    pub fn writer(&self, command: &str) -> Result<Writer, LauncherError> {
+        let [pipe, answers] = self.ask(Request::Writer, "started", command)?;
+        Ok(Writer { pipe, answers })
     }
 
-    fn ask(
+    /// Starts a command by the shell, which reads, and may answer.
+    pub fn both(&self, command: &str) -> Result<Talker, LauncherError> {
+        let [to, from, end] = self.ask(Request::Both, "started", command)?;
+        Ok(Talker { to, from, end: End(end) })
+    }
+
+    /// Has it done, and gives the descriptors that come of it.
+    fn ask<const N: usize>(
         &self,
         request: Request,
         doing: &'static str,
         what: &str,
-    ) -> Result<(OwnedFd, Option<OwnedFd>), LauncherError> {
+    ) -> Result<[OwnedFd; N], LauncherError> {
         let Some(socket) = &self.0 else { return Err(LauncherError::Off(what.to_owned(), doing)) };
         let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = |error: rustix::io::Errno| LauncherError::Gone(error.into());
         send(&*socket, &[&[request as u8], what.as_bytes()].concat(), SendFlags::NOSIGNAL).map_err(gone)?;
         let mut bytes = [0; MAX_ANSWER];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
         let mut handed = RecvAncillaryBuffer::new(&mut space);
         let got = recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut handed, RecvFlags::CMSG_CLOEXEC)
             .map_err(gone)?;
-        let mut fds = handed.drain().filter_map(|message| match message {
+        let fds = handed.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
             _ => None,
         });
-        let mut fds = fds.next().into_iter().flatten();
-        match (bytes[..got.bytes].split_first(), fds.next()) {
-            (Some((&DONE, _)), Some(first)) => Ok((first, fds.next())),
+        let fds: Vec<OwnedFd> = fds.flatten().collect();
+        match (bytes[..got.bytes].split_first(), <[OwnedFd; N]>::try_from(fds)) {
+            (Some((&DONE, _)), Ok(fds)) => Ok(fds),
+            (Some((&DONE, _)), Err(_)) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
             (Some((_, why)), _) => Err(LauncherError::Refused {
                 what: what.to_owned(),
                 doing,

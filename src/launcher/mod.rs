@@ -7,7 +7,7 @@
 mod client;
 mod serve;
 
-pub use client::{End, Launcher, Reader};
+pub use client::{End, Launcher, Reader, Talker, Writer};
 pub use serve::serve;
 
 /// The hidden subcommand, as which the launcher runs.
@@ -25,15 +25,20 @@ enum Request {
     File = b'f' as isize,
     /// A command that reads what is written to it: gives the pipe, and what its end is told on.
     Reader = b'r' as isize,
-    /// A command that is read from: gives the pipe.
+    /// A command that is read from: gives the pipe, and the one from which it can read.
     Writer = b'w' as isize,
+    /// A command that reads what is written to it and may answer: gives the pipe to it, the one from it, and what its end is told on.
+    Both = b'b' as isize,
 }
 
 impl Request {
     fn of(byte: u8) -> Option<Self> {
-        [Self::File, Self::Reader, Self::Writer].into_iter().find(|request| *request as u8 == byte)
+        [Self::File, Self::Reader, Self::Writer, Self::Both].into_iter().find(|request| *request as u8 == byte)
     }
 }
+
+/// The most descriptors that come with an answer.
+const MOST_FDS: usize = 3;
 
 /// How an answer begins.
 const DONE: u8 = b'+';

@@ -6,14 +6,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, NOT_DONE, Request};
+use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, MOST_FDS, NOT_DONE, Request};
 
 /// Serves the socket at standard input to its end. Errors: standard input is no such socket.
 pub fn serve() -> io::Result<()> {
@@ -47,10 +47,16 @@ fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
         }
         Request::Writer => {
             let (read, write) = io::pipe()?;
-            let mut child = shell(what).stdin(Stdio::null()).stdout(write).spawn()?;
+            let (answers, answer) = io::pipe()?;
+            let mut child = shell(what).stdin(answers).stdout(write).spawn()?;
             // Whether it ended well is seen by what it wrote; nobody is told.
             std::thread::Builder::new().name("wait".into()).spawn(move || drop(child.wait()))?;
-            Ok(vec![read.into()])
+            Ok(vec![read.into(), answer.into()])
+        }
+        Request::Both => {
+            let ((input, write), (read, output)) = (io::pipe()?, io::pipe()?);
+            let child = shell(what).stdin(input).stdout(output).spawn()?;
+            Ok(vec![write.into(), read.into(), tell_end(child)?])
         }
     }
 }
@@ -99,7 +105,7 @@ fn answer(socket: BorrowedFd<'_>, done: io::Result<Vec<OwnedFd>>) -> io::Result<
         Err(error) => (Vec::new(), [&[NOT_DONE], error.to_string().as_bytes()].concat()),
     };
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];
     let mut handed = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         handed.push(SendAncillaryMessage::ScmRights(&fds));

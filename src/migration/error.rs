@@ -38,8 +38,10 @@ pub enum MigrationError {
     /// A command, a file, a descriptor.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// Something that asks or answers on a stream that goes one way.
-    #[error("{0} needs a way back from the destination, which exec:, fd: and file: do not have; use tcp: or unix:")]
+    /// Something that asks or answers where nothing comes back.
+    #[error(
+        "{0} needs a way back from the destination, and nobody answers on this stream; use tcp:, unix:, or a stream that goes both ways"
+    )]
     NoWayBack(&'static str),
     /// Two settings, or one and an address, do not go together.
     #[error(transparent)]

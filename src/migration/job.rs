@@ -17,8 +17,8 @@ use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
 use super::parameters::Parameters;
 use super::rules::{self, Route, Subject};
-use super::streams::Streams;
-use super::uri::Uri;
+use super::streams::{Answers, Streams};
+use super::uri::{Stream, Uri};
 use crate::machine::{Machine, RunState};
 
 /// Something that a monitor client wants to hear of.
@@ -159,7 +159,7 @@ impl Migration {
         let limits = limits(&settings);
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {
-            Uri::Stream(stream) => (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Multifd::default()),
+            Uri::Stream(stream) => (self.record(stream, &settings)?, Multifd::default()),
             _ => (connector(uri, &settings.parameters)?, multifd(&settings)),
         };
         if let Job::Arriving(handle) = &mut *job {
@@ -172,11 +172,25 @@ impl Migration {
         Ok(())
     }
 
+    /// Where a guest that leaves on `stream` goes. Whoever may want postcopy waits for an answer there.
+    fn record(&self, stream: &Stream, settings: &Settings) -> Result<Arc<dyn Connector>, MigrationError> {
+        let answers = match settings.capabilities.get(Capability::PostcopyRam) {
+            true => Answers::Wanted,
+            false => Answers::Unwanted,
+        };
+        Ok(Arc::new(self.streams.record(stream, answers)?))
+    }
+
     /// `migrate -r URI`: joins a paused postcopy again.
     pub fn resume(&self, uri: &Uri) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
             Job::Leaving(handle, _) if handle.report().status == Status::PostcopyPaused => {
-                handle.rejoin(connector(uri, &lock(&self.settings).parameters)?);
+                let settings = lock(&self.settings);
+                handle.rejoin(match uri {
+                    Uri::Stream(Stream::File { .. }) => return Err(NO_WAY_TO_JOIN),
+                    Uri::Stream(stream) => self.record(stream, &settings)?,
+                    _ => connector(uri, &settings.parameters)?,
+                });
                 Ok(())
             }
             _ => Err(MigrationError::NotPaused("leaves")),
@@ -198,11 +212,11 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         match &*lock(&self.job) {
-            Job::Leaving(handle, Route::OneWay) if !handle.report().status.is_ended() => {
-                Err(MigrationError::NoWayBack("postcopy"))
-            }
-            Job::Leaving(handle, _) if !handle.report().status.is_ended() => {
-                handle.start_postcopy().map_err(|_| MigrationError::NoPostcopyThere)
+            Job::Leaving(handle, route) if !handle.report().status.is_ended() => {
+                handle.start_postcopy().map_err(|_| match route {
+                    Route::Peer => MigrationError::NoPostcopyThere,
+                    Route::Stream | Route::OneWay => MigrationError::NoWayBack("postcopy"),
+                })
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
             _ => Err(MigrationError::NotMigrating),
@@ -268,8 +282,13 @@ impl Migration {
         rules::check(&settings.subject(Some(uri.route())))?;
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
-                // Whether pages are demanded is a matter of the file; the capability is about peers.
-                let options = Options { features: Features::POSTCOPY, listen_again: None };
+                let postcopy = match uri.route() {
+                    Route::Peer | Route::Stream => settings.capabilities.get(Capability::PostcopyRam),
+                    // Whether pages are demanded is a matter of the file; the capability is about peers.
+                    Route::OneWay => true,
+                };
+                let features = if postcopy { Features::POSTCOPY } else { Features::default() };
+                let options = Options { features, listen_again: None };
                 (self.streams.play(stream)?, uri.clone(), options)
             }
             _ => {
@@ -290,11 +309,18 @@ impl Migration {
     /// `migrate_recover URI` on the destination: listens anew for the source of a paused postcopy.
     pub fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         match &*lock(&self.job) {
-            Job::Arriving(handle) if handle.can_rejoin() => {
-                let (listener, at) = listen(uri, &lock(&self.settings).parameters)?;
-                handle.rejoin(Box::new(listener));
-                Ok(at)
-            }
+            Job::Arriving(handle) if handle.can_rejoin() => match uri {
+                Uri::Stream(Stream::File { .. }) => Err(NO_WAY_TO_JOIN),
+                Uri::Stream(stream) => {
+                    handle.rejoin(self.streams.play(stream)?);
+                    Ok(uri.clone())
+                }
+                _ => {
+                    let (listener, at) = listen(uri, &lock(&self.settings).parameters)?;
+                    handle.rejoin(Box::new(listener));
+                    Ok(at)
+                }
+            },
             _ => Err(MigrationError::NotPaused("arrives at")),
         }
     }
@@ -385,6 +411,9 @@ impl Migration {
     }
 }
 
+/// A stream that is opened where only what answers will do.
+const NO_WAY_TO_JOIN: MigrationError = MigrationError::NoWayBack("joining a postcopy again");
+
 fn limits(settings: &Settings) -> Limits {
     let parameters = &settings.parameters;
     Limits {
@@ -413,7 +442,7 @@ fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, M
     let (dialer, host) = match uri {
         Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
         Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
-        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
+        Uri::Stream(_) => return Err(NO_WAY_TO_JOIN),
     };
     let dialer = dialer.keepalive(parameters.keepalive);
     let Some(directory) = &parameters.tls_creds else { return Ok(Arc::new(dialer)) };
@@ -444,7 +473,7 @@ fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), Migrati
             (listener, at)
         }
         Uri::Unix(path) => (Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone()),
-        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
+        Uri::Stream(_) => return Err(NO_WAY_TO_JOIN),
     };
     let listener = listener.keepalive(parameters.keepalive);
     Ok((

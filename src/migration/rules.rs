@@ -14,7 +14,9 @@ pub enum Trait {
     PostcopyPolicy,
     /// Parameter `tls-creds` names a directory.
     Tls,
-    /// It goes to, or comes from, a stream that goes one way.
+    /// It goes to, or comes from, a stream.
+    Stream,
+    /// A stream that is known to go one way.
     OneWay,
 }
 
@@ -58,7 +60,7 @@ pub const RULES: &[Rule] = &[
         "a postcopy needs a way back from the destination, which a one-way stream does not have; use tcp: or unix:",
     ),
     excludes(
-        Trait::OneWay,
+        Trait::Stream,
         Trait::Tls,
         "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'",
     ),
@@ -85,6 +87,8 @@ pub struct Subject<'a> {
 pub enum Route {
     /// Another process, which answers.
     Peer,
+    /// A stream on which somebody may answer, or nobody.
+    Stream,
     /// Nothing comes back from there.
     OneWay,
 }
@@ -96,7 +100,8 @@ impl Trait {
             Self::On(capability) => capability.name(),
             Self::PostcopyPolicy => "postcopy-policy",
             Self::Tls => "tls-creds",
-            Self::OneWay => "a one-way stream (exec:, fd: or file:)",
+            Self::Stream => "a stream (exec:, fd: or file:)",
+            Self::OneWay => "a one-way stream (file:)",
         }
     }
 
@@ -106,7 +111,14 @@ impl Trait {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
             Self::Tls => subject.parameters.tls_creds.is_some(),
-            Self::OneWay => return subject.route.map(|route| route == Route::OneWay),
+            Self::Stream => return subject.route.map(|route| route != Route::Peer),
+            Self::OneWay => {
+                return subject.route.and_then(|route| match route {
+                    Route::Peer => Some(false),
+                    Route::Stream => None,
+                    Route::OneWay => Some(true),
+                });
+            }
         })
     }
 }
@@ -158,7 +170,7 @@ mod tests {
                 parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
             }
             Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
-            Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },
+            Trait::Stream | Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },
         }
     }
 
@@ -182,7 +194,7 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route = [rule.one, rule.other].contains(&Trait::OneWay);
+                let about_route = matches!(rule.one, Trait::Stream | Trait::OneWay);
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }
@@ -190,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_set_at_first_breaks_none() {
-        for route in [None, Some(Route::Peer), Some(Route::OneWay)] {
+        for route in [None, Some(Route::Peer), Some(Route::Stream), Some(Route::OneWay)] {
             let (capabilities, parameters) = (Capabilities::default(), Parameters::default());
             check(&Subject { capabilities, parameters: &parameters, route }).unwrap();
         }

@@ -6,13 +6,14 @@ use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::sys::socket::{SockType, getsockopt, sockopt};
 use whimbrel_postcopy::channel::{Acceptor, ChannelError};
 use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
 
 use super::uri::{Reading, Stream};
 use crate::fds::NamedFds;
 use crate::kvm::duplicate_fd;
-use crate::launcher::{End, Launcher, LauncherError, Reader};
+use crate::launcher::{End, Launcher, LauncherError, Reader, Talker, Writer};
 
 /// Why a stream cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,15 @@ pub enum StreamError {
     Lazy(Stream),
 }
 
+/// Whether a guest that leaves on a stream waits for somebody to answer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Yes, for a while: it can go on by postcopy then.
+    Wanted,
+    /// No.
+    Unwanted,
+}
+
 /// Opens streams: by the launcher, and with the descriptors that clients handed over.
 #[derive(Debug)]
 pub struct Streams {
@@ -61,34 +71,57 @@ impl Streams {
         Self { launcher, fds }
     }
 
-    /// Where a guest is written to.
-    pub fn record(&self, stream: &Stream) -> Result<Recording, StreamError> {
+    /// Where a guest is written to, as it wants to be answered.
+    pub fn record(&self, stream: &Stream, answers: Answers) -> Result<Recording, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
-        let sink: Box<dyn Sink> = match stream {
-            Stream::Exec(command) => {
-                let Reader { pipe, end } = self.launcher.reader(command)?;
-                Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end })
-            }
-            Stream::Fd(name) => Box::new(Descriptor::new(self.descriptor(name)?).map_err(raise)?),
-            Stream::File { reading: Reading::OnDemand, .. } => return Err(StreamError::Lazy(stream.clone())),
-            Stream::File { path, offset, .. } => {
-                Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?)
+        let open = || -> Result<(Box<dyn Sink>, Option<OwnedFd>), StreamError> {
+            match (stream, answers) {
+                (Stream::Exec(command), Answers::Unwanted) => {
+                    let Reader { pipe, end } = self.launcher.reader(command)?;
+                    Ok((Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }), None))
+                }
+                (Stream::Exec(command), Answers::Wanted) => {
+                    let Talker { to, from, end } = self.launcher.both(command)?;
+                    Ok((Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from)))
+                }
+                (Stream::Fd(name), answers) => {
+                    let descriptor = self.descriptor(name)?;
+                    let back = match answers {
+                        Answers::Wanted => way_back(&descriptor).map_err(raise)?,
+                        Answers::Unwanted => None,
+                    };
+                    Ok((Box::new(Descriptor::new(descriptor).map_err(raise)?), back))
+                }
+                (Stream::File { reading: Reading::OnDemand, .. }, _) => Err(StreamError::Lazy(stream.clone())),
+                (Stream::File { path, offset, .. }, _) => {
+                    Ok((Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?), None))
+                }
             }
         };
-        Ok(Recording::new(sink))
+        match open()? {
+            (sink, None) => Ok(Recording::new(sink)),
+            (sink, Some(back)) => Recording::with_way_back(sink, back).map_err(raise),
+        }
     }
 
     /// Where a guest is read from.
     pub fn play(&self, stream: &Stream) -> Result<Box<dyn Acceptor>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "read", source };
-        let source = match stream {
-            Stream::Exec(command) => self.launcher.writer(command)?,
-            Stream::Fd(name) => self.descriptor(name)?,
+        let (source, back) = match stream {
+            Stream::Exec(command) => {
+                let Writer { pipe, answers } = self.launcher.writer(command)?;
+                (pipe, Some(answers))
+            }
+            Stream::Fd(name) => {
+                let descriptor = self.descriptor(name)?;
+                let back = way_back(&descriptor).map_err(raise)?;
+                (descriptor, back)
+            }
             Stream::File { path, offset, reading } => {
                 let mut file = File::open(path).map_err(raise)?;
                 file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
                 match reading {
-                    Reading::InOrder => file.into(),
+                    Reading::InOrder => (file.into(), None),
                     Reading::OnDemand => {
                         let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
                         return Ok(Box::new(Paging::new(file).map_err(unreadable)?));
@@ -96,7 +129,11 @@ impl Streams {
                 }
             }
         };
-        Ok(Box::new(Playing::new(source).map_err(raise)?))
+        let playing = match back {
+            None => Playing::new(source),
+            Some(back) => Playing::with_way_back(source, back),
+        };
+        Ok(Box::new(playing.map_err(raise)?))
     }
 
     /// A name of `getfd`, which is used up by this, or the number of a descriptor that this process was started with.
@@ -120,6 +157,14 @@ impl Streams {
             file.seek(SeekFrom::Start(offset)).map_err(&raise)?;
         }
         Ok(file.into())
+    }
+}
+
+/// The other direction of a descriptor that has one: a stream socket's.
+fn way_back(descriptor: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    match getsockopt(descriptor, sockopt::SockType) {
+        Ok(SockType::Stream) => Ok(Some(descriptor.try_clone()?)),
+        _ => Ok(None),
     }
 }
 

@@ -18,11 +18,11 @@ pub enum Uri {
     },
     /// `unix:PATH`.
     Unix(PathBuf),
-    /// A byte stream that goes one way.
+    /// A byte stream.
     Stream(Stream),
 }
 
-/// A byte stream that goes one way: a guest is written to it, or read from it.
+/// A byte stream: a guest is written to it, or read from it. Where it goes both ways and somebody answers, it is as good as a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// `exec:COMMAND`, for the shell.
@@ -165,7 +165,8 @@ impl Uri {
     pub const fn route(&self) -> Route {
         match self {
             Self::Tcp { .. } | Self::Unix(_) => Route::Peer,
-            Self::Stream(_) => Route::OneWay,
+            Self::Stream(Stream::Exec(_) | Stream::Fd(_)) => Route::Stream,
+            Self::Stream(Stream::File { .. }) => Route::OneWay,
         }
     }
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bandwidth;
+mod both_ways;
 mod cancel;
 mod clients;
 mod cpu;

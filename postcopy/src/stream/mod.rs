@@ -12,9 +12,13 @@
 //! The guest leaves the source when the stream is whole and safe ([`Sink::commit`]), and runs at the destination when all of it was read:
 //! a stream that was cut starts no guest.
 //!
+//! Where the stream goes both ways (a command's input and output, a socket) and the other end answers the hello, nobody stands in for anybody: both
+//! channels go over it as they are ([`multiplex`]).
+//!
 //! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
 
 mod index;
+mod multiplex;
 mod page;
 mod play;
 mod record;

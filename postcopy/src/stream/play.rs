@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
 use super::{BUFFER, receive, receive_all, set_nonblocking};
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
@@ -28,15 +29,32 @@ pub struct Playing {
 
 /// Which channel is given next.
 enum Next {
-    Control { stream: OwnedFd, hello: Vec<u8> },
+    Control { stream: Stream, hello: Vec<u8> },
     Demand(Box<Channel>),
     None,
+}
+
+/// A stream that a migration comes on.
+struct Stream {
+    from: OwnedFd,
+    /// Where the source may hear an answer.
+    back: Option<OwnedFd>,
 }
 
 impl Playing {
     /// From `stream`, which is read from where it stands. Errors: it cannot be put into non-blocking mode.
     pub fn new(stream: OwnedFd) -> io::Result<Self> {
-        set_nonblocking(stream.as_fd())?;
+        Self::on(Stream { from: stream, back: None })
+    }
+
+    /// The same; `back` is where a source may listen for an answer, and if one does, the stream carries a migration of any kind.
+    pub fn with_way_back(stream: OwnedFd, back: OwnedFd) -> io::Result<Self> {
+        set_nonblocking(back.as_fd())?;
+        Self::on(Stream { from: stream, back: Some(back) })
+    }
+
+    fn on(stream: Stream) -> io::Result<Self> {
+        set_nonblocking(stream.from.as_fd())?;
         Ok(Self { next: RefCell::new(Next::Control { stream, hello: Vec::new() }) })
     }
 }
@@ -44,7 +62,7 @@ impl Playing {
 impl Acceptor for Playing {
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
         let (given, next) = match self.next.replace(Next::None) {
-            Next::Control { stream, mut hello } => match read_hello(&stream, &mut hello, wake) {
+            Next::Control { stream, mut hello } => match read_hello(&stream.from, &mut hello, wake) {
                 Ok(hello) => {
                     let (control, demand) = play(stream, hello)?;
                     (Ok(control), Next::Demand(Box::new(demand)))
@@ -99,30 +117,29 @@ fn read(stream: &OwnedFd, buffer: &mut [u8], wake: Option<&Wake>) -> Result<usiz
 }
 
 /// Begins to play what follows the hello: the destination's ends of the control and of the demand channel.
-fn play(stream: OwnedFd, hello: Hello) -> io::Result<(Channel, Channel)> {
-    let wake = Wake::new()?;
+fn play(stream: Stream, hello: Hello) -> io::Result<(Channel, Channel)> {
     let ((ours, control), (asked, demand)) = (Channel::pair()?, Channel::pair()?);
-    for (channel, kind) in [(&ours, ChannelKind::Control), (&asked, ChannelKind::Demand)] {
-        channel.send(&Hello { kind, ..hello }.encode(), &wake, &|| false).map_err(io::Error::other)?;
-    }
     let player = Player {
-        stream,
+        stream: stream.from,
+        begin: Vec::new(),
         peer: Arc::new(ours),
-        _asked: asked,
-        wake,
+        wake: Wake::new()?,
         scanner: Scanner::new(),
         offset: Hello::LEN as u64,
     };
-    std::thread::Builder::new().name("mig-play".into()).spawn(move || player.run())?;
+    player.greet(&player.peer, Hello { kind: ChannelKind::Control, ..hello }).map_err(io::Error::other)?;
+    let run = move || player.run(hello, asked, stream.back);
+    std::thread::Builder::new().name("mig-play".into()).spawn(run)?;
     Ok((control, demand))
 }
 
-/// The thread behind the control channel.
+/// The thread behind the channels.
 struct Player {
     stream: OwnedFd,
+    /// What was read of the stream already.
+    begin: Vec<u8>,
+    /// The control channel.
     peer: Arc<Channel>,
-    /// The other end of the demand channel, on which nobody answers: no page is missing.
-    _asked: Channel,
     /// Nobody rings it.
     wake: Wake,
     scanner: Scanner,
@@ -130,9 +147,36 @@ struct Player {
     offset: u64,
 }
 
+/// What the stream holds.
+enum Content {
+    /// One channel's messages, which nobody hears an answer to.
+    Messages,
+    /// Both channels, in frames; the other end answers.
+    Frames,
+}
+
 impl Player {
-    fn run(mut self) {
-        match self.welcome().and_then(|()| self.forward()).and_then(|()| self.answer()) {
+    fn run(mut self, hello: Hello, demand: Channel, back: Option<OwnedFd>) {
+        let welcome = self.welcome(back.as_ref());
+        match (welcome, back) {
+            (Ok(Content::Frames), Some(back)) => self.multiplex(demand, &back),
+            (welcome, _) => self.play(welcome, hello, &demand),
+        }
+    }
+
+    /// The source is at the other end.
+    fn multiplex(self, demand: Channel, back: &OwnedFd) {
+        let Some(control) = Arc::into_inner(self.peer) else { return };
+        if let Err(error) = Multiplex::new(&self.stream, back.as_fd(), control, demand).run() {
+            log::debug!("nothing more comes over the stream: {}", sentence(&error));
+        }
+    }
+
+    /// The source was here once.
+    fn play(mut self, welcome: Result<Content, ChannelError>, hello: Hello, demand: &Channel) {
+        // Nobody answers on the demand channel: no page is missing.
+        let greeted = welcome.and_then(|_| self.greet(demand, Hello { kind: ChannelKind::Demand, ..hello }));
+        match greeted.and_then(|()| self.forward()).and_then(|()| self.answer()) {
             // The destination has said itself why it closed the channel.
             Ok(()) | Err(ChannelError::Closed(None)) => {}
             Err(error) => log::error!("the stream cannot be read on after {} bytes: {}", self.offset, sentence(&error)),
@@ -142,16 +186,44 @@ impl Player {
         while receive(&self.peer, &mut [0; 64], &self.wake).is_ok() {}
     }
 
-    /// The destination's answer to the hello.
-    fn welcome(&self) -> Result<(), ChannelError> {
+    fn greet(&self, channel: &Channel, hello: Hello) -> Result<(), ChannelError> {
+        channel.send(&hello.encode(), &self.wake, &|| false)
+    }
+
+    /// Passes the destination's answer to the hello on, where there is a way back; tells what follows in the stream.
+    fn welcome(&mut self, back: Option<&OwnedFd>) -> Result<Content, ChannelError> {
         let mut fixed = [0; Answer::LEN];
         receive_all(&self.peer, &mut fixed, &self.wake)?;
         let mut text = vec![0; Answer::text_len(&fixed)?];
         receive_all(&self.peer, &mut text, &self.wake)?;
-        match Answer::decode(&fixed, &text)? {
-            Answer::Welcome { .. } => Ok(()),
-            Answer::Refused(why) => Err(ChannelError::Refused(why)),
+        if let Some(back) = back {
+            // A pipe or socket that is empty takes all of it; whoever does not listen does not miss it.
+            let _ = nix::unistd::write(back, &[&fixed, text.as_slice()].concat());
         }
+        match Answer::decode(&fixed, &text)? {
+            Answer::Refused(why) => return Err(ChannelError::Refused(why)),
+            Answer::Welcome { .. } if back.is_none() => return Ok(Content::Messages),
+            Answer::Welcome { .. } => {}
+        }
+        while self.begin.len() < FRAMES.len() {
+            let mut piece = [0; FRAMES.len()];
+            let wanted = FRAMES.len() - self.begin.len();
+            match read(&self.stream, &mut piece[..wanted], None)? {
+                0 => return Ok(Content::Messages),
+                count => self.begin.extend_from_slice(&piece[..count]),
+            }
+        }
+        Ok(if self.begin == FRAMES { Content::Frames } else { Content::Messages })
+    }
+
+    /// The stream's next bytes: how many; 0 at its end.
+    fn next(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
+        if self.begin.is_empty() {
+            return read(&self.stream, buffer, None);
+        }
+        let begin = std::mem::take(&mut self.begin);
+        buffer[..begin.len()].copy_from_slice(&begin);
+        Ok(begin.len())
     }
 
     /// The stream up to its last message, or up to where it was cut.
@@ -161,7 +233,7 @@ impl Player {
         let mut held = Vec::new();
         let mut holds = false;
         loop {
-            let count = match read(&self.stream, &mut buffer, None)? {
+            let count = match self.next(&mut buffer)? {
                 0 if holds => return self.cancel("the stream was cut after the guest's state"),
                 0 => return Err(ChannelError::Closed(self.scanner.inside().or(Some("stream")))),
                 count => count,

@@ -1,18 +1,25 @@
 //! [`Recording`]: the source's channels, where what comes over them is kept.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
 use super::{BUFFER, receive, receive_all, set_nonblocking};
 use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
 use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
+
+/// Where somebody may answer on the stream, so long is waited for that: less than a source waits for its destination.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Where a stream is written.
 pub trait Sink: Send {
@@ -48,52 +55,56 @@ impl Sink for Descriptor {
     }
 }
 
-/// Gives the channels of one precopy, and writes what comes over them to a [`Sink`].
+/// Gives the channels of one migration, and writes what comes over them to a [`Sink`].
 ///
 /// A thread of its own, which ends with the channels, does the writing; what cannot be written ends the migration with a reason, and
-/// the guest stays.
+/// the guest stays. Where there is a way back, and a destination answers on it, the stream carries both channels and a migration of any kind. Where
+/// nobody does it is recorded: a precopy.
 pub struct Recording {
     next: Mutex<Next>,
 }
 
 /// Which channel is asked for next.
 enum Next {
-    Control(Box<dyn Sink>),
-    Demand,
+    Control { sink: Box<dyn Sink>, back: Option<OwnedFd> },
+    Demand(Channel),
     None,
 }
 
 impl Recording {
     /// Into `sink`.
     pub fn new(sink: Box<dyn Sink>) -> Self {
-        Self { next: Mutex::new(Next::Control(sink)) }
+        Self { next: Mutex::new(Next::Control { sink, back: None }) }
+    }
+
+    /// Into `sink`; `back` is where somebody may answer. Errors: it cannot be put into non-blocking mode.
+    pub fn with_way_back(sink: Box<dyn Sink>, back: OwnedFd) -> io::Result<Self> {
+        set_nonblocking(back.as_fd())?;
+        Ok(Self { next: Mutex::new(Next::Control { sink, back: Some(back) }) })
     }
 }
 
 impl Connector for Recording {
     fn connect(&self) -> io::Result<Channel> {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ours, theirs) = Channel::pair()?;
-        let wake = Wake::new()?;
-        // A destination that can do nothing but take pages as they are.
-        let welcome = Answer::Welcome { version: VERSION_MAX, features: Features::default() };
-        ours.send(&welcome.encode(), &wake, &|| false).map_err(io::Error::other)?;
         match std::mem::replace(&mut *next, Next::None) {
-            Next::Control(sink) => {
-                let recorder = Recorder { peer: ours, wake, sink: Some(sink), scanner: Scanner::new() };
-                std::thread::Builder::new().name("mig-record".into()).spawn(move || recorder.run())?;
-                *next = Next::Demand;
+            Next::Control { sink, back } => {
+                let ((ours, theirs), (asked, demand)) = (Channel::pair()?, Channel::pair()?);
+                let recorder = Recorder { peer: ours, wake: Wake::new()?, sink: Some(sink), scanner: Scanner::new() };
+                let run = move || recorder.run(asked, back);
+                std::thread::Builder::new().name("mig-record".into()).spawn(run)?;
+                *next = Next::Demand(demand);
+                Ok(theirs)
             }
-            // Without postcopy nothing is asked for on it: nobody has to listen.
-            Next::Demand => {}
-            Next::None => return Err(io::Error::other("a stream that goes one way cannot be joined again")),
+            Next::Demand(channel) => Ok(channel),
+            Next::None => Err(io::Error::other("a stream cannot be opened again: give it anew with 'migrate -r'")),
         }
-        Ok(theirs)
     }
 }
 
-/// The thread behind the control channel.
+/// The thread behind the channels.
 struct Recorder {
+    /// The control channel.
     peer: Channel,
     /// Nobody rings it.
     wake: Wake,
@@ -103,16 +114,60 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn run(mut self) {
+    fn run(mut self, demand: Channel, back: Option<OwnedFd>) {
+        if let Err(error) = self.carry(demand, back) {
+            log::debug!("nothing more goes over the stream: {}", sentence(&error));
+        }
+    }
+
+    /// Until the source closes its channels.
+    fn carry(&mut self, demand: Channel, back: Option<OwnedFd>) -> Result<(), ChannelError> {
+        let hello = self.read_hello()?;
+        // What follows is of this version, whichever others the source speaks.
+        let first = Hello { versions: (VERSION_MAX, VERSION_MAX), ..hello }.encode();
+        if let Some(Err(error)) = self.sink.as_ref().map(|sink| write_all(sink.fd(), &first, &self.peer)) {
+            return self.refuse(&format!("the stream could not be written: {error}"));
+        }
+        if let Some(back) = back {
+            match await_answer(&back, &self.peer)? {
+                Some(answer) => return self.multiplex(&answer, demand, &back),
+                None => {
+                    log::info!("nobody answers on the stream: it goes one way, and the migration is a precopy");
+                    drain(back)?;
+                }
+            }
+        }
+        // A destination that can do nothing but take pages as they are.
+        let welcome = Answer::Welcome { version: VERSION_MAX, features: Features::default() }.encode();
+        if hello.recover {
+            return self.refuse("nobody answers on the stream, and a postcopy is joined by its own destination only");
+        }
+        // Without postcopy nothing is asked for on the demand channel: nobody has to listen.
+        for channel in [&self.peer, &demand] {
+            channel.send(&welcome, &self.wake, &|| false)?;
+        }
         let Err(error) = self.record();
-        log::debug!("nothing more is recorded: {}", sentence(&error));
+        Err(error)
+    }
+
+    /// The source hears that the stream is of no use.
+    fn refuse(&self, why: &str) -> Result<(), ChannelError> {
+        self.peer.send(&Answer::Refused(why.to_owned()).encode(), &self.wake, &|| false)
+    }
+
+    /// A destination has answered: both channels go over the stream, this way and that.
+    fn multiplex(&mut self, answer: &[u8], demand: Channel, back: &OwnedFd) -> Result<(), ChannelError> {
+        self.peer.send(answer, &self.wake, &|| false)?;
+        self.keep(&FRAMES)?;
+        let Some(sink) = self.sink.take() else { return Ok(()) };
+        let control = std::mem::replace(&mut self.peer, Channel::pair()?.0);
+        Multiplex::new(back, sink.fd(), control, demand).run()?;
+        // The command, if it is one, brings away what it still has.
+        Ok(sink.commit()?)
     }
 
     /// Until the source closes the channel.
     fn record(&mut self) -> Result<Infallible, ChannelError> {
-        let hello = self.read_hello()?;
-        // What follows is of this version, whichever others the source speaks.
-        self.keep(&Hello { versions: (VERSION_MAX, VERSION_MAX), ..hello }.encode())?;
         let mut buffer = vec![0; BUFFER];
         loop {
             let count = receive(&self.peer, &mut buffer, &self.wake)?;
@@ -189,6 +244,53 @@ impl Recorder {
         reply.encode(&mut bytes);
         self.peer.send(&bytes, &self.wake, &|| false)
     }
+}
+
+/// A destination's answer to the hello, once it is whole; `None` if nobody answers. [`ChannelError::Closed`] if the source has closed its channel.
+fn await_answer(back: &OwnedFd, peer: &Channel) -> Result<Option<Vec<u8>>, ChannelError> {
+    let deadline = Instant::now() + ANSWERS_WITHIN;
+    let mut answer = Vec::new();
+    loop {
+        let wanted = match answer.first_chunk::<{ Answer::LEN }>() {
+            None => Answer::LEN,
+            // Whatever a command prints that is no destination is none's answer.
+            Some(fixed) => match Answer::text_len(fixed) {
+                Ok(text) => Answer::LEN + text,
+                Err(_) => return Ok(None),
+            },
+        };
+        if answer.len() == wanted {
+            return Ok(Some(answer));
+        }
+        let mut bytes = vec![0; wanted - answer.len()];
+        match nix::unistd::read(back, &mut bytes) {
+            Ok(0) => return Ok(None),
+            Ok(count) => answer.extend_from_slice(&bytes[..count]),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::ZERO);
+                let mut fds =
+                    [PollFd::new(back.as_fd(), PollFlags::POLLIN), PollFd::new(peer.as_fd(), PollFlags::empty())];
+                if poll(&mut fds, timeout).map_err(io::Error::from)? == 0 {
+                    return Ok(None);
+                }
+                if fds[1].any().unwrap_or(false) {
+                    return Err(ChannelError::Closed(None));
+                }
+            }
+            Err(error) => return Err(ChannelError::Io(error.into())),
+        }
+    }
+}
+
+/// Takes what a command prints, so that it can print.
+fn drain(back: OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(&back, FcntlArg::F_GETFL)?);
+    fcntl(&back, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    let drain = move || drop(io::copy(&mut File::from(back), &mut io::sink()));
+    std::thread::Builder::new().name("mig-drain".into()).spawn(drain)?;
+    Ok(())
 }
 
 fn is_answered(tag: u16) -> bool {
