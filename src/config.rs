@@ -3,6 +3,8 @@
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 use crate::migration::uri::Uri;
 use crate::net::MacAddr;
 use crate::sandbox::Mode;
@@ -27,6 +29,8 @@ pub struct MachineConfig {
     pub devices: DeviceConfig,
     /// `--name`.
     pub name: Option<String>,
+    /// `--uuid`.
+    pub uuid: Option<Uuid>,
     /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on the source.
     pub paused: bool,
 }

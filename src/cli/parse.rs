@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 use crate::config::{CharDevice, Kernel, MemoryConfig, MonitorEndpoint};
 use crate::migration::uri::Uri;
 use crate::size::{SizeError, parse_size};
@@ -42,6 +44,9 @@ pub enum ValueError {
     /// No path, or from nowhere.
     #[error("'{0}' is not a path; give one that begins with '/'")]
     NoPath(String),
+    /// No UUID.
+    #[error("'{0}' is not a UUID; give one such as 6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d ('uuidgen' makes one)")]
+    Uuid(String),
     /// A path is missing.
     #[error("'{0}' lacks a path; write it after the colon")]
     EmptyPath(String),
@@ -54,6 +59,11 @@ pub enum ValueError {
 pub fn absolute(text: &str) -> Result<PathBuf, ValueError> {
     // What fails is the empty path, and one from a working directory that is gone.
     std::path::absolute(text).map_err(|_| ValueError::NoPath(text.to_owned()))
+}
+
+/// `--uuid UUID`.
+pub fn uuid(text: &str) -> Result<Uuid, ValueError> {
+    Uuid::parse_str(text).map_err(|_| ValueError::Uuid(text.to_owned()))
 }
 
 /// `--memory SIZE[,shared=on|off]`.

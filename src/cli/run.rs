@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use uuid::Uuid;
 
 use super::{cpu, disk, net, parse};
 use crate::config::{
@@ -125,6 +126,10 @@ pub struct RunArgs {
     /// A name for this virtual machine, shown by 'info name'
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     name: Option<String>,
+
+    /// This virtual machine's identity, shown by 'info uuid'. With the migration capability 'validate-uuid' a guest arrives only where its own is
+    #[arg(long, value_name = "UUID", value_parser = parse::uuid, help_heading = "Machine")]
+    uuid: Option<Uuid>,
 
     /// Do not start the guest: 'cont' does
     ///
@@ -270,6 +275,7 @@ impl RunArgs {
                     balloon: self.balloon,
                 },
                 name: self.name,
+                uuid: self.uuid,
                 paused: self.paused,
             },
             monitors,

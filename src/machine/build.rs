@@ -1,6 +1,6 @@
 //! Putting the machine together.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 use std::thread::Builder;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use vm_memory::GuestMemoryBackend;
 use super::chipset::Chipset;
 use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
-use super::machine::{Processor, SwitchedOn};
+use super::machine::{Identity, Processor, SwitchedOn};
 use super::peripherals::Peripherals;
 use super::turn::Turns;
 use super::{Machine, MachineError, RunState};
@@ -69,6 +69,7 @@ impl Machine {
             network,
             msrs,
             arrives_paused: config.paused,
+            identity: Identity { uuid: config.uuid, is_told: AtomicBool::new(false) },
             boot: config.boot.clone(),
             inventory,
             switched_on,

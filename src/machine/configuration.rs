@@ -14,6 +14,8 @@ use crate::vcpu::{FeatureWord, VcpuState, feature_words, missing_features, physi
 
 const MEMORY: &str = "memory";
 const VCPUS: &str = "vcpus";
+/// Only where the source wants it checked.
+const UUID: &str = "uuid";
 const PAGE: &str = "page-size";
 const TSC: &str = "tsc-khz";
 const VENDOR: &str = "cpu.vendor";
@@ -48,15 +50,20 @@ struct Facts {
     /// What the machine was started to show, and how that was said.
     chosen: (String, Vec<FeatureWord>),
     tsc_control: bool,
+    uuid: Option<String>,
 }
 
 impl Machine {
     /// This machine with the processor that its guest is shown. A guest that came from another host brought its own.
     pub(super) fn describe(&self) -> Configuration {
-        match self.vcpus.first() {
+        let mut pairs = match self.vcpus.first() {
             Some(first) => self.describe_with(&first.cpuid()),
             None => self.describe_with(&[]),
+        };
+        if let Some(uuid) = self.identity.uuid.filter(|_| self.identity.is_told.load(Ordering::Relaxed)) {
+            pairs.push((UUID.into(), uuid.to_string()));
         }
+        pairs
     }
 
     /// This machine with the processor that these leaves show.
@@ -109,6 +116,7 @@ impl Machine {
             offered: feature_words(offered),
             chosen: (model.to_string(), feature_words(chosen)),
             tsc_control: self.vm.capabilities().tsc_control,
+            uuid: self.identity.uuid.map(|uuid| uuid.to_string()),
         };
         here.check(source)
     }
@@ -119,7 +127,7 @@ impl Machine {
 pub(super) fn check(here: &Configuration, source: &Configuration) -> Result<(), ConfigurationError> {
     let words = vec![FeatureWord { key: "cpuid.7.0.ebx", bits: 0x28 }];
     let chosen = ("host".into(), words.clone());
-    Facts { pairs: here.clone(), offered: words, chosen, tsc_control: false }.check(source)
+    Facts { pairs: here.clone(), offered: words, chosen, tsc_control: false, uuid: None }.check(source)
 }
 
 impl Facts {
@@ -141,6 +149,15 @@ impl Facts {
                         missing.extend(lacking);
                     }
                     _ => differences.push(format!("{key} is the unreadable '{value}' on the source")),
+                }
+            } else if key == UUID {
+                match &self.uuid {
+                    Some(here) if here == value => {}
+                    Some(here) => {
+                        differences.push(format!("{key} is {value} on the source and {here} on the destination"))
+                    }
+                    // As with QEMU: who was given none has nothing to hold against it.
+                    None => log::warn!("the guest's uuid is {value}, which is not checked: this machine has no --uuid"),
                 }
             } else {
                 differences.extend(self.difference(key, value));
@@ -211,6 +228,7 @@ mod tests {
             offered: word(1 << 5 | 1 << 3),
             chosen: ("host,-bmi1".into(), word(1 << 5)),
             tsc_control: false,
+            uuid: Some("6f0e".into()),
         }
     }
 
@@ -229,6 +247,8 @@ mod tests {
         here().check(&with(XSAVE, "")).unwrap();
         here().check(&with(XSAVE, "2:256@576")).unwrap();
         here().check(&with("cpuid.7.0.ebx", "0x0")).unwrap();
+        here().check(&with(UUID, "6f0e")).unwrap();
+        Facts { uuid: None, ..here() }.check(&with(UUID, "6f0f")).unwrap();
     }
 
     #[test]
@@ -245,6 +265,7 @@ mod tests {
             ("cpuid.7.0.ebx", "0x8", "the destination's '--cpu host,-bmi1' leaves out"),
             ("cpuid.7.0.ebx", "everything", "unreadable"),
             ("cpuid.77.eax", "0x1", "cpuid.77.eax bit 0"),
+            (UUID, "6f0f", "uuid is 6f0f on the source and 6f0e on the destination"),
         ] {
             let text = here().check(&with(key, value)).unwrap_err().to_string();
             assert!(text.contains(words), "{text}");

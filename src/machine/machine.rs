@@ -1,10 +1,11 @@
 //! [`Machine`]: what it is made of.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_cpuid_entry2;
+use uuid::Uuid;
 
 use super::chipset::Chipset;
 use super::event::Announcer;
@@ -45,12 +46,21 @@ pub struct Machine {
     pub(super) inventory: Inventory,
     /// Started with `--paused`: a guest that arrives is not started.
     pub(super) arrives_paused: bool,
+    pub(super) identity: Identity,
     pub(super) switched_on: SwitchedOn,
     pub(super) processor: Processor,
     pub(super) run_state: Mutex<RunState>,
     pub(super) operation: Turns<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) announcer: Announcer,
+}
+
+/// Which virtual machine this is.
+pub(super) struct Identity {
+    /// `--uuid`.
+    pub uuid: Option<Uuid>,
+    /// A guest that leaves names it to its destination, which checks it.
+    pub is_told: AtomicBool,
 }
 
 /// The state of a machine that was just switched on: what a reset goes back to.
@@ -87,6 +97,16 @@ impl Machine {
     /// The disks, in the order of the command line.
     pub fn disks(&self) -> Vec<DiskInfo> {
         self.peripherals.disks()
+    }
+
+    /// `--uuid`.
+    pub fn uuid(&self) -> Option<Uuid> {
+        self.identity.uuid
+    }
+
+    /// Whether a guest that leaves names [`Machine::uuid`] to its destination, which then must have the same (capability `validate-uuid`).
+    pub fn tell_uuid(&self, told: bool) {
+        self.identity.is_told.store(told, Ordering::Relaxed);
     }
 
     /// Guest RAM in bytes.

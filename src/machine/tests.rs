@@ -85,6 +85,7 @@ fn config(vcpus: u8) -> MachineConfig {
         serial: CharDevice::Null,
         devices: DeviceConfig::default(),
         name: None,
+        uuid: None,
         paused: false,
     }
 }

@@ -20,6 +20,8 @@ pub enum Capability {
     Multifd,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
+    /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
+    ValidateUuid,
 }
 
 /// What a capability is before anybody says anything.
@@ -33,7 +35,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -41,10 +43,11 @@ impl Capability {
         Self::PostcopyBlocktime,
         Self::Multifd,
         Self::PauseBeforeSwitchover,
+        Self::ValidateUuid,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
+    pub const UNSUPPORTED: [&'static str; 16] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -55,7 +58,6 @@ impl Capability {
         "dirty-bitmaps",
         "late-block-activate",
         "x-ignore-shared",
-        "validate-uuid",
         "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
@@ -74,6 +76,7 @@ impl Capability {
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
+            Self::ValidateUuid => ("validate-uuid", First::Off),
         }
     }
 

@@ -156,6 +156,7 @@ impl Migration {
         let settings = lock(&self.settings);
         let route = uri.route();
         rules::check(&settings.subject(Some(route)))?;
+        self.machine.tell_uuid(settings.capabilities.get(Capability::ValidateUuid));
         let limits = limits(&settings);
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {

@@ -53,6 +53,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryBlock => Ok(Reply::Block(vm.disks())),
         Request::QueryVersion => Ok(Reply::Version),
         Request::QueryName => Ok(Reply::Name(vm.name())),
+        Request::QueryUuid => Ok(Reply::Uuid(vm.uuid())),
         Request::QueryKvm => Ok(Reply::Kvm),
         Request::QueryCommands => Ok(Reply::Commands),
         Request::QuerySchema => Ok(Reply::Schema),

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use uuid::Uuid;
 use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Status, Step};
 
 use super::vm::Vm;
@@ -127,6 +128,9 @@ pub fn report(status: Status) -> Report {
 impl Vm for FakeVm {
     fn name(&self) -> Option<String> {
         Some("guest".to_owned())
+    }
+    fn uuid(&self) -> Option<Uuid> {
+        Uuid::parse_str("6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d").ok()
     }
     fn run_state(&self) -> RunState {
         RunState::Running

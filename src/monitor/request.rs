@@ -1,5 +1,6 @@
 //! What is asked and what is answered, independent of the language.
 
+use uuid::Uuid;
 use whimbrel_postcopy::stats::{PageMap, Report};
 
 use crate::block::DiskInfo;
@@ -72,6 +73,8 @@ pub enum Request {
     QueryVersion,
     /// The machine's name.
     QueryName,
+    /// The machine's identity.
+    QueryUuid,
     /// Whether KVM is used.
     QueryKvm,
     /// QMP's commands.
@@ -151,6 +154,8 @@ pub enum Reply {
     Version,
     /// To [`Request::QueryName`].
     Name(Option<String>),
+    /// To [`Request::QueryUuid`].
+    Uuid(Option<Uuid>),
     /// To [`Request::QueryYank`]: whether there is a migration's link.
     Yank(bool),
     /// To [`Request::QueryKvm`]: there is no other accelerator.

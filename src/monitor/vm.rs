@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use uuid::Uuid;
 use whimbrel_postcopy::stats::{PageMap, Report};
 
 use super::event::EventSink;
@@ -18,6 +19,8 @@ use crate::net::{InterfaceInfo, Schedule};
 pub trait Vm {
     /// `--name`.
     fn name(&self) -> Option<String>;
+    /// `--uuid`.
+    fn uuid(&self) -> Option<Uuid>;
     /// See [`Machine::run_state`].
     fn run_state(&self) -> RunState;
     /// See [`Machine::vcpus`].
@@ -117,6 +120,9 @@ impl LiveVm {
 impl Vm for LiveVm {
     fn name(&self) -> Option<String> {
         self.name.clone()
+    }
+    fn uuid(&self) -> Option<Uuid> {
+        self.machine.uuid()
     }
     fn run_state(&self) -> RunState {
         self.machine.run_state()

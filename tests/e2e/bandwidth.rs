@@ -29,6 +29,7 @@ impl Rate {
 
 fn assert_close(rate: f64, limit: u64) {
     let ratio = rate / limit as f64;
+    println!("{:.1} MiB/s, {ratio:.3} of the limit", rate / MIB as f64);
     assert!((0.85..1.15).contains(&ratio), "{:.1} MiB/s is {ratio:.2} of the limit", rate / MIB as f64);
 }
 
@@ -66,6 +67,35 @@ fn max_postcopy_bandwidth_limits_the_background() {
     source.set(json!({"max-postcopy-bandwidth": LIMIT, "x-postcopy-after": 0}));
 
     source.migrate(&link.address());
+    source.qmp.await_migration("postcopy-active");
+    let rate = Rate::begin(&link);
+    destination.qmp.await_migration("completed");
+    let rate = rate.end(&link);
+    source.qmp.await_migration("completed");
+
+    assert_close(rate, LIMIT);
+    destination.guest.assert_whole();
+}
+
+#[test]
+fn max_postcopy_bandwidth_limits_the_background_after_a_recovery_too() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("96M");
+    let mut source = machine.boot_and_begin("ws=64M rate=200");
+    let mut destination = machine.receive(Transport::Tcp);
+    let link = Proxy::to(&destination.address());
+    source.set(json!({"max-postcopy-bandwidth": LIMIT, "x-postcopy-after": 0}));
+    source.migrate(&link.address());
+    destination.qmp.await_migration("postcopy-active");
+    link.cut();
+    source.qmp.await_migration("postcopy-paused");
+    destination.qmp.await_migration("postcopy-paused");
+
+    destination.qmp.run("migrate-recover", json!({"uri": "tcp:127.0.0.1:0"}));
+    let link = Proxy::to(&destination.address());
+    source.qmp.run("migrate", json!({"uri": link.address(), "resume": true}));
     source.qmp.await_migration("postcopy-active");
     let rate = Rate::begin(&link);
     destination.qmp.await_migration("completed");

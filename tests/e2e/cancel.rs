@@ -205,6 +205,36 @@ fn another_number_of_vcpus_is_refused() {
     refused(&machine().cpus(2), &["vcpus is 1 on the source and 2 on the destination"]);
 }
 
+/// `validate-uuid`: only then, and only a destination that was given one.
+#[test]
+fn another_identity_is_refused_where_that_is_wanted() {
+    if !host::has_kvm() {
+        return;
+    }
+    let (ours, theirs) = ("6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d", "00000000-7d53-4a3c-9a56-0d1c1f2b3a4d");
+    let mut source = Machine::new("32M").with(&["--uuid", ours]).boot_and_begin("ws=8M");
+    assert_eq!(source.qmp.query("query-uuid"), json!({"UUID": ours}));
+    source
+        .qmp
+        .run("migrate-set-capabilities", json!({"capabilities": [{"capability": "validate-uuid", "state": true}]}));
+    let mut other = Machine::new("32M").with(&["--uuid", theirs]).receive(Transport::Unix);
+    let uri = other.address();
+    source.migrate(&uri);
+    assert!(failure(&mut source).contains(&format!("uuid is {ours} on the source and {theirs} on the destination")));
+    assert_eq!(other.wait(), 1);
+    let mut same = Machine::new("32M").with(&["--uuid", ours]).receive(Transport::Unix);
+    let uri = same.address();
+    source.migrate(&uri);
+    same.qmp.await_migration("completed");
+    // Whoever does not ask is let in anywhere.
+    let mut last = Machine::new("32M").with(&["--uuid", theirs]).receive(Transport::Unix);
+    let uri = last.address();
+    same.migrate(&uri);
+    last.qmp.await_migration("completed");
+    last.guest.assert_whole();
+    assert_eq!(last.end_guest(), 0);
+}
+
 #[test]
 fn the_destination_dies_in_a_pass() {
     if !host::has_kvm_and_uffd() {

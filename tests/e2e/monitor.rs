@@ -91,6 +91,7 @@ fn everything_that_can_be_asked() {
     assert!(person.says("help migrate").starts_with("migrate [-d] [-r] uri -- "));
     assert_eq!(person.says("info status"), "VM status: running\n");
     assert_eq!(person.says("info name"), "bird\n");
+    assert_eq!(person.says("info uuid"), "00000000-0000-0000-0000-000000000000\n");
     assert_eq!(person.says("info kvm"), "kvm support: enabled\n");
     assert_eq!(person.says("info version"), concat!(env!("CARGO_PKG_VERSION"), "\n"));
     assert_eq!(person.says("info cpus").lines().count(), 2);

@@ -1,4 +1,4 @@
-//! Guests that leave by a stream that goes one way, and arrive from one: commands, files, descriptors.
+//! Guests that leave by a stream on which nobody answers, and arrive from one: commands, files, descriptors.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -24,6 +24,8 @@ fn goes(out: &str, back: &str, offline: bool) {
     if offline {
         source.qmp.run("stop", json!({}));
     }
+    // A command that compresses, on a host that does much else, is slow: how slow is not what this is about.
+    source.set(json!({"downtime-limit": 10_000}));
     source.migrate(out);
     source.qmp.await_migration("completed");
     assert_eq!(source.qmp.status(), "postmigrate", "{out}");
@@ -176,7 +178,6 @@ fn a_guest_in_a_file_runs_before_its_memory_is_read() {
     source.qmp.await_migration("completed");
     for _ in 0..2 {
         let mut destination = arrive(&machine, &format!("{uri},lazy=on"));
-        destination.qmp.await_migration("postcopy-active");
         destination.qmp.await_migration("completed");
         assert!(destination.ram("postcopy-requests") > 0);
         destination.guest.assert_whole();

@@ -44,6 +44,8 @@ pub fn render(reply: &Reply) -> String {
         Reply::Balloon(bytes) => format!("balloon: actual={}\n", bytes >> 20),
         Reply::Version => format!("{}\n", env!("CARGO_PKG_VERSION")),
         Reply::Name(name) => name.as_ref().map_or_else(String::new, |it| format!("{it}\n")),
+        // All zero for none, as in QEMU.
+        Reply::Uuid(uuid) => format!("{}\n", uuid.unwrap_or_default()),
         Reply::Kvm => "kvm support: enabled\n".to_owned(),
         Reply::Help(topic) => help(topic.as_deref()),
         Reply::Text(text) => text.clone(),

@@ -176,6 +176,7 @@ fn small_answers() {
     assert_eq!(say(&vm, "info registers 2"), "Error: CPU#2 not available: 'info cpus' lists them\n");
     assert_eq!(say(&vm, "info registers x"), "Error: Parameter 'vcpu' expects a number\n");
     assert_eq!(say(&vm, "info name"), "guest\n");
+    assert_eq!(say(&vm, "info uuid"), "6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d\n");
     assert_eq!(say(&vm, "info balloon"), "balloon: actual=300\n");
     assert_eq!(
         say(&vm, "info network"),

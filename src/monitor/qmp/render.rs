@@ -45,6 +45,7 @@ pub fn render(reply: &Reply) -> Value {
             Some(name) => json!({ "name": name }),
             None => json!({}),
         },
+        Reply::Uuid(uuid) => json!({ "UUID": uuid.unwrap_or_default().to_string() }),
         Reply::Yank(migration) => match migration {
             true => json!([{"type": "migration"}]),
             false => json!([]),

@@ -286,6 +286,7 @@ fn queries() {
     let query = |name: &str| run(&vm, name, json!({}))["return"].clone();
     assert_eq!(query("query-status"), json!({"status": "running", "running": true}));
     assert_eq!(query("query-name"), json!({"name": "guest"}));
+    assert_eq!(query("query-uuid"), json!({"UUID": "6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d"}));
     assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
     assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
     assert_eq!((query("query-migrate"), query("x-query-migrate-pages")), (json!({}), json!({})));

@@ -73,6 +73,11 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("query-name", &[], |_| Ok(Request::QueryName)),
     },
     Command {
+        help: "show the machine's identity",
+        hmp: face("info uuid", &[], |_| Ok(Request::QueryUuid)),
+        qmp: face("query-uuid", &[], |_| Ok(Request::QueryUuid)),
+    },
+    Command {
         help: "show the version of Whimbrel",
         hmp: face("info version", &[], |_| Ok(Request::QueryVersion)),
         qmp: face("query-version", &[], |_| Ok(Request::QueryVersion)),

@@ -4,12 +4,32 @@ use std::fmt::Write;
 use super::*;
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
+use crate::migration::rules::{RULES, Rule};
 
-const BEGIN: &str = "<!-- generated: commands -->\n";
+const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitor.md");
 const END: &str = "<!-- end -->\n";
 
-/// The table as `docs/monitor.md` shows it.
-fn markdown() -> String {
+/// The tables that `docs/monitor.md` shows, by their marks.
+fn tables() -> [(&'static str, String); 2] {
+    [("commands", command_table()), ("rules", rule_table())]
+}
+
+/// What excludes, or needs, what.
+fn rule_table() -> String {
+    let mut text = String::from("| this | | that | why, and what to do |\n|---|---|---|---|\n");
+    for [one, relation, other, why] in RULES.iter().map(Rule::row) {
+        writeln!(text, "| {} | {relation} | {} | {why} |", named(one), named(other)).unwrap();
+    }
+    text
+}
+
+/// Names of settings are code, others are words.
+fn named(name: &str) -> String {
+    if name.contains(' ') { name.to_owned() } else { code(name) }
+}
+
+/// Every command.
+fn command_table() -> String {
     let mut text = String::from("| for people | for programs (QMP) | what it does |\n|---|---|---|\n");
     for command in commands() {
         let hmp = command.hmp.map_or(String::new(), |it| code(&it.usage()));
@@ -27,22 +47,26 @@ fn code(text: &str) -> String {
 }
 
 #[test]
-fn the_documentation_has_the_table() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitor.md");
-    let document = std::fs::read_to_string(path).unwrap();
-    let (before, rest) = document.split_once(BEGIN).unwrap();
-    let (table, after) = rest.split_once(END).unwrap();
-    if std::env::var_os("WHIMBREL_BLESS").is_some() {
-        std::fs::write(path, format!("{before}{BEGIN}{}{END}{after}", markdown())).unwrap();
-        return;
+fn the_documentation_has_the_tables() {
+    let mut document = std::fs::read_to_string(DOCUMENT).unwrap();
+    let blesses = std::env::var_os("WHIMBREL_BLESS").is_some();
+    for (mark, anew) in tables() {
+        let begin = format!("<!-- generated: {mark} -->\n");
+        let (before, rest) = document.split_once(&begin).unwrap();
+        let (table, after) = rest.split_once(END).unwrap();
+        if !blesses {
+            assert_eq!(table, anew, "run the tests with WHIMBREL_BLESS=1 to write it anew");
+        }
+        document = format!("{before}{begin}{anew}{END}{after}");
     }
-    assert_eq!(table, markdown(), "run the tests with WHIMBREL_BLESS=1 to write it anew");
+    if blesses {
+        std::fs::write(DOCUMENT, document).unwrap();
+    }
 }
 
 #[test]
 fn the_documentation_names_every_capability_and_parameter() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitor.md");
-    let document = std::fs::read_to_string(path).unwrap();
+    let document = std::fs::read_to_string(DOCUMENT).unwrap();
     let capabilities = Capability::ALL.into_iter().map(Capability::name);
     for name in capabilities.chain(Parameter::ALL.into_iter().map(Parameter::name)) {
         assert!(document.contains(&format!("| `{name}` |")), "{name}");
