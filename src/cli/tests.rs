@@ -116,7 +116,7 @@ fn bad_values_are_named_with_what_would_be_right() {
         ("--qmp tcp:localhost:1", "tcp:HOST:PORT,server"),
         ("--qmp unix:/q,sever", "'sever' is not an option"),
         ("--monitor unix:,server", "lacks a path"),
-        ("--incoming exec:cat", "'exec:' is not supported"),
+        ("--incoming rdma:h:1", "'rdma:' is not supported"),
         ("--incoming nowhere", "not a migration address"),
         ("--kernel builtin:linux", "builtin:test"),
         ("--disk path=a", "lacks format=raw or format=qcow2"),
