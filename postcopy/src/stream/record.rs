@@ -67,7 +67,7 @@ pub struct Recording {
 /// Which channel is asked for next.
 enum Next {
     Control { sink: Box<dyn Sink>, back: Option<OwnedFd> },
-    Demand(Channel),
+    Demand(Box<Channel>),
     None,
 }
 
@@ -93,10 +93,10 @@ impl Connector for Recording {
                 let recorder = Recorder { peer: ours, wake: Wake::new()?, sink: Some(sink), scanner: Scanner::new() };
                 let run = move || recorder.run(asked, back);
                 std::thread::Builder::new().name("mig-record".into()).spawn(run)?;
-                *next = Next::Demand(demand);
+                *next = Next::Demand(Box::new(demand));
                 Ok(theirs)
             }
-            Next::Demand(channel) => Ok(channel),
+            Next::Demand(channel) => Ok(*channel),
             Next::None => Err(io::Error::other("a stream cannot be opened again: give it anew with 'migrate -r'")),
         }
     }
