@@ -161,7 +161,7 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\npause-before-switchover: off\n"
+         multifd: on\npause-before-switchover: off\nvalidate-uuid: off\n"
     );
 }
 
