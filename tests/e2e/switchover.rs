@@ -129,11 +129,11 @@ fn a_policy_needs_postcopy_on_both_sides() {
     let (mut source, mut destination) = (machine().boot_and_begin(WORKLOAD), machine().receive(Transport::Tcp));
     let uri = destination.address();
     source.set(json!({"postcopy-policy": "stalled"}));
-    source.qmp.run("migrate-set-capabilities", off.clone());
-    let refusal = source.qmp.refused("migrate", json!({"uri": uri}));
-    assert!(refusal.contains("migrate_set_capability postcopy-ram on"), "{refusal}");
-    // Nor on the way.
+    let refusal = source.qmp.refused("migrate-set-capabilities", off.clone());
+    assert!(refusal.contains("postcopy-policy needs postcopy-ram"), "{refusal}");
     source.set(json!({"postcopy-policy": "manual", "max-bandwidth": 8 << 20}));
+    source.qmp.run("migrate-set-capabilities", off.clone());
+    // Nor on the way.
     source.migrate(&uri);
     source.qmp.await_event("MIGRATION_PASS");
     let refusal = source.qmp.refused("migrate-set-parameters", json!({"postcopy-policy": "time=1"}));
