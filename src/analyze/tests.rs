@@ -297,11 +297,11 @@ fn damage_is_named_with_its_place() {
         (changed(5, |it| it[16] = 6), begin(5) + 8, json!("pages"), "3 pages from page 6 on are beyond the end"),
         (changed(5, |it| it[12] = 4), begin(5) + 24, json!("pages"), "too short for the contents of 4"),
         (changed(5, |it| it[12] = 2), begin(5) + 24 + 8192, json!("pages"), "4096 bytes are left after"),
-        (changed(2, |it| it[8 + 4] = 3), begin(3), json!("ram"), "ends inside its field 'blocks.name'"),
+        (changed(2, |it| it[16] = 200), begin(2) + 20, json!("ram"), "ends inside its field 'blocks.name'"),
         (changed(2, |it| it[8 + 8 + 4 + 3 + 8 + 7] = 1), begin(2) + 16, json!("ram"), "more RAM than any"),
         (
             changed(11, |it| it[8 + 24 + 3] = 0xff),
-            begin(11) + 36,
+            begin(11) + 38,
             json!("state of toy 0"),
             "ends inside its field 'items'",
         ),
