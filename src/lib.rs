@@ -1,6 +1,7 @@
 //! Whimbrel: a KVM virtual machine monitor built around postcopy-first live migration.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod analyze;
 pub mod block;
 pub mod boot;
 pub mod chardev;

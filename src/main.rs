@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use whimbrel::cli::{Cli, Command};
-use whimbrel::{client, demo, launcher, run, top};
+use whimbrel::{analyze, client, demo, launcher, run, top};
 use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
@@ -36,6 +36,10 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, USAGE),
         },
         Command::Top(args) => exit(top::top(&args.options()).map(|()| 0)),
+        Command::Analyze(args) => match args.validate() {
+            Ok(options) => exit(analyze::analyze(&options)),
+            Err(error) => fail(&error, USAGE),
+        },
         Command::Demo(args) => match args.validate() {
             Ok(options) => exit(demo::demo(&options).map(|()| 0)),
             Err(error) => fail(&error, USAGE),

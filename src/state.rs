@@ -103,6 +103,8 @@ impl<'a> Reader<'a> {
         let (taken, rest) =
             self.rest.split_at_checked(count).ok_or(StateError::Truncated { device: self.device, field })?;
         self.rest = rest;
+        #[cfg(test)]
+        testing::note(field, count);
         Ok(taken)
     }
 
@@ -157,6 +159,46 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Layouts against the devices that have them.
+#[cfg(test)]
+pub mod testing {
+    use std::cell::RefCell;
+
+    use whimbrel_postcopy::wire::description::describe;
+    use whimbrel_postcopy::wire::grammar::{Field, StateLayout};
+
+    use crate::analyze::leaves;
+
+    thread_local! {
+        /// What readers of this thread have read: fields and bytes.
+        static READ: RefCell<Vec<(&'static str, usize)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(field: &'static str, bytes: usize) {
+        READ.with_borrow_mut(|read| read.push((field, bytes)));
+    }
+
+    /// Panics unless `bytes`, which a device saved, are exactly what `layout` says, and `load`, which reads them, reads the same fields in the
+    /// same order, or has one name for several of them that follow each other.
+    pub fn assert_layout(layout: &[Field], bytes: &[u8], load: impl FnOnce()) {
+        let description = describe(&[StateLayout { name: "device", version: 1, fields: layout.to_vec() }]);
+        let told = leaves(&description, "device", 1, bytes);
+        let mut told = told.into_iter().filter(|(_, bytes)| *bytes > 0);
+        READ.with_borrow_mut(Vec::clear);
+        load();
+        for (field, bytes) in READ.take() {
+            let mut have = 0;
+            while have < bytes {
+                let (path, more) = told.next().unwrap_or_else(|| panic!("the layout lacks '{field}'"));
+                assert!(path.iter().any(|name| name == field), "'{field}' is read where the layout has {path:?}");
+                have += more;
+            }
+            assert_eq!(have, bytes, "'{field}' has other bytes in the layout");
+        }
+        assert_eq!(told.next(), None, "the layout has more than is read");
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -177,6 +219,23 @@ mod tests {
         assert_eq!(reader.u64("c").unwrap(), u64::MAX - 1);
         assert_eq!(reader.bytes(3, "d").unwrap(), b"xyz");
         reader.finish().unwrap();
+    }
+
+    #[test]
+    fn a_layout_that_is_not_what_is_read_is_noticed() {
+        use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
+        let layout = |second, kind| [Field("a", Type::U32), Field(second, kind)];
+        let load = || {
+            let mut reader = Reader::new("toy", 1, 1, &[1, 0, 0, 0, 2, 3]).unwrap();
+            reader.u32("a").unwrap();
+            reader.bytes(2, "b").unwrap();
+        };
+        let check = |layout: &[Field]| testing::assert_layout(layout, &[1, 0, 0, 0, 2, 3], load);
+        check(&layout("b", Type::Bytes(Count::Fixed(2))));
+        check(&layout("b", Type::Struct(&[Field("one", Type::U8), Field("other", Type::U8)])));
+        for wrong in [layout("c", Type::U16), layout("b", Type::U8), layout("b", Type::Bytes(Count::Prefix))] {
+            assert!(std::panic::catch_unwind(|| check(&wrong)).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

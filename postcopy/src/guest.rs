@@ -8,6 +8,7 @@ use std::fmt;
 use crate::bitmap::PageBitmap;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageRun};
+use crate::wire::grammar::StateLayout;
 
 /// An error of the virtual machine monitor, carried through the engine to whoever reports it.
 pub type GuestError = Box<dyn std::error::Error + Send + Sync>;
@@ -105,6 +106,12 @@ pub trait Guest: Send + Sync {
 
     /// Source: the state of CPUs and devices. Called while paused. May write guest RAM.
     fn save(&self) -> Result<Vec<Section>, GuestError>;
+
+    /// Source: how to read what [`Guest::save`] will give, for tools that take a recorded stream apart. Said once, before anything moves; a
+    /// section that is not described is shown as bytes.
+    fn describe_state(&self) -> Vec<StateLayout> {
+        Vec::new()
+    }
 
     /// Source: the pages that the guest will touch first where it runs on; a postcopy sends them along with the state. Called after
     /// [`Guest::save`], from the thread that answers page requests. None is a fine answer.

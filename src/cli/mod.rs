@@ -1,5 +1,6 @@
 //! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
 
+mod analyze;
 mod cpu;
 mod demo;
 mod disk;
@@ -12,6 +13,7 @@ mod top;
 
 use clap::{Parser, Subcommand};
 
+pub use analyze::{AnalyzeArgs, NoOffset};
 pub use demo::{DemoArgs, TooLittleMemory};
 pub use migrate::MigrateArgs;
 pub use restore::RestoreArgs;
@@ -50,6 +52,8 @@ pub enum Command {
     Migrate(MigrateArgs),
     /// Watch a migration as it goes on
     Top(TopArgs),
+    /// Take a recorded migration apart
+    Analyze(AnalyzeArgs),
     /// Show a live guest moving in every mode, with what each costs; needs no arguments
     Demo(DemoArgs),
     /// The half of 'run' that starts commands; 'run' starts it itself

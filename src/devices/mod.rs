@@ -20,6 +20,8 @@ pub use serial::Serial;
 
 use std::error::Error;
 
+use whimbrel_postcopy::wire::grammar::Field;
+
 use crate::state::StateError;
 
 /// A device whose state goes into a migration.
@@ -37,6 +39,9 @@ pub trait SavedDevice: Send + Sync {
 
     /// Its state; the guest stands still.
     fn save(&self) -> Vec<u8>;
+
+    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that [`Self::load`] has for it.
+    fn layout(&self) -> Vec<Field>;
 
     /// Replaces its state; the guest stands still.
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError>;

@@ -9,6 +9,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use whimbrel_postcopy::wire::grammar::{Field, Type};
+
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
 
@@ -172,6 +174,10 @@ impl SavedDevice for PowerManagement {
         writer.finish()
     }
 
+    fn layout(&self) -> Vec<Field> {
+        ["status", "enable", "control"].map(|register| Field(register, Type::U32)).to_vec()
+    }
+
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
         let mut register = |field, possible: u16| {
@@ -201,6 +207,7 @@ impl SavedDevice for PowerManagement {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::state::testing::assert_layout;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn device() -> (PowerManagement, Arc<AtomicBool>) {
@@ -289,6 +296,13 @@ mod tests {
         destination.reset();
         assert!(!line.load(Ordering::Relaxed));
         assert_eq!(*destination.lock(), Registers::default());
+    }
+
+    #[test]
+    fn its_layout_is_what_is_read() {
+        let (device, _) = device();
+        let bytes = device.save();
+        assert_layout(&device.layout(), &bytes, || device.load(1, &bytes).unwrap());
     }
 
     #[test]

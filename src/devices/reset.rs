@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use whimbrel_postcopy::wire::grammar::{Field, Type};
+
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
 
@@ -78,6 +80,10 @@ impl SavedDevice for ResetControl {
         writer.finish()
     }
 
+    fn layout(&self) -> Vec<Field> {
+        vec![Field("register", Type::U8)]
+    }
+
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
         let value = reader.u8("register")?;
@@ -98,6 +104,7 @@ impl SavedDevice for ResetControl {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::state::testing::assert_layout;
 
     #[test]
     fn the_keyboard_controller_resets_on_its_command_only() {
@@ -114,6 +121,12 @@ mod tests {
         assert_eq!(register.write(0, &[0x06]), Action::None);
         register.reset();
         assert_eq!(register.write(0, &[0x06, 0, 0, 0]), Action::None);
+    }
+
+    #[test]
+    fn its_layout_is_what_is_read() {
+        let register = ResetControl::default();
+        assert_layout(&register.layout(), &register.save(), || register.load(1, &[2]).unwrap());
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod clock;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use whimbrel_postcopy::wire::grammar::{Field, Type};
+
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
 use clock::{Clock, REGISTERS};
@@ -102,6 +104,10 @@ impl SavedDevice for Rtc {
         writer.u8(chip.index);
         chip.clock.save(&mut writer);
         writer.finish()
+    }
+
+    fn layout(&self) -> Vec<Field> {
+        [&[Field("index", Type::U8)], Clock::LAYOUT].concat()
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Trigger;
 use vm_superio::serial::{Serial as Uart, SerialEvents, SerialState};
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
@@ -165,6 +166,13 @@ impl<W: Write + Send> SavedDevice for Serial<W> {
         writer.finish()
     }
 
+    fn layout(&self) -> Vec<Field> {
+        let registers = ["DLL", "DLM", "IER", "IIR", "LCR", "LSR", "MCR", "MSR", "SCR"];
+        let mut fields = registers.map(|register| Field(register, Type::U8)).to_vec();
+        fields.push(Field("receive FIFO", Type::Bytes(Count::Prefix)));
+        fields
+    }
+
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
         let mut state = SerialState {
@@ -198,6 +206,7 @@ impl<W: Write + Send> SavedDevice for Serial<W> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::state::testing::assert_layout;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[derive(Clone, Default)]
@@ -257,6 +266,16 @@ mod tests {
         assert_eq!(read(&destination, 0), b'a');
         assert_eq!(read(&destination, 0), b'b');
         assert_ne!(bytes, destination.save());
+    }
+
+    #[test]
+    fn its_layout_is_what_is_read() {
+        let (source, _, _) = serial();
+        source.set_receiving(true);
+        source.receive(b"abc");
+        let bytes = source.save();
+        let (destination, ..) = serial();
+        assert_layout(&source.layout(), &bytes, || destination.load(1, &bytes).unwrap());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | `vcpu` | one vCPU: running it, its exits, its registers |
 //! | `kick` | the signal and the flag that take a vCPU out of the guest |
 //! | `ram` | guest RAM's mappings |
+//! | `layouts` | what those consist of, for tools |
 //! | `raw` | kernel structures as bytes |
 //! | `tap` | network taps: not KVM's, but here is where unsafe calls are |
 
@@ -17,6 +18,7 @@ mod dirty_log;
 mod error;
 mod hypervisor;
 mod kick;
+pub mod layouts;
 mod ram;
 mod raw;
 mod tap;

@@ -2,7 +2,9 @@
 
 use kvm_bindings::{kvm_irqchip, kvm_pit_state2};
 use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::wire::grammar::{Field, StateLayout, Type};
 
+use crate::kvm::layouts::{IOAPIC as IOAPIC_FIELDS, PIC, PIT};
 use crate::kvm::{KernelStruct, KvmError, Vm, as_bytes, from_bytes};
 use crate::state::{Reader, StateError};
 
@@ -52,6 +54,16 @@ impl Chipset {
         ]
     }
 
+    /// The same for tools.
+    pub fn layouts() -> [StateLayout; 3] {
+        let layout = |name, structure| StateLayout {
+            name,
+            version: VERSION,
+            fields: vec![Field("registers", Type::Struct(structure))],
+        };
+        [layout("pic", PIC), layout("ioapic", IOAPIC_FIELDS), layout("pit", PIT)]
+    }
+
     /// From sections; `find` gives version and bytes of a section.
     pub fn decode<'a, E: From<StateError>>(
         find: impl Fn(&'static str, u32) -> Result<(u32, &'a [u8]), E>,
@@ -77,4 +89,25 @@ fn structure<T: KernelStruct>(device: &'static str, (version, bytes): (u32, &[u8
     let structure = from_bytes(reader.bytes(size_of::<T>(), "registers")?);
     reader.finish()?;
     structure.ok_or(StateError::Truncated { device, field: "registers" })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::kvm::zeroed;
+    use crate::state::testing::assert_layout;
+
+    #[test]
+    fn their_layouts_are_what_is_read() {
+        let chipset = Chipset { pics: [zeroed(), zeroed()], ioapic: zeroed(), pit: zeroed() };
+        for section in chipset.encode() {
+            let layout = Chipset::layouts().into_iter().find(|layout| layout.name == section.name).unwrap();
+            let saved = (section.version, section.bytes.as_slice());
+            assert_layout(&layout.fields, &section.bytes, || match layout.name {
+                "pit" => assert_eq!(structure::<kvm_pit_state2>(layout.name, saved).unwrap().flags, 0),
+                name => assert_eq!(structure::<kvm_irqchip>(name, saved).unwrap().chip_id, 0),
+            });
+        }
+    }
 }

@@ -7,6 +7,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME};
+use whimbrel_postcopy::wire::grammar::{Field, Type};
 
 use crate::kvm::{KvmError, Vm};
 use crate::state::{Reader, StateError, Writer};
@@ -52,6 +53,14 @@ impl Moment {
         writer.u64(self.host_tsc.unwrap_or(0));
         writer.finish()
     }
+
+    /// The same for tools.
+    pub const LAYOUT: &[Field] = &[
+        Field("kvmclock", Type::U64),
+        Field("wall clock", Type::U64),
+        Field("flag", Type::U32),
+        Field("host TSC", Type::U64),
+    ];
 
     /// From bytes.
     pub fn decode(version: u32, bytes: &[u8]) -> Result<Self, StateError> {
@@ -132,6 +141,14 @@ mod tests {
         }
         assert!(Moment::decode(2, &moment(1, None).encode()).is_err());
         assert!(Moment::decode(1, &[0; 27]).is_err());
+    }
+
+    #[test]
+    fn its_layout_is_what_is_read() {
+        let bytes = moment(1_000_000, Some(99)).encode();
+        crate::state::testing::assert_layout(Moment::LAYOUT, &bytes, || {
+            Moment::decode(1, &bytes).unwrap();
+        });
     }
 
     #[test]

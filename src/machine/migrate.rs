@@ -9,6 +9,7 @@ use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
+use whimbrel_postcopy::wire::grammar::StateLayout;
 
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::kvm::GuestRam;
@@ -135,6 +136,10 @@ impl Guest for Machine {
             state => Err(wrong_moment("saved", state)),
         })
         .map_err(Into::into)
+    }
+
+    fn describe_state(&self) -> Vec<StateLayout> {
+        self.section_layouts()
     }
 
     fn first_pages(&self) -> Vec<PageRun> {

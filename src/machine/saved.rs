@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::wire::grammar::StateLayout;
 
 use super::Machine;
 use super::chipset::{self, Chipset};
@@ -85,6 +86,23 @@ impl Machine {
             bytes: device.save(),
         }));
         Ok(sections)
+    }
+
+    /// How all of that is laid out. May be asked at any time.
+    pub(super) fn section_layouts(&self) -> Vec<StateLayout> {
+        let layout = |name, version, fields| StateLayout { name, version, fields };
+        let mut layouts = vec![
+            layout(clock::SECTION, clock::VERSION, Moment::LAYOUT.to_vec()),
+            layout(VCPU, VcpuState::VERSION, VcpuState::LAYOUT.to_vec()),
+        ];
+        layouts.extend(Chipset::layouts());
+        for device in &self.devices {
+            // Two disks are laid out alike.
+            if !layouts.iter().any(|known| known.name == device.name()) {
+                layouts.push(layout(device.name(), device.version(), device.layout()));
+            }
+        }
+        layouts
     }
 
     fn save_vcpu(&self, vcpu: &Vcpu, moment: &Moment) -> Result<Section, SavedStateError> {

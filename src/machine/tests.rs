@@ -673,3 +673,23 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
     assert!((start..start + given).step_by(4096).all(|at| there(at) == 0));
     assert!((start + given..start + bytes).step_by(4096).all(|at| there(at) == at));
 }
+
+/// What a stream says of its states is enough to read all of them.
+#[test]
+fn every_section_is_what_its_layout_says() {
+    use whimbrel_postcopy::wire::description::describe;
+    if no_kvm() {
+        return;
+    }
+    let devices = DeviceConfig { console: Some(CharDevice::Null), rng: true, balloon: true, ..DeviceConfig::default() };
+    let rig = rig(MachineConfig { devices, ..config(2) }, None);
+    let description = describe(&rig.machine.section_layouts());
+    let sections = rig.machine.save_sections().unwrap();
+    assert!(sections.len() >= 14, "{sections:?}");
+    for section in sections {
+        let leaves = crate::analyze::leaves(&description, &section.name, section.version.into(), &section.bytes);
+        assert_eq!(leaves.iter().map(|(_, bytes)| bytes).sum::<usize>(), section.bytes.len(), "{section:?}");
+    }
+    // A destination takes 1 MiB.
+    assert!(description.len() < 64 << 10, "{} bytes", description.len());
+}

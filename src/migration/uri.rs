@@ -152,7 +152,8 @@ fn stream(text: &str) -> Result<Option<Stream>, UriError> {
     }))
 }
 
-fn parse_offset(text: &str) -> Option<u64> {
+/// Bytes into a file: a size, or hexadecimal after `0x`.
+pub fn parse_offset(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => crate::size::parse_size(text, 1).ok(),

@@ -17,9 +17,11 @@ use kvm_bindings::{
     kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs,
 };
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::msrs::{TSC, entry, is_of_the_processor};
 use super::{MsrError, MsrTable, Vcpu};
+use crate::kvm::layouts::{CPUID_ENTRY, DEBUGREGS, EVENTS, LAPIC, MSR_ENTRY, REGS, SREGS, XCRS};
 use crate::kvm::{KernelStruct, KvmError, as_bytes, from_bytes};
 use crate::state::{Reader, StateError, Writer};
 
@@ -191,6 +193,22 @@ impl VcpuState {
         writer.finish()
     }
 
+    /// The same for tools.
+    pub const LAYOUT: &[Field] = &[
+        Field("CPUID leaves", Type::List(Count::Prefix, &Type::Struct(CPUID_ENTRY))),
+        Field("mp_state", Type::U32),
+        Field("registers", Type::Struct(REGS)),
+        Field("segment registers", Type::Struct(SREGS)),
+        Field("XSAVE area", Type::Bytes(Count::Prefix)),
+        Field("extended control registers", Type::Struct(XCRS)),
+        Field("debug registers", Type::Struct(DEBUGREGS)),
+        Field("LAPIC", Type::Struct(LAPIC)),
+        Field("MSRs", Type::List(Count::Prefix, &Type::Struct(MSR_ENTRY))),
+        Field("events", Type::Struct(EVENTS)),
+        Field("TSC frequency", Type::U32),
+        Field("TSC", Type::U64),
+    ];
+
     /// From bytes.
     pub fn decode(version: u32, bytes: &[u8]) -> Result<Self, StateError> {
         let mut reader = Reader::new(DEVICE, version, Self::VERSION, bytes)?;
@@ -262,6 +280,13 @@ mod tests {
         assert_eq!(back.regs.rip, 0x10_0000);
         assert_eq!(back.msrs[0].data, 0x500);
         assert_eq!(back.tsc, 0x1234_5678_9abc);
+    }
+
+    #[test]
+    fn its_layout_is_what_is_read() {
+        let bytes = sample().encode();
+        let load = || drop(VcpuState::decode(1, &bytes).unwrap());
+        crate::state::testing::assert_layout(VcpuState::LAYOUT, &bytes, load);
     }
 
     #[test]

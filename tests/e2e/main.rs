@@ -4,6 +4,7 @@
 //! What a test needs of the host it asks for (`support::host`); where that is missing it is skipped, loudly.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod analyze;
 mod bandwidth;
 mod both_ways;
 mod cancel;

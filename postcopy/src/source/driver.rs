@@ -19,7 +19,8 @@ use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
-use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply, tag};
+use crate::wire::description::describe;
+use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply};
 
 /// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
@@ -121,7 +122,7 @@ impl Driver {
         vec![
             Forward::Configuration(self.guest.configuration()),
             Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
-            Forward::Description(tag::description()),
+            Forward::Description(describe(&self.guest.describe_state())),
         ]
     }
 

@@ -102,7 +102,7 @@ const MAX_ENTRIES: usize = 4096;
 const SENTENCE: usize = 4096;
 
 /// The longest body of each message.
-fn longest(tag: u16) -> Option<u32> {
+pub(super) fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
     Some(match tag {
         tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,

@@ -95,18 +95,6 @@ pub mod tag {
         (REQUEST, "request"),
     ];
 
-    /// What a recorded stream says of itself, in JSON: for tools that read it without this code.
-    pub fn description() -> String {
-        let names: Vec<String> = NAMES.iter().map(|(number, name)| format!("\"{number}\":\"{name}\"")).collect();
-        format!(
-            "{{\"protocol\":{},\"page-size\":{},\"header\":[\"tag:u16\",\"flags:u16\",\"length:u32\"],\"byte-order\":\"little\",\
-             \"messages\":{{{}}}}}",
-            crate::wire::VERSION_MAX,
-            crate::ram::PAGE_SIZE,
-            names.join(","),
-        )
-    }
-
     /// A message number's name.
     pub fn name(tag: u16) -> &'static str {
         NAMES.iter().find(|(number, _)| *number == tag).map_or("unknown", |(_, name)| name)

@@ -3,7 +3,9 @@
 //! Nothing in this folder reads a socket, a clock or guest memory; page contents never pass through it.
 
 mod codec;
+pub mod description;
 mod fragment;
+pub mod grammar;
 mod hello;
 mod message;
 

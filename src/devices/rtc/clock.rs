@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
+
 use super::calendar::{Moment, Style};
 use crate::state::{Reader, StateError, Writer};
 
@@ -195,6 +197,13 @@ impl Clock {
         writer.u32(self.phase);
         writer.bytes(&self.registers);
     }
+
+    /// The same for tools.
+    pub const LAYOUT: &[Field] = &[
+        Field("offset", Type::I64),
+        Field("phase", Type::U32),
+        Field("registers", Type::Bytes(Count::Fixed(REGISTERS as u32))),
+    ];
 
     /// Reads it back.
     pub fn load(reader: &mut Reader<'_>) -> Result<Self, StateError> {

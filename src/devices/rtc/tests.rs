@@ -2,6 +2,7 @@
 
 use super::calendar::{DAY, Moment, Style};
 use super::*;
+use crate::state::testing::assert_layout;
 
 /// 2026-11-23 07:45:20 UTC, a Monday.
 const NOW: Duration = Duration::from_secs(1_795_419_920);
@@ -180,6 +181,13 @@ fn it_moves_with_its_offset_and_not_with_its_time() {
     destination.read(0, &mut other[..1]);
     destination.read(1, &mut other);
     assert_eq!(other, [0xff; 2]);
+}
+
+#[test]
+fn its_layout_is_what_is_read() {
+    let rtc = Rtc::default();
+    let bytes = rtc.save();
+    assert_layout(&rtc.layout(), &bytes, || rtc.load(1, &bytes).unwrap());
 }
 
 #[test]

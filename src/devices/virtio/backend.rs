@@ -4,6 +4,8 @@ use std::error::Error;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use whimbrel_postcopy::wire::grammar::Field;
+
 use super::gate::Gate;
 use super::{ConfigSpace, Ring, Watch};
 use crate::kvm::GuestMemory;
@@ -96,6 +98,9 @@ pub trait Backend: Send {
 
     /// Its own state, beside that of transport and queues.
     fn save(&self) -> Vec<u8>;
+
+    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that [`Self::load`] has for it.
+    fn layout(&self) -> &'static [Field];
 
     /// Takes what [`Self::save`] gave, in the layout `version`.
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError>;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use whimbrel_postcopy::ram::PAGE_SIZE;
+use whimbrel_postcopy::wire::grammar::Field;
 
 use super::{Backend, Broken, Chain, ConfigSpace, Kind, Work};
 use crate::kvm::{GuestMemory, GuestRam};
@@ -190,6 +191,10 @@ impl Backend for Balloon {
     /// Layout, version 1: nothing; target and level are in the configuration space.
     fn save(&self) -> Vec<u8> {
         Vec::new()
+    }
+
+    fn layout(&self) -> &'static [Field] {
+        &[]
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {

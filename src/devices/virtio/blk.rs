@@ -10,6 +10,8 @@ mod request;
 use std::error::Error;
 use std::sync::Arc;
 
+use whimbrel_postcopy::wire::grammar::{Field, Type};
+
 use self::complaints::Complaints;
 use self::request::{Extent, Outcome, Request};
 use super::{Backend, Broken, Chain, ConfigSpace, Host, Kind, Work};
@@ -259,6 +261,10 @@ impl Backend for Block {
         let mut writer = Writer::default();
         writer.u64(self.capacity.unwrap_or(0));
         writer.finish()
+    }
+
+    fn layout(&self) -> &'static [Field] {
+        &[Field("capacity", Type::U64)]
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {

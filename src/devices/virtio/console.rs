@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::{Backend, Broken, Chain, ConfigSpace, Kind, Work};
 use crate::kvm::GuestMemory;
@@ -192,6 +193,10 @@ impl Backend for Console {
         writer.u32(held.bytes.len() as u32);
         writer.bytes(held.bytes.make_contiguous());
         writer.finish()
+    }
+
+    fn layout(&self) -> &'static [Field] {
+        &[Field("input", Type::Bytes(Count::Prefix))]
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {

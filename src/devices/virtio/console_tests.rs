@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::testing::{self, Driver, Raw, WRITE};
 use super::*;
 use crate::devices::SavedDevice;
+use crate::state::testing::assert_layout;
 
 /// Output that remembers.
 #[derive(Clone, Default)]
@@ -204,6 +205,14 @@ fn a_request_that_is_far_too_long_needs_a_reset() {
     rig.driver.set_up(0);
     rig.driver.request(TRANSMIT, b"again", 0);
     assert_eq!(*rig.paper.0.lock().unwrap(), b"again");
+}
+
+#[test]
+fn its_layout_is_what_is_read() {
+    let (mut console, ..) = console();
+    console.inbox.lock().bytes = b"abc".iter().copied().collect();
+    let bytes = console.save();
+    assert_layout(console.layout(), &bytes, || console.load(1, &bytes).unwrap());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use virtio_queue::QueueState;
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::backend::Host;
 use super::gate::{Gate, Holder};
@@ -34,10 +35,15 @@ pub enum VirtioError {
 /// The layout's version of what [`SavedDevice::save`] writes around the backend's own.
 const LAYOUT: u32 = 1;
 
+/// Where a queue stands.
+const RING: &[Field] = &[Field("next available", Type::U32), Field("next used", Type::U32)];
+
 /// A virtio device. Its registers belong to the vCPUs, the rest to its worker; a vCPU that must touch the rest
 /// parks the worker first.
 pub struct VirtioDevice {
     kind: Kind,
+    /// How the backend's own state is laid out. Asked for while the worker runs, so it is kept here.
+    own: &'static [Field],
     slot: u32,
     registers: Mutex<Registers>,
     config: Arc<ConfigSpace>,
@@ -139,6 +145,7 @@ impl VirtioDevice {
         config.connect(signal.clone());
         Ok(Arc::new(Self {
             kind,
+            own: backend.layout(),
             slot,
             registers: Mutex::new(Registers::new(kind, backend.features())),
             gate: gate.clone(),
@@ -289,7 +296,7 @@ impl VirtioDevice {
             return Err(self.impossible("number of rings", count as u64));
         }
         for state in &mut states {
-            for (place, field) in [(&mut state.next_avail, "ring position"), (&mut state.next_used, "ring position")] {
+            for (place, field) in [(&mut state.next_avail, "next available"), (&mut state.next_used, "next used")] {
                 let value = reader.u32(field)?;
                 *place = u16::try_from(value).map_err(|_| self.impossible(field, value.into()))?;
             }
@@ -354,6 +361,20 @@ impl SavedDevice for VirtioDevice {
         self.save_rings(&inner, &mut writer);
         writer.bytes(&inner.backend.save());
         writer.finish()
+    }
+
+    fn layout(&self) -> Vec<Field> {
+        let mut fields = Registers::LAYOUT.to_vec();
+        fields.extend([
+            Field("interrupt", Type::U32),
+            Field("need of a reset", Type::U8),
+            Field("configuration's generation", Type::U32),
+            Field("configuration", Type::Bytes(Count::Prefix)),
+            Field("number of rings", Type::U32),
+            Field("rings", Type::List(Count::Field("number of rings"), &Type::Struct(RING))),
+            Field(self.kind.name, Type::Struct(self.own)),
+        ]);
+        fields
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {

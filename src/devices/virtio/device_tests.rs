@@ -8,6 +8,7 @@ use super::super::testing::{Driver, INDIRECT as IN, NEXT, RAM, Raw, WRITE, put_d
 use super::super::{Backend, Broken, ConfigSpace, Kind, Rng, Work};
 use super::*;
 use crate::kvm::GuestRam;
+use crate::state::testing::assert_layout;
 
 /// Gives back what it reads, reversed; counts what happens to it.
 struct Mirror {
@@ -51,6 +52,9 @@ impl Backend for Mirror {
     }
     fn save(&self) -> Vec<u8> {
         self.started.to_le_bytes().to_vec()
+    }
+    fn layout(&self) -> &'static [Field] {
+        &[Field("features", Type::U64)]
     }
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = Reader::new("virtio-mirror", version.into(), 3, bytes)?;
@@ -189,6 +193,18 @@ fn a_device_goes_on_elsewhere_where_it_stood() {
 }
 
 #[test]
+fn its_layout_is_what_is_read() {
+    let driver = Driver::start(Mirror::new(), 1 << 3);
+    driver.freeze();
+    let bytes = driver.device.save();
+    let other = Driver::frozen(Mirror::new(), driver.ram.clone());
+    assert_layout(&other.device.layout(), &bytes, || other.device.load(driver.device.version(), &bytes).unwrap());
+    // Asked for while it works, too.
+    driver.device.thaw();
+    assert_eq!(driver.device.layout(), other.device.layout());
+}
+
+#[test]
 fn a_state_that_does_not_fit_is_refused() {
     let driver = Driver::start(Mirror::new(), 0);
     driver.freeze();
@@ -251,6 +267,9 @@ impl Backend for Slow {
     }
     fn save(&self) -> Vec<u8> {
         Vec::new()
+    }
+    fn layout(&self) -> &'static [Field] {
+        &[]
     }
     fn load(&mut self, _version: u8, _bytes: &[u8]) -> Result<(), StateError> {
         Ok(())

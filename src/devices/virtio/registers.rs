@@ -2,6 +2,7 @@
 //! input or output.
 
 use virtio_queue::QueueState;
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::Kind;
 use crate::state::{Reader, StateError, Writer};
@@ -9,6 +10,14 @@ use crate::state::{Reader, StateError, Writer};
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
+/// What is saved of a queue.
+const QUEUE: &[Field] = &[
+    Field("queue size", Type::U32),
+    Field("queue's readiness", Type::U8),
+    Field("descriptor table", Type::U64),
+    Field("available ring", Type::U64),
+    Field("used ring", Type::U64),
+];
 /// Who made the device, as PCI would say: none.
 const VENDOR: u32 = 0;
 
@@ -250,6 +259,17 @@ impl Registers {
             }
         }
     }
+
+    /// The same for tools.
+    pub const LAYOUT: &[Field] = &[
+        Field("selector of device features", Type::U32),
+        Field("selector of driver features", Type::U32),
+        Field("selector of queues", Type::U32),
+        Field("status", Type::U32),
+        Field("features", Type::U64),
+        Field("number of queues", Type::U32),
+        Field("queues", Type::List(Count::Field("number of queues"), &Type::Struct(QUEUE))),
+    ];
 
     /// Replaces them by what [`Self::save`] wrote. Features that are not offered here are refused.
     pub fn load(&mut self, reader: &mut Reader<'_>) -> Result<(), StateError> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use whimbrel_postcopy::wire::grammar::Field;
+
 use super::{Backend, Broken, ConfigSpace, Kind, Work};
 use crate::state::{Reader, StateError};
 
@@ -54,6 +56,10 @@ impl Backend for Rng {
         Vec::new()
     }
 
+    fn layout(&self) -> &'static [Field] {
+        &[]
+    }
+
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
         Reader::new("virtio-rng", version.into(), 1, bytes)?.finish()
     }
@@ -79,7 +85,7 @@ mod tests {
     #[test]
     fn it_has_no_state_of_its_own() {
         let mut rng = Rng::default();
-        rng.load(1, &rng.save()).unwrap();
+        crate::state::testing::assert_layout(rng.layout(), &rng.save(), || rng.load(1, &[]).unwrap());
         assert!(rng.load(2, &[]).is_err());
         assert!(rng.load(1, &[0]).is_err());
     }

@@ -341,7 +341,8 @@ fn an_image_of_another_size_is_refused_by_name_and_let_go() {
     let smaller = room.path().join("smaller");
     fs::write(&smaller, [0; 1 << 20]).unwrap();
     let mut destination = disk(&smaller, false);
-    destination.load(VERSION, &saved).unwrap();
+    let layout = destination.layout();
+    crate::state::testing::assert_layout(layout, &saved, || destination.load(VERSION, &saved).unwrap());
     let error = destination.acquire().unwrap_err().to_string();
     assert!(error.contains("smaller") && error.contains("1048576") && error.contains("4194304"), "{error}");
     open(&smaller);

@@ -9,6 +9,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use whimbrel_postcopy::error::sentence;
+use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::super::{Backend, Broken, ConfigSpace, Kind, Watch, Work};
 use super::control::{self, Command};
@@ -308,16 +309,25 @@ impl Backend for Net {
         writer.finish()
     }
 
+    fn layout(&self) -> &'static [Field] {
+        &[
+            Field("address", Type::Bytes(Count::Fixed(MacAddr::LEN as u32))),
+            Field("choice of offloads", Type::U8),
+            Field("offloads", Type::U64),
+            Field("waiting frame", Type::Bytes(Count::Prefix)),
+        ]
+    }
+
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
         let mut reader = Reader::new(KIND.name, version.into(), KIND.version.into(), bytes)?;
-        let mac = station(&mut reader)?;
+        let mac = reader.bytes(MacAddr::LEN, "address")?;
+        let mac = station(mac, &reader)?;
         let chose = reader.u8("choice of offloads")? != 0;
         let offloads = reader.u64("offloads")?;
         let length = reader.count(1, "waiting frame")?;
         let frame = reader.bytes(length, "waiting frame")?;
         // Restored already.
-        let in_use = self.config.bytes();
-        let in_use = station(&mut Reader::new(KIND.name, 0, 0, &in_use)?)?;
+        let in_use = station(&self.config.bytes(), &reader)?;
         if !self.inbox.restore(frame) {
             return Err(reader.impossible("waiting frame's length", length as u64));
         }
@@ -329,11 +339,10 @@ impl Backend for Net {
     }
 }
 
-/// The next six bytes as a card's address.
-fn station(reader: &mut Reader<'_>) -> Result<MacAddr, StateError> {
-    let mut bytes = [0; MacAddr::LEN];
-    bytes.copy_from_slice(reader.bytes(MacAddr::LEN, "address")?);
-    let [a, b, c, d, e, f] = bytes;
+/// The first six bytes as a card's address.
+fn station(bytes: &[u8], reader: &Reader<'_>) -> Result<MacAddr, StateError> {
+    let address = bytes.first_chunk::<{ MacAddr::LEN }>().copied().unwrap_or_default();
+    let [a, b, c, d, e, f] = address;
     let value = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);
-    MacAddr::new(bytes).ok_or_else(|| reader.impossible("address", value))
+    MacAddr::new(address).ok_or_else(|| reader.impossible("address", value))
 }

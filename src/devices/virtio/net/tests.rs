@@ -359,7 +359,8 @@ fn a_state_that_does_not_fit_is_refused() {
     let mut group = bytes.clone();
     group[bytes.len() - 19] = 1;
     assert!(other.device.load(version, &group).is_err());
-    other.device.load(version, &bytes).unwrap();
+    let layout = other.device.layout();
+    crate::state::testing::assert_layout(&layout, &bytes, || other.device.load(version, &bytes).unwrap());
     assert_eq!(other.device.save(), bytes);
 }
 
