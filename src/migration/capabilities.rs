@@ -20,6 +20,8 @@ pub enum Capability {
     Multifd,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
+    /// A guest that leaves for a file has a place in it for each page. Whoever reads finds that out from the file.
+    MappedRam,
 }
 
 /// What a capability is before anybody says anything.
@@ -33,7 +35,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -41,10 +43,11 @@ impl Capability {
         Self::PostcopyBlocktime,
         Self::Multifd,
         Self::PauseBeforeSwitchover,
+        Self::MappedRam,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
+    pub const UNSUPPORTED: [&'static str; 16] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -60,7 +63,6 @@ impl Capability {
         "zero-copy-send",
         "switchover-ack",
         "dirty-limit",
-        "mapped-ram",
         "block",
     ];
 
@@ -74,6 +76,7 @@ impl Capability {
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
+            Self::MappedRam => ("mapped-ram", First::Off),
         }
     }
 

@@ -11,13 +11,14 @@ use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Optio
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
+use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
 use super::parameters::Parameters;
 use super::rules::{self, Route, Subject};
-use super::streams::Streams;
+use super::streams::{Form, Streams};
 use super::uri::Uri;
 use crate::machine::{Machine, RunState};
 
@@ -159,7 +160,7 @@ impl Migration {
         let limits = limits(&settings);
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {
-            Uri::Stream(stream) => (Arc::new(self.streams.record(stream)?) as Arc<dyn Connector>, Multifd::default()),
+            Uri::Stream(stream) => (self.streams.record(stream, form(&settings))?, Multifd::default()),
             _ => (connector(uri, &settings.parameters)?, multifd(&settings)),
         };
         if let Job::Arriving(handle) = &mut *job {
@@ -198,7 +199,7 @@ impl Migration {
             return Err(MigrationError::PostcopyOff);
         }
         match &*lock(&self.job) {
-            Job::Leaving(handle, Route::OneWay) if !handle.report().status.is_ended() => {
+            Job::Leaving(handle, route) if route.is_one_way() && !handle.report().status.is_ended() => {
                 Err(MigrationError::NoWayBack("postcopy"))
             }
             Job::Leaving(handle, _) if !handle.report().status.is_ended() => {
@@ -270,7 +271,7 @@ impl Migration {
             Uri::Stream(stream) => {
                 // Whether pages are demanded is a matter of the file; the capability is about peers.
                 let options = Options { features: Features::POSTCOPY, listen_again: None };
-                (self.streams.play(stream)?, uri.clone(), options)
+                (self.streams.play(stream, access(&settings))?, uri.clone(), options)
             }
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
@@ -396,6 +397,18 @@ fn limits(settings: &Settings) -> Limits {
         hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
         reconnect: parameters.reconnect,
     }
+}
+
+/// How a guest is written to a file.
+fn form(settings: &Settings) -> Form {
+    match settings.capabilities.get(Capability::MappedRam) {
+        true => Form::Mapped(access(settings)),
+        false => Form::Stream,
+    }
+}
+
+fn access(settings: &Settings) -> Access {
+    if settings.parameters.direct_io { Access::Direct } else { Access::Cached }
 }
 
 fn multifd(settings: &Settings) -> Multifd {

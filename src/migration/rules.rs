@@ -16,6 +16,10 @@ pub enum Trait {
     Tls,
     /// It goes to, or comes from, a stream that goes one way.
     OneWay,
+    /// It goes to, or comes from, a file by its path.
+    File,
+    /// Parameter `direct-io` is on.
+    DirectIo,
 }
 
 /// How two of them stand to each other.
@@ -62,6 +66,17 @@ pub const RULES: &[Rule] = &[
         Trait::Tls,
         "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'",
     ),
+    needs(
+        Trait::On(Capability::MappedRam),
+        Trait::File,
+        "every page has its place there, which only a file has room for; use file:PATH, or switch mapped-ram off",
+    ),
+    needs(
+        Trait::DirectIo,
+        Trait::On(Capability::MappedRam),
+        "only there do pages stand where a disk can be written and read directly; enable it with \
+         'migrate_set_capability mapped-ram on' first",
+    ),
 ];
 
 /// A rule that is broken.
@@ -87,6 +102,15 @@ pub enum Route {
     Peer,
     /// Nothing comes back from there.
     OneWay,
+    /// A file: nothing comes back, but it takes bytes in any order.
+    File,
+}
+
+impl Route {
+    /// Whether nothing comes back.
+    pub const fn is_one_way(self) -> bool {
+        matches!(self, Self::OneWay | Self::File)
+    }
 }
 
 impl Trait {
@@ -97,6 +121,8 @@ impl Trait {
             Self::PostcopyPolicy => "postcopy-policy",
             Self::Tls => "tls-creds",
             Self::OneWay => "a one-way stream (exec:, fd: or file:)",
+            Self::File => "file:",
+            Self::DirectIo => "direct-io",
         }
     }
 
@@ -106,7 +132,9 @@ impl Trait {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
             Self::Tls => subject.parameters.tls_creds.is_some(),
-            Self::OneWay => return subject.route.map(|route| route == Route::OneWay),
+            Self::OneWay => return subject.route.map(Route::is_one_way),
+            Self::File => return subject.route.map(|route| route == Route::File),
+            Self::DirectIo => subject.parameters.direct_io,
         })
     }
 }
@@ -159,6 +187,8 @@ mod tests {
             }
             Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
             Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },
+            Trait::File => *route = if on { Route::File } else { Route::Peer },
+            Trait::DirectIo => parameters.direct_io = on,
         }
     }
 
@@ -182,7 +212,8 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route = [rule.one, rule.other].contains(&Trait::OneWay);
+                let about_route =
+                    [rule.one, rule.other].iter().any(|term| matches!(term, Trait::OneWay | Trait::File));
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }
@@ -190,7 +221,7 @@ mod tests {
 
     #[test]
     fn what_is_set_at_first_breaks_none() {
-        for route in [None, Some(Route::Peer), Some(Route::OneWay)] {
+        for route in [None, Some(Route::Peer), Some(Route::OneWay), Some(Route::File)] {
             let (capabilities, parameters) = (Capabilities::default(), Parameters::default());
             check(&Subject { capabilities, parameters: &parameters, route }).unwrap();
         }

@@ -165,6 +165,7 @@ impl Uri {
     pub const fn route(&self) -> Route {
         match self {
             Self::Tcp { .. } | Self::Unix(_) => Route::Peer,
+            Self::Stream(Stream::File { .. }) => Route::File,
             Self::Stream(_) => Route::OneWay,
         }
     }
