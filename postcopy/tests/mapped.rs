@@ -214,7 +214,17 @@ impl Line {
     fn take(&self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         let mut file = File::from(std::os::fd::AsFd::as_fd(&self.channel).try_clone_to_owned().unwrap());
-        file.read_exact(&mut bytes).unwrap();
+        let mut have = 0;
+        while have < count {
+            match file.read(&mut bytes[have..]) {
+                Ok(0) => panic!("the other end is gone"),
+                Ok(got) => have += got,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.channel.wait(false, &self.wake, None).unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
         bytes
     }
 
@@ -349,7 +359,8 @@ fn a_file_that_was_cut_anywhere_starts_no_guest() {
     let (file, _) = recorded();
     let bytes = bytes_of(&file);
     let length = bytes.len();
-    let places = [48, 79, 80, 200, 1000, MIB as usize, MIB as usize + 1, length / 2, length - 1000, length - 9, length - 1];
+    let places =
+        [48, 79, 80, 200, 1000, MIB as usize, MIB as usize + 1, length / 2, length - 1000, length - 9, length - 1];
     for cut in places {
         let file = file_of(&bytes[..cut]);
         let error = MappedPlaying::of(&file, Access::Cached).map(|playing| playing.is_some());

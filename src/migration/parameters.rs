@@ -417,7 +417,9 @@ mod tests {
         ] {
             assert!(all.set(parameter, value).is_err());
         }
-        for (parameter, text) in [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki"), (Parameter::DirectIo, "on")] {
+        for (parameter, text) in
+            [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki"), (Parameter::DirectIo, "on")]
+        {
             assert!(all.set(parameter, text).is_err());
         }
         assert!(all.set(Parameter::MaxBandwidth, true).is_err());

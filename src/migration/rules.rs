@@ -212,8 +212,7 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route =
-                    [rule.one, rule.other].iter().any(|term| matches!(term, Trait::OneWay | Trait::File));
+                let about_route = [rule.one, rule.other].iter().any(|term| matches!(term, Trait::OneWay | Trait::File));
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }

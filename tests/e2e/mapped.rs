@@ -24,16 +24,16 @@ fn switch(vm: &mut Vm, capability: &str, on: bool) {
 fn leaves(uri: &str, direct: bool) {
     let mut source = machine().boot_and_begin(WORKLOAD);
     switch(&mut source, "mapped-ram", true);
-    source.set(json!({"direct-io": direct, "max-bandwidth": 300 * MIB, "downtime-limit": 1}));
+    source.set(json!({"direct-io": direct, "max-bandwidth": 64 * MIB, "downtime-limit": 1}));
     source.migrate(uri);
-    // All that it has, and much of it twice more.
-    for _ in 0..4 {
+    // All that it has, and whatever it wrote meanwhile, however busy the host is.
+    for _ in 0..2 {
         source.qmp.await_event("MIGRATION_PASS");
     }
     source.set(json!({"max-bandwidth": 0, "downtime-limit": 2000}));
     source.qmp.await_migration("completed");
     assert_eq!(source.qmp.status(), "postmigrate");
-    assert!(source.ram("normal-bytes") > 90 * MIB, "one pass would have done");
+    assert!(source.ram("normal-bytes") > 50 * MIB, "one pass would have done");
 }
 
 fn runs(mut vm: Vm) {

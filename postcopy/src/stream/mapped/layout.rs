@@ -56,7 +56,9 @@ pub enum MappedError {
     #[error("its file system does not do direct I/O; switch direct-io off to read it")]
     NoDirect(#[source] io::Error),
     /// Its pages do not stand where a disk can be read directly.
-    #[error("its pages do not begin at multiples of {PAGE_SIZE} bytes, as direct-io needs it; switch direct-io off to read it")]
+    #[error(
+        "its pages do not begin at multiples of {PAGE_SIZE} bytes, as direct-io needs it; switch direct-io off to read it"
+    )]
     NotAligned,
 }
 

@@ -26,8 +26,8 @@ mod record;
 mod staging;
 mod store;
 
-pub(super) use layout::{Area, Layout};
 pub use layout::MappedError;
+pub(super) use layout::{Area, Layout};
 pub use play::MappedPlaying;
 pub use record::MappedRecording;
 

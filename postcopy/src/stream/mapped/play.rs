@@ -6,9 +6,9 @@ use std::io::Seek;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::Access;
 use super::layout::{Area, Layout, MappedError};
 use super::staging::Staging;
-use super::Access;
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};

@@ -35,7 +35,10 @@ impl MappedRecording {
             return Err(io::Error::other("mapped-ram needs a regular file, in which any place can be written"));
         }
         access.check(&file).map_err(|error| {
-            io::Error::new(error.kind(), format!("its file system does not do direct I/O, so switch direct-io off: {error}"))
+            io::Error::new(
+                error.kind(),
+                format!("its file system does not do direct I/O, so switch direct-io off: {error}"),
+            )
         })?;
         // What was there is no guest's from here on.
         file.set_len(offset)?;

@@ -49,15 +49,16 @@ impl Sample {
         let messages = encoded(&introduction(pages));
         let plan = Plan::new(base as u64, messages.len() as u64, pages).unwrap();
         let state = Section { name: "vcpu".into(), instance: 0, version: 1, bytes: vec![9; 100] };
-        let tail =
-            encoded(&[Forward::State(vec![state]), Forward::HandOver { running: true }, Forward::Complete]);
+        let tail = encoded(&[Forward::State(vec![state]), Forward::HandOver { running: true }, Forward::Complete]);
         let mut sample = Self { base, bytes: vec![0; base + plan.tail as usize], plan, tail };
         sample.put(0, &hello().encode());
         sample.put(INTRODUCTION as usize, &messages);
         sample.rows(&sample.plan.rows.clone());
         for row in sample.plan.rows.clone() {
             let bits = PageBitmap::new(row.pages);
-            (0..row.pages).step_by(3).for_each(|page| drop(bits.set(PageIndex(page))));
+            for page in (0..row.pages).step_by(3) {
+                bits.set(PageIndex(page));
+            }
             let words: Vec<u8> = (0..bits.len_words()).flat_map(|word| bits.word(word).to_le_bytes()).collect();
             sample.put(row.bitmap as usize, &words);
         }
@@ -140,7 +141,8 @@ fn another_layout_is_not_taken_for_this() {
 fn a_file_without_its_end_is_no_guest_s() {
     let sample = Sample::new(1000, &[300, 1]);
     for cut in 1..=sample.tail.len() {
-        let sample = Sample { bytes: sample.bytes[..sample.bytes.len() - cut].to_vec(), ..Sample::new(1000, &[300, 1]) };
+        let sample =
+            Sample { bytes: sample.bytes[..sample.bytes.len() - cut].to_vec(), ..Sample::new(1000, &[300, 1]) };
         assert!(sample.refusal().contains("it was cut"));
     }
     let mut sample = sample;
