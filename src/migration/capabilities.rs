@@ -22,6 +22,8 @@ pub enum Capability {
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
     ValidateUuid,
+    /// A guest that leaves for a file has a place in it for each page. Whoever reads finds that out from the file.
+    MappedRam,
 }
 
 /// What a capability is before anybody says anything.
@@ -35,7 +37,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -44,10 +46,11 @@ impl Capability {
         Self::Multifd,
         Self::PauseBeforeSwitchover,
         Self::ValidateUuid,
+        Self::MappedRam,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 16] = [
+    pub const UNSUPPORTED: [&'static str; 15] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -62,7 +65,6 @@ impl Capability {
         "zero-copy-send",
         "switchover-ack",
         "dirty-limit",
-        "mapped-ram",
         "block",
     ];
 
@@ -77,6 +79,7 @@ impl Capability {
             Self::Multifd => ("multifd", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
             Self::ValidateUuid => ("validate-uuid", First::Off),
+            Self::MappedRam => ("mapped-ram", First::Off),
         }
     }
 

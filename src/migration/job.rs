@@ -11,13 +11,14 @@ use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Optio
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
+use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
 use super::parameters::Parameters;
 use super::rules::{self, Route, Subject};
-use super::streams::{Answers, Streams};
+use super::streams::{Answers, Form, Streams};
 use super::uri::{Stream, Uri};
 use crate::machine::{Machine, RunState};
 
@@ -179,7 +180,7 @@ impl Migration {
             true => Answers::Wanted,
             false => Answers::Unwanted,
         };
-        Ok(Arc::new(self.streams.record(stream, answers)?))
+        Ok(self.streams.record(stream, form(settings), answers)?)
     }
 
     /// `migrate -r URI`: joins a paused postcopy again.
@@ -216,7 +217,7 @@ impl Migration {
             Job::Leaving(handle, route) if !handle.report().status.is_ended() => {
                 handle.start_postcopy().map_err(|_| match route {
                     Route::Peer => MigrationError::NoPostcopyThere,
-                    Route::Stream | Route::OneWay => MigrationError::NoWayBack("postcopy"),
+                    Route::Stream | Route::File => MigrationError::NoWayBack("postcopy"),
                 })
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
@@ -286,11 +287,11 @@ impl Migration {
                 let postcopy = match uri.route() {
                     Route::Peer | Route::Stream => settings.capabilities.get(Capability::PostcopyRam),
                     // Whether pages are demanded is a matter of the file; the capability is about peers.
-                    Route::OneWay => true,
+                    Route::File => true,
                 };
                 let features = if postcopy { Features::POSTCOPY } else { Features::default() };
                 let options = Options { features, listen_again: None };
-                (self.streams.play(stream)?, uri.clone(), options)
+                (self.streams.play(stream, access(&settings))?, uri.clone(), options)
             }
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
@@ -313,7 +314,7 @@ impl Migration {
             Job::Arriving(handle) if handle.can_rejoin() => match uri {
                 Uri::Stream(Stream::File { .. }) => Err(NO_WAY_TO_JOIN),
                 Uri::Stream(stream) => {
-                    handle.rejoin(self.streams.play(stream)?);
+                    handle.rejoin(self.streams.play(stream, Access::Cached)?);
                     Ok(uri.clone())
                 }
                 _ => {
@@ -426,6 +427,18 @@ fn limits(settings: &Settings) -> Limits {
         hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
         reconnect: parameters.reconnect,
     }
+}
+
+/// How a guest is written to a file.
+fn form(settings: &Settings) -> Form {
+    match settings.capabilities.get(Capability::MappedRam) {
+        true => Form::Mapped(access(settings)),
+        false => Form::Stream,
+    }
+}
+
+fn access(settings: &Settings) -> Access {
+    if settings.parameters.direct_io { Access::Direct } else { Access::Cached }
 }
 
 fn multifd(settings: &Settings) -> Multifd {

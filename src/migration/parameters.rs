@@ -35,6 +35,8 @@ pub struct Parameters {
     pub tls_creds: Option<PathBuf>,
     /// `tls-hostname`: what the destination's certificate must be for, if not for the host that is connected to.
     pub tls_hostname: Option<String>,
+    /// `direct-io`: the pages of a file with mapped RAM are written, and read in order, past the host's page cache.
+    pub direct_io: bool,
 }
 
 impl Default for Parameters {
@@ -51,6 +53,7 @@ impl Default for Parameters {
             keepalive: KEEPALIVE,
             tls_creds: None,
             tls_hostname: None,
+            direct_io: false,
         }
     }
 }
@@ -82,6 +85,8 @@ pub enum Parameter {
     TlsCreds,
     /// See [`Parameters::tls_hostname`].
     TlsHostname,
+    /// See [`Parameters::direct_io`].
+    DirectIo,
 }
 
 /// What a parameter is set to.
@@ -93,6 +98,8 @@ pub enum Form {
     Size,
     /// A text, empty for none.
     Text,
+    /// On or off.
+    Flag,
 }
 
 /// What is told of a parameter.
@@ -112,7 +119,7 @@ impl Spec {
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -128,10 +135,11 @@ impl Parameter {
         Self::Keepalive,
         Self::TlsCreds,
         Self::TlsHostname,
+        Self::DirectIo,
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
+    pub const UNSUPPORTED: [&'static str; 16] = [
         "throttle-trigger-threshold",
         "cpu-throttle-initial",
         "cpu-throttle-increment",
@@ -148,7 +156,6 @@ impl Parameter {
         "vcpu-dirty-limit",
         "zero-page-detection",
         "mode",
-        "direct-io",
     ];
 
     /// All that is told of it.
@@ -191,6 +198,7 @@ impl Parameter {
                 let expected = "a name or an address, or nothing for the host that is connected to";
                 Spec::new("tls-hostname", Form::Text, "", expected)
             }
+            Self::DirectIo => Spec::new("direct-io", Form::Flag, "", "'on' or 'off'"),
         }
     }
 
@@ -267,6 +275,7 @@ impl Parameters {
                 return Setting::Text(path.unwrap_or_default().into_owned());
             }
             Parameter::PostcopyPolicy => return Setting::Text(policy_text(self.postcopy_policy)),
+            Parameter::DirectIo => return Setting::Flag(self.direct_io),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
             Parameter::Keepalive => i64::try_from(self.keepalive.as_millis()).unwrap_or(i64::MAX),
             Parameter::Announce(timing) => self.announce.get(timing),
@@ -288,7 +297,16 @@ impl Parameters {
         match setting.into() {
             Setting::Number(number) => self.set_number(parameter, number),
             Setting::Text(text) => self.set_text(parameter, text),
+            Setting::Flag(on) => self.set_flag(parameter, on),
         }
+    }
+
+    fn set_flag(&mut self, parameter: Parameter, on: bool) -> Result<(), SettingError> {
+        match parameter {
+            Parameter::DirectIo => self.direct_io = on,
+            _ => return Err(SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() }),
+        }
+        Ok(())
     }
 
     fn set_text(&mut self, parameter: Parameter, text: String) -> Result<(), SettingError> {
@@ -340,7 +358,9 @@ impl Parameters {
                 }
                 self.keepalive = time;
             }
-            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy => return Err(refuse()),
+            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy | Parameter::DirectIo => {
+                return Err(refuse());
+            }
             Parameter::PostcopyAfter if value == -1 => self.postcopy_policy = Policy::Manual,
             Parameter::PostcopyAfter => {
                 self.postcopy_policy = Policy::AfterPasses(u32::try_from(value).map_err(|_| refuse())?);
@@ -363,6 +383,7 @@ mod tests {
                 Parameter::PostcopyPolicy => "stalled".into(),
                 Parameter::TlsCreds => "/etc/pki".into(),
                 Parameter::TlsHostname => "host.example.org".into(),
+                Parameter::DirectIo => true.into(),
                 _ => Setting::Number(7),
             };
             all.set(parameter, setting.clone()).unwrap();
@@ -392,12 +413,16 @@ mod tests {
             (Parameter::Keepalive, 1999),
             (Parameter::Keepalive, 28_800_001),
             (Parameter::TlsCreds, 7),
+            (Parameter::DirectIo, 1),
         ] {
             assert!(all.set(parameter, value).is_err());
         }
-        for (parameter, text) in [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki")] {
+        for (parameter, text) in
+            [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki"), (Parameter::DirectIo, "on")]
+        {
             assert!(all.set(parameter, text).is_err());
         }
+        assert!(all.set(Parameter::MaxBandwidth, true).is_err());
         for text in ["", "never", "stalled=1", "time", "time=", "time=0", "time=86401", "time=+5", "after-passes=-1"] {
             assert!(all.set(Parameter::PostcopyPolicy, text).is_err(), "{text}");
         }

@@ -16,8 +16,10 @@ pub enum Trait {
     Tls,
     /// It goes to, or comes from, a stream.
     Stream,
-    /// A stream that is known to go one way.
-    OneWay,
+    /// It goes to, or comes from, a file by its path.
+    File,
+    /// Parameter `direct-io` is on.
+    DirectIo,
 }
 
 /// How two of them stand to each other.
@@ -55,14 +57,25 @@ pub const RULES: &[Rule] = &[
         "enable it with 'migrate_set_capability postcopy-ram on' before the migration",
     ),
     excludes(
-        Trait::OneWay,
+        Trait::File,
         Trait::PostcopyPolicy,
-        "a postcopy needs a way back from the destination, which a one-way stream does not have; use tcp: or unix:",
+        "a postcopy needs a way back from the destination, which a file does not have; use tcp:, unix:, or a stream that goes both ways",
     ),
     excludes(
         Trait::Stream,
         Trait::Tls,
         "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'",
+    ),
+    needs(
+        Trait::On(Capability::MappedRam),
+        Trait::File,
+        "every page has its place there, which only a file has room for; use file:PATH, or switch mapped-ram off",
+    ),
+    needs(
+        Trait::DirectIo,
+        Trait::On(Capability::MappedRam),
+        "only there do pages stand where a disk can be written and read directly; enable it with \
+         'migrate_set_capability mapped-ram on' first",
     ),
 ];
 
@@ -89,8 +102,8 @@ pub enum Route {
     Peer,
     /// A stream on which somebody may answer, or nobody.
     Stream,
-    /// Nothing comes back from there.
-    OneWay,
+    /// A file: nothing comes back, but it takes bytes in any order.
+    File,
 }
 
 impl Trait {
@@ -101,7 +114,8 @@ impl Trait {
             Self::PostcopyPolicy => "postcopy-policy",
             Self::Tls => "tls-creds",
             Self::Stream => "a stream (exec:, fd: or file:)",
-            Self::OneWay => "a one-way stream (file:)",
+            Self::File => "file:",
+            Self::DirectIo => "direct-io",
         }
     }
 
@@ -112,13 +126,8 @@ impl Trait {
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
             Self::Tls => subject.parameters.tls_creds.is_some(),
             Self::Stream => return subject.route.map(|route| route != Route::Peer),
-            Self::OneWay => {
-                return subject.route.and_then(|route| match route {
-                    Route::Peer => Some(false),
-                    Route::Stream => None,
-                    Route::OneWay => Some(true),
-                });
-            }
+            Self::File => return subject.route.map(|route| route == Route::File),
+            Self::DirectIo => subject.parameters.direct_io,
         })
     }
 }
@@ -170,7 +179,8 @@ mod tests {
                 parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
             }
             Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
-            Trait::Stream | Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },
+            Trait::Stream | Trait::File => *route = if on { Route::File } else { Route::Peer },
+            Trait::DirectIo => parameters.direct_io = on,
         }
     }
 
@@ -194,7 +204,7 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route = matches!(rule.one, Trait::Stream | Trait::OneWay);
+                let about_route = [rule.one, rule.other].iter().any(|term| matches!(term, Trait::Stream | Trait::File));
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }
@@ -202,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_set_at_first_breaks_none() {
-        for route in [None, Some(Route::Peer), Some(Route::Stream), Some(Route::OneWay)] {
+        for route in [None, Some(Route::Peer), Some(Route::Stream), Some(Route::File)] {
             let (capabilities, parameters) = (Capabilities::default(), Parameters::default());
             check(&Subject { capabilities, parameters: &parameters, route }).unwrap();
         }

@@ -9,6 +9,8 @@ pub enum Setting {
     Number(i64),
     /// A text, empty for none.
     Text(String),
+    /// On or off.
+    Flag(bool),
 }
 
 impl fmt::Display for Setting {
@@ -16,6 +18,7 @@ impl fmt::Display for Setting {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Text(text) => write!(f, "'{text}'"),
+            Self::Flag(on) => f.write_str(if *on { "on" } else { "off" }),
         }
     }
 }
@@ -23,6 +26,12 @@ impl fmt::Display for Setting {
 impl From<i64> for Setting {
     fn from(number: i64) -> Self {
         Self::Number(number)
+    }
+}
+
+impl From<bool> for Setting {
+    fn from(on: bool) -> Self {
+        Self::Flag(on)
     }
 }
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
-use whimbrel_postcopy::channel::{Acceptor, ChannelError};
+use whimbrel_postcopy::channel::{Acceptor, ChannelError, Connector};
+use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
 use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
 
 use super::uri::{Reading, Stream};
@@ -47,6 +48,26 @@ pub enum StreamError {
     /// `lazy=on` where a guest is to be written.
     #[error("{0}: lazy=on is for reading; leave it out to write a guest")]
     Lazy(Stream),
+    /// `mapped-ram` to somewhere else than a file.
+    #[error("{0}: mapped-ram is for file:PATH only")]
+    Unmapped(Stream),
+    /// `direct-io` where pages do not stand each at its place, or are not read in order.
+    #[error("{stream}: direct-io reads files with mapped RAM, in order, and {why}; switch direct-io off to read it")]
+    Indirect {
+        /// Which.
+        stream: Stream,
+        /// Why it is not such.
+        why: &'static str,
+    },
+}
+
+/// How a guest is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One message after the other, as to a peer.
+    Stream,
+    /// Each page at its place in a file.
+    Mapped(Access),
 }
 
 /// Whether a guest that leaves on a stream waits for somebody to answer there.
@@ -71,9 +92,18 @@ impl Streams {
         Self { launcher, fds }
     }
 
-    /// Where a guest is written to, as it wants to be answered.
-    pub fn record(&self, stream: &Stream, answers: Answers) -> Result<Recording, StreamError> {
+    /// Where a guest is written to, and whether it wants to be answered.
+    pub fn record(&self, stream: &Stream, form: Form, answers: Answers) -> Result<Arc<dyn Connector>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
+        if let Form::Mapped(access) = form {
+            let (path, offset) = match stream {
+                Stream::File { path, offset, reading: Reading::InOrder } => (path, *offset),
+                Stream::File { .. } => return Err(StreamError::Lazy(stream.clone())),
+                _ => return Err(StreamError::Unmapped(stream.clone())),
+            };
+            let file = self.open(path, raise)?;
+            return Ok(Arc::new(MappedRecording::new(file, offset, access).map_err(raise)?));
+        }
         let open = || -> Result<(Box<dyn Sink>, Option<OwnedFd>), StreamError> {
             match (stream, answers) {
                 (Stream::Exec(command), Answers::Unwanted) => {
@@ -99,13 +129,13 @@ impl Streams {
             }
         };
         match open()? {
-            (sink, None) => Ok(Recording::new(sink)),
-            (sink, Some(back)) => Recording::with_way_back(sink, back).map_err(raise),
+            (sink, None) => Ok(Arc::new(Recording::new(sink))),
+            (sink, Some(back)) => Ok(Arc::new(Recording::with_way_back(sink, back).map_err(raise)?)),
         }
     }
 
-    /// Where a guest is read from.
-    pub fn play(&self, stream: &Stream) -> Result<Box<dyn Acceptor>, StreamError> {
+    /// Where a guest is read from; `access` is for files with mapped RAM.
+    pub fn play(&self, stream: &Stream, access: Access) -> Result<Box<dyn Acceptor>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "read", source };
         let (source, back) = match stream {
             Stream::Exec(command) => {
@@ -120,12 +150,16 @@ impl Streams {
             Stream::File { path, offset, reading } => {
                 let mut file = File::open(path).map_err(raise)?;
                 file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
+                let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
+                let indirect = |why| StreamError::Indirect { stream: stream.clone(), why };
                 match reading {
-                    Reading::InOrder => (file.into(), None),
-                    Reading::OnDemand => {
-                        let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
-                        return Ok(Box::new(Paging::new(file).map_err(unreadable)?));
-                    }
+                    Reading::InOrder => match MappedPlaying::of(&file, access).map_err(unreadable)? {
+                        Some(playing) => return Ok(Box::new(playing)),
+                        None if access == Access::Direct => return Err(indirect("this holds a stream")),
+                        None => (file.into(), None),
+                    },
+                    Reading::OnDemand if access == Access::Direct => return Err(indirect("lazy=on does not")),
+                    Reading::OnDemand => return Ok(Box::new(Paging::new(file).map_err(unreadable)?)),
                 }
             }
         };
@@ -147,16 +181,21 @@ impl Streams {
 
     /// What stands in the file before `offset` stays; the rest goes.
     fn file(&self, path: &Path, offset: u64, raise: impl Fn(io::Error) -> StreamError) -> Result<OwnedFd, StreamError> {
-        // One that exists needs no help.
-        let mut file = match File::options().write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => File::from(self.launcher.file(path)?),
-            opened => opened.map_err(&raise)?,
-        };
+        let mut file = self.open(path, &raise)?;
         if file.metadata().map_err(&raise)?.is_file() {
             file.set_len(offset).map_err(&raise)?;
             file.seek(SeekFrom::Start(offset)).map_err(&raise)?;
         }
         Ok(file.into())
+    }
+
+    /// For writing, all that stands in it left as it is.
+    fn open(&self, path: &Path, raise: impl Fn(io::Error) -> StreamError) -> Result<File, StreamError> {
+        // One that exists needs no help.
+        match File::options().write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::from(self.launcher.file(path)?)),
+            opened => opened.map_err(raise),
+        }
     }
 }
 

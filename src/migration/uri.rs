@@ -167,7 +167,7 @@ impl Uri {
         match self {
             Self::Tcp { .. } | Self::Unix(_) => Route::Peer,
             Self::Stream(Stream::Exec(_) | Stream::Fd(_)) => Route::Stream,
-            Self::Stream(Stream::File { .. }) => Route::OneWay,
+            Self::Stream(Stream::File { .. }) => Route::File,
         }
     }
 }

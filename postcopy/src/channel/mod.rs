@@ -34,6 +34,7 @@ pub use wake::Wake;
 
 use self::tls::Tls;
 use crate::memory::RawSlice;
+use crate::stream::mapped::MappedError;
 use crate::wire::{DecodeError, HelloError};
 
 /// How long a silent peer is believed alive, unless it is said otherwise.
@@ -63,6 +64,9 @@ pub enum ChannelError {
     /// The first bytes are not ours.
     #[error("the channel was not opened")]
     Hello(#[from] HelloError),
+    /// A file with mapped RAM holds no guest that can be read.
+    #[error(transparent)]
+    Mapped(#[from] MappedError),
     /// The peer refused, with its reason.
     #[error("the peer refused: {0}")]
     Refused(String),

@@ -185,6 +185,31 @@ impl MessageReader {
         Ok(())
     }
 
+    /// The next bytes of page contents, or of what stands before all messages, into memory that is not guest RAM.
+    pub fn contents_to(&mut self, target: &mut [u8]) -> Result<(), ChannelError> {
+        let mut done = 0;
+        while done < target.len() {
+            let rest = target.len() - done;
+            if self.has_buffered() || rest < DIRECT {
+                self.fill_to(1, rest, None)?;
+                let count = rest.min(self.end - self.start);
+                target[done..done + count].copy_from_slice(&self.buffer[self.start..self.start + count]);
+                self.start += count;
+                done += count;
+                continue;
+            }
+            match self.channel.receive(&mut target[done..]) {
+                Ok(0) => return Err(ChannelError::Closed(self.inside)),
+                Ok(count) => done += count,
+                Err(error) => {
+                    self.wait_for(WAKE_AT.min(rest as u32));
+                    self.wait_after(error, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn receive_direct(&mut self, block: &RamBlock, run: PageRun, done: usize) -> Result<usize, ChannelError> {
         loop {
             let most = if self.channel.is_local() { LOCAL_PIECE } else { usize::MAX };

@@ -1,9 +1,10 @@
-//! [`Index`]: where in a recorded stream each page's last contents stand.
+//! [`Index`]: where in a recorded stream, or in a file with mapped RAM, each page's last contents stand.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 
 use super::BUFFER;
+use super::mapped::{Area, Layout};
 use crate::channel::ChannelError;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::{Forward, Header, Hello, decode_forward, tag};
@@ -21,8 +22,32 @@ pub(super) struct Index {
     pub state: Forward,
     /// Whether the guest ran.
     pub running: bool,
-    /// For each block, for each page: where its contents stand in the file.
-    blocks: Vec<Vec<u64>>,
+    blocks: Vec<Places>,
+}
+
+/// Where a block's pages stand in the file.
+enum Places {
+    /// For each page where its contents stand.
+    Listed(Vec<u64>),
+    Mapped(Area),
+}
+
+impl Places {
+    fn pages(&self) -> u64 {
+        match self {
+            Self::Listed(places) => places.len() as u64,
+            Self::Mapped(area) => area.present.pages(),
+        }
+    }
+
+    /// `None`: there is no such page. `Some(None)`: it is all zero.
+    fn of(&self, page: PageIndex) -> Option<Option<u64>> {
+        match self {
+            Self::Listed(places) => places.get(page.0 as usize).map(|at| Some(*at).filter(|at| *at != ZERO)),
+            Self::Mapped(area) if page.0 >= area.present.pages() => None,
+            Self::Mapped(area) => Some(area.present.test(page).then_some(area.at + page.0 * PAGE_SIZE as u64)),
+        }
+    }
 }
 
 /// Pages whose contents stand in a row, or that are all zero.
@@ -69,6 +94,10 @@ impl Index {
     /// Of the stream that begins where `file` stands. Errors: it is damaged, or was cut.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
         let at = file.stream_position()?;
+        if let Some(Layout { hello, introduction, state, running, areas }) = Layout::of(&file, at)? {
+            let blocks = areas.into_iter().map(Places::Mapped).collect();
+            return Ok(Self { hello, introduction, state, running, blocks });
+        }
         let mut walk = Walk { file: BufReader::with_capacity(BUFFER / 16, file), at };
         let mut hello = [0; Hello::LEN];
         walk.read(&mut hello, "hello")?;
@@ -108,6 +137,7 @@ impl Index {
         let length = walk.file.get_ref().metadata()?.len();
         match (state, runs) {
             (Some(state), Some(running)) if walk.at <= length => {
+                let blocks = blocks.into_iter().map(Places::Listed).collect();
                 Ok(Self { hello, introduction, state, running, blocks })
             }
             _ => Err(damaged("it has no guest's state".to_owned())),
@@ -116,7 +146,7 @@ impl Index {
 
     /// How many pages each block has.
     pub fn pages(&self) -> impl Iterator<Item = u64> {
-        self.blocks.iter().map(|block| block.len() as u64)
+        self.blocks.iter().map(Places::pages)
     }
 
     /// The run in pieces whose contents stand in a row.
@@ -124,7 +154,7 @@ impl Index {
         let mut extents: Vec<Extent> = Vec::new();
         let Some(places) = self.blocks.get(usize::from(run.block.0)) else { return extents };
         for page in run.pages() {
-            let Some(at) = places.get(page.0 as usize).map(|at| Some(*at).filter(|at| *at != ZERO)) else { break };
+            let Some(at) = places.of(page) else { break };
             match extents.last_mut() {
                 Some(last) if at == last.at.map(|begin| begin + last.run.bytes() as u64) => last.run.count += 1,
                 _ => extents.push(Extent { run: PageRun::single(run.block, page), at }),

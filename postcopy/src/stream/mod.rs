@@ -16,8 +16,11 @@
 //! channels go over it as they are ([`multiplex`]).
 //!
 //! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
+//!
+//! In a file each page can have a place of its own instead: see [`mapped`].
 
 mod index;
+pub mod mapped;
 mod multiplex;
 mod page;
 mod play;
@@ -30,13 +33,17 @@ pub use record::{Descriptor, Recording, Sink};
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::channel::{Channel, ChannelError, Wake};
+use crate::channel::{Channel, ChannelError, MessageReader, Wake};
+use crate::wire::{Answer, Features, Forward, Reply, decode_reply};
 
 /// What is read at once, in bytes.
 const BUFFER: usize = 1024 * 1024;
+/// Holds the longest reply.
+const REPLY_BUFFER: usize = 128 * 1024;
 
 /// Fills the buffer with a channel's first bytes.
 fn receive_all(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<(), ChannelError> {
@@ -58,6 +65,41 @@ fn receive(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<usize, C
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// The destination's answer to the hello: what it can do.
+fn welcomed(channel: &Channel, wake: &Wake) -> Result<Features, ChannelError> {
+    let mut fixed = [0; Answer::LEN];
+    receive_all(channel, &mut fixed, wake)?;
+    let mut text = vec![0; Answer::text_len(&fixed)?];
+    receive_all(channel, &mut text, wake)?;
+    match Answer::decode(&fixed, &text)? {
+        Answer::Welcome { features, .. } => Ok(features),
+        Answer::Refused(why) => Err(ChannelError::Refused(why)),
+    }
+}
+
+/// Takes the destination's last words, as the source would that is not there, until it closes the channel.
+fn answer_for_source(channel: &Arc<Channel>, wake: &Wake) -> Result<(), ChannelError> {
+    let mut replies = MessageReader::new(channel.clone(), REPLY_BUFFER);
+    loop {
+        let header = replies.header(wake)?;
+        let fields = replies.fields(header)?;
+        let last = match decode_reply(header, &fields)? {
+            Reply::AllReceived => Forward::Goodbye,
+            Reply::NotStarted(why) => Forward::Cancel(why),
+            _ => continue,
+        };
+        let mut bytes = Vec::new();
+        last.encode(&mut bytes);
+        channel.send(&bytes, wake, &|| false)?;
+    }
+}
+
+/// The destination reads what it was sent, and closes.
+fn await_end(channel: &Channel, wake: &Wake) {
+    channel.finish();
+    while receive(channel, &mut [0; 64], wake).is_ok() {}
 }
 
 fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {

@@ -7,13 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::index::Index;
-use super::receive_all;
+use super::welcomed;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
 use crate::error::{MigrationError, sentence};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 use crate::turn::go_first;
-use crate::wire::{Answer, ChannelKind, Features, Forward, Hello, Reply, Request, decode_reply};
+use crate::wire::{ChannelKind, Features, Forward, Hello, Reply, Request, decode_reply};
 
 /// Holds the longest reply, and the longest request.
 const READ_BUFFER: usize = 128 * 1024;
@@ -105,18 +105,6 @@ impl Line {
         Ok(Self { shelf, channel, replies, wake: Wake::new()?, bytes: Vec::new() })
     }
 
-    /// The destination's answer to the hello: what it can do.
-    fn welcome(&self) -> Result<Features, ChannelError> {
-        let mut fixed = [0; Answer::LEN];
-        receive_all(&self.channel, &mut fixed, &self.wake)?;
-        let mut text = vec![0; Answer::text_len(&fixed)?];
-        receive_all(&self.channel, &mut text, &self.wake)?;
-        match Answer::decode(&fixed, &text)? {
-            Answer::Welcome { features, .. } => Ok(features),
-            Answer::Refused(why) => Err(ChannelError::Refused(why)),
-        }
-    }
-
     /// Adds pages to what is to be sent.
     fn add(&mut self, run: PageRun) -> io::Result<()> {
         for extent in self.shelf.index.extents(run) {
@@ -177,7 +165,7 @@ impl Server {
 
     fn serve(&mut self) -> Result<(), MigrationError> {
         let lost = |source: ChannelError| MigrationError::Link { peer: "destination", source };
-        self.line.welcome().map_err(lost)?;
+        welcomed(&self.line.channel, &self.line.wake).map_err(lost)?;
         let shelf = self.line.shelf.clone();
         let answered = RamBitmap::with_pages(shelf.index.pages());
         loop {
@@ -213,7 +201,7 @@ impl Pusher {
     }
 
     fn push(&mut self) -> Result<(), ChannelError> {
-        if !self.line.welcome()?.contains(Features::POSTCOPY) {
+        if !welcomed(&self.line.channel, &self.line.wake)?.contains(Features::POSTCOPY) {
             return self
                 .line
                 .say(&Forward::Cancel("pages cannot be demanded here: userfaultfd is not available".to_owned()));

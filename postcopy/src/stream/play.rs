@@ -10,13 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
-use super::{BUFFER, receive, receive_all, set_nonblocking};
-use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
+use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking};
+use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
-use crate::wire::{Answer, ChannelKind, Forward, Hello, Reply, decode_reply, tag};
+use crate::wire::{Answer, ChannelKind, Forward, Hello, tag};
 
-/// Holds the longest reply.
-const REPLY_BUFFER: usize = 128 * 1024;
 /// Between the state and the end of the stream there is little; more is not waited with, in bytes.
 const MOST_HELD: usize = 64 * 1024;
 
@@ -176,14 +174,12 @@ impl Player {
     fn play(mut self, welcome: Result<Content, ChannelError>, hello: Hello, demand: &Channel) {
         // Nobody answers on the demand channel: no page is missing.
         let greeted = welcome.and_then(|_| self.greet(demand, Hello { kind: ChannelKind::Demand, ..hello }));
-        match greeted.and_then(|()| self.forward()).and_then(|()| self.answer()) {
+        match greeted.and_then(|()| self.forward()).and_then(|()| answer_for_source(&self.peer, &self.wake)) {
             // The destination has said itself why it closed the channel.
             Ok(()) | Err(ChannelError::Closed(None)) => {}
             Err(error) => log::error!("the stream cannot be read on after {} bytes: {}", self.offset, sentence(&error)),
         }
-        // The destination reads what it was sent, and closes.
-        self.peer.finish();
-        while receive(&self.peer, &mut [0; 64], &self.wake).is_ok() {}
+        await_end(&self.peer, &self.wake);
     }
 
     fn greet(&self, channel: &Channel, hello: Hello) -> Result<(), ChannelError> {
@@ -253,6 +249,11 @@ impl Player {
                 at += count;
                 self.offset += count as u64;
                 match passed {
+                    Some(Passed { tag: tag::MAPPED, .. }) => {
+                        return self.cancel(
+                            "it has mapped RAM, whose pages do not come in order: give the file itself, as file:PATH",
+                        );
+                    }
                     Some(Passed { tag: tag::STATE, .. }) => {
                         self.send(&bytes[begin..at])?;
                         (begin, holds) = (at, true);
@@ -287,20 +288,5 @@ impl Player {
 
     fn send(&self, bytes: &[u8]) -> Result<(), ChannelError> {
         self.peer.send(bytes, &self.wake, &|| false)
-    }
-
-    /// Takes the destination's last words, as the source would that is not there.
-    fn answer(&self) -> Result<(), ChannelError> {
-        let mut replies = MessageReader::new(self.peer.clone(), REPLY_BUFFER);
-        loop {
-            let header = replies.header(&self.wake)?;
-            let fields = replies.fields(header)?;
-            let last = match decode_reply(header, &fields)? {
-                Reply::AllReceived => Forward::Goodbye,
-                Reply::NotStarted(why) => Forward::Cancel(why),
-                _ => continue,
-            };
-            self.say(&last)?;
-        }
     }
 }

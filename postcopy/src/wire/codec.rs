@@ -112,6 +112,7 @@ pub(super) fn longest(tag: u16) -> Option<u32> {
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
         tag::STATE => 64 * KIB * KIB,
         tag::HAND_OVER => 1,
+        tag::MAPPED => 32,
         tag::CANCEL | tag::NOT_STARTED => SENTENCE as u32,
         tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER | tag::GOODBYE => 0,
         tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,

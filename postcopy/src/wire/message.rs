@@ -43,6 +43,8 @@ pub mod tag {
     pub const GATHER: u16 = 16;
     /// [`super::Forward::Goodbye`].
     pub const GOODBYE: u16 = 17;
+    /// Tells a file with mapped RAM from a stream; no message on a channel.
+    pub const MAPPED: u16 = 21;
     /// [`super::Reply::Accepted`].
     pub const ACCEPTED: u16 = 64;
     /// [`super::Reply::Armed`].
@@ -65,7 +67,7 @@ pub mod tag {
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 27] = [
+    pub const NAMES: [(u16, &str); 28] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -83,6 +85,7 @@ pub mod tag {
         (SPREAD, "spread"),
         (GATHER, "gather"),
         (GOODBYE, "goodbye"),
+        (MAPPED, "mapped"),
         (ACCEPTED, "accepted"),
         (ARMED, "armed"),
         (READY, "ready"),

@@ -82,6 +82,7 @@ fn value(setting: Setting) -> Value {
     match setting {
         Setting::Number(number) => number.into(),
         Setting::Text(text) => text.into(),
+        Setting::Flag(on) => on.into(),
     }
 }
 

@@ -107,7 +107,9 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("migrate-set-parameters", PARAMETERS, |args| {
             let given = |it: Parameter| {
                 let number = args.integer(it.name()).map(Setting::Number);
-                Some((it, number.or_else(|| args.optional_text(it.name()).map(Setting::from))?))
+                let flag = || args.flag(it.name()).map(Setting::Flag);
+                let text = || args.optional_text(it.name()).map(Setting::from);
+                Some((it, number.or_else(flag).or_else(text)?))
             };
             Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
         }),
@@ -142,6 +144,7 @@ const PARAMETERS: &[Param] = &{
                 match Parameter::ALL[n].form() {
                     Form::Text => Kind::Text,
                     Form::Number | Form::Size => Kind::Integer,
+                    Form::Flag => Kind::Bool,
                 },
             ),
             false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
@@ -202,11 +205,17 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let (name, text) = (args.text("parameter")?, args.text("value")?);
     let parameter = Parameter::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
     let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
+    let neither = || CommandError::WrongType { name: name.to_owned(), expected: "'on' or 'off'" };
     let setting = match parameter.form() {
         // As QEMU's people write an empty text.
         Form::Text => Setting::from(if text == "\"\"" { "" } else { text }),
         Form::Size => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
         Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
+        Form::Flag => match text {
+            "on" => Setting::Flag(true),
+            "off" => Setting::Flag(false),
+            _ => return Err(neither()),
+        },
     };
     Ok(Request::SetParameters(vec![(parameter, setting)]))
 }
