@@ -242,6 +242,13 @@ impl RamBitmap {
         self.blocks.iter().for_each(PageBitmap::set_all);
     }
 
+    /// Clears every page.
+    pub fn clear_all(&self) {
+        for bitmap in &self.blocks {
+            bitmap.clear_range(PageIndex(0), bitmap.pages());
+        }
+    }
+
     /// Whether `run` lies inside a block.
     pub fn holds(&self, run: PageRun) -> bool {
         run.count > 0

@@ -37,6 +37,27 @@ pub enum MigrationError {
     /// The destination knows no multifd channels.
     #[error("the destination takes no multifd channels: switch capability multifd off and try again")]
     NoMultifd,
+    /// The destination maps no RAM of another process.
+    #[error(
+        "the destination cannot take this guest's RAM over: it needs a Whimbrel with --memory SIZE,shared=on that waits at a unix: address of this host without TLS"
+    )]
+    NoSharedRam,
+    /// RAM that no other process can map.
+    #[error(
+        "this guest's RAM cannot be handed to another process: switch capability x-ignore-shared off, and its pages are sent"
+    )]
+    RamNotShared,
+    /// Files that cannot be the guest's RAM.
+    #[error("the source hands {0} over as this guest's RAM")]
+    WrongFiles(String),
+    /// The destination cannot say which pages it has while the guest runs there.
+    #[error("the destination does not tell which pages it has: switch capability release-ram off and try again")]
+    NoRelease,
+    /// Pages that this side let go of on the destination's word.
+    #[error(
+        "the destination no longer has {0} pages that it had, and that were released here because it had them: they are nowhere, and the guest is lost"
+    )]
+    PagesReleased(u64),
     /// A message that has no place here.
     #[error("the peer sent '{0}' where the protocol does not allow it")]
     OutOfOrder(&'static str),

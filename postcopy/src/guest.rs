@@ -4,6 +4,8 @@
 //! [`Section`]s to it, and so is the [`Configuration`] that both sides compare.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::bitmap::PageBitmap;
 use crate::memory::RamBlock;
@@ -97,6 +99,23 @@ pub trait Guest: Send + Sync {
     /// its disks, is better done for the most part now. May take long. Asked once a pass, before the pages left are
     /// counted; where no pass comes before the pause (postcopy at once), before that.
     fn prepare_pause(&self) {}
+
+    /// Source: the files that all blocks of RAM are shared mappings of, whole and in the order of the blocks, for a process of this host to map as
+    /// well. `None` if RAM is not such memory. From here until [`Guest::leave_ram`] or another migration somebody else may have it mapped.
+    fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
+        None
+    }
+
+    /// Destination: puts the source's own RAM, given as by [`Guest::shared_ram`], in the place of this guest's, whose contents are dropped. Nothing
+    /// of it is written before [`Guest::run`], for the guest may yet run on at the source; [`Guest::not_started`] lets go of it. The files are a
+    /// stranger's: [`RamBlock::adopt`] looks at what they are.
+    fn adopt_ram(&self, _files: Vec<OwnedFd>) -> Result<(), GuestError> {
+        Err("its RAM is not shared memory".into())
+    }
+
+    /// Source, after [`Guest::handed_over`]: the guest's RAM went with it, as it is ([`Guest::shared_ram`]) or page by page. This side lets go of all of it,
+    /// unless it has begun to use it for something else. May take long.
+    fn leave_ram(&self) {}
 
     /// Source: stops every vCPU and device thread; returns whether the guest was running.
     fn pause(&self) -> Result<bool, GuestError>;

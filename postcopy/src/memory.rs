@@ -6,9 +6,14 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
+
+pub mod shared;
+
+pub use shared::AdoptError;
 
 /// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps huge pages.
 pub const HUGE_PAGES: u32 = 512;
@@ -205,6 +210,39 @@ impl RamBlock {
         if moved == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Maps `file` in the place of the block's memory, whose contents are dropped here; another process may have it mapped as well. It has to be
+    /// shared memory of exactly the block's size that nobody can shrink, for a touch behind its end would be this process's end.
+    pub fn adopt(&self, file: BorrowedFd<'_>) -> Result<(), AdoptError> {
+        if self.backing != Backing::Shared {
+            return Err(AdoptError::NotShared);
+        }
+        shared::check(file, self.pages * PAGE_SIZE as u64)?;
+        self.map_over(Some(file)).map_err(AdoptError::System)
+    }
+
+    /// Puts fresh memory that reads as zero in the place of the block's, which may be another process's as well and stays as it is.
+    pub fn disown(&self) -> io::Result<()> {
+        assert!(self.backing == Backing::Shared, "RAM block {} is nobody else's", self.name);
+        self.map_over(None)
+    }
+
+    fn map_over(&self, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let raw = self.whole();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let flags = flags | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
+        let number = file.map_or(-1, |file| file.as_raw_fd());
+        // SAFETY: the range is the block's own mapping, to which no Rust reference exists (contract of `new`); what replaces it is as long, readable,
+        // writable and shared, as `new` was promised. A file that does not end early was seen to by `shared::check`.
+        let mapped = unsafe { libc::mmap(raw.address as *mut _, raw.len, protection, flags, number, 0) };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // As for memory that is made here: advice that a host may refuse.
+        let _ = self.advise_raw(raw, libc::MADV_HUGEPAGE);
+        self.advise_raw(raw, libc::MADV_DONTDUMP)
+    }
+
     fn advise(&self, run: PageRun, advice: libc::c_int) -> io::Result<()> {
         self.advise_raw(self.raw(run), advice)
     }
@@ -313,6 +351,24 @@ impl Aside<'_> {
     }
 }
 
+/// Shared memory with a [`RamBlock`] over it.
+pub struct SharedRam {
+    _room: AnonymousRam,
+}
+
+impl SharedRam {
+    /// `pages` pages that read as zero, and the file that they are a mapping of.
+    pub fn block(name: &str, pages: u64) -> io::Result<(RamBlock, OwnedFd)> {
+        let file = shared::create(name, pages * PAGE_SIZE as u64)?;
+        let (room, first) = AnonymousRam::reserve(pages)?;
+        let owner = Arc::new(Self { _room: room });
+        // SAFETY: from `first` on the mapping of `room` has at least `pages` pages and lives as long as `owner`; what `adopt` puts there next is shared.
+        let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Shared, owner) };
+        block.map_over(Some(file.as_fd()))?;
+        Ok((block, file))
+    }
+}
+
 /// Private anonymous memory with a [`RamBlock`] over it, beginning where a huge page may.
 pub struct AnonymousRam {
     host: usize,
@@ -320,8 +376,8 @@ pub struct AnonymousRam {
 }
 
 impl AnonymousRam {
-    /// `pages` pages that read as zero.
-    pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
+    /// Room for `pages` pages, and where a huge page may begin in it.
+    fn reserve(pages: u64) -> io::Result<(Self, *mut u8)> {
         let bytes = pages as usize * PAGE_SIZE + HUGE_BYTES;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -330,8 +386,14 @@ impl AnonymousRam {
         if host == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let owner = Arc::new(Self { host: host as usize, bytes });
         let first = (host as usize).next_multiple_of(HUGE_BYTES) as *mut u8;
+        Ok((Self { host: host as usize, bytes }, first))
+    }
+
+    /// `pages` pages that read as zero.
+    pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
+        let (room, first) = Self::reserve(pages)?;
+        let owner = Arc::new(room);
         // SAFETY: from `first` on the mapping above has at least `pages` pages, is private anonymous, and lives as long as `owner`.
         let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
         // A host without huge pages refuses, which makes it slower, and no error.

@@ -53,6 +53,7 @@ pub struct Progress {
     bytes: [AtomicU64; 3],
     normal: AtomicU64,
     zero: AtomicU64,
+    skipped: AtomicU64,
     multifd: AtomicU64,
     requests: AtomicU64,
     marks: Mutex<Marks>,
@@ -67,6 +68,7 @@ impl Progress {
             bytes: [const { AtomicU64::new(0) }; 3],
             normal: AtomicU64::new(0),
             zero: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
             multifd: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             marks: Mutex::new(Marks {
@@ -140,6 +142,11 @@ impl Progress {
         self.bytes[phase as usize].fetch_add(bytes, Ordering::Relaxed);
         self.normal.fetch_add(normal, Ordering::Relaxed);
         self.zero.fetch_add(zero, Ordering::Relaxed);
+    }
+
+    /// So many pages were not sent and are there all the same.
+    pub fn skipped(&self, pages: u64) {
+        self.skipped.store(pages, Ordering::Relaxed);
     }
 
     /// So many bytes of what moved went on multifd channels.
@@ -218,6 +225,7 @@ impl Progress {
                 remaining: remaining * PAGE_SIZE as u64,
                 total: self.total,
                 duplicate: self.zero.load(Ordering::Relaxed),
+                skipped: self.skipped.load(Ordering::Relaxed),
                 normal: self.normal.load(Ordering::Relaxed),
                 dirty_pages_rate: marks.dirty_rate,
                 mbps: marks.rates.0,

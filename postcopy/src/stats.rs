@@ -70,6 +70,8 @@ pub struct RamReport {
     pub total: u64,
     /// Pages sent as zero.
     pub duplicate: u64,
+    /// Pages that were not sent, for the destination maps this side's RAM.
+    pub skipped: u64,
     /// Pages sent whole.
     pub normal: u64,
     /// Pages that the guest dirties, per second.

@@ -5,20 +5,18 @@
 //! would never fault.
 
 use std::ffi::c_void;
-use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, bitmap::NewBitmap};
-use whimbrel_postcopy::memory::{Backing, RamBlock};
+use whimbrel_postcopy::memory::{AdoptError, Backing, RamBlock, shared};
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
 use super::KvmError;
@@ -67,6 +65,19 @@ pub struct GuestRam {
     mappings: Vec<Arc<Mapping>>,
     /// See [`GuestRam::keep_all`].
     keeps_all: AtomicBool,
+    files: Mutex<Files>,
+}
+
+/// What shared memory is a mapping of, in the order of the ranges.
+enum Files {
+    /// Private memory.
+    None,
+    /// This process's alone, as far as it knows.
+    Own(Vec<Arc<OwnedFd>>),
+    /// Another process may have them mapped as well.
+    Shared(Vec<Arc<OwnedFd>>),
+    /// They were let go of: the memory is shared memory without a file.
+    Left,
 }
 
 impl GuestRam {
@@ -75,9 +86,12 @@ impl GuestRam {
         let mut mappings = Vec::new();
         let mut regions = Vec::new();
         let mut blocks = Vec::new();
+        let mut files = Vec::new();
         for range in ranges {
             let failed = |source| KvmError::Ram { bytes: range.bytes, source };
-            let mapping = Arc::new(map(range, shared).map_err(failed)?);
+            let file = shared.then(|| shared::create(range.name, range.bytes)).transpose().map_err(failed)?;
+            let mapping = Arc::new(map(range, file.as_ref()).map_err(failed)?);
+            files.extend(file.map(Arc::new));
             regions.push(region(&mapping, range).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
             let backing = if shared { Backing::Shared } else { Backing::Anonymous };
             // SAFETY: The mapping is aligned, readable and writable, and lives as long as its owner, `mapping`;
@@ -98,7 +112,8 @@ impl GuestRam {
             bytes: ranges.iter().map(|range| range.bytes).sum(),
             source: io::Error::other(error),
         })?;
-        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings, keeps_all: AtomicBool::new(false) })
+        let files = Mutex::new(if shared { Files::Own(files) } else { Files::None });
+        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings, keeps_all: AtomicBool::new(false), files })
     }
 
     /// The memory, for this process's own reads and writes.
@@ -158,6 +173,53 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Whether the memory is such that another process can map it, too.
+    pub fn is_shared(&self) -> bool {
+        !matches!(*self.files(), Files::None)
+    }
+
+    /// The files that another process may map from here on, in the order of the ranges. `None` if there are none.
+    pub fn share(&self) -> Option<Vec<Arc<OwnedFd>>> {
+        let mut files = self.files();
+        match std::mem::replace(&mut *files, Files::Left) {
+            Files::Own(all) | Files::Shared(all) => {
+                *files = Files::Shared(all.clone());
+                Some(all)
+            }
+            none => {
+                *files = none;
+                None
+            }
+        }
+    }
+
+    /// Puts another process's memory, one file a range, in the place of this one's. KVM's slots are addresses, and stay as they are. After an error
+    /// some of it may be there: [`Self::leave`] takes it out again.
+    pub fn adopt(&self, adopted: Vec<OwnedFd>) -> Result<(), AdoptError> {
+        let mut files = self.files();
+        let adopted: Vec<_> = adopted.into_iter().map(Arc::new).collect();
+        if matches!(*files, Files::None) || adopted.len() != self.blocks.len() {
+            return Err(AdoptError::NotShared);
+        }
+        *files = Files::Shared(adopted.clone());
+        self.blocks.iter().zip(&adopted).try_for_each(|(block, file)| block.adopt(file.as_fd()))
+    }
+
+    /// Lets go of memory that may be another process's: this one's is fresh and reads as zero. Nothing to do if it is nobody else's.
+    pub fn leave(&self) -> io::Result<()> {
+        let mut files = self.files();
+        if matches!(*files, Files::Shared(_)) {
+            self.blocks.iter().try_for_each(RamBlock::disown)?;
+            *files = Files::Left;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        // A panic leaves at most files marked as shared that are not.
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where the range `slot` is in this process.
     pub(super) fn host_address(&self, slot: usize) -> u64 {
         self.mappings[slot].start.as_ptr() as u64
@@ -176,7 +238,7 @@ fn region(mapping: &Mapping, range: &RamRange) -> Option<GuestRegionMmap<AtomicB
 }
 
 /// Maps one range at a multiple of the huge page size, without populating it.
-fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
+fn map(range: &RamRange, file: Option<&OwnedFd>) -> io::Result<Mapping> {
     let bytes = range.bytes as usize;
     let reserved = NonZeroUsize::new(bytes + HUGE_PAGE).ok_or(io::ErrorKind::InvalidInput)?;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
@@ -196,7 +258,7 @@ fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
         aligned
     };
     let mapping = Mapping { start: aligned, bytes };
-    back(&mapping, range, shared)?;
+    back(&mapping, file)?;
     // Without transparent huge pages in the host this fails, and the guest runs on small ones.
     // SAFETY: The range is ours; the advice changes no content.
     let _ = unsafe { madvise(mapping.start, bytes, MmapAdvise::MADV_HUGEPAGE) };
@@ -207,14 +269,12 @@ fn map(range: &RamRange, shared: bool) -> io::Result<Mapping> {
 }
 
 /// Puts readable and writable memory into a reservation.
-fn back(mapping: &Mapping, range: &RamRange, shared: bool) -> io::Result<()> {
+fn back(mapping: &Mapping, file: Option<&OwnedFd>) -> io::Result<()> {
     let length = NonZeroUsize::new(mapping.bytes).ok_or(io::ErrorKind::InvalidInput)?;
     let address = NonZeroUsize::new(mapping.start.as_ptr() as usize);
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let flags = MapFlags::MAP_FIXED | MapFlags::MAP_NORESERVE;
-    if shared {
-        let file = File::from(memfd_create(range.name, MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(range.bytes)?;
+    if let Some(file) = file {
         // SAFETY: MAP_FIXED replaces exactly the reservation, which is ours.
         unsafe { mmap(address, length, prot, flags | MapFlags::MAP_SHARED, file.as_fd(), 0) }?;
     } else {
@@ -318,6 +378,33 @@ mod tests {
             ram.discard(high.0, 0x1000).unwrap();
             assert_eq!(ram.memory().read_obj::<u8>(high).unwrap(), 0);
         }
+    }
+
+    #[test]
+    fn memory_goes_from_one_owner_to_the_other_and_is_nobody_elses_then() {
+        let (source, destination) = (two(true), two(true));
+        let high = GuestAddress((4 << 30) + 0x3008);
+        source.memory().write_obj(0x55aa_u16, high).unwrap();
+        let files = source.share().unwrap();
+        let handed = || files.iter().map(|file| file.try_clone().unwrap()).collect::<Vec<_>>();
+        destination.adopt(handed()).unwrap();
+        assert_eq!(destination.memory().read_obj::<u16>(high).unwrap(), 0x55aa);
+        let flags = flags(destination.host_address(1));
+        assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+        source.leave().unwrap();
+        assert_eq!(source.memory().read_obj::<u16>(high).unwrap(), 0);
+        source.memory().write_obj(1_u16, high).unwrap();
+        assert_eq!(destination.memory().read_obj::<u16>(high).unwrap(), 0x55aa);
+        // What was left has no file any more; what was taken goes on to the next.
+        assert!(source.share().is_none() && source.is_shared());
+        assert_eq!(destination.share().unwrap().len(), 2);
+        // The wrong way round, and too few.
+        let third = two(true);
+        assert!(matches!(third.adopt(handed().into_iter().rev().collect()), Err(AdoptError::Size { .. })));
+        third.leave().unwrap();
+        assert_eq!(third.memory().read_obj::<u16>(high).unwrap(), 0);
+        assert!(third.adopt(handed().into_iter().take(1).collect()).is_err());
+        assert!(two(false).adopt(handed()).is_err() && two(false).share().is_none());
     }
 
     #[test]

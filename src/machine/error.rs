@@ -103,4 +103,7 @@ pub enum MachineError {
     /// A thread.
     #[error("a thread of the machine cannot be started")]
     Thread(#[source] io::Error),
+    /// Guest RAM that went with its guest.
+    #[error("the host gives no memory in the place of what the guest took along")]
+    Memory(#[source] io::Error),
 }

@@ -240,6 +240,10 @@ impl Machine {
     /// Puts everything back to the state of a machine just switched on and loads the kernel again.
     fn restart(&self, operation: &mut Operation, guest: bool) -> Result<(), MachineError> {
         let boot = self.boot.as_ref().ok_or(MachineError::NoKernel)?;
+        if self.run_state() == RunState::Postmigrate {
+            // A guest that took its RAM along runs in it.
+            self.ram.leave().map_err(MachineError::Memory)?;
+        }
         self.switched_on.chipset.load(&self.vm)?;
         for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {
             state.load(vcpu, &self.msrs, LoadFor::Reset)?;

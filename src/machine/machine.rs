@@ -109,6 +109,11 @@ impl Machine {
         self.identity.is_told.store(told, Ordering::Relaxed);
     }
 
+    /// Whether guest RAM is such that another process can map it.
+    pub fn has_shared_ram(&self) -> bool {
+        self.ram.is_shared()
+    }
+
     /// Guest RAM in bytes.
     pub fn memory_size(&self) -> u64 {
         self.ram.bytes()

@@ -1,5 +1,6 @@
 //! The only seam to migration: [`Guest`] for [`Machine`].
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,29 @@ impl Guest for Machine {
 
     fn prepare_pause(&self) {
         self.peripherals.hasten();
+    }
+
+    fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
+        self.ram.share()
+    }
+
+    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
+        self.operate(|_| match self.run_state() {
+            RunState::Inmigrate => Ok(self.ram.adopt(files)?),
+            state => Err(wrong_moment("taken over", state).into()),
+        })
+    }
+
+    fn leave_ram(&self) {
+        self.operate(|_| {
+            // Somebody may have started the machine afresh already: that let go of the guest's RAM first.
+            if self.run_state() == RunState::Postmigrate {
+                self.leave();
+                if let Err(error) = self.ram.discard(0, u64::MAX) {
+                    log::warn!("the memory of a guest that has gone stays in use: {error}");
+                }
+            }
+        });
     }
 
     fn pause(&self) -> Result<bool, GuestError> {
@@ -178,7 +202,11 @@ impl Guest for Machine {
 
     fn not_started(&self) {
         let result = self.operate(|operation| match self.run_state() {
-            RunState::Inmigrate => self.give_up(operation),
+            RunState::Inmigrate => {
+                // The guest runs on in it elsewhere.
+                self.leave();
+                self.give_up(operation)
+            }
             _ => Ok(()),
         });
         if let Err(error) = result {
@@ -216,6 +244,13 @@ const TAKE_BACK_LIMIT: Duration = Duration::from_secs(3);
 const TAKE_BACK_PAUSE: Duration = Duration::from_millis(20);
 
 impl Machine {
+    /// RAM that may be another process's is not this machine's any more.
+    fn leave(&self) {
+        if let Err(error) = self.ram.leave() {
+            log::error!("memory that is another process's stays mapped here: {error}");
+        }
+    }
+
     /// Takes back what was given up for a migration that failed; tries for a while, without keeping others from the machine.
     fn take_back(&self) {
         let deadline = Instant::now() + TAKE_BACK_LIMIT;

@@ -24,6 +24,10 @@ pub enum Capability {
     ValidateUuid,
     /// A guest that leaves for a file has a place in it for each page. Whoever reads finds that out from the file.
     MappedRam,
+    /// RAM that is shared memory is not sent: the destination, another process of this host, maps it.
+    IgnoreShared,
+    /// In postcopy the host gets each page of the source back once the destination has it.
+    ReleaseRam,
 }
 
 /// What a capability is before anybody says anything.
@@ -37,7 +41,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -47,20 +51,20 @@ impl Capability {
         Self::PauseBeforeSwitchover,
         Self::ValidateUuid,
         Self::MappedRam,
+        Self::IgnoreShared,
+        Self::ReleaseRam,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 15] = [
+    pub const UNSUPPORTED: [&'static str; 13] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
         "zero-blocks",
         "compress",
         "x-colo",
-        "release-ram",
         "dirty-bitmaps",
         "late-block-activate",
-        "x-ignore-shared",
         "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
@@ -80,6 +84,8 @@ impl Capability {
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
             Self::ValidateUuid => ("validate-uuid", First::Off),
             Self::MappedRam => ("mapped-ram", First::Off),
+            Self::IgnoreShared => ("x-ignore-shared", First::Off),
+            Self::ReleaseRam => ("release-ram", First::Off),
         }
     }
 

@@ -60,6 +60,9 @@ pub enum MigrationError {
         "the destination cannot do postcopy: userfaultfd is not available to it, or its postcopy-ram is off; the precopy goes on"
     )]
     NoPostcopyThere,
+    /// `migrate_start_postcopy` with RAM that is not sent.
+    #[error("x-ignore-shared is on: of RAM that is handed over whole nothing is left to be fetched by a postcopy")]
+    NothingToFetch,
     /// `migrate_start_postcopy` without a migration.
     #[error("no migration is under way: start one with 'migrate -d' first")]
     NotMigrating,

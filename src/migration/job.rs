@@ -112,12 +112,14 @@ impl Job {
 struct Settings {
     capabilities: Capabilities,
     parameters: Parameters,
+    /// Of the machine, for life.
+    shared_ram: bool,
 }
 
 impl Settings {
     /// As the rules see it.
     fn subject(&self, route: Option<Route>) -> Subject<'_> {
-        Subject { capabilities: self.capabilities, parameters: &self.parameters, route }
+        Subject { capabilities: self.capabilities, parameters: &self.parameters, route, shared_ram: self.shared_ram }
     }
 }
 
@@ -137,7 +139,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Migration {
     /// For `machine`, with the first `parameters`; `events` is called from the engine's threads.
     pub fn new(machine: Arc<Machine>, parameters: Parameters, streams: Streams, events: Events) -> Arc<Self> {
-        let settings = Arc::new(Mutex::new(Settings { capabilities: Capabilities::default(), parameters }));
+        let shared_ram = machine.has_shared_ram();
+        let settings = Settings { capabilities: Capabilities::default(), parameters, shared_ram };
+        let settings = Arc::new(Mutex::new(settings));
         Arc::new(Self { machine, events, settings, streams, job: Mutex::new(Job::None) })
     }
 
@@ -213,10 +217,14 @@ impl Migration {
         if !lock(&self.settings).capabilities.get(Capability::PostcopyRam) {
             return Err(MigrationError::PostcopyOff);
         }
+        let whole = lock(&self.settings).capabilities.get(Capability::IgnoreShared);
         match &*lock(&self.job) {
+            Job::Leaving(handle, _) if whole && !handle.report().status.is_ended() => {
+                Err(MigrationError::NothingToFetch)
+            }
             Job::Leaving(handle, route) if !handle.report().status.is_ended() => {
                 handle.start_postcopy().map_err(|_| match route {
-                    Route::Peer => MigrationError::NoPostcopyThere,
+                    Route::Unix | Route::Tcp => MigrationError::NoPostcopyThere,
                     Route::Stream | Route::File => MigrationError::NoWayBack("postcopy"),
                 })
             }
@@ -285,7 +293,7 @@ impl Migration {
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
                 let postcopy = match uri.route() {
-                    Route::Peer | Route::Stream => settings.capabilities.get(Capability::PostcopyRam),
+                    Route::Unix | Route::Tcp | Route::Stream => settings.capabilities.get(Capability::PostcopyRam),
                     // Whether pages are demanded is a matter of the file; the capability is about peers.
                     Route::File => true,
                 };
@@ -296,7 +304,12 @@ impl Migration {
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
                 let postcopy = settings.capabilities.get(Capability::PostcopyRam);
-                let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
+                let features = Features::MULTIFD.and(Features::RELEASE);
+                let features = if postcopy { features.and(Features::POSTCOPY) } else { features };
+                // Which of the two ways RAM comes is the source's choice.
+                let local = matches!(uri, Uri::Unix(_)) && settings.parameters.tls_creds.is_none();
+                let shared = local && settings.shared_ram;
+                let features = if shared { features.and(Features::SHARED_RAM) } else { features };
                 let again = listen_again(at.clone(), self.settings.clone());
                 (Box::new(listener), at, Options { features, listen_again: Some(again) })
             }
@@ -425,6 +438,8 @@ fn limits(settings: &Settings) -> Limits {
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         policy: parameters.postcopy_policy,
         hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
+        ignore_shared: settings.capabilities.get(Capability::IgnoreShared),
+        release: settings.capabilities.get(Capability::ReleaseRam),
         reconnect: parameters.reconnect,
     }
 }
@@ -442,13 +457,16 @@ fn access(settings: &Settings) -> Access {
 }
 
 fn multifd(settings: &Settings) -> Multifd {
-    if !settings.capabilities.get(Capability::Multifd) {
+    // For RAM that is not sent they would be opened for nothing.
+    if !settings.capabilities.get(Capability::Multifd) || settings.capabilities.get(Capability::IgnoreShared) {
         return Multifd::default();
     }
     let channels = settings.parameters.multifd_channels;
     // In a postcopy demanded pages need processors more than the background does: it is spread where some are left.
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-    Multifd { channels, postcopy: processors >= usize::from(channels) + SPARE_PROCESSORS }
+    let spare = processors >= usize::from(channels) + SPARE_PROCESSORS;
+    // What the destination has, it tells of one channel at a time.
+    Multifd { channels, postcopy: spare && !settings.capabilities.get(Capability::ReleaseRam) }
 }
 
 /// With TLS the destination's certificate must be for `tls-hostname`, or for the host.

@@ -20,6 +20,10 @@ pub enum Trait {
     File,
     /// Parameter `direct-io` is on.
     DirectIo,
+    /// It goes over TCP.
+    Tcp,
+    /// The machine's RAM is shared memory.
+    SharedRam,
 }
 
 /// How two of them stand to each other.
@@ -77,6 +81,36 @@ pub const RULES: &[Rule] = &[
         "only there do pages stand where a disk can be written and read directly; enable it with \
          'migrate_set_capability mapped-ram on' first",
     ),
+    needs(
+        Trait::On(Capability::IgnoreShared),
+        Trait::SharedRam,
+        "memory that no other process can map has to be sent; start the machine with --memory SIZE,shared=on",
+    ),
+    excludes(
+        Trait::On(Capability::IgnoreShared),
+        Trait::Tcp,
+        "RAM is handed to another process of this host, which takes a unix: address; over tcp: its pages have to be sent",
+    ),
+    excludes(
+        Trait::On(Capability::IgnoreShared),
+        Trait::Stream,
+        "RAM is handed to another process of this host, which takes a unix: address; into a stream its pages have to be sent",
+    ),
+    excludes(
+        Trait::On(Capability::IgnoreShared),
+        Trait::Tls,
+        "RAM is handed to another process of this host beside the bytes of a unix: connection; set 'tls-creds' to nothing",
+    ),
+    excludes(
+        Trait::On(Capability::IgnoreShared),
+        Trait::PostcopyPolicy,
+        "of RAM that is not sent nothing is left to be fetched afterwards; set 'postcopy-policy' to manual",
+    ),
+    excludes(
+        Trait::On(Capability::IgnoreShared),
+        Trait::On(Capability::ReleaseRam),
+        "RAM is the destination's as it is, and nothing of it is to be given back to the host; switch one of them off",
+    ),
 ];
 
 /// A rule that is broken.
@@ -93,13 +127,17 @@ pub struct Subject<'a> {
     pub parameters: &'a Parameters,
     /// Where it goes to or comes from; `None` while nobody has said.
     pub route: Option<Route>,
+    /// Whether the machine's RAM is shared memory.
+    pub shared_ram: bool,
 }
 
 /// Where a migration goes to or comes from, as far as rules ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Another process, which answers.
-    Peer,
+    /// A process of this host, which answers.
+    Unix,
+    /// Another process, perhaps on another host, which answers.
+    Tcp,
     /// A stream on which somebody may answer, or nobody.
     Stream,
     /// A file: nothing comes back, but it takes bytes in any order.
@@ -116,6 +154,8 @@ impl Trait {
             Self::Stream => "a stream (exec:, fd: or file:)",
             Self::File => "file:",
             Self::DirectIo => "direct-io",
+            Self::Tcp => "a tcp: address",
+            Self::SharedRam => "shared RAM",
         }
     }
 
@@ -125,9 +165,11 @@ impl Trait {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
             Self::Tls => subject.parameters.tls_creds.is_some(),
-            Self::Stream => return subject.route.map(|route| route != Route::Peer),
+            Self::Stream => return subject.route.map(|route| matches!(route, Route::Stream | Route::File)),
             Self::File => return subject.route.map(|route| route == Route::File),
             Self::DirectIo => subject.parameters.direct_io,
+            Self::Tcp => return subject.route.map(|route| route == Route::Tcp),
+            Self::SharedRam => subject.shared_ram,
         })
     }
 }
@@ -172,15 +214,42 @@ pub fn check(subject: &Subject<'_>) -> Result<(), BrokenRule> {
 mod tests {
     use super::*;
 
-    fn set(term: Trait, on: bool, capabilities: &mut Capabilities, parameters: &mut Parameters, route: &mut Route) {
-        match term {
-            Trait::On(capability) => capabilities.set(capability, on).unwrap(),
-            Trait::PostcopyPolicy => {
-                parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
+    /// Something that can be migrated.
+    struct Case {
+        capabilities: Capabilities,
+        parameters: Parameters,
+        route: Route,
+        shared_ram: bool,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let (capabilities, parameters) = (Capabilities::default(), Parameters::default());
+            Self { capabilities, parameters, route: Route::Unix, shared_ram: false }
+        }
+
+        fn set(&mut self, term: Trait, on: bool) {
+            match term {
+                Trait::On(capability) => self.capabilities.set(capability, on).unwrap(),
+                Trait::PostcopyPolicy => {
+                    self.parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
+                }
+                Trait::Tls => self.parameters.tls_creds = on.then(|| "/pki".into()),
+                Trait::Stream | Trait::File => self.route = if on { Route::File } else { Route::Unix },
+                Trait::DirectIo => self.parameters.direct_io = on,
+                Trait::Tcp => self.route = if on { Route::Tcp } else { Route::Unix },
+                Trait::SharedRam => self.shared_ram = on,
             }
-            Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
-            Trait::Stream | Trait::File => *route = if on { Route::File } else { Route::Peer },
-            Trait::DirectIo => parameters.direct_io = on,
+        }
+
+        fn subject(&self) -> Subject<'_> {
+            let route = Some(self.route);
+            Subject {
+                capabilities: self.capabilities,
+                parameters: &self.parameters,
+                route,
+                shared_ram: self.shared_ram,
+            }
         }
     }
 
@@ -189,22 +258,22 @@ mod tests {
     fn every_rule_holds() {
         for rule in RULES {
             for (one, other) in [(false, false), (false, true), (true, false), (true, true)] {
-                let (mut capabilities, mut parameters) = (Capabilities::default(), Parameters::default());
-                let mut route = Route::Peer;
+                let mut case = Case::new();
                 // What the other rules need of the same things.
                 for needed in RULES.iter().filter(|it| it.relation == Relation::Needs) {
-                    set(needed.other, true, &mut capabilities, &mut parameters, &mut route);
+                    case.set(needed.other, true);
                 }
-                set(rule.one, one, &mut capabilities, &mut parameters, &mut route);
-                set(rule.other, other, &mut capabilities, &mut parameters, &mut route);
-                let subject = Subject { capabilities, parameters: &parameters, route: Some(route) };
+                case.set(rule.one, one);
+                case.set(rule.other, other);
+                let subject = case.subject();
                 let broken = match rule.relation {
                     Relation::Excludes => one && other,
                     Relation::Needs => one && !other,
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route = [rule.one, rule.other].iter().any(|term| matches!(term, Trait::Stream | Trait::File));
+                let about_route =
+                    [rule.one, rule.other].iter().any(|it| matches!(it, Trait::Stream | Trait::File | Trait::Tcp));
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }
@@ -212,9 +281,9 @@ mod tests {
 
     #[test]
     fn what_is_set_at_first_breaks_none() {
-        for route in [None, Some(Route::Peer), Some(Route::Stream), Some(Route::File)] {
-            let (capabilities, parameters) = (Capabilities::default(), Parameters::default());
-            check(&Subject { capabilities, parameters: &parameters, route }).unwrap();
+        for route in [None, Some(Route::Unix), Some(Route::Tcp), Some(Route::Stream), Some(Route::File)] {
+            let case = Case::new();
+            check(&Subject { route, ..case.subject() }).unwrap();
         }
     }
 }

@@ -165,7 +165,8 @@ impl Uri {
     /// Which way it goes.
     pub const fn route(&self) -> Route {
         match self {
-            Self::Tcp { .. } | Self::Unix(_) => Route::Peer,
+            Self::Tcp { .. } => Route::Tcp,
+            Self::Unix(_) => Route::Unix,
             Self::Stream(Stream::Exec(_) | Stream::Fd(_)) => Route::Stream,
             Self::Stream(Stream::File { .. }) => Route::File,
         }

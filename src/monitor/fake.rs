@@ -93,6 +93,7 @@ pub fn report(status: Status) -> Report {
         expected_downtime: Some(Duration::from_millis(310)),
         error: None,
         ram: RamReport {
+            skipped: 0,
             transferred: 1_342_177_280,
             remaining: 65_536,
             total: 1_610_612_736,

@@ -73,7 +73,7 @@ fn ram(ram: &RamReport) -> Value {
         "remaining": ram.remaining,
         "total": ram.total,
         "duplicate": ram.duplicate,
-        "skipped": 0,
+        "skipped": ram.skipped,
         "normal": ram.normal,
         "normal-bytes": ram.normal.saturating_mul(PAGE_SIZE as u64),
         "dirty-pages-rate": ram.dirty_pages_rate,

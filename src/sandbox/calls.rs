@@ -365,7 +365,9 @@ fn migrates() -> Result<Calls, BackendError> {
     let calls = owns_a_machine()?.and(sends()?).and(first_pages()?).and(places()?);
     let calls = calls.and(sets_priority()?).and(takes_turns()?).and(connects()?).and(accepts()?);
     // To the thread that writes or reads a stream.
-    calls.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64])?.ioctl(&requests::UFFD_SET_UP)
+    let calls = calls.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64])?;
+    // Whether memory that another process hands over can be cut off.
+    calls.fcntl(&[libc::F_GET_SEALS])?.ioctl(&requests::UFFD_SET_UP)
 }
 
 /// On a channel that is open.

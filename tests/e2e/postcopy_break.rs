@@ -122,6 +122,44 @@ fn the_link_is_cut_after_a_pass() {
     halfway.finish();
 }
 
+/// With release-ram the source gives back what the destination says it has, and nothing else: a recovery lacks nothing.
+#[test]
+fn the_link_is_cut_where_the_source_has_let_go_of_pages() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    for (memory, passes) in [("96M", 1), ("96M,shared=on", 0)] {
+        let machine = Machine::new(memory);
+        let (mut source, mut destination) = (machine.boot_and_begin(HOT), machine.receive(Transport::Tcp));
+        let release = json!({"capabilities": [{"capability": "release-ram", "state": true}]});
+        source.qmp.run("migrate-set-capabilities", release);
+        let before = source.footprint().rss_kib;
+        assert!(before > 60 << 10, "{before} KiB");
+        let link = Proxy::to(&destination.address());
+        source.set(json!({"max-postcopy-bandwidth": 16 * MIB, "x-postcopy-after": passes}));
+        source.migrate(&link.address());
+        source.qmp.await_migration("postcopy-active");
+        destination.qmp.await_migration("postcopy-active");
+        while source.footprint().rss_kib > before - (8 << 10) {
+            assert!(source.ram("remaining") > 0, "nothing was given back: {:?}", source.footprint());
+            destination.guest.await_heartbeat();
+        }
+        let mut halfway = Halfway { source, destination, link };
+        halfway.link.cut();
+        halfway.assert_paused();
+        halfway.join();
+        halfway.source.set(json!({"max-postcopy-bandwidth": 0}));
+        halfway.source.qmp.await_migration("completed");
+        halfway.destination.guest.assert_whole();
+        // Nothing is left of it.
+        while halfway.source.footprint().rss_kib > before - (60 << 10) {
+            halfway.destination.guest.await_heartbeat();
+        }
+        assert_eq!(halfway.source.quit(), 0);
+        assert_eq!(halfway.destination.end_guest(), 0);
+    }
+}
+
 #[test]
 fn the_link_is_cut_again_and_again() {
     if !host::has_kvm_and_uffd() {

@@ -6,6 +6,7 @@
 mod address;
 mod batch;
 mod credentials;
+mod handed;
 mod lend;
 mod network;
 mod private;
@@ -25,6 +26,7 @@ use nix::sys::socket::{self, MsgFlags, Shutdown, sockopt};
 pub use address::{Acceptor, Connector, Dialer, Listener, TcpAddress, UnixAddress};
 pub use batch::Batch;
 pub use credentials::{DestinationTls, SourceTls};
+pub use handed::{Handed, MOST_FILES};
 pub use network::Network;
 pub use private::listen_private;
 pub use reader::MessageReader;

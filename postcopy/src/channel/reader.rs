@@ -1,9 +1,10 @@
 //! [`MessageReader`]: messages off a channel, with few system calls and no allocation that the peer can inflate.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::{Channel, ChannelError, Wake};
+use super::{Channel, ChannelError, Handed, Wake};
 use crate::memory::RamBlock;
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::wire::{DecodeError, Header, tag};
@@ -36,13 +37,34 @@ pub struct MessageReader {
     shorts: u32,
     /// How many bytes a wait is for.
     waits_for: u32,
+    /// Files that come with bytes, while any may come.
+    handed: Option<Handed>,
 }
 
 impl MessageReader {
     /// With a buffer of `capacity` bytes.
     pub fn new(channel: Arc<Channel>, capacity: usize) -> Self {
         let buffer = vec![0; capacity].into_boxed_slice();
-        Self { channel, buffer, start: 0, end: 0, inside: None, shorts: MANY, waits_for: 1 }
+        Self { channel, buffer, start: 0, end: 0, inside: None, shorts: MANY, waits_for: 1, handed: None }
+    }
+
+    /// From here on files may come, if the channel can bring any.
+    pub fn take_files(&mut self) {
+        self.handed = self.channel.takes_files().then(Handed::default);
+    }
+
+    /// No more files may come; those that came.
+    pub fn end_files(&mut self) -> Handed {
+        self.handed.take().unwrap_or_default()
+    }
+
+    /// Receives what is there into the buffer, from `self.end` up to `most`.
+    fn receive_up_to(&mut self, most: usize) -> io::Result<usize> {
+        let buffer = &mut self.buffer[self.end..most];
+        match &mut self.handed {
+            None => self.channel.receive(buffer),
+            Some(handed) => handed.receive(self.channel.as_fd(), buffer),
+        }
     }
 
     /// The channel read from.
@@ -122,7 +144,7 @@ impl MessageReader {
     fn try_fill(&mut self, count: usize) -> Result<bool, ChannelError> {
         while self.end - self.start < count {
             self.make_room(count);
-            match self.channel.receive(&mut self.buffer[self.end..]) {
+            match self.receive_up_to(self.buffer.len()) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => {
                     self.end += got;
@@ -244,7 +266,7 @@ impl MessageReader {
                 ..MANY => (self.start + wanted + HEAD).min(self.buffer.len()),
                 _ => self.buffer.len(),
             };
-            match self.channel.receive(&mut self.buffer[self.end..most]) {
+            match self.receive_up_to(most) {
                 Ok(0) => return Err(ChannelError::Closed(self.inside)),
                 Ok(got) => self.end += got,
                 Err(error) => {
@@ -269,7 +291,7 @@ impl MessageReader {
     fn receive(&mut self) -> Result<bool, ChannelError> {
         self.start = 0;
         self.end = 0;
-        match self.channel.receive(&mut self.buffer) {
+        match self.receive_up_to(self.buffer.len()) {
             Ok(0) => Err(ChannelError::Closed(self.inside)),
             Ok(got) => {
                 self.end = got;

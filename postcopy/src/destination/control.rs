@@ -91,7 +91,7 @@ pub struct Options {
 impl Default for Options {
     /// Everything, and nobody listens again unless told to.
     fn default() -> Self {
-        Self { features: Features::POSTCOPY.and(Features::MULTIFD), listen_again: None }
+        Self { features: Features::POSTCOPY.and(Features::MULTIFD).and(Features::RELEASE), listen_again: None }
     }
 }
 

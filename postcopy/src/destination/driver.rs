@@ -23,7 +23,7 @@ use crate::progress::Observer;
 use crate::stats::Status;
 use crate::turn::take_short_turns;
 use crate::uffd::{Uffd, UffdError};
-use crate::wire::{Features, Fragment, Reply, Token, decode_forward};
+use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments, tag};
 
 /// How long after the host had no memory to put the last pages in place it is asked again.
 const SETTLE_AGAIN: Duration = Duration::from_millis(500);
@@ -123,7 +123,10 @@ impl Driver {
             .map_err(UffdError::Read)?;
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
         self.intake.place_by(place.clone());
-        let populate = Populate::begin(self.guest.clone(), place.clone()).map_err(UffdError::Read)?;
+        let populate = match self.offered.contains(Features::SHARED_RAM) {
+            true => Populate::later(),
+            false => Populate::begin(self.guest.clone(), place.clone()).map_err(UffdError::Read)?,
+        };
         Ok(Faults { place, line, thread: Some(thread), populate })
     }
 
@@ -299,22 +302,41 @@ impl Driver {
                     // Whatever is needed soon is there by now.
                     faults.populate.stop();
                 }
+                if let (1, Ok(faults), true) = (pass, faults.as_mut(), self.offered.contains(Features::SHARED_RAM)) {
+                    // Pages come, so the memory is needed after all.
+                    faults.populate = Populate::begin(self.guest.clone(), faults.place.clone())?;
+                }
+                link.reader.end_files();
                 self.observer.pass(u64::from(pass));
             }
             Effect::Check(configuration) => {
                 self.guest.check_configuration(&configuration).map_err(failed_to("take this guest"))?;
                 destination.checked();
             }
+            Effect::Tell(number) => {
+                for fragment in fragments(self.shared.tracker.received()) {
+                    self.reply(link, &Reply::Received(fragment))?;
+                }
+                self.reply(link, &Reply::Reached(number))?;
+            }
             Effect::Mark(number) => self.reply(link, &Reply::Reached(number))?,
-            Effect::Accept => self.reply(link, &Reply::Accepted)?,
+            Effect::Accept => {
+                if self.offered.contains(Features::SHARED_RAM) {
+                    // None comes before this is heard.
+                    link.reader.take_files();
+                }
+                self.reply(link, &Reply::Accepted)?;
+            }
             Effect::Write(run) => intake.write(&mut link.reader, run)?,
             Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| intake.write_zeros(run))?,
             Effect::Place(run) => intake.place(&mut link.reader, run)?,
             Effect::PlaceZeros(runs) => runs.into_iter().try_for_each(|run| intake.place_zeros(run))?,
             Effect::Spread(stretch) => link.multifd.open(stretch)?,
             Effect::Gather => link.multifd.gather()?,
+            Effect::Adopt(count) => self.adopt(count, link, faults)?,
             Effect::Discard(fragment) => self.discard(&fragment, faults)?,
             Effect::Arm => {
+                link.reader.end_files();
                 let Faults { place, line, populate, .. } = faults.as_mut().map_err(|_| MigrationError::NoPostcopy)?;
                 populate.finish();
                 place.drop_missing(self.guest.ram()).map_err(MigrationError::Resource)?;
@@ -345,6 +367,27 @@ impl Driver {
             }
             Effect::Finish => self.reply(link, &Reply::AllReceived)?,
         }
+        Ok(())
+    }
+
+    /// The source's RAM comes as files, which are looked at as whatever else a peer sends.
+    fn adopt(&self, count: u32, link: &mut Link, faults: &mut Result<Faults, UffdError>) -> Result<(), MigrationError> {
+        let handed = link.reader.end_files();
+        let blocks = self.guest.ram().len();
+        if !self.offered.contains(Features::SHARED_RAM) {
+            return Err(MigrationError::OutOfOrder(tag::name(tag::SHARED_RAM)));
+        }
+        if handed.too_many || handed.files.len() != blocks || count as usize != blocks {
+            let more = if handed.too_many { "more than " } else { "" };
+            let what = format!("{count} files, of which {more}{} came, for {blocks} blocks", handed.files.len());
+            return Err(MigrationError::WrongFiles(what));
+        }
+        if let Ok(faults) = faults.as_mut() {
+            faults.populate.finish();
+        }
+        self.guest.adopt_ram(handed.files).map_err(failed_to("take the source's RAM over"))?;
+        self.shared.tracker.all_here();
+        self.shared.progress.skipped(self.shared.tracker.received().pages());
         Ok(())
     }
 

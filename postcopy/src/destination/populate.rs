@@ -34,6 +34,11 @@ impl Populate {
         Ok(Self { stop, thread: Some(thread) })
     }
 
+    /// Does nothing: it is not known yet whether this side's own memory will be of use.
+    pub fn later() -> Self {
+        Self { stop: Arc::default(), thread: None }
+    }
+
     /// Stops it soon, without waiting.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);

@@ -5,6 +5,8 @@
 //!                             \----------state (every page here)--^                              |                     |
 //!                                                                                          LinkLost <-> (rejoin)   Completed --goodbye--> (told)
 //!
+//!  RAM that is the source's own: Precopy --shared-ram--> Adopted --state--> Loading
+//!
 //!  lost before `ready` was said: Failed. The source has the guest, and knows it.
 //!  lost in Loaded or Starting:   NeverRan, for good: the source may have handed the guest over, and is told when it asks --cancel--> Failed
 //!  lost in Completed:            Completed. The source, which may not have heard of it, is told when it asks.
@@ -43,10 +45,14 @@ pub enum Effect {
     Place(PageRun),
     /// Place zeros by userfaultfd.
     PlaceZeros(Vec<PageRun>),
+    /// Put the source's RAM, so many files of it, in the place of this side's: every page is here then.
+    Adopt(u32),
     /// Drop these pages.
     Discard(Fragment),
     /// Say that everything so far was dealt with.
     Mark(u32),
+    /// Say which pages are here, then that everything so far was dealt with.
+    Tell(u32),
     /// Let the multifd channels' pages in.
     Spread(Stretch),
     /// Wait until all of them are in.
@@ -80,6 +86,8 @@ enum State {
     Configuration,
     Ram,
     Precopy,
+    /// RAM is the source's own, where the guest still runs on it: nothing is written.
+    Adopted,
     Armed,
     Loading {
         armed: bool,
@@ -133,7 +141,7 @@ impl Destination {
     pub fn status(&self) -> Status {
         match &self.state {
             State::Configuration | State::Ram => Status::Setup,
-            State::Precopy | State::Armed => Status::Active,
+            State::Precopy | State::Adopted | State::Armed => Status::Active,
             State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Device,
             State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
             State::Running { armed: false } => Status::Device,
@@ -152,6 +160,7 @@ impl Destination {
             State::Configuration
                 | State::Ram
                 | State::Precopy
+                | State::Adopted
                 | State::Armed
                 | State::Loading { .. }
                 | State::Loaded { .. }
@@ -205,7 +214,14 @@ impl Destination {
                 }
                 Effect::Discard(fragment)
             }
-            (State::Precopy, Forward::Mark(number)) => Effect::Mark(number),
+            (State::Precopy | State::Adopted, Forward::Mark(number)) => Effect::Mark(number),
+            (State::Precopy, Forward::SharedRam(count)) if self.tracker.received().count() == 0 => {
+                self.state = State::Adopted;
+                Effect::Adopt(count)
+            }
+            (State::Running { armed: true } | State::Completed { told: false, .. }, Forward::Mark(number)) => {
+                Effect::Tell(number)
+            }
             (State::Precopy, Forward::Spread) => self.spread(Stretch::Precopy),
             (State::Running { armed: true } | State::Completed { told: false, .. }, Forward::Spread) => {
                 self.spread(Stretch::Postcopy)
@@ -214,7 +230,7 @@ impl Destination {
                 self.state = State::Armed;
                 Effect::Arm
             }
-            (State::Precopy, Forward::State(sections)) => match self.tracker.missing() {
+            (State::Precopy | State::Adopted, Forward::State(sections)) => match self.tracker.missing() {
                 0 => self.load(false, sections),
                 missing => return Err(MigrationError::PagesMissing(missing)),
             },

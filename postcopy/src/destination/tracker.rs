@@ -71,6 +71,12 @@ impl Tracker {
         last
     }
 
+    /// All pages are here: the source's RAM is this side's.
+    pub fn all_here(&self) {
+        self.received.set_all();
+        self.missing.store(0, Ordering::Release);
+    }
+
     /// Somebody touched a page that is not populated.
     pub fn touched(&self, block: BlockId, page: PageIndex) -> Touch {
         if self.has(block, page) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::door::Resumable;
 use crate::error::MigrationError;
 use crate::ram::PageRun;
-use crate::wire::Forward;
+use crate::wire::{Forward, Fragment};
 
 /// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub enum Action {
     Send(Forward),
     /// Send a run's contents as they are now (zero pages as zeros), then call [`super::Source::sent`].
     SendRun(PageRun),
+    /// Hand RAM itself over, as [`crate::guest::Guest::shared_ram`] gives it.
+    ShareRam,
     /// Begin logging writes.
     StartLog,
     /// End logging writes.
@@ -28,6 +30,8 @@ pub enum Action {
     Gather,
     /// Answer page requests from now on.
     ServeDemand,
+    /// The destination has these pages: the host gets them back.
+    Release(Fragment),
     /// Stop the vCPUs, then call [`super::Source::paused`].
     Pause,
     /// Take CPU and device state, then call [`super::Source::saved`].

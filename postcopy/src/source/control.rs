@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::convergence::Limits;
 use super::driver::Driver;
+use super::release::Released;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Connector, Wake};
 use crate::error::MigrationError;
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub demanded_bytes: AtomicU64,
     /// What a link has besides its two channels.
     pub multifd: Multifd,
+    /// The pages that the host got back, where it gets any.
+    pub released: Option<Arc<Released>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -134,6 +137,9 @@ pub fn start_with(
     multifd: Multifd,
 ) -> io::Result<SourceHandle> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
+    let released = limits.release.then(|| Arc::new(Released::new(guest.ram())));
+    // Which pages have come is told of one channel at a time.
+    let multifd = Multifd { postcopy: multifd.postcopy && released.is_none(), ..multifd };
     let shared = Arc::new(Shared {
         wake: Wake::new()?,
         door: AtomicU8::new(OPEN),
@@ -149,6 +155,7 @@ pub fn start_with(
         pending,
         demanded_bytes: AtomicU64::new(0),
         multifd,
+        released,
     });
     let driver = Driver::new(guest, shared.clone(), observer);
     let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;

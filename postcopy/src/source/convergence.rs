@@ -45,6 +45,10 @@ pub struct Limits {
     pub policy: Policy,
     /// The guest that was paused for the switchover waits there until it is told to go on.
     pub hold: bool,
+    /// RAM is not sent: the destination, on the same host, maps it. Does not change on the way.
+    pub ignore_shared: bool,
+    /// In postcopy the host gets each page back once the destination has it. Does not change on the way.
+    pub release: bool,
     /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
     pub reconnect: Duration,
 }
@@ -58,6 +62,8 @@ impl Default for Limits {
             switchover_bandwidth: 0,
             policy: Policy::Manual,
             hold: false,
+            ignore_shared: false,
+            release: false,
             reconnect: Duration::ZERO,
         }
     }

@@ -135,8 +135,16 @@ impl DemandServer {
     }
 
     fn answer(&mut self, request: &Request) -> Result<(), MigrationError> {
+        let released = self.shared.released.clone();
+        // Until all of it was sent.
+        let _answering = released.as_ref().map(|released| released.answer());
         let (ram, outgoing) = (self.guest.ram(), &mut self.outgoing);
-        answer(&self.shared.pending, &self.answered, request, |page| outgoing.push_run(ram, page))?;
+        answer(&self.shared.pending, &self.answered, request, |page| {
+            // The destination has said that it has it: it did not know that yet when it asked.
+            if !released.as_ref().is_some_and(|released| released.has(page)) {
+                outgoing.push_run(ram, page);
+            }
+        })?;
         if let Some(last) = request.0.last() {
             self.hint.demanded(*last);
         }

@@ -1,6 +1,7 @@
 //! The migration's thread on the source: carries out what [`Source`] decides.
 
 use std::cell::OnceCell;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::connection::Connection;
 use super::control::Shared;
 use super::multifd::MANY_PAGES;
 use super::outgoing::{Outgoing, Sent};
+use super::release::Releaser;
 use super::scheduler::Hint;
 use super::state::Source;
 use crate::caught::catch;
@@ -39,11 +41,13 @@ pub(super) struct Driver {
     hint: Arc<Hint>,
     pub(super) outgoing: Outgoing,
     seen_pass: u32,
+    releaser: Option<Releaser>,
 }
 
 impl Driver {
     pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
-        Self { guest, shared, observer, hint: Arc::default(), outgoing: Outgoing::default(), seen_pass: 0 }
+        let releaser = shared.released.clone().map(Releaser::new);
+        Self { guest, shared, observer, hint: Arc::default(), outgoing: Outgoing::default(), seen_pass: 0, releaser }
     }
 
     /// The whole migration.
@@ -138,6 +142,9 @@ impl Driver {
         let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
         let many = Many { precopy, postcopy: precopy.filter(|_| shared.multifd.postcopy) };
         let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
+        if let Some(released) = &shared.released {
+            source = source.releasing(released.clone());
+        }
         loop {
             let action = source.next(shared.progress.now());
             self.tell(&source);
@@ -165,6 +172,10 @@ impl Driver {
             }
         }
         link.close();
+        if source.leaves_ram() {
+            // Only now, for the thread that answers requests has ended: it may have been reading a page.
+            self.guest.leave_ram();
+        }
         source.into_outcome()
     }
 
@@ -247,6 +258,7 @@ impl Driver {
                     self.look_up(source, link)?;
                 }
             }
+            Action::ShareRam => self.share_ram(source, link)?,
             Action::StartLog => guest.start_dirty_log().map_err(failed_to("log its writes"))?,
             Action::StopLog => {
                 if let Err(error) = guest.stop_dirty_log() {
@@ -270,6 +282,13 @@ impl Driver {
             Action::ServeDemand => {
                 link.pacer.begin();
                 link.serve_demand()?;
+            }
+            Action::Release(fragment) => {
+                // A run that waits to be sent is read when it is.
+                self.send(source, link)?;
+                if let Some(releaser) = &mut self.releaser {
+                    releaser.release(guest.ram(), &fragment);
+                }
             }
             Action::Pause => {
                 // Else the last look at the log came after it.
@@ -300,6 +319,21 @@ impl Driver {
             Action::Wait(until) => self.wait(until, source, link)?,
             Action::End => {}
         }
+        Ok(())
+    }
+
+    /// The files go with the message's first byte, behind all that was said before.
+    fn share_ram(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {
+        let blocks = self.guest.ram().len();
+        let files = self.guest.shared_ram().filter(|files| files.len() == blocks && link.channel.takes_files());
+        let files = files.ok_or(MigrationError::RamNotShared)?;
+        self.send(source, link)?;
+        let mut message = Vec::new();
+        Forward::SharedRam(files.len() as u32).encode(&mut message);
+        let borrowed: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+        let shared = &self.shared;
+        link.channel.send_files(&message, &borrowed, &shared.wake, &|| shared.interrupted()).map_err(lost_link)?;
+        shared.progress.skipped(shared.pending.pages());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
-//! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
+//! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, `release` gives pages back to the host that the destination has, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod action;
 mod connection;
@@ -17,6 +17,7 @@ mod outgoing;
 mod pace;
 mod pacer;
 mod rejoin;
+mod release;
 mod scheduler;
 mod state;
 
@@ -25,5 +26,6 @@ pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::{Limits, Policy};
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
+pub use release::Released;
 pub use scheduler::Hint;
 pub use state::Source;

@@ -10,6 +10,8 @@
 //!                                     PreSwitchover                                      |
 //!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
 //!
+//!  RAM that the destination maps: Describing --accepted--> Sharing --reached--> Pausing, and nothing is pending
+//!
 //!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
 //!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Rejoining
 //!
@@ -25,6 +27,7 @@ use super::action::{Action, Figures, Many, Outcome};
 use super::convergence::{Limits, Policy};
 use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
+use super::release::{Asking, Released};
 use super::scheduler::{Hint, Scheduler};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
@@ -34,6 +37,7 @@ use crate::stats::Status;
 use crate::wire::{Features, Forward, Reply};
 
 mod passes;
+mod spared;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -45,6 +49,9 @@ const LIMITED_PAGES: u32 = 64;
 
 /// The background begins so much later than the guest, whose first steps need processors and the link more than any others.
 const HEAD_START: Duration = Duration::from_millis(2);
+
+/// The mark behind RAM that the destination maps.
+const SHARED: u32 = 0;
 
 /// Which way the guest is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +98,8 @@ enum Beyond {
 enum State {
     Describing,
     Arming,
+    /// The destination puts this side's RAM in the place of its own, while the guest runs on it here.
+    Sharing,
     Precopy(Pass),
     /// Everything of the pass was sent; the destination still has to take it.
     EndOfPass(Pass),
@@ -133,6 +142,8 @@ pub struct Source {
     many: Many,
     /// Pages go on the multifd channels.
     spread: bool,
+    /// Where the host gets pages back.
+    asking: Option<Asking>,
 }
 
 impl Source {
@@ -163,6 +174,7 @@ impl Source {
             postcopy_wanted: false,
             many,
             spread: false,
+            asking: None,
         }
     }
 
@@ -194,7 +206,7 @@ impl Source {
     pub fn status(&self) -> Status {
         match &self.state {
             State::Describing | State::Arming => Status::Setup,
-            State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
+            State::Sharing | State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
             State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
             State::PreSwitchover(..) => Status::PreSwitchover,
             State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
@@ -265,7 +277,10 @@ impl Source {
                 pass.sent += bytes as u64;
                 self.pace.sent(bytes, self.limits.bandwidth, now);
             }
-            State::Pushing(..) => self.pace.sent(bytes, self.limits.postcopy_bandwidth, now),
+            State::Pushing(..) => {
+                self.pace.sent(bytes, self.limits.postcopy_bandwidth, now);
+                self.asking.iter_mut().for_each(|asking| asking.sent(bytes));
+            }
             _ => {}
         }
     }
@@ -282,6 +297,14 @@ impl Source {
     }
 
     fn next_background(&mut self, now: Duration) -> Action {
+        if let Some(asking) = &mut self.asking {
+            if let Some(number) = asking.due() {
+                return Action::Send(Forward::Mark(number));
+            }
+            if asking.is_open() {
+                return Action::Wait(None);
+            }
+        }
         if let Some(then) = self.pace.wait_until(self.limits.postcopy_bandwidth, now) {
             return Action::Wait(Some(then));
         }
@@ -310,6 +333,10 @@ impl Source {
                 self.then([Action::Sync]);
             }
             (State::AwaitDropped(drops), Reply::Reached(number)) if number == drops.round => self.dropped(drops),
+            (State::Sharing, Reply::Reached(SHARED)) => {
+                self.state = State::Pausing(Way::Precopy);
+                self.then([Action::Pause]);
+            }
             (State::Arming, Reply::Armed) => {
                 self.state = State::Pausing(Way::Postcopy);
                 self.armed = true;
@@ -342,16 +369,21 @@ impl Source {
                 self.then([Action::Send(Forward::Cancel(why.clone()))]);
                 self.stays(Some(door.not_started()), Outcome::Failed(MigrationError::NotStarted(why)));
             }
+            (State::Pushing(scheduler, door), Reply::Received(fragment)) if self.is_asking() => {
+                self.state = State::Pushing(scheduler, door);
+                if self.has_received(&fragment) {
+                    self.then([Action::Release(fragment)]);
+                }
+            }
+            (State::Pushing(scheduler, door), Reply::Reached(number)) if self.is_asking() => {
+                self.state = State::Pushing(scheduler, door);
+                if !self.asking.as_mut().is_some_and(|asking| asking.answered(number)) {
+                    self.fail(MigrationError::OutOfOrder(crate::wire::tag::name(crate::wire::tag::REACHED)));
+                }
+            }
             (State::Rejoining(way, beyond), Reply::Received(fragment)) => {
                 self.state = State::Rejoining(way, beyond);
-                match self.pending.block(fragment.block) {
-                    Some(bitmap) if fragment.fits(&self.pending) => {
-                        fragment.iter().for_each(|(word, bits)| {
-                            bitmap.clear_word(word, bits);
-                        });
-                    }
-                    _ => self.fail(MigrationError::NoSuchPages(format!("pages of block {}", fragment.block.0))),
-                }
+                self.has_received(&fragment);
             }
             (State::Rejoining(way, beyond), Reply::ReceivedEnd) => {
                 let door = match beyond {
@@ -374,6 +406,14 @@ impl Source {
     }
 
     fn accepted(&mut self, now: Duration) {
+        let able = !self.destination.contains(Features::POSTCOPY) || self.destination.contains(Features::RELEASE);
+        if self.asking.is_some() && !able {
+            self.state = State::Describing;
+            return self.fail(MigrationError::NoRelease);
+        }
+        if self.limits.ignore_shared {
+            return self.share();
+        }
         if self.limits.policy != Policy::Manual && !self.destination.contains(Features::POSTCOPY) {
             self.state = State::Describing;
             return self.fail(MigrationError::NoPostcopy);
@@ -399,7 +439,8 @@ impl Source {
         if !self.destination.contains(Features::POSTCOPY) {
             return Err(MigrationError::NoPostcopy);
         }
-        self.postcopy_wanted = true;
+        // Of RAM that is not sent nothing is left to be fetched.
+        self.postcopy_wanted = !self.limits.ignore_shared;
         Ok(())
     }
 
@@ -489,6 +530,10 @@ impl Source {
 
     /// The destination has said what it has.
     fn rejoined(&mut self, way: Way, door: Departed) {
+        let lost = self.asking.as_mut().map_or(0, |asking| asking.rejoined(&self.pending));
+        if lost > 0 {
+            return self.lose_link(way, Beyond::There(door), MigrationError::PagesReleased(lost));
+        }
         match way {
             Way::Postcopy => {
                 self.then([Action::ServeDemand]);

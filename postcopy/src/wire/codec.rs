@@ -106,7 +106,7 @@ pub(super) fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
     Some(match tag {
         tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,
-        tag::PASS_BEGIN | tag::PASS_END | tag::MARK | tag::REACHED => 4,
+        tag::PASS_BEGIN | tag::PASS_END | tag::MARK | tag::REACHED | tag::SHARED_RAM => 4,
         tag::PAGES => RUN_LEN as u32 + MAX_RUN_PAGES * PAGE_SIZE as u32,
         tag::ZEROS | tag::REQUEST => MAX_RUNS * RUN_LEN as u32,
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
@@ -142,6 +142,7 @@ impl Forward {
             Self::Spread => tag::SPREAD,
             Self::Gather => tag::GATHER,
             Self::Goodbye => tag::GOODBYE,
+            Self::SharedRam(_) => tag::SHARED_RAM,
         }
     }
 
@@ -167,7 +168,9 @@ impl Forward {
             }
             Self::Description(text) => body.bytes(text.as_bytes()),
             Self::Cancel(text) => body.sentence(text),
-            Self::PassBegin(number) | Self::PassEnd(number) | Self::Mark(number) => body.u32(*number),
+            Self::PassBegin(number) | Self::PassEnd(number) | Self::Mark(number) | Self::SharedRam(number) => {
+                body.u32(*number);
+            }
             Self::Pages(run) => {
                 body.run(*run);
                 body.contents(run.bytes());
@@ -264,6 +267,7 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
         tag::SPREAD => Forward::Spread,
         tag::GATHER => Forward::Gather,
         tag::GOODBYE => Forward::Goodbye,
+        tag::SHARED_RAM => Forward::SharedRam(body.u32()?),
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;

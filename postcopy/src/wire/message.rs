@@ -43,6 +43,8 @@ pub mod tag {
     pub const GATHER: u16 = 16;
     /// [`super::Forward::Goodbye`].
     pub const GOODBYE: u16 = 17;
+    /// [`super::Forward::SharedRam`].
+    pub const SHARED_RAM: u16 = 20;
     /// Tells a file with mapped RAM from a stream; no message on a channel.
     pub const MAPPED: u16 = 21;
     /// [`super::Reply::Accepted`].
@@ -67,7 +69,7 @@ pub mod tag {
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 28] = [
+    pub const NAMES: [(u16, &str); 29] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -85,6 +87,7 @@ pub mod tag {
         (SPREAD, "spread"),
         (GATHER, "gather"),
         (GOODBYE, "goodbye"),
+        (SHARED_RAM, "shared-ram"),
         (MAPPED, "mapped"),
         (ACCEPTED, "accepted"),
         (ARMED, "armed"),
@@ -160,6 +163,8 @@ pub enum Forward {
     Gather,
     /// The source knows that every page is in place: nothing is left to say.
     Goodbye,
+    /// So many files are all of RAM, in the order of the blocks. They come with the first byte of this message, over a unix socket.
+    SharedRam(u32),
 }
 
 /// Destination to source, on the control channel.

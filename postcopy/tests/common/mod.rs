@@ -1,12 +1,13 @@
 //! A guest without KVM: RAM, a software dirty log, and an application that writes numbered values.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use whimbrel_postcopy::bitmap::{PageBitmap, RamBitmap};
 use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
-use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
+use whimbrel_postcopy::memory::{AnonymousRam, RamBlock, SharedRam};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
@@ -14,6 +15,10 @@ use whimbrel_postcopy::stats::Status;
 /// RAM, its dirty log and whether the "vCPUs" may run.
 pub struct TestGuest {
     pub ram: Vec<RamBlock>,
+    /// What RAM is a mapping of, if it is shared.
+    files: Vec<Arc<OwnedFd>>,
+    /// Another's RAM may be in the place of its own.
+    adopted: AtomicBool,
     log: RamBitmap,
     logging: AtomicBool,
     running: (Mutex<bool>, Condvar),
@@ -45,8 +50,20 @@ pub struct Fault {
 impl TestGuest {
     pub fn new(blocks: &[u64], running: bool) -> Arc<Self> {
         let block = |(n, pages): (usize, &u64)| AnonymousRam::block(&format!("ram{n}"), *pages).unwrap();
-        let ram: Vec<_> = blocks.iter().enumerate().map(block).collect();
+        Self::of(blocks.iter().enumerate().map(block).collect(), Vec::new(), running)
+    }
+
+    /// The same, of shared memory.
+    pub fn shared(blocks: &[u64], running: bool) -> Arc<Self> {
+        let block = |(n, pages): (usize, &u64)| SharedRam::block(&format!("ram{n}"), *pages).unwrap();
+        let (ram, files): (Vec<_>, Vec<_>) = blocks.iter().enumerate().map(block).unzip();
+        Self::of(ram, files.into_iter().map(Arc::new).collect(), running)
+    }
+
+    fn of(ram: Vec<RamBlock>, files: Vec<Arc<OwnedFd>>, running: bool) -> Arc<Self> {
         Arc::new(Self {
+            files,
+            adopted: AtomicBool::new(false),
             log: RamBitmap::new(&ram),
             ram,
             logging: AtomicBool::new(false),
@@ -206,6 +223,29 @@ impl Guest for TestGuest {
         self.set_running(running);
         self.called("run");
         Ok(())
+    }
+    fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
+        Some(self.files.clone()).filter(|files| !files.is_empty())
+    }
+    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
+        self.called("adopt_ram");
+        self.adopted.store(true, Ordering::SeqCst);
+        for (block, file) in self.ram.iter().zip(&files) {
+            block.adopt(file.as_fd())?;
+        }
+        Ok(())
+    }
+    fn leave_ram(&self) {
+        for (number, block) in (0..).map(BlockId).zip(&self.ram) {
+            let all = PageRun { block: number, start: PageIndex(0), count: block.pages() as u32 };
+            let left = if self.files.is_empty() { block.discard(all) } else { block.disown() };
+            left.unwrap();
+        }
+    }
+    fn not_started(&self) {
+        if self.adopted.load(Ordering::SeqCst) && !self.files.is_empty() {
+            self.leave_ram();
+        }
     }
     fn handed_over(&self) {
         self.handed_over.store(true, Ordering::SeqCst);

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use whimbrel_postcopy::destination::{self, DestinationHandle};
+use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
@@ -26,8 +26,12 @@ pub struct Arrival {
 
 impl Arrival {
     pub fn new() -> Self {
-        let (guest, watch, network) = (TestGuest::new(&BLOCKS, false), Watch::new(), Network::default());
-        let handle = destination::start(guest.clone(), Box::new(network.clone()), watch.clone()).unwrap();
+        Self::of(TestGuest::new(&BLOCKS, false), Options::default())
+    }
+
+    pub fn of(guest: Arc<TestGuest>, options: Options) -> Self {
+        let (watch, network) = (Watch::new(), Network::default());
+        let handle = destination::start_with(guest.clone(), Box::new(network.clone()), watch.clone(), options).unwrap();
         Self { guest, watch, handle, network }
     }
 

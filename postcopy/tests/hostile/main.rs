@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod false_destination;
+mod false_ram;
 mod false_source;
 mod multifd;
 mod peer;

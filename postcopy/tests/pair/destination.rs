@@ -249,7 +249,8 @@ impl World {
                 destination.machine.checked();
             }
             Effect::Accept => self.reply(&Reply::Accepted)?,
-            Effect::Mark(number) => self.reply(&Reply::Reached(number))?,
+            Effect::Adopt(_) => unreachable!("nobody hands RAM over here"),
+            Effect::Tell(number) | Effect::Mark(number) => self.reply(&Reply::Reached(number))?,
             Effect::Spread(stretch) => {
                 destination.stretch = Some(stretch);
                 destination.receivers.iter_mut().for_each(|receiver| receiver.there = false);

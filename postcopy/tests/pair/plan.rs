@@ -179,6 +179,7 @@ pub fn limits(random: &mut Random) -> Limits {
         hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,
+        ..Limits::default()
     }
 }
 

@@ -232,6 +232,7 @@ impl World {
                     self.look_up()?;
                 }
             }
+            Action::ShareRam | Action::Release(_) => unreachable!("nobody wants that here"),
             Action::StartLog => source.log.on = true,
             Action::StopLog => source.log.on = false,
             Action::Sync => {

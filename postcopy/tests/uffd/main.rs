@@ -3,7 +3,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod handed;
 mod recovery;
+mod release;
 #[path = "../../../tests/e2e/support/skip.rs"]
 mod skip;
 

@@ -20,7 +20,7 @@ const MOST_BREAKS: usize = 40;
 
 /// How a migration with a fault in it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// The guest runs on the source.
     Stayed,
     /// It runs on the destination.
@@ -30,7 +30,7 @@ enum End {
 }
 
 /// Waits for the end, joining both sides again wherever they are paused, and looks at all of the guest.
-fn survive(mut pair: Pair) -> End {
+pub(crate) fn survive(mut pair: Pair) -> End {
     for breaks in 0..MOST_BREAKS {
         match pair.source_watch.until_last(&[Status::Completed, Status::Failed, Status::PostcopyPaused]) {
             Status::Completed => {

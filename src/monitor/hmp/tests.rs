@@ -161,7 +161,8 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\npause-before-switchover: off\nvalidate-uuid: off\n"
+         multifd: on\npause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
+         x-ignore-shared: off\nrelease-ram: off\n"
     );
 }
 

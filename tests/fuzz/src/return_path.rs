@@ -218,6 +218,7 @@ impl World {
                 }
                 Action::Send(_) | Action::StartLog | Action::StopLog | Action::ServeDemand => {}
                 Action::Spread | Action::Gather => {}
+                Action::ShareRam | Action::Release(_) => unreachable!("nobody wants that here"),
             }
         }
     }

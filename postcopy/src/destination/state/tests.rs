@@ -5,10 +5,11 @@ use crate::channel::ChannelError;
 use crate::memory::AnonymousRam;
 use crate::ram::{BlockId, PageIndex};
 
-const STATES: [&str; 19] = [
+const STATES: [&str; 20] = [
     "Configuration",
     "Ram",
     "Precopy",
+    "Adopted",
     "Armed",
     "Loading",
     "Loading armed",
@@ -27,7 +28,7 @@ const STATES: [&str; 19] = [
     "Failed",
 ];
 /// From the first of these of [`STATES`] to the second the guest is the destination's.
-const OWNED: std::ops::Range<usize> = 9..16;
+const OWNED: std::ops::Range<usize> = 10..17;
 const PAGES: u64 = 100;
 
 fn link_broken() -> MigrationError {
@@ -39,6 +40,7 @@ fn state(name: &str) -> State {
         "Configuration" => State::Configuration,
         "Ram" => State::Ram,
         "Precopy" => State::Precopy,
+        "Adopted" => State::Adopted,
         "Armed" => State::Armed,
         "Loading" => State::Loading { armed: false },
         "Loading armed" => State::Loading { armed: true },
@@ -64,6 +66,7 @@ fn describe(destination: &Destination) -> &'static str {
         State::Configuration => "Configuration",
         State::Ram => "Ram",
         State::Precopy => "Precopy",
+        State::Adopted => "Adopted",
         State::Armed => "Armed",
         State::Loading { armed: false } => "Loading",
         State::Loading { armed: true } => "Loading armed",
@@ -128,6 +131,7 @@ fn messages() -> Vec<Forward> {
         Forward::Spread,
         Forward::Gather,
         Forward::Goodbye,
+        Forward::SharedRam(1),
     ]
 }
 
@@ -142,11 +146,12 @@ fn allowed(state: &'static str, message: &Forward) -> Option<(&'static str, Effe
         ("Precopy", Forward::Pages(_)) => (state, Effect::Write(run())),
         ("Precopy", Forward::Zeros(_)) => (state, Effect::WriteZeros(vec![run()])),
         ("Precopy", Forward::Discard(_)) => (state, Effect::Discard(stale())),
-        ("Precopy", Forward::Mark(_)) => (state, Effect::Mark(4)),
+        ("Precopy" | "Adopted", Forward::Mark(_)) => (state, Effect::Mark(4)),
+        ("Running armed" | "Completed", Forward::Mark(_)) => (state, Effect::Tell(4)),
         ("Precopy", Forward::Spread) => (state, Effect::Spread(Stretch::Precopy)),
         ("Running armed", Forward::Spread) => (state, Effect::Spread(Stretch::Postcopy)),
         ("Precopy", Forward::Arm) => ("Armed", Effect::Arm),
-        ("Precopy", Forward::State(_)) => ("Loading", Effect::Load(Vec::new())),
+        ("Precopy" | "Adopted", Forward::State(_)) => ("Loading", Effect::Load(Vec::new())),
         ("Armed", Forward::State(_)) => ("Loading armed", Effect::Load(Vec::new())),
         ("Armed" | "Loaded armed" | "Running armed", Forward::Pages(_)) => (state, Effect::Place(run())),
         ("Armed" | "Loaded armed" | "Running armed", Forward::Zeros(_)) => (state, Effect::PlaceZeros(vec![run()])),
@@ -181,6 +186,20 @@ fn every_message_in_every_state() {
                 (expected, got) => panic!("{name} with {message:?}: expected {expected:?}, got {got:?}"),
             }
         }
+    }
+}
+
+/// In the table above every page has come: then it is too late for that.
+#[test]
+fn ram_is_taken_over_before_anything_else_and_not_written_then() {
+    let mut destination = destination("Precopy", false);
+    assert_eq!(destination.message(Forward::SharedRam(1), &ram()).unwrap(), Effect::Adopt(1));
+    assert_eq!(describe(&destination), "Adopted");
+    destination.tracker.all_here();
+    assert_eq!(destination.tracker.missing(), 0);
+    let writes = [Forward::Pages(run()), Forward::Zeros(vec![run()]), Forward::Discard(stale()), Forward::Arm];
+    for write in writes {
+        assert!(matches!(destination.message(write, &ram()), Err(MigrationError::OutOfOrder(_))));
     }
 }
 

@@ -5,9 +5,10 @@ use crate::channel::ChannelError;
 use crate::ram::PageRun;
 use crate::wire::Fragment;
 
-const STATES: [&str; 20] = [
+const STATES: [&str; 21] = [
     "Describing",
     "Arming",
+    "Sharing",
     "Precopy",
     "EndOfPass",
     "Deciding",
@@ -28,7 +29,7 @@ const STATES: [&str; 20] = [
     "LinkLost in doubt",
 ];
 /// How many of [`STATES`] are on the near side of the door.
-const BEFORE_THE_DOOR: usize = 12;
+const BEFORE_THE_DOOR: usize = 13;
 
 fn pass() -> Pass {
     let at = (BlockId(0), PageIndex(0));
@@ -50,6 +51,7 @@ fn state(name: &str) -> State {
     match name {
         "Describing" => State::Describing,
         "Arming" => State::Arming,
+        "Sharing" => State::Sharing,
         "Precopy" => State::Precopy(pass()),
         "EndOfPass" => State::EndOfPass(pass()),
         "Deciding" => State::Deciding(pass()),
@@ -94,6 +96,7 @@ fn describe(source: &Source) -> String {
     match &source.state {
         State::Describing => "Describing".into(),
         State::Arming => "Arming".into(),
+        State::Sharing => "Sharing".into(),
         State::Precopy(_) => "Precopy".into(),
         State::EndOfPass(_) => "EndOfPass".into(),
         State::Deciding(_) => "Deciding".into(),
@@ -119,7 +122,7 @@ fn describe(source: &Source) -> String {
     }
 }
 
-fn replies() -> [Reply; 10] {
+fn replies() -> [Reply; 11] {
     [
         Reply::Accepted,
         Reply::Armed,
@@ -129,6 +132,7 @@ fn replies() -> [Reply; 10] {
         Reply::AllReceived,
         Reply::Received(Fragment { block: BlockId(0), first_word: 0, words: vec![1] }),
         Reply::ReceivedEnd,
+        Reply::Reached(SHARED),
         Reply::Reached(1),
         Reply::Reached(2),
     ]
@@ -146,6 +150,7 @@ fn allowed(state: &str, reply: &Reply) -> Option<&'static str> {
         ("EndOfPass", Reply::Reached(1)) => "Deciding",
         ("AwaitDropped", Reply::Reached(1)) => "Dropping", // drops() has many fresh pages
         ("Arming", Reply::Armed) => "Pausing",
+        ("Sharing", Reply::Reached(SHARED)) => "Pausing",
         ("AwaitReady", Reply::Armed | Reply::Ready) => "AwaitReady",
         ("AwaitRunning by precopy", Reply::Running) => "AwaitAllReceived",
         ("AwaitRunning by postcopy", Reply::Running) => "Pushing",
@@ -219,6 +224,93 @@ fn every_event_in_every_state() {
             assert_eq!((describe(&source), source.next(Duration::ZERO)), (end, Action::End));
         }
     }
+}
+
+/// A source that hands RAM over, or lets go of it, as `limits` say.
+fn with(limits: Limits, destination: Features, name: &str) -> Source {
+    let pending = Arc::new(RamBitmap::with_pages([100]));
+    let released = Arc::new(Released::new(&[crate::memory::AnonymousRam::block("ram", 100).unwrap()]));
+    let source = Source::new(Vec::new(), destination, limits, pending, Arc::default(), Many::default());
+    let mut source = if limits.release { source.releasing(released) } else { source };
+    source.queue.clear();
+    source.state = state(name);
+    source
+}
+
+#[test]
+fn ram_that_is_handed_over_leaves_nothing_to_send_or_to_log() {
+    let limits = Limits { ignore_shared: true, ..Limits::default() };
+    let mut source = with(limits, Features::POSTCOPY.and(Features::SHARED_RAM), "Describing");
+    source.reply(Reply::Accepted, Duration::ZERO);
+    let told = Action::Send(Forward::Mark(SHARED));
+    assert_eq!(actions(&mut source), [Action::ShareRam, told, Action::Wait(None)]);
+    assert_eq!((source.pending.count(), source.status()), (0, Status::Active));
+    source.start_postcopy().unwrap();
+    source.reply(Reply::Reached(SHARED), Duration::ZERO);
+    assert_eq!(actions(&mut source), [Action::Pause]);
+    source.paused(true);
+    assert_eq!(actions(&mut source), [Action::Save]);
+    source.saved(Vec::new());
+    assert_eq!(actions(&mut source), [Action::Send(Forward::State(Vec::new())), Action::Wait(None)]);
+    source.reply(Reply::Ready, Duration::ZERO);
+    source.try_hand_over(true);
+    source.queue.clear();
+    source.reply(Reply::Running, Duration::ZERO);
+    source.reply(Reply::AllReceived, Duration::ZERO);
+    assert_eq!(actions(&mut source), [Action::HandedOver, Action::Send(Forward::Goodbye)]);
+    assert!(source.leaves_ram());
+    assert_eq!(describe(&source), "Completed");
+}
+
+#[test]
+fn a_destination_that_cannot_do_it_is_refused_before_the_guest_stands_still() {
+    let handed = Limits { ignore_shared: true, ..Limits::default() };
+    let released = Limits { release: true, ..Limits::default() };
+    for (limits, why) in [(handed, "shared=on"), (released, "release-ram off")] {
+        let mut source = with(limits, Features::POSTCOPY, "Describing");
+        source.reply(Reply::Accepted, Duration::ZERO);
+        assert!(describe(&source).contains(why), "{}", describe(&source));
+        assert!(!actions(&mut source).iter().any(|action| matches!(action, Action::Pause | Action::ShareRam)));
+    }
+}
+
+#[test]
+fn the_background_waits_while_the_destination_tells_what_it_has() {
+    let limits = Limits { release: true, ..Limits::default() };
+    let mut source = with(limits, Features::POSTCOPY.and(Features::RELEASE), "Pushing");
+    let has = Fragment { block: BlockId(0), first_word: 0, words: vec![0xff] };
+    assert_eq!(source.next(Duration::ZERO), Action::Send(Forward::Mark(1)));
+    assert_eq!(source.next(Duration::ZERO), Action::Wait(None));
+    source.reply(Reply::Received(has.clone()), Duration::ZERO);
+    assert_eq!(source.pending.count(), 92);
+    assert_eq!(source.next(Duration::ZERO), Action::Release(has.clone()));
+    assert_eq!(source.next(Duration::ZERO), Action::Wait(None));
+    source.reply(Reply::Reached(1), Duration::ZERO);
+    assert!(matches!(source.next(Duration::ZERO), Action::SendRun(run) if run.start == PageIndex(8)));
+    // Unasked it has nothing to tell.
+    source.reply(Reply::Received(has), Duration::ZERO);
+    assert_eq!(describe(&source), "LinkLost: 'received' refused");
+}
+
+#[test]
+fn pages_that_are_gone_are_never_sent_as_if_they_were_here() {
+    let limits = Limits { release: true, ..Limits::default() };
+    let mut source = with(limits, Features::POSTCOPY.and(Features::RELEASE), "Pushing");
+    let ram = [crate::memory::AnonymousRam::block("ram", 100).unwrap()];
+    let released = Arc::new(Released::new(&ram));
+    source = source.releasing(released.clone());
+    let has = |bits| Fragment { block: BlockId(0), first_word: 0, words: vec![bits] };
+    super::super::release::Releaser::new(released).release(&ram, &has(0b110));
+    source.fail(link_broken());
+    assert!(source.rejoin());
+    // It says no more of one of them.
+    source.reply(Reply::Received(has(0b010)), Duration::ZERO);
+    source.reply(Reply::ReceivedEnd, Duration::ZERO);
+    assert!(describe(&source).starts_with("LinkLost: the destination no longer has 1 pages"), "{}", describe(&source));
+    assert!(source.rejoin());
+    source.reply(Reply::Received(has(0b110)), Duration::ZERO);
+    source.reply(Reply::ReceivedEnd, Duration::ZERO);
+    assert_eq!(describe(&source), "Pushing");
 }
 
 /// Everything queued, up to the first wait or page.

@@ -26,6 +26,7 @@ fn forwards() -> Vec<Forward> {
         Forward::Spread,
         Forward::Gather,
         Forward::Goodbye,
+        Forward::SharedRam(2),
     ]
 }
 
