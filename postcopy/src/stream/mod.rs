@@ -13,7 +13,7 @@
 //! a stream that was cut starts no guest.
 //!
 //! Where the stream goes both ways (a command's input and output, a socket) and the other end answers the hello, nobody stands in for anybody: both
-//! channels go over it as they are ([`multiplex`]).
+//! channels go over it as they are (`multiplex.rs`).
 //!
 //! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
 //!

@@ -28,6 +28,13 @@ pub fn check(data: &[u8]) {
     let refused = match cli.command {
         Command::Run(args) => args.validate().err().map(|it| it.to_string()),
         Command::Migrate(args) => args.validate().err().map(|it| it.to_string()),
+        Command::Restore(args) => args.validate().err().map(|it| it.to_string()),
+        Command::Top(args) => {
+            drop(args.options());
+            None
+        }
+        // It takes none.
+        Command::Launcher => None,
         Command::Demo(args) => args.validate().err().map(|it| it.to_string()),
     };
     assert_ne!(refused.as_deref(), Some(""));
@@ -55,6 +62,11 @@ pub fn seeds() -> Vec<Seed> {
         ("cpu", line("run --kernel k --cpu baseline-v2,+avx2,-sse4a,aes=on,hle=off --paused")),
         ("incoming", line("run --memory 512M --incoming tcp:0.0.0.0:4444 --postcopy-after 2")),
         ("migrate", line("migrate unix:/run/m tcp:host:4444 --mode hybrid --downtime 100 --bandwidth 1G")),
+        (
+            "restore",
+            line("restore --lazy --offset 4096 /srv/guest --memory 512M --uuid 6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d"),
+        ),
+        ("top", line("top --once --json /run/there.qmp")),
         ("demo", line("demo --memory 256M --mode postcopy")),
         ("help", line("run --help")),
     ]
