@@ -89,6 +89,11 @@ fn samples() -> Vec<(Vec<u8>, Value)> {
         (forward(&Forward::Spread), json!({})),
         (forward(&Forward::Gather), json!({})),
         (forward(&Forward::Goodbye), json!({})),
+        (forward(&Forward::SharedRam(2)), json!({"count": 2})),
+        (
+            [&[21, 0, 0, 0, 32, 0, 0, 0], [1u64, 2, 3, 4].map(u64::to_le_bytes).as_flattened()].concat(),
+            json!({"blocks": 1, "table": 2, "tail": 3, "tail length": 4}),
+        ),
         (reply(&Reply::Accepted), json!({})),
         (reply(&Reply::Armed), json!({})),
         (reply(&Reply::Ready), json!({})),

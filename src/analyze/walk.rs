@@ -250,6 +250,7 @@ impl Notes<'_> {
         match means {
             "pass-end" => self.report.stage(format!("after pass {}", pass(&value))),
             "end" => return Ok(true),
+            "mapped" => return Err(damage(begins, MAPPED)),
             "cancelled" => {
                 let why = value.get("why").and_then(Value::as_str).unwrap_or_default();
                 return Err(damage(begins, format!("the source kept the guest: {why}")));
@@ -259,6 +260,10 @@ impl Notes<'_> {
         Ok(false)
     }
 }
+
+/// What there is to say of the other kind of file.
+const MAPPED: &str = "the file has mapped RAM: its pages and states stand elsewhere in it; \
+                      run the guest from it, and migrate that to a stream, to take it apart";
 
 fn pass(value: &Value) -> u64 {
     value.get("pass").and_then(Value::as_u64).unwrap_or_default()

@@ -26,6 +26,8 @@ pub enum Meaning {
     End,
     /// The guest stayed; its field `why` says why.
     Cancelled,
+    /// What follows is no stream, but a file whose pages have places of their own.
+    Mapped,
 }
 
 impl Meaning {
@@ -39,6 +41,7 @@ impl Meaning {
             Self::State => "state".to_owned(),
             Self::End => "end".to_owned(),
             Self::Cancelled => "cancelled".to_owned(),
+            Self::Mapped => "mapped".to_owned(),
         })
     }
 }
@@ -100,6 +103,17 @@ pub const BODIES: &[(u16, Meaning, &[Field])] = &[
     (tag::SPREAD, Meaning::None, &[]),
     (tag::GATHER, Meaning::None, &[]),
     (tag::GOODBYE, Meaning::None, &[]),
+    (tag::SHARED_RAM, Meaning::None, &[Field("count", Type::U32)]),
+    (
+        tag::MAPPED,
+        Meaning::Mapped,
+        &[
+            Field("blocks", Type::U64),
+            Field("table", Type::U64),
+            Field("tail", Type::U64),
+            Field("tail length", Type::U64),
+        ],
+    ),
     (tag::ACCEPTED, Meaning::None, &[]),
     (tag::ARMED, Meaning::None, &[]),
     (tag::READY, Meaning::None, &[]),

@@ -11,6 +11,12 @@ HELLO, MAGIC, HEADER, DESCRIPTION = 40, b"WHIMBREL", struct.Struct("<HHI"), 3
 # How many bytes are kept until then.
 MOST_EARLY = 64 << 20
 
+# What there is to say of the other kind of file.
+MAPPED = (
+    "the file has mapped RAM: its pages and states stand elsewhere in it; "
+    "run the guest from it, and migrate that to a stream, to take it apart"
+)
+
 
 class Scribe:
     """Takes note of what stands in one message."""
@@ -213,6 +219,8 @@ class Walk:
             self.watcher(begins, name, self.blocks, scribe.runs)
         if means == "pass-end":
             self.stage(f"after pass {passed}")
+        if means == "mapped":
+            raise Damage(begins, MAPPED)
         if means == "cancelled":
             why = value.get("why") if isinstance(value, dict) else ""
             raise Damage(begins, f"the source kept the guest: {why if isinstance(why, str) else ''}")

@@ -145,7 +145,7 @@ fn parameters_in_the_units_people_use() {
          x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
          tls-creds: '/etc/pki/qemu'\n\
-         tls-hostname: ''\n"
+         tls-hostname: ''\ndirect-io: off\n"
     );
     assert_eq!(say(&vm, "migrate_set_parameter x-postcopy-after -1"), "");
     assert_eq!(vm.parameters.borrow().postcopy_policy, Policy::Manual);

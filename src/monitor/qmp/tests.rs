@@ -243,7 +243,7 @@ fn settings_change_all_or_nothing() {
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
                "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2, "x-reconnect": 0, "x-keepalive": 10000,
-               "tls-creds": "/pki", "tls-hostname": ""})
+               "tls-creds": "/pki", "tls-hostname": "", "direct-io": false})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));
