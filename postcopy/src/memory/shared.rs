@@ -115,7 +115,7 @@ mod tests {
         assert!(matches!(block.adopt(unwritable.as_fd()), Err(AdoptError::System(_))));
         let (pipe, _other) = nix::unistd::pipe().unwrap();
         let on_disk = File::open("/proc/self/exe").unwrap();
-        for other in [OwnedFd::from(pipe), on_disk.into()] {
+        for other in [pipe, on_disk.into()] {
             assert!(matches!(block.adopt(other.as_fd()), Err(AdoptError::Kind)));
         }
         // And all that left the memory that was there in place.
