@@ -140,7 +140,7 @@ fn what_cannot_be_handed_over_is_refused() {
     let machine = Machine::new("96M,shared=on");
     let mut source = machine.boot_and_begin("ws=32M");
     switch(&mut source, "x-ignore-shared", true);
-    for (uri, why) in [("tcp:127.0.0.1:1", "a tcp: address"), ("exec:cat >/dev/null", "one-way stream")] {
+    for (uri, why) in [("tcp:127.0.0.1:1", "a tcp: address"), ("exec:cat >/dev/null", "a stream")] {
         let refusal = source.qmp.refused("migrate", json!({"uri": uri}));
         assert!(refusal.contains(why), "{refusal}");
     }

@@ -29,6 +29,7 @@ pub fn check(data: &[u8]) {
         Command::Run(args) => args.validate().err().map(|it| it.to_string()),
         Command::Migrate(args) => args.validate().err().map(|it| it.to_string()),
         Command::Restore(args) => args.validate().err().map(|it| it.to_string()),
+        Command::Analyze(args) => args.validate().err().map(|it| it.to_string()),
         Command::Top(args) => {
             drop(args.options());
             None
@@ -67,6 +68,7 @@ pub fn seeds() -> Vec<Seed> {
             line("restore --lazy --offset 4096 /srv/guest --memory 512M --uuid 6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d"),
         ),
         ("top", line("top --once --json /run/there.qmp")),
+        ("analyze", line("analyze --json -d state /srv/guest,offset=4096")),
         ("demo", line("demo --memory 256M --mode postcopy")),
         ("help", line("run --help")),
     ]
