@@ -18,6 +18,10 @@ pub enum Capability {
     /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
     /// arrives comes on as many as its source opens.
     Multifd,
+    /// A guest that writes faster than it can be sent gets less and less processor time.
+    AutoConverge,
+    /// The same, but as much less as keeps it at [`Parameters::vcpu_dirty_limit`](super::parameters::Parameters::vcpu_dirty_limit).
+    DirtyLimit,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
 }
@@ -33,21 +37,22 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
         Self::PostcopyPreempt,
         Self::PostcopyBlocktime,
         Self::Multifd,
+        Self::AutoConverge,
+        Self::DirtyLimit,
         Self::PauseBeforeSwitchover,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
+    pub const UNSUPPORTED: [&'static str; 15] = [
         "xbzrle",
         "rdma-pin-all",
-        "auto-converge",
         "zero-blocks",
         "compress",
         "x-colo",
@@ -59,7 +64,6 @@ impl Capability {
         "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
-        "dirty-limit",
         "mapped-ram",
         "block",
     ];
@@ -73,6 +77,8 @@ impl Capability {
             Self::PostcopyPreempt => ("postcopy-preempt", First::AlwaysOn),
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
+            Self::AutoConverge => ("auto-converge", First::Off),
+            Self::DirtyLimit => ("dirty-limit", First::Off),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
         }
     }

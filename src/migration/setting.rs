@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Setting {
     /// A number, in the parameter's own unit.
     Number(i64),
+    /// On or off.
+    Switch(bool),
     /// A text, empty for none.
     Text(String),
 }
@@ -15,6 +17,7 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => number.fmt(f),
+            Self::Switch(on) => f.write_str(if *on { "on" } else { "off" }),
             Self::Text(text) => write!(f, "'{text}'"),
         }
     }
@@ -23,6 +26,12 @@ impl fmt::Display for Setting {
 impl From<i64> for Setting {
     fn from(number: i64) -> Self {
         Self::Number(number)
+    }
+}
+
+impl From<bool> for Setting {
+    fn from(on: bool) -> Self {
+        Self::Switch(on)
     }
 }
 

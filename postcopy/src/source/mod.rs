@@ -3,6 +3,7 @@
 //! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
 //! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
+//! `slowing` decides by how much a guest that writes too fast is throttled, by what `meter` reads; `throttled` sees that it does not stay so.
 
 mod action;
 mod connection;
@@ -12,18 +13,23 @@ mod demand;
 mod door;
 mod driver;
 mod link;
+mod meter;
 mod multifd;
 mod outgoing;
 mod pace;
 mod pacer;
 mod rejoin;
 mod scheduler;
+mod slowing;
 mod state;
+mod throttled;
 
 pub use action::{Action, Figures, Many, Outcome};
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::{Limits, Policy};
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
+pub use meter::Meter;
 pub use scheduler::Hint;
+pub use slowing::{AutoConverge, DirtyLimit, Slowing, regulate};
 pub use state::Source;

@@ -26,6 +26,7 @@ use super::convergence::{Limits, Policy};
 use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
 use super::scheduler::{Hint, Scheduler};
+use super::slowing::{Slowdown, Slowing};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
 use crate::memory::HUGE_PAGES;
@@ -33,6 +34,7 @@ use crate::ram::{BlockId, PageIndex};
 use crate::stats::Status;
 use crate::wire::{Features, Forward, Reply};
 
+mod measuring;
 mod passes;
 mod switch;
 #[cfg(test)]
@@ -116,6 +118,14 @@ enum State {
     Stepping,
 }
 
+/// What was since the log was last measured.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    at: Duration,
+    /// Bytes on the wire.
+    sent: u64,
+}
+
 /// The source's state machine.
 #[derive(Debug)]
 pub struct Source {
@@ -125,6 +135,9 @@ pub struct Source {
     hint: Arc<Hint>,
     limits: Limits,
     pace: Pace,
+    slowdown: Slowdown,
+    /// Since the log was last measured.
+    since: Since,
     logging: bool,
     armed: bool,
     figures: Figures,
@@ -156,6 +169,8 @@ impl Source {
             hint,
             limits,
             pace: Pace::default(),
+            slowdown: Slowdown::default(),
+            since: Since::default(),
             logging: false,
             armed: false,
             figures: Figures::default(),
@@ -260,6 +275,7 @@ impl Source {
 
     /// A run (or its zeros) was put on the wire: `bytes` of it, headers included.
     pub fn sent(&mut self, bytes: usize, now: Duration) {
+        self.since.sent += bytes as u64;
         match &mut self.state {
             State::Precopy(pass) => {
                 pass.sent += bytes as u64;
@@ -307,7 +323,7 @@ impl Source {
             (State::Describing, Reply::Accepted) => self.accepted(now),
             (State::EndOfPass(pass), Reply::Reached(number)) if number == pass.number => {
                 self.state = State::Deciding(pass);
-                self.then([Action::Sync]);
+                self.then([if self.limits.slowing == Slowing::Off { Action::Sync } else { Action::Measure }]);
             }
             (State::AwaitDropped(drops), Reply::Reached(number)) if number == drops.round => self.dropped(drops),
             (State::Arming, Reply::Armed) => {
@@ -385,6 +401,7 @@ impl Source {
         } else {
             self.logging = true;
             self.then([Action::StartLog]);
+            self.since.at = now;
             self.begin_pass(1, now);
         }
     }

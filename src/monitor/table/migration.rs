@@ -107,7 +107,9 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("migrate-set-parameters", PARAMETERS, |args| {
             let given = |it: Parameter| {
                 let number = args.integer(it.name()).map(Setting::Number);
-                Some((it, number.or_else(|| args.optional_text(it.name()).map(Setting::from))?))
+                let switch = || args.flag(it.name()).map(Setting::Switch);
+                let text = || args.optional_text(it.name()).map(Setting::from);
+                Some((it, number.or_else(switch).or_else(text)?))
             };
             Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
         }),
@@ -141,6 +143,7 @@ const PARAMETERS: &[Param] = &{
                 Parameter::ALL[n].name(),
                 match Parameter::ALL[n].form() {
                     Form::Text => Kind::Text,
+                    Form::Switch => Kind::Bool,
                     Form::Number | Form::Size => Kind::Integer,
                 },
             ),
@@ -205,6 +208,11 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let setting = match parameter.form() {
         // As QEMU's people write an empty text.
         Form::Text => Setting::from(if text == "\"\"" { "" } else { text }),
+        Form::Switch => match text {
+            "on" => Setting::Switch(true),
+            "off" => Setting::Switch(false),
+            other => return Err(CommandError::InvalidValue(other.to_owned())),
+        },
         Form::Size => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
         Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
     };
