@@ -10,6 +10,7 @@ pub mod client;
 pub mod config;
 pub mod demo;
 pub mod devices;
+pub mod dirty;
 pub mod fds;
 pub mod kvm;
 pub mod launcher;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::bitmap::PageBitmap;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageRun};
+use crate::throttle::Throttle;
 use crate::wire::grammar::StateLayout;
 
 /// An error of the virtual machine monitor, carried through the engine to whoever reports it.
@@ -94,6 +95,10 @@ pub trait Guest: Send + Sync {
 
     /// Source: ends logging.
     fn stop_dirty_log(&self) -> Result<(), GuestError>;
+
+    /// Source: from now on keeps every vCPU from running for this part of the time. Returns at once. The engine takes it back, with
+    /// [`Throttle::NONE`], however the migration ends. Whoever cannot do it leaves the guest as it is: then it does not converge.
+    fn throttle(&self, _throttle: Throttle) {}
 
     /// Source: the guest may be paused soon, and still runs: what would take long then, such as bringing what it wrote onto
     /// its disks, is better done for the most part now. May take long. Asked once a pass, before the pages left are

@@ -59,6 +59,7 @@ pub mod ram;
 pub mod source;
 pub mod stats;
 pub mod stream;
+pub mod throttle;
 mod turn;
 pub mod uffd;
 pub mod wire;

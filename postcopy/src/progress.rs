@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ram::PAGE_SIZE;
-use crate::stats::{RamReport, Report, Status, Step};
+use crate::stats::{RamReport, Report, Status, Step, Throttling};
 
 /// Hears of changes as they happen, on the engine's threads: must return soon and must not call back.
 pub trait Observer: Send + Sync {
@@ -39,6 +39,7 @@ struct Marks {
     expected_downtime: Option<Duration>,
     dirty_rate: u64,
     syncs: u64,
+    throttling: Option<Throttling>,
     error: Option<String>,
     steps: Vec<Step>,
     sampled: (Duration, u64, u64),
@@ -80,6 +81,7 @@ impl Progress {
                 expected_downtime: None,
                 dirty_rate: 0,
                 syncs: 0,
+                throttling: None,
                 error: None,
                 steps: Vec::new(),
                 sampled: (Duration::ZERO, 0, 0),
@@ -185,6 +187,11 @@ impl Progress {
         (marks.syncs, marks.dirty_rate, marks.expected_downtime) = (syncs, dirty_rate, expected_downtime);
     }
 
+    /// How the guest is slowed down.
+    pub fn slowed(&self, throttling: Option<Throttling>) {
+        self.marks().throttling = throttling;
+    }
+
     /// The vCPUs are about to be stopped: the switchover begins.
     pub fn stopping(&self) {
         let now = self.now();
@@ -240,6 +247,7 @@ impl Progress {
             demand: None,
             blocktime: None,
             vcpu_blocktime: Vec::new(),
+            throttling: marks.throttling,
             steps: marks.steps.clone(),
         }
     }

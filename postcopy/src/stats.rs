@@ -139,6 +139,15 @@ impl PageMap {
     }
 }
 
+/// How a guest that does not converge is slowed down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Throttling {
+    /// Its vCPUs rest for so many percent of the time.
+    AutoConverge(u8),
+    /// It is kept at a dirty rate; its vCPUs rest for so long each time.
+    DirtyLimit(Duration),
+}
+
 /// Everything there is to say about one migration, at one moment.
 #[derive(Clone, Debug)]
 pub struct Report {
@@ -162,6 +171,8 @@ pub struct Report {
     pub blocktime: Option<Duration>,
     /// Destination: time each vCPU was blocked on a page.
     pub vcpu_blocktime: Vec<Duration>,
+    /// Source: how the guest is slowed down, while it is.
+    pub throttling: Option<Throttling>,
     /// The switchover, step by step.
     pub steps: Vec<Step>,
 }

@@ -93,6 +93,8 @@ impl Machine {
             let thread = vcpu::spawn(self.vcpus.clone(), index, self.gate.clone(), bus.clone(), self.ram.clone());
             threads.push(thread.map_err(MachineError::Thread)?);
         }
+        let throttle = vcpu::spawn_throttle(self.vcpus.clone(), self.gate.clone());
+        threads.push(throttle.map_err(MachineError::Thread)?);
         let (gate, machine) = (self.gate.clone(), Arc::downgrade(self));
         let control = Builder::new().name("control".into()).spawn(move || {
             sandbox::enter(sandbox::Thread::Control);

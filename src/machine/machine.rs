@@ -114,6 +114,16 @@ impl Machine {
         self.ram.is_shared()
     }
 
+    /// Guest RAM.
+    pub fn guest_ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Whether pages of a guest that runs here are still missing: a touch of one may wait.
+    pub fn is_arriving(&self) -> bool {
+        self.ram.keeps_all()
+    }
+
     /// Guest RAM in bytes.
     pub fn memory_size(&self) -> u64 {
         self.ram.bytes()

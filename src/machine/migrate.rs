@@ -10,6 +10,7 @@ use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
+use whimbrel_postcopy::throttle::Throttle;
 use whimbrel_postcopy::wire::grammar::StateLayout;
 
 use super::{Machine, MachineError, MachineEvent, RunState};
@@ -75,6 +76,10 @@ impl Guest for Machine {
 
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(self.vm.map(&self.ram, false)?)
+    }
+
+    fn throttle(&self, throttle: Throttle) {
+        self.gate.throttle(throttle);
     }
 
     fn prepare_pause(&self) {

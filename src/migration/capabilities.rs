@@ -18,6 +18,10 @@ pub enum Capability {
     /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
     /// arrives comes on as many as its source opens.
     Multifd,
+    /// A guest that writes faster than it can be sent gets less and less processor time.
+    AutoConverge,
+    /// The same, but as much less as keeps it at [`Parameters::vcpu_dirty_limit`](super::parameters::Parameters::vcpu_dirty_limit).
+    DirtyLimit,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
@@ -41,13 +45,15 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
         Self::PostcopyPreempt,
         Self::PostcopyBlocktime,
         Self::Multifd,
+        Self::AutoConverge,
+        Self::DirtyLimit,
         Self::PauseBeforeSwitchover,
         Self::ValidateUuid,
         Self::MappedRam,
@@ -56,10 +62,9 @@ impl Capability {
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 13] = [
+    pub const UNSUPPORTED: [&'static str; 11] = [
         "xbzrle",
         "rdma-pin-all",
-        "auto-converge",
         "zero-blocks",
         "compress",
         "x-colo",
@@ -68,7 +73,6 @@ impl Capability {
         "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
-        "dirty-limit",
         "block",
     ];
 
@@ -81,6 +85,8 @@ impl Capability {
             Self::PostcopyPreempt => ("postcopy-preempt", First::AlwaysOn),
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
+            Self::AutoConverge => ("auto-converge", First::Off),
+            Self::DirtyLimit => ("dirty-limit", First::Off),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
             Self::ValidateUuid => ("validate-uuid", First::Off),
             Self::MappedRam => ("mapped-ram", First::Off),

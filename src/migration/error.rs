@@ -3,6 +3,7 @@
 use whimbrel_postcopy::channel::TlsError;
 use whimbrel_postcopy::stats::Status;
 
+use crate::dirty::DirtyError;
 use crate::machine::RunState;
 use crate::migration::rules::BrokenRule;
 use crate::migration::streams::StreamError;
@@ -84,6 +85,9 @@ pub enum MigrationError {
         .0.name()
     )]
     NotHeld(Status),
+    /// Something else has the dirty log, or a measurement or a limit of the dirty rate was refused.
+    #[error(transparent)]
+    Dirty(#[from] DirtyError),
     /// `migrate_pause` outside a postcopy.
     #[error("migrate-pause is currently only supported during postcopy-active state")]
     NotPostcopy,

@@ -9,7 +9,7 @@ use whimbrel_postcopy::channel::{
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
 use whimbrel_postcopy::progress::Observer;
-use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
+use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, Slowing, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
 use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
@@ -20,6 +20,7 @@ use super::parameters::Parameters;
 use super::rules::{self, Route, Subject};
 use super::streams::{Answers, Form, Streams};
 use super::uri::{Stream, Uri};
+use crate::dirty::{DirtyRate, Dirtying, Plan, VcpuDirtyLimit};
 use crate::machine::{Machine, RunState};
 
 /// Something that a monitor client wants to hear of.
@@ -129,6 +130,7 @@ pub struct Migration {
     events: Events,
     settings: Arc<Mutex<Settings>>,
     streams: Streams,
+    dirtying: Dirtying,
     job: Mutex<Job>,
 }
 
@@ -142,7 +144,12 @@ impl Migration {
         let shared_ram = machine.has_shared_ram();
         let settings = Settings { capabilities: Capabilities::default(), parameters, shared_ram };
         let settings = Arc::new(Mutex::new(settings));
-        Arc::new(Self { machine, events, settings, streams, job: Mutex::new(Job::None) })
+        let dirtying = Dirtying::new(machine.clone());
+        Arc::new(Self { machine, events, settings, streams, dirtying, job: Mutex::new(Job::None) })
+    }
+
+    fn vcpus(&self) -> u64 {
+        self.machine.vcpus().len() as u64
     }
 
     fn observer(&self) -> Arc<dyn Observer> {
@@ -158,11 +165,12 @@ impl Migration {
             RunState::Running | RunState::Paused | RunState::Prelaunch => {}
             state => return Err(MigrationError::NoGuest(state)),
         }
+        self.dirtying.has_log()?;
         let settings = lock(&self.settings);
         let route = uri.route();
         rules::check(&settings.subject(Some(route)))?;
         self.machine.tell_uuid(settings.capabilities.get(Capability::ValidateUuid));
-        let limits = limits(&settings);
+        let limits = limits(&settings, self.vcpus());
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {
             Uri::Stream(stream) => (self.record(stream, &settings)?, Multifd::default()),
@@ -410,14 +418,43 @@ impl Migration {
         }
         settings.parameters = new;
         if let Job::Leaving(handle, _) = &*job {
-            handle.set_limits(limits(&settings));
+            handle.set_limits(limits(&settings, self.vcpus()));
         }
         Ok(())
+    }
+
+    /// `calc-dirty-rate`.
+    pub fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError> {
+        // Held meanwhile: no migration begins in between.
+        let job = lock(&self.job);
+        Ok(self.dirtying.measure(plan, job.is_under_way())?)
+    }
+
+    /// `query-dirty-rate`.
+    pub fn dirty_rate(&self) -> DirtyRate {
+        self.dirtying.rate()
+    }
+
+    /// `set-vcpu-dirty-limit`.
+    pub fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError> {
+        let job = lock(&self.job);
+        Ok(self.dirtying.set_limit(vcpu, rate, job.is_under_way())?)
+    }
+
+    /// `cancel-vcpu-dirty-limit`.
+    pub fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError> {
+        Ok(self.dirtying.cancel_limit(vcpu)?)
+    }
+
+    /// `query-vcpu-dirty-limit`.
+    pub fn dirty_limits(&self) -> Vec<VcpuDirtyLimit> {
+        self.dirtying.limits()
     }
 
     /// The process ends: gives up links and threads. A guest that has only half arrived keeps waiting for its missing pages
     /// until its vCPUs have ended, too.
     pub fn abandon(&self) {
+        self.dirtying.abandon();
         match &mut *lock(&self.job) {
             Job::None => {}
             Job::Leaving(handle, _) => handle.abandon(),
@@ -426,10 +463,30 @@ impl Migration {
     }
 }
 
+/// Bytes in a MiB.
+const MIB: u64 = 1 << 20;
+
+/// What is done about a guest of so many vCPUs that writes too fast. Who writes what cannot be told apart, so a limit for each is one for all.
+fn slowing(settings: &Settings, vcpus: u64) -> Slowing {
+    let parameters = &settings.parameters;
+    let on = |capability| settings.capabilities.get(capability);
+    if on(Capability::AutoConverge) {
+        Slowing::AutoConverge(parameters.auto_converge)
+    } else if on(Capability::DirtyLimit) {
+        Slowing::DirtyLimit(DirtyLimit {
+            threshold: parameters.auto_converge.threshold,
+            rate: parameters.vcpu_dirty_limit * vcpus * MIB,
+            period: parameters.dirty_limit_period,
+        })
+    } else {
+        Slowing::Off
+    }
+}
+
 /// A stream that is opened where only what answers will do.
 const NO_WAY_TO_JOIN: MigrationError = MigrationError::NoWayBack("joining a postcopy again");
 
-fn limits(settings: &Settings) -> Limits {
+fn limits(settings: &Settings, vcpus: u64) -> Limits {
     let parameters = &settings.parameters;
     Limits {
         downtime: parameters.downtime_limit,
@@ -437,6 +494,7 @@ fn limits(settings: &Settings) -> Limits {
         postcopy_bandwidth: parameters.max_postcopy_bandwidth,
         switchover_bandwidth: parameters.avail_switchover_bandwidth,
         policy: parameters.postcopy_policy,
+        slowing: slowing(settings, vcpus),
         hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
         ignore_shared: settings.capabilities.get(Capability::IgnoreShared),
         release: settings.capabilities.get(Capability::ReleaseRam),

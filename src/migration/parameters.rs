@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whimbrel_postcopy::channel::{KEEPALIVE, KEEPALIVE_LEAST, KEEPALIVE_MOST};
-use whimbrel_postcopy::source::Policy;
+use whimbrel_postcopy::source::{AutoConverge, Policy};
 
 use super::setting::{Setting, SettingError};
 use crate::net::{Schedule, Timing};
@@ -24,6 +24,12 @@ pub struct Parameters {
     pub postcopy_policy: Policy,
     /// `multifd-channels`: on how many channels pages go with capability `multifd`.
     pub multifd_channels: u8,
+    /// `throttle-trigger-threshold`, `cpu-throttle-*` and `max-cpu-throttle`: how capability auto-converge slows the guest down.
+    pub auto_converge: AutoConverge,
+    /// `vcpu-dirty-limit`: what each vCPU may dirty with capability dirty-limit, in MiB per second.
+    pub vcpu_dirty_limit: u64,
+    /// `x-vcpu-dirty-limit-period`: how often that is measured.
+    pub dirty_limit_period: Duration,
     /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the same address again, and its destination
     /// listens there; zero: `migrate_recover` and `migrate -r` do it.
     pub reconnect: Duration,
@@ -48,6 +54,9 @@ impl Default for Parameters {
             downtime_limit: Duration::from_millis(300),
             postcopy_policy: Policy::Manual,
             multifd_channels: 2,
+            auto_converge: AutoConverge { threshold: 50, initial: 20, increment: 10, tailslow: false, most: 99 },
+            vcpu_dirty_limit: 1,
+            dirty_limit_period: Duration::from_secs(1),
             reconnect: Duration::ZERO,
             announce: Schedule::default(),
             keepalive: KEEPALIVE,
@@ -77,6 +86,14 @@ pub enum Parameter {
     PostcopyPolicy,
     /// See [`Parameters::multifd_channels`].
     MultifdChannels,
+    /// A number of [`Parameters::auto_converge`], in percent.
+    Converge(Percentage),
+    /// That of [`Parameters::auto_converge`] which is on or off.
+    ThrottleTailslow,
+    /// See [`Parameters::vcpu_dirty_limit`].
+    VcpuDirtyLimit,
+    /// See [`Parameters::dirty_limit_period`]; counted in milliseconds.
+    DirtyLimitPeriod,
     /// See [`Parameters::reconnect`]; counted in seconds.
     Reconnect,
     /// See [`Parameters::keepalive`]; counted in milliseconds.
@@ -87,6 +104,46 @@ pub enum Parameter {
     TlsHostname,
     /// See [`Parameters::direct_io`].
     DirectIo,
+}
+
+/// Auto-converge's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Percentage {
+    /// `throttle-trigger-threshold`.
+    Threshold,
+    /// `cpu-throttle-initial`.
+    Initial,
+    /// `cpu-throttle-increment`.
+    Increment,
+    /// `max-cpu-throttle`.
+    Most,
+}
+
+impl Percentage {
+    const fn of(self, converge: &AutoConverge) -> u8 {
+        match self {
+            Self::Threshold => converge.threshold,
+            Self::Initial => converge.initial,
+            Self::Increment => converge.increment,
+            Self::Most => converge.most,
+        }
+    }
+
+    fn set(self, converge: &mut AutoConverge, percent: u8) {
+        *match self {
+            Self::Threshold => &mut converge.threshold,
+            Self::Initial => &mut converge.initial,
+            Self::Increment => &mut converge.increment,
+            Self::Most => &mut converge.most,
+        } = percent;
+    }
+
+    const fn greatest(self) -> u8 {
+        match self {
+            Self::Threshold => 100,
+            _ => 99,
+        }
+    }
 }
 
 /// What a parameter is set to.
@@ -119,11 +176,16 @@ impl Spec {
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
         Self::Announce(Timing::Step),
+        Self::Converge(Percentage::Threshold),
+        Self::Converge(Percentage::Initial),
+        Self::Converge(Percentage::Increment),
+        Self::ThrottleTailslow,
+        Self::Converge(Percentage::Most),
         Self::MaxBandwidth,
         Self::MaxPostcopyBandwidth,
         Self::AvailSwitchoverBandwidth,
@@ -131,6 +193,8 @@ impl Parameter {
         Self::PostcopyAfter,
         Self::PostcopyPolicy,
         Self::MultifdChannels,
+        Self::DirtyLimitPeriod,
+        Self::VcpuDirtyLimit,
         Self::Reconnect,
         Self::Keepalive,
         Self::TlsCreds,
@@ -139,12 +203,7 @@ impl Parameter {
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 16] = [
-        "throttle-trigger-threshold",
-        "cpu-throttle-initial",
-        "cpu-throttle-increment",
-        "cpu-throttle-tailslow",
-        "max-cpu-throttle",
+    pub const UNSUPPORTED: [&'static str; 9] = [
         "tls-authz",
         "multifd-compression",
         "multifd-zlib-level",
@@ -152,8 +211,6 @@ impl Parameter {
         "xbzrle-cache-size",
         "x-checkpoint-delay",
         "block-bitmap-mapping",
-        "x-vcpu-dirty-limit-period",
-        "vcpu-dirty-limit",
         "zero-page-detection",
         "mode",
     ];
@@ -186,6 +243,27 @@ impl Parameter {
                 Spec::new("postcopy-policy", Form::Text, "", expected)
             }
             Self::MultifdChannels => Spec::new("multifd-channels", Form::Number, "", "a value between 1 and 255"),
+            Self::Converge(percentage) => {
+                let name = match percentage {
+                    Percentage::Threshold => "throttle-trigger-threshold",
+                    Percentage::Initial => "cpu-throttle-initial",
+                    Percentage::Increment => "cpu-throttle-increment",
+                    Percentage::Most => "max-cpu-throttle",
+                };
+                let expected = match percentage {
+                    Percentage::Threshold => "an integer in the range of 1 to 100",
+                    _ => "an integer in the range of 1 to 99",
+                };
+                Spec::new(name, Form::Number, "", expected)
+            }
+            Self::ThrottleTailslow => Spec::new("cpu-throttle-tailslow", Form::Flag, "", "'on' or 'off'"),
+            Self::VcpuDirtyLimit => {
+                Spec::new("vcpu-dirty-limit", Form::Number, "MB/s", "an integer in the range of 1 to 1048576 MB/s")
+            }
+            Self::DirtyLimitPeriod => {
+                let expected = "an integer in the range of 1 to 1000 ms";
+                Spec::new("x-vcpu-dirty-limit-period", Form::Number, "ms", expected)
+            }
             Self::Reconnect => Spec::new("x-reconnect", Form::Number, "s", "an integer in the range of 0 to 86400 s"),
             Self::Keepalive => {
                 Spec::new("x-keepalive", Form::Number, "ms", "an integer in the range of 2000 to 28800000 ms")
@@ -236,6 +314,10 @@ impl Parameter {
 const MAX_DOWNTIME_LIMIT_MS: u64 = 2_000_000;
 /// A day, for `postcopy-policy`.
 const MAX_POLICY_S: u64 = 86_400;
+/// A limit that no vCPU reaches, in MiB per second.
+pub const MAX_DIRTY_LIMIT: u64 = 1 << 20;
+/// QEMU's limit for `x-vcpu-dirty-limit-period`.
+const MAX_DIRTY_LIMIT_PERIOD_MS: u64 = 1000;
 /// A day: who has not come back by then needs a person.
 const MAX_RECONNECT_S: u64 = 86_400;
 
@@ -274,6 +356,7 @@ impl Parameters {
                 let path = self.tls_creds.as_deref().map(Path::to_string_lossy);
                 return Setting::Text(path.unwrap_or_default().into_owned());
             }
+            Parameter::ThrottleTailslow => return Setting::Flag(self.auto_converge.tailslow),
             Parameter::PostcopyPolicy => return Setting::Text(policy_text(self.postcopy_policy)),
             Parameter::DirectIo => return Setting::Flag(self.direct_io),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
@@ -288,6 +371,9 @@ impl Parameters {
                 _ => -1,
             },
             Parameter::MultifdChannels => self.multifd_channels.into(),
+            Parameter::Converge(percentage) => percentage.of(&self.auto_converge).into(),
+            Parameter::VcpuDirtyLimit => saturate(self.vcpu_dirty_limit),
+            Parameter::DirtyLimitPeriod => i64::try_from(self.dirty_limit_period.as_millis()).unwrap_or(i64::MAX),
             Parameter::Reconnect => saturate(self.reconnect.as_secs()),
         })
     }
@@ -304,6 +390,7 @@ impl Parameters {
     fn set_flag(&mut self, parameter: Parameter, on: bool) -> Result<(), SettingError> {
         match parameter {
             Parameter::DirectIo => self.direct_io = on,
+            Parameter::ThrottleTailslow => self.auto_converge.tailslow = on,
             _ => return Err(SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() }),
         }
         Ok(())
@@ -358,7 +445,27 @@ impl Parameters {
                 }
                 self.keepalive = time;
             }
-            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy | Parameter::DirectIo => {
+            Parameter::Converge(percentage) => {
+                let in_range = |percent: &u8| (1..=percentage.greatest()).contains(percent);
+                let percent = u8::try_from(value).ok().filter(in_range).ok_or_else(refuse)?;
+                percentage.set(&mut self.auto_converge, percent);
+            }
+            Parameter::VcpuDirtyLimit => {
+                let limit = unsigned()?;
+                if !(1..=MAX_DIRTY_LIMIT).contains(&limit) {
+                    return Err(refuse());
+                }
+                self.vcpu_dirty_limit = limit;
+            }
+            Parameter::DirtyLimitPeriod => {
+                let ms = unsigned()?;
+                if !(1..=MAX_DIRTY_LIMIT_PERIOD_MS).contains(&ms) {
+                    return Err(refuse());
+                }
+                self.dirty_limit_period = Duration::from_millis(ms);
+            }
+            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy => return Err(refuse()),
+            Parameter::ThrottleTailslow | Parameter::DirectIo => {
                 return Err(refuse());
             }
             Parameter::PostcopyAfter if value == -1 => self.postcopy_policy = Policy::Manual,
@@ -382,6 +489,7 @@ mod tests {
                 Parameter::Keepalive => 2000.into(),
                 Parameter::PostcopyPolicy => "stalled".into(),
                 Parameter::TlsCreds => "/etc/pki".into(),
+                Parameter::ThrottleTailslow => true.into(),
                 Parameter::TlsHostname => "host.example.org".into(),
                 Parameter::DirectIo => true.into(),
                 _ => Setting::Number(7),
@@ -414,6 +522,15 @@ mod tests {
             (Parameter::Keepalive, 28_800_001),
             (Parameter::TlsCreds, 7),
             (Parameter::DirectIo, 1),
+            (Parameter::ThrottleTailslow, 1),
+            (Parameter::Converge(Percentage::Threshold), 101),
+            (Parameter::Converge(Percentage::Initial), 0),
+            (Parameter::Converge(Percentage::Increment), 100),
+            (Parameter::Converge(Percentage::Most), 100),
+            (Parameter::Converge(Percentage::Most), 257),
+            (Parameter::VcpuDirtyLimit, 0),
+            (Parameter::DirtyLimitPeriod, 0),
+            (Parameter::DirtyLimitPeriod, 1001),
         ] {
             assert!(all.set(parameter, value).is_err());
         }

@@ -61,6 +61,11 @@ pub const RULES: &[Rule] = &[
         "enable it with 'migrate_set_capability postcopy-ram on' before the migration",
     ),
     excludes(
+        Trait::On(Capability::AutoConverge),
+        Trait::On(Capability::DirtyLimit),
+        "both decide by how much the guest is throttled; switch one of them off",
+    ),
+    excludes(
         Trait::File,
         Trait::PostcopyPolicy,
         "a postcopy needs a way back from the destination, which a file does not have; use tcp:, unix:, or a stream that goes both ways",

@@ -1,5 +1,6 @@
 //! Why a command was not carried out, in QEMU's words and classes where QEMU has some.
 
+use crate::dirty::PlanError;
 use crate::fds::FdsError;
 use crate::machine::MachineError;
 use crate::migration::MigrationError;
@@ -19,6 +20,12 @@ pub enum CommandError {
     /// A capability or parameter cannot be set so.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// The dirty rate cannot be measured so.
+    #[error(transparent)]
+    DirtyPlan(#[from] PlanError),
+    /// Either or.
+    #[error("Either dirty ring or dirty bitmap can be specified!")]
+    TwoModes,
     /// Not a migration address.
     #[error(transparent)]
     Uri(#[from] UriError),

@@ -45,6 +45,20 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
             Ok(Reply::Migration { report: vm.report().map(Box::new), listening: vm.listening(), all })
         }
         Request::QueryPages(buckets) => Ok(Reply::Pages(vm.page_map(buckets))),
+        Request::MeasureDirtyRate(plan) => {
+            vm.measure_dirty_rate(plan)?;
+            Ok(Reply::Measuring(plan))
+        }
+        Request::QueryDirtyRate => Ok(Reply::DirtyRate(vm.dirty_rate())),
+        Request::SetDirtyLimit { vcpu, rate } => {
+            vm.set_dirty_limit(vcpu, rate)?;
+            Ok(Reply::DirtyLimitChanged)
+        }
+        Request::CancelDirtyLimit { vcpu } => {
+            vm.cancel_dirty_limit(vcpu)?;
+            Ok(Reply::DirtyLimitChanged)
+        }
+        Request::QueryDirtyLimit => Ok(Reply::DirtyLimits(vm.dirty_limits())),
         Request::QueryCapabilities => Ok(Reply::Capabilities(vm.capabilities())),
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),

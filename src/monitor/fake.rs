@@ -6,10 +6,11 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use uuid::Uuid;
-use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Status, Step};
+use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling};
 
 use super::vm::Vm;
 use crate::block::DiskInfo;
+use crate::dirty::{DirtyRate, Measuring, Mode, Plan, TimeUnit, VcpuDirtyLimit};
 use crate::fds::NamedFds;
 use crate::machine::{MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
@@ -30,6 +31,8 @@ pub struct FakeVm {
     pub parameters: RefCell<Parameters>,
     /// The guest's share of its memory in bytes; `None`: it has no balloon.
     pub balloon: Cell<Option<u64>>,
+    /// What each of its two vCPUs may dirty, in MiB per second.
+    pub dirty_limit: Cell<Option<u64>>,
     /// Whether every migration command is refused, because one is under way.
     pub refuses: Cell<bool>,
     /// Descriptors that were named.
@@ -51,6 +54,7 @@ impl FakeVm {
             capabilities: Cell::new(Capabilities::default()),
             parameters: RefCell::new(Parameters::default()),
             balloon: Cell::new(Some(300 << 20)),
+            dirty_limit: Cell::new(None),
             refuses: Cell::new(false),
             fds: NamedFds::default(),
         }
@@ -119,6 +123,7 @@ pub fn report(status: Status) -> Report {
         }),
         blocktime: Some(Duration::from_millis(12)),
         vcpu_blocktime: vec![Duration::from_millis(14), Duration::from_millis(15)],
+        throttling: Some(Throttling::AutoConverge(45)),
         steps: vec![
             Step { name: "pause", at: Duration::from_micros(800) },
             Step { name: "load", at: Duration::from_micros(4100) },
@@ -235,6 +240,28 @@ impl Vm for FakeVm {
     fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
         let side = self.report.borrow().as_ref()?.0;
         Some((side, PageMap::new(4, buckets, |start, end| end.min(3) - start.min(3))))
+    }
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError> {
+        let (time, unit, mode) = (plan.calc_time(), plan.unit.name(), plan.mode.name());
+        self.migration(format!("measure {time} {unit} {} {mode}", plan.sample_pages))
+    }
+    fn dirty_rate(&self) -> DirtyRate {
+        let plan = Plan::new(2, TimeUnit::Second, None, Mode::PageSampling).ok();
+        DirtyRate { measuring: Measuring::Measured(34), start: 1_700_000_000, plan }
+    }
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError> {
+        self.migration(format!("dirty limit {rate} {vcpu:?}"))?;
+        self.dirty_limit.set(u64::try_from(rate).ok());
+        Ok(())
+    }
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError> {
+        self.migration(format!("no dirty limit {vcpu:?}"))?;
+        self.dirty_limit.set(None);
+        Ok(())
+    }
+    fn dirty_limits(&self) -> Vec<VcpuDirtyLimit> {
+        let limit = self.dirty_limit.get();
+        limit.map_or_else(Vec::new, |limit| [0, 1].map(|vcpu| VcpuDirtyLimit { vcpu, limit, current: 9 }).to_vec())
     }
     fn capabilities(&self) -> Capabilities {
         self.capabilities.get()

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status};
+use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status, Throttling};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -33,6 +33,11 @@ fn write_report(out: &mut String, report: Option<&Report>, listening: Option<&Ur
     };
     write_times(out, report)?;
     write_ram(out, &report.ram)?;
+    match report.throttling {
+        Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU Throttle (%): {percent}")?,
+        Some(Throttling::DirtyLimit(rest)) => writeln!(out, "Dirty-limit Throttle (us): {}", rest.as_micros())?,
+        None => {}
+    }
     if let Some(demand) = &report.demand {
         write_demand(out, demand)?;
     }

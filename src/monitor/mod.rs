@@ -7,6 +7,7 @@
 pub mod args;
 mod block;
 mod client;
+mod dirty;
 mod endpoint;
 pub mod error;
 pub mod event;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report};
+use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Throttling};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -34,6 +34,11 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         set("error-desc", error.as_str().into());
     }
     set("ram", ram(&report.ram));
+    match report.throttling {
+        Some(Throttling::AutoConverge(percent)) => set("cpu-throttle-percentage", percent.into()),
+        Some(Throttling::DirtyLimit(rest)) => set("dirty-limit-throttle-time-per-round", integer(rest.as_micros())),
+        None => {}
+    }
     if let Some(time) = report.blocktime {
         set("postcopy-blocktime", ms(time));
     }

@@ -4,6 +4,7 @@ use uuid::Uuid;
 use whimbrel_postcopy::stats::{PageMap, Report};
 
 use crate::block::DiskInfo;
+use crate::dirty::{DirtyRate, Plan, VcpuDirtyLimit};
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
 use crate::migration::capabilities::{Capabilities, Capability};
@@ -54,6 +55,24 @@ pub enum Request {
     },
     /// Which pages have arrived, in so many parts of guest RAM.
     QueryPages(u32),
+    /// Begins to measure the dirty rate.
+    MeasureDirtyRate(Plan),
+    /// How that stands.
+    QueryDirtyRate,
+    /// Limits the dirty rate.
+    SetDirtyLimit {
+        /// Of one vCPU; `None`: of each.
+        vcpu: Option<i64>,
+        /// MiB per second; 0: no limit.
+        rate: i64,
+    },
+    /// Takes that back.
+    CancelDirtyLimit {
+        /// Of one vCPU; `None`: of each.
+        vcpu: Option<i64>,
+    },
+    /// The limits and what they do.
+    QueryDirtyLimit,
     /// The migration capabilities.
     QueryCapabilities,
     /// The migration parameters.
@@ -134,6 +153,14 @@ pub enum Reply {
     },
     /// To [`Request::QueryPages`]; `None` before the first migration.
     Pages(Option<(Side, PageMap)>),
+    /// To [`Request::MeasureDirtyRate`]: what was begun.
+    Measuring(Plan),
+    /// To [`Request::QueryDirtyRate`].
+    DirtyRate(DirtyRate),
+    /// To [`Request::SetDirtyLimit`] and [`Request::CancelDirtyLimit`].
+    DirtyLimitChanged,
+    /// To [`Request::QueryDirtyLimit`]; none where there is no limit.
+    DirtyLimits(Vec<VcpuDirtyLimit>),
     /// To [`Request::QueryCapabilities`].
     Capabilities(Capabilities),
     /// To [`Request::QueryParameters`].

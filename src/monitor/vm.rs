@@ -7,6 +7,7 @@ use whimbrel_postcopy::stats::{PageMap, Report};
 
 use super::event::EventSink;
 use crate::block::DiskInfo;
+use crate::dirty::{DirtyRate, Plan, VcpuDirtyLimit};
 use crate::fds::NamedFds;
 use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
@@ -77,6 +78,16 @@ pub trait Vm {
     fn report(&self) -> Option<(Side, Report)>;
     /// See [`Migration::page_map`].
     fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)>;
+    /// See [`Migration::measure_dirty_rate`].
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError>;
+    /// See [`Migration::dirty_rate`].
+    fn dirty_rate(&self) -> DirtyRate;
+    /// See [`Migration::set_dirty_limit`].
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError>;
+    /// See [`Migration::cancel_dirty_limit`].
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError>;
+    /// See [`Migration::dirty_limits`].
+    fn dirty_limits(&self) -> Vec<VcpuDirtyLimit>;
     /// See [`Migration::capabilities`].
     fn capabilities(&self) -> Capabilities;
     /// See [`Migration::set_capabilities`].
@@ -207,6 +218,21 @@ impl Vm for LiveVm {
     }
     fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
         self.migration.page_map(buckets)
+    }
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError> {
+        self.migration.measure_dirty_rate(plan)
+    }
+    fn dirty_rate(&self) -> DirtyRate {
+        self.migration.dirty_rate()
+    }
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError> {
+        self.migration.set_dirty_limit(vcpu, rate)
+    }
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError> {
+        self.migration.cancel_dirty_limit(vcpu)
+    }
+    fn dirty_limits(&self) -> Vec<VcpuDirtyLimit> {
+        self.migration.dirty_limits()
     }
     fn capabilities(&self) -> Capabilities {
         self.migration.capabilities()

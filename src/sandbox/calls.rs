@@ -182,6 +182,8 @@ pub fn of(kind: Thread) -> Result<Calls, BackendError> {
     Ok(match kind {
         Thread::Main => calls.and(starts_threads()?).and(migrates()?).and(listens()?).and(serves_monitors()?),
         Thread::Vcpu => calls.and(runs_a_vcpu()?),
+        Thread::Throttle => calls,
+        Thread::DirtyRate => calls.and(reads_the_dirty_log()?),
         Thread::Control => calls.and(owns_a_machine()?),
         Thread::Disk => calls.and(awaits_queues()).and(disk()?),
         Thread::Net => calls.and(awaits_queues()).and(net()?),
@@ -276,6 +278,15 @@ fn runs_a_vcpu() -> Result<Calls, BackendError> {
         ])
         .map(|calls| calls.any(&[libc::SYS_timerfd_settime]))?
         .ioctl(&[requests::TUNSETOFFLOAD])
+}
+
+/// Switches the log of what the guest writes, reads it, and re-arms it.
+fn reads_the_dirty_log() -> Result<Calls, BackendError> {
+    Calls::default().ioctl(&[
+        requests::KVM_SET_USER_MEMORY_REGION,
+        requests::KVM_GET_DIRTY_LOG,
+        requests::KVM_CLEAR_DIRTY_LOG,
+    ])
 }
 
 /// An image that is open.

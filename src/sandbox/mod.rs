@@ -8,7 +8,8 @@
 //! starts (a test holds that). The main thread comes last, after the machine was built.
 //!
 //! ```text
-//!   main ─┬─ vcpuN, control, one for each device, one for each character device      started before main narrows itself
+//!   main ─┬─ vcpuN, throttle, control, one for each device, one for each character device      started before main narrows itself
+//!         ├─ dirty-rate, dirty-limit
 //!         ├─ migration ─┬─ mig-demand
 //!         │             └─ mig-fd-N                                                  the engine's: Guest::thread_begins
 //!         └─ incoming ──┬─ faults, populate
@@ -96,6 +97,10 @@ pub enum Thread {
     Main,
     /// Runs a vCPU.
     Vcpu,
+    /// Takes the vCPUs of a throttled guest out of it.
+    Throttle,
+    /// Measures how fast the guest writes to its memory.
+    DirtyRate,
     /// Serves what the guest asks for: a reset, the end.
     Control,
     /// A disk's worker.
@@ -124,9 +129,11 @@ pub enum Thread {
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Main,
         Self::Vcpu,
+        Self::Throttle,
+        Self::DirtyRate,
         Self::Control,
         Self::Disk,
         Self::Net,

@@ -33,6 +33,8 @@ fn kept(kind: Thread, needs_ptrace: bool) -> CapabilitySet {
         Thread::Control => files,
         Thread::MultifdSender
         | Thread::Vcpu
+        | Thread::Throttle
+        | Thread::DirtyRate
         | Thread::Disk
         | Thread::Net
         | Thread::Device

@@ -20,6 +20,9 @@ const fn kvm<T>(direction: u64, call: u64) -> u64 {
 }
 
 pub const KVM_RUN: u64 = kvm::<()>(NONE, 0x80);
+pub const KVM_GET_DIRTY_LOG: u64 = kvm::<kvm_dirty_log>(WRITE, 0x42);
+pub const KVM_CLEAR_DIRTY_LOG: u64 = kvm::<kvm_clear_dirty_log>(BOTH, 0xc0);
+pub const KVM_SET_USER_MEMORY_REGION: u64 = kvm::<kvm_userspace_memory_region>(WRITE, 0x46);
 pub const KVM_GET_REGS: u64 = kvm::<kvm_regs>(READ, 0x81);
 pub const KVM_GET_SREGS: u64 = kvm::<kvm_sregs>(READ, 0x83);
 pub const KVM_GET_MSRS: u64 = kvm::<kvm_msrs>(BOTH, 0x88);
@@ -35,9 +38,9 @@ pub const KVM_GET_XCRS: u64 = kvm::<kvm_xcrs>(READ, 0xa6);
 pub const KVM: [u64; 36] = [
     KVM_RUN,
     KVM_IRQ_LINE,
-    kvm::<kvm_dirty_log>(WRITE, 0x42),
-    kvm::<kvm_clear_dirty_log>(BOTH, 0xc0),
-    kvm::<kvm_userspace_memory_region>(WRITE, 0x46),
+    KVM_GET_DIRTY_LOG,
+    KVM_CLEAR_DIRTY_LOG,
+    KVM_SET_USER_MEMORY_REGION,
     KVM_GET_REGS,
     kvm::<kvm_regs>(WRITE, 0x82),
     KVM_GET_SREGS,

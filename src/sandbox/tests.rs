@@ -13,8 +13,10 @@ const KIND: &str = "WHIMBREL_TEST_KIND";
 const ATTEMPT: &str = "WHIMBREL_TEST_ATTEMPT";
 
 /// Those that serve a guest or take what a peer sends, and start no thread.
-const NARROW: [Thread; 9] = [
+const NARROW: [Thread; 11] = [
     Thread::Vcpu,
+    Thread::Throttle,
+    Thread::DirtyRate,
     Thread::Disk,
     Thread::Net,
     Thread::Device,
@@ -225,7 +227,7 @@ fn who_connects_or_listens_resolves_names_and_starts_threads() {
 fn a_thread_has_every_call_of_those_that_it_starts() {
     use Thread::*;
     for (parent, children) in [
-        (Main, &[Source, Destination][..]),
+        (Main, &[Source, Destination, DirtyRate][..]),
         (Source, &[DemandServer, MultifdSender]),
         (Destination, &[Faults, Populate, MultifdReceiver]),
     ] {

@@ -7,9 +7,14 @@
 //! Closing interrupts all vCPUs at once and then waits for them together, so the guest stops within one
 //! wake-up whatever its number of vCPUs. A vCPU that dies or resets the machine closes the gate itself
 //! and leaves a request; it never waits for its own stop.
+//!
+//! A guest that is throttled goes through an open gate in rounds: all vCPUs run, are taken out, and rest for a while, as close to the gate as
+//! parked ones. The rest is a wait for the gate's next change, so whoever closes it ends the rest, too.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use whimbrel_postcopy::throttle::Throttle;
 
 use super::Vcpu;
 use crate::kvm::Kick;
@@ -46,13 +51,44 @@ struct State {
     position: Position,
     parked: usize,
     request: Option<GuestRequest>,
+    throttle: Throttle,
+    round: Round,
 }
+
+/// Where in its round a throttled guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// The vCPUs run since then. They do from when the first of them is back: on a busy host a thread that wakes waits for a processor, and
+    /// that is no part of its time in the guest.
+    RunningSince(Instant),
+    /// None goes back into the guest before then.
+    RestingUntil(Instant),
+}
+
+impl State {
+    /// For how long vCPUs are still to rest.
+    fn rest(&self) -> Option<Duration> {
+        match self.round {
+            Round::RunningSince(_) => None,
+            Round::RestingUntil(end) => end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()),
+        }
+    }
+
+    fn is_throttled(&self) -> bool {
+        self.position == Position::Open && !self.throttle.is_none()
+    }
+}
+
+/// No rest is longer, however long a busy host kept the vCPUs running over their time before it.
+const LONGEST_REST: Duration = Duration::from_millis(250);
 
 /// See the module's text. Closed at first.
 pub struct Gate {
     vcpus: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// What [`Gate::keep_throttled`] waits for.
+    throttled: Condvar,
 }
 
 impl Gate {
@@ -60,8 +96,15 @@ impl Gate {
     pub fn new(vcpus: usize) -> Self {
         Self {
             vcpus,
-            state: Mutex::new(State { position: Position::Closed, parked: 0, request: None }),
+            state: Mutex::new(State {
+                position: Position::Closed,
+                parked: 0,
+                request: None,
+                throttle: Throttle::NONE,
+                round: Round::RunningSince(Instant::now()),
+            }),
             changed: Condvar::new(),
+            throttled: Condvar::new(),
         }
     }
 
@@ -74,7 +117,9 @@ impl Gate {
         let mut state = self.lock();
         if state.position == Position::Closed {
             state.position = Position::Open;
+            state.round = Round::RunningSince(Instant::now());
             self.changed.notify_all();
+            self.throttled.notify_all();
         }
     }
 
@@ -84,6 +129,7 @@ impl Gate {
         if state.position == Position::Open {
             state.position = Position::Closed;
         }
+        self.end_rest(&mut state);
         // Under the lock: a thread clears its flag under it too, so neither undoes the other's later word.
         vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
     }
@@ -94,6 +140,7 @@ impl Gate {
         state.position = Position::Shut;
         vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
         self.changed.notify_all();
+        self.throttled.notify_all();
     }
 
     /// Waits until every vCPU thread is out of the guest (or has ended). `false` if for `limit` none came: it may
@@ -134,14 +181,64 @@ impl Gate {
     }
 
     /// A vCPU thread's side, after an interruption: whether it goes straight back into the guest, because the
-    /// signal was another's or the gate has opened again meanwhile.
+    /// signal was another's, the gate has opened again meanwhile, or it was to rest and has.
     pub(super) fn reenter(&self, kick: &Kick) -> bool {
-        let state = self.lock();
-        let open = state.position == Position::Open;
-        if open {
-            kick.set_immediate_exit(false);
+        let mut state = self.lock();
+        while state.position == Position::Open {
+            let Some(left) = state.rest() else {
+                self.end_rest(&mut state);
+                kick.set_immediate_exit(false);
+                return true;
+            };
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        open
+        false
+    }
+
+    /// From now on keeps the vCPUs out of the guest for this part of the time. Returns at once.
+    pub fn throttle(&self, throttle: Throttle) {
+        let mut state = self.lock();
+        if state.throttle.is_none() {
+            state.round = Round::RunningSince(Instant::now());
+        }
+        state.throttle = throttle;
+        if throttle.is_none() {
+            self.end_rest(&mut state);
+        }
+        self.throttled.notify_all();
+    }
+
+    fn end_rest(&self, state: &mut State) {
+        if matches!(state.round, Round::RestingUntil(_)) {
+            state.round = Round::RunningSince(Instant::now());
+            self.changed.notify_all();
+            self.throttled.notify_all();
+        }
+    }
+
+    /// The work of a thread of its own: has the vCPUs rest, round after round, while they are to. Returns once the gate is shut.
+    pub(super) fn keep_throttled(&self, vcpus: &[Arc<Vcpu>]) {
+        let mut state = self.lock();
+        while state.position != Position::Shut {
+            let since = match state.round {
+                Round::RunningSince(since) if state.is_throttled() => since,
+                // Whoever changes that says so: the first vCPU that is back, for one.
+                _ => {
+                    state = self.throttled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+            };
+            let now = Instant::now();
+            let due = since + state.throttle.run();
+            if let Some(left) = due.checked_duration_since(now).filter(|left| !left.is_zero()) {
+                state = self.throttled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            // By how long they ran, not by how long they should have: on a busy host this thread comes late.
+            let rest = state.throttle.rest(now - since).min(LONGEST_REST);
+            state.round = Round::RestingUntil(now + rest);
+            vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
+        }
     }
 
     /// Closes the gate and leaves word why, from a vCPU's thread or another. The first request wins, except that a
@@ -151,6 +248,7 @@ impl Gate {
         if state.position == Position::Open {
             state.position = Position::Closed;
         }
+        self.end_rest(&mut state);
         if state.request.is_none() || !request.is_reset() {
             state.request = Some(request);
         }

@@ -2,7 +2,7 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | `gate` | stopping all vCPU threads at once and letting them go on |
+//! | `gate` | stopping all vCPU threads at once and letting them go on; having them rest |
 //! | `thread` | one vCPU's thread: into the guest, out, served, in again |
 //! | `state` | saved registers: the layout, and the order of saving and loading |
 //! | `msrs` | which model-specific registers this host can save and load |
@@ -37,7 +37,7 @@ pub use model::{
 };
 pub use msrs::{MsrError, MsrTable, paravirtual_pages};
 pub use state::{LoadFor, TscStart, VcpuState, VcpuStateError};
-pub use thread::spawn;
+pub use thread::{spawn, spawn_throttle};
 
 use crate::kvm::{Kick, VcpuHandle};
 

@@ -36,6 +36,14 @@ pub fn spawn(
     })
 }
 
+/// Starts the thread that has all vCPUs rest while the guest is throttled.
+pub fn spawn_throttle(vcpus: Arc<[Arc<Vcpu>]>, gate: Arc<Gate>) -> io::Result<JoinHandle<()>> {
+    Builder::new().name("throttle".into()).spawn(move || {
+        sandbox::enter(sandbox::Thread::Throttle);
+        gate.keep_throttled(&vcpus);
+    })
+}
+
 /// Has KVM make whatever it makes when a vCPU is run for the first time (a thread of its own for the machine, most of all, which took more than
 /// a millisecond): not in the moment in which a guest arrives. The guest is not entered.
 fn warm_up(vcpu: &Vcpu) {

@@ -22,6 +22,7 @@ mod streams;
 mod support;
 mod switchover;
 mod there_and_back;
+mod throttle;
 mod tls;
 mod top;
 mod torture;

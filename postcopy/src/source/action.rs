@@ -22,6 +22,8 @@ pub enum Action {
     StopLog,
     /// Read the log into the pending pages, then call [`super::Source::synced`].
     Sync,
+    /// The same, with what was read re-armed at once, so that it counts anew; then call [`super::Source::measured`].
+    Measure,
     /// Re-arm the log for the pending pages of this run.
     ClearLog(PageRun),
     /// From now on runs go on the multifd channels; say so before them.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::slowing::Slowing;
+
 /// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
@@ -43,6 +45,8 @@ pub struct Limits {
     pub switchover_bandwidth: u64,
     /// When to switch to postcopy without being told.
     pub policy: Policy,
+    /// What is done about a guest that writes faster than its pages can be sent.
+    pub slowing: Slowing,
     /// The guest that was paused for the switchover waits there until it is told to go on.
     pub hold: bool,
     /// RAM is not sent: the destination, on the same host, maps it. Does not change on the way.
@@ -61,6 +65,7 @@ impl Default for Limits {
             postcopy_bandwidth: 0,
             switchover_bandwidth: 0,
             policy: Policy::Manual,
+            slowing: Slowing::Off,
             hold: false,
             ignore_shared: false,
             release: false,

@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::action::{Action, Many, Outcome};
 use super::connection::Connection;
 use super::control::Shared;
+use super::meter::Meter;
 use super::multifd::MANY_PAGES;
 use super::outgoing::{Outgoing, Sent};
 use super::release::Releaser;
 use super::scheduler::Hint;
 use super::state::Source;
+use super::throttled::Throttled;
 use crate::caught::catch;
 use crate::channel::{ChannelError, Connector};
 use crate::error::{MigrationError, sentence};
@@ -21,6 +23,7 @@ use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Status;
+use crate::throttle::Throttle;
 use crate::wire::description::describe;
 use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply};
 
@@ -39,6 +42,8 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     hint: Arc<Hint>,
+    meter: Meter,
+    throttled: Throttled,
     pub(super) outgoing: Outgoing,
     seen_pass: u32,
     releaser: Option<Releaser>,
@@ -47,7 +52,17 @@ pub(super) struct Driver {
 impl Driver {
     pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
         let releaser = shared.released.clone().map(Releaser::new);
-        Self { guest, shared, observer, hint: Arc::default(), outgoing: Outgoing::default(), seen_pass: 0, releaser }
+        Self {
+            throttled: Throttled::new(guest.clone()),
+            guest,
+            shared,
+            observer,
+            hint: Arc::default(),
+            meter: Meter::default(),
+            outgoing: Outgoing::default(),
+            seen_pass: 0,
+            releaser,
+        }
     }
 
     /// The whole migration.
@@ -55,7 +70,9 @@ impl Driver {
         self.guest.thread_begins(EngineThread::Source);
         self.shared.progress.begin();
         self.observer.status(Status::Setup);
-        let outcome = match catch(SOURCE, || Ok(self.migrate(connector))) {
+        let outcome = catch(SOURCE, || Ok(self.migrate(connector)));
+        self.throttled.set(Throttle::NONE);
+        let outcome = match outcome {
             Ok(Some(outcome)) => outcome,
             // The process ends while the guest is in two halves: this one goes with it.
             Ok(None) => return,
@@ -187,6 +204,8 @@ impl Driver {
         if !status.is_ended() && !cancelling {
             self.enter(status);
         }
+        self.throttled.set(source.throttle());
+        self.shared.progress.slowed(source.throttling());
         let figures = source.figures();
         if figures.passes != self.seen_pass {
             self.seen_pass = figures.passes;
@@ -266,6 +285,7 @@ impl Driver {
                 }
             }
             Action::Sync => self.sync(source)?,
+            Action::Measure => self.measure(source)?,
             Action::ClearLog(run) => {
                 if let Some(dirty) = self.shared.pending.block(run.block) {
                     guest.clear_dirty(run, dirty).map_err(failed_to("log its writes anew"))?;
@@ -349,9 +369,29 @@ impl Driver {
             self.shared.progress.step("sync");
         }
         source.synced(self.shared.progress.now());
+        self.estimated(source);
+        Ok(())
+    }
+
+    fn measure(&mut self, source: &mut Source) -> Result<(), MigrationError> {
+        if source.is_deciding() {
+            self.guest.prepare_pause();
+        }
+        let pending = &self.shared.pending;
+        let become_pending = |block, word, bits| {
+            if let Some(bitmap) = pending.block(block) {
+                bitmap.or_word(word, bits);
+            }
+        };
+        let pages = self.meter.read(&*self.guest, become_pending).map_err(failed_to("tell what it wrote"))?;
+        source.measured(pages, self.shared.progress.now());
+        self.estimated(source);
+        Ok(())
+    }
+
+    fn estimated(&self, source: &Source) {
         let figures = source.figures();
         self.shared.progress.estimated(figures.syncs, figures.dirty_rate, figures.expected_downtime);
-        Ok(())
     }
 
     fn send(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {

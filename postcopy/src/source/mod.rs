@@ -2,6 +2,7 @@
 //!
 //! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
 //! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
+//! `slowing` decides by how much a guest that writes too fast is throttled, by what `meter` reads; `throttled` sees that it does not stay so.
 //! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, `release` gives pages back to the host that the destination has, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod action;
@@ -12,6 +13,7 @@ mod demand;
 mod door;
 mod driver;
 mod link;
+mod meter;
 mod multifd;
 mod outgoing;
 mod pace;
@@ -19,13 +21,17 @@ mod pacer;
 mod rejoin;
 mod release;
 mod scheduler;
+mod slowing;
 mod state;
+mod throttled;
 
 pub use action::{Action, Figures, Many, Outcome};
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::{Limits, Policy};
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
+pub use meter::Meter;
 pub use release::Released;
 pub use scheduler::Hint;
+pub use slowing::{AutoConverge, DirtyLimit, Slowing, regulate};
 pub use state::Source;

@@ -29,6 +29,7 @@ use super::door::{Departed, HandedOver, Resumable};
 use super::pace::Pace;
 use super::release::{Asking, Released};
 use super::scheduler::{Hint, Scheduler};
+use super::slowing::{Slowdown, Slowing};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
 use crate::memory::HUGE_PAGES;
@@ -36,6 +37,7 @@ use crate::ram::{BlockId, PageIndex};
 use crate::stats::Status;
 use crate::wire::{Features, Forward, Reply};
 
+mod measuring;
 mod passes;
 mod spared;
 mod switch;
@@ -125,6 +127,14 @@ enum State {
     Stepping,
 }
 
+/// What was since the log was last measured.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    at: Duration,
+    /// Bytes on the wire.
+    sent: u64,
+}
+
 /// The source's state machine.
 #[derive(Debug)]
 pub struct Source {
@@ -134,6 +144,9 @@ pub struct Source {
     hint: Arc<Hint>,
     limits: Limits,
     pace: Pace,
+    slowdown: Slowdown,
+    /// Since the log was last measured.
+    since: Since,
     logging: bool,
     armed: bool,
     figures: Figures,
@@ -167,6 +180,8 @@ impl Source {
             hint,
             limits,
             pace: Pace::default(),
+            slowdown: Slowdown::default(),
+            since: Since::default(),
             logging: false,
             armed: false,
             figures: Figures::default(),
@@ -272,6 +287,7 @@ impl Source {
 
     /// A run (or its zeros) was put on the wire: `bytes` of it, headers included.
     pub fn sent(&mut self, bytes: usize, now: Duration) {
+        self.since.sent += bytes as u64;
         match &mut self.state {
             State::Precopy(pass) => {
                 pass.sent += bytes as u64;
@@ -330,7 +346,7 @@ impl Source {
             (State::Describing, Reply::Accepted) => self.accepted(now),
             (State::EndOfPass(pass), Reply::Reached(number)) if number == pass.number => {
                 self.state = State::Deciding(pass);
-                self.then([Action::Sync]);
+                self.then([if self.limits.slowing == Slowing::Off { Action::Sync } else { Action::Measure }]);
             }
             (State::AwaitDropped(drops), Reply::Reached(number)) if number == drops.round => self.dropped(drops),
             (State::Sharing, Reply::Reached(SHARED)) => {
@@ -425,6 +441,7 @@ impl Source {
         } else {
             self.logging = true;
             self.then([Action::StartLog]);
+            self.since.at = now;
             self.begin_pass(1, now);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use whimbrel_postcopy::source::{Limits, Policy};
+use whimbrel_postcopy::source::{AutoConverge, DirtyLimit, Limits, Policy, Slowing};
 use whimbrel_postcopy::stats::Status;
 
 use crate::link::Line;
@@ -169,6 +169,12 @@ fn policy(random: &mut Random) -> Policy {
     ])
 }
 
+fn slowing(random: &mut Random) -> Slowing {
+    let converge = AutoConverge { threshold: 10, initial: 20, increment: 30, tailslow: random.percent(50), most: 99 };
+    let limit = DirtyLimit { threshold: 10, rate: 100_000, period: Duration::from_millis(random.pick(&[1, 50, 1000])) };
+    random.pick(&[Slowing::Off, Slowing::Off, Slowing::AutoConverge(converge), Slowing::DirtyLimit(limit)])
+}
+
 pub fn limits(random: &mut Random) -> Limits {
     Limits {
         bandwidth: random.pick(&[0, 0, 1_000_000, 30_000_000]),
@@ -176,6 +182,7 @@ pub fn limits(random: &mut Random) -> Limits {
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
         policy: policy(random),
+        slowing: slowing(random),
         hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,

@@ -239,6 +239,17 @@ impl World {
                 source.log.sync(&source.pending);
                 source.machine.synced(self.now);
             }
+            Action::Measure => {
+                let seen = RamBitmap::with_pages(source.pending.blocks().map(|(_, bitmap)| bitmap.pages()));
+                source.log.sync(&seen);
+                for (block, bitmap) in seen.blocks() {
+                    for word in 0..bitmap.len_words() {
+                        source.pending.block(block).unwrap().or_word(word, bitmap.word(word));
+                    }
+                    source.log.clear(PageRun { block, start: PageIndex(0), count: bitmap.pages() as u32 }, bitmap);
+                }
+                source.machine.measured(seen.count(), self.now);
+            }
             Action::ClearLog(run) => source.log.clear(run, source.pending.block(run.block).unwrap()),
             Action::ServeDemand => source.serving = true,
             Action::Pause => {
@@ -257,6 +268,7 @@ impl World {
                 source.running = door.running();
             }
             Action::HandOver => {
+                assert!(source.machine.throttle().is_none(), "a guest is throttled that was paused");
                 let allowed = !source.cancelled;
                 source.door_closed |= allowed;
                 source.machine.try_hand_over(allowed);
@@ -269,6 +281,7 @@ impl World {
                 }
             }
             Action::End => {
+                assert!(self.source.machine.throttle().is_none(), "the guest stays throttled");
                 let _ = self.flush();
                 self.source.ended = true;
                 self.link.finish_source();

@@ -4,6 +4,7 @@ use crate::machine::RunState;
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
 use crate::monitor::block::info_block;
+use crate::monitor::dirty;
 use crate::monitor::info_migrate::info_migrate;
 use crate::monitor::request::Reply;
 use crate::monitor::table::{self, Command, Face};
@@ -15,6 +16,10 @@ pub fn render(reply: &Reply) -> String {
         Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) | Reply::Pages(_) => String::new(),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
+        Reply::Measuring(plan) => dirty::info_measuring(plan),
+        Reply::DirtyRate(rate) => dirty::info_dirty_rate(rate),
+        Reply::DirtyLimitChanged => dirty::INFO_LIMIT_CHANGED.to_owned(),
+        Reply::DirtyLimits(limits) => dirty::info_dirty_limit(limits),
         Reply::Capabilities(all) => {
             Capability::ALL.into_iter().map(|it| format!("{}: {}\n", it.name(), on_off(all.get(it)))).collect()
         }

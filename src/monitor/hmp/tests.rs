@@ -41,6 +41,12 @@ fn commands_reach_the_machine() {
         ("announce_self net0,net1 x", "announce [\"net0\", \"net1\"] \"x\" [50, 550, 5, 100]"),
         ("balloon 256", "balloon 268435456"),
         ("balloon 1G", "balloon 1073741824"),
+        ("calc_dirty_rate 2", "measure 2 second 512 page-sampling"),
+        ("calc_dirty_rate 2 1024", "measure 2 second 1024 page-sampling"),
+        ("calc_dirty_rate -b 1", "measure 1 second 512 dirty-bitmap"),
+        ("set_vcpu_dirty_limit 10", "dirty limit 10 None"),
+        ("set_vcpu_dirty_limit 10 1", "dirty limit 10 Some(1)"),
+        ("cancel_vcpu_dirty_limit", "no dirty limit None"),
         ("system_powerdown", "powerdown"),
         ("q", "quit"),
         ("", ""),
@@ -105,6 +111,19 @@ fn mistakes_are_named() {
             "migrate_set_parameter announce-rounds 1001",
             "Error: Parameter 'announce-rounds' expects a value between 0 and 1000\n",
         ),
+        ("calc_dirty_rate -r 1", "Error: mode dirty-ring is not enabled, use other method instead.\n"),
+        ("calc_dirty_rate -rb 1", "Error: Either dirty ring or dirty bitmap can be specified!\n"),
+        ("calc_dirty_rate 0", "Error: Calculation time is out of range [50, 60000] ms.\n"),
+        ("calc_dirty_rate soon", "Error: Parameter 'second' expects a number\n"),
+        ("calc_dirty_rate 1 1", "Error: sample-pages is out of range[128, 65536].\n"),
+        (
+            "migrate_set_parameter cpu-throttle-tailslow 1",
+            "Invalid parameter type for 'cpu-throttle-tailslow', expected: 'on' or 'off'",
+        ),
+        (
+            "migrate_set_parameter cpu-throttle-initial 100",
+            "Error: Parameter 'cpu-throttle-initial' expects an integer in the range of 1 to 99\n",
+        ),
         ("balloon 0", "Error: Parameter 'value' expects a size\n"),
         ("migrate_set_parameter warp 1", "Error: invalid parameter value: warp\n"),
     ] {
@@ -123,6 +142,8 @@ fn parameters_in_the_units_people_use() {
         "migrate_set_parameter x-postcopy-after 2",
         "migrate_set_parameter announce-rounds 7",
         "migrate_set_parameter x-keepalive 3000",
+        "migrate_set_parameter cpu-throttle-tailslow on",
+        "migrate_set_parameter cpu-throttle-increment 25",
         "migrate_set_parameter tls-creds /etc/pki/qemu",
         "migrate_set_parameter tls-hostname there",
         "migrate_set_parameter tls-hostname \"\"",
@@ -135,6 +156,11 @@ fn parameters_in_the_units_people_use() {
          announce-max: 550 ms\n\
          announce-rounds: 7\n\
          announce-step: 100 ms\n\
+         throttle-trigger-threshold: 50\n\
+         cpu-throttle-initial: 20\n\
+         cpu-throttle-increment: 25\n\
+         cpu-throttle-tailslow: on\n\
+         max-cpu-throttle: 99\n\
          max-bandwidth: 104857600 bytes/second\n\
          max-postcopy-bandwidth: 1610612736 bytes/second\n\
          avail-switchover-bandwidth: 0 bytes/second\n\
@@ -142,6 +168,8 @@ fn parameters_in_the_units_people_use() {
          x-postcopy-after: 2 passes\n\
          postcopy-policy: 'after-passes=2'\n\
          multifd-channels: 2\n\
+         x-vcpu-dirty-limit-period: 1000 ms\n\
+         vcpu-dirty-limit: 1 MB/s\n\
          x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
          tls-creds: '/etc/pki/qemu'\n\
@@ -161,7 +189,7 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\npause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
+         multifd: on\nauto-converge: off\ndirty-limit: off\npause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
          x-ignore-shared: off\nrelease-ram: off\n"
     );
 }
@@ -283,4 +311,26 @@ fn a_refused_migration_does_not_wait() {
     let (_, text) = receive(&mut session, &vm, "migrate tcp:h:1\n");
     assert_eq!(text, "Error: There's a migration process in progress\n(whimbrel) ");
     assert!(session.wants_input());
+}
+
+#[test]
+fn dirty_rates_and_limits() {
+    let vm = FakeVm::new();
+    assert_eq!(
+        say(&vm, "calc_dirty_rate 2"),
+        "Starting dirty rate measurement with period 2 seconds\n[Please use 'info dirty_rate' to check results]\n"
+    );
+    assert_eq!(
+        say(&vm, "info dirty_rate"),
+        "Status: measured\nStart Time: 1700000000000 (ms)\nSample Pages: 512 (per GB)\nPeriod: 2 (sec)\n\
+         Mode: page-sampling\nDirty rate: 34 (MB/s)\n"
+    );
+    assert_eq!(say(&vm, "info vcpu_dirty_limit"), "Dirty page limit not enabled!\n");
+    let changed = "[Please use 'info vcpu_dirty_limit' to query dirty limit for virtual CPU]\n";
+    assert_eq!(say(&vm, "set_vcpu_dirty_limit 10"), changed);
+    assert_eq!(
+        say(&vm, "info vcpu_dirty_limit"),
+        "vcpu[0], limit rate 10 (MB/s), current rate 9 (MB/s)\nvcpu[1], limit rate 10 (MB/s), current rate 9 (MB/s)\n"
+    );
+    assert_eq!(say(&vm, "cancel_vcpu_dirty_limit"), changed);
 }

@@ -17,6 +17,7 @@ fn the_rows_of_qemu_10() {
          \x20   Page Types: \tnormal=262144, zero=11\n\
          \x20 Page Rates (pps): \ttransfer=250000, dirty=500\n\
          \x20 Others: \t\tdirty_syncs=3, postcopy_req=77, downtime_bytes=12345\n\
+         CPU Throttle (%): 45\n\
          Demand pages: \t\tcount=77\n\
          \x20 Latency (us): \tmean=142, p50=120, p99=1313, max=7700\n"
     );
@@ -57,4 +58,11 @@ fn a_failure_says_why() {
     failed.error = Some("the destination died".to_owned());
     let text = info_migrate(Some(&(Side::Source, failed)), None, false);
     assert!(text.starts_with("Status: \t\tfailed (the destination died)\n"));
+}
+
+#[test]
+fn a_limit_shows_for_how_long_vcpus_rest() {
+    let throttling = Some(Throttling::DirtyLimit(Duration::from_micros(2500)));
+    let text = info_migrate(Some(&(Side::Source, Report { throttling, ..report(Status::Active) })), None, false);
+    assert!(text.contains("Dirty-limit Throttle (us): 2500\n") && !text.contains("CPU Throttle"), "{text}");
 }

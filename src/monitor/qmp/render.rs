@@ -9,6 +9,7 @@ use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Parameter, Parameters};
 use crate::migration::setting::Setting;
 use crate::monitor::block::query_block;
+use crate::monitor::dirty;
 use crate::monitor::query_migrate::{query_migrate, query_pages};
 use crate::monitor::request::Reply;
 use crate::monitor::table;
@@ -16,7 +17,9 @@ use crate::monitor::table;
 /// What stands after `"return":`.
 pub fn render(reply: &Reply) -> Value {
     match reply {
-        Reply::Done | Reply::Listening(_) => json!({}),
+        Reply::Done | Reply::Listening(_) | Reply::Measuring(_) | Reply::DirtyLimitChanged => json!({}),
+        Reply::DirtyRate(rate) => dirty::query_dirty_rate(rate),
+        Reply::DirtyLimits(limits) => dirty::query_dirty_limit(limits),
         Reply::Migration { report, listening, .. } => query_migrate(report.as_deref(), listening.as_ref()),
         Reply::Pages(map) => query_pages(map.as_ref()),
         Reply::Capabilities(all) => {

@@ -119,6 +119,14 @@ fn commands_reach_the_machine() {
         ),
         ("announce-self", json!({"initial": 1, "max": 2, "rounds": 3, "step": 4}), "announce [] \"\" [1, 2, 3, 4]"),
         ("balloon", json!({"value": 5 << 20}), "balloon 5242880"),
+        ("calc-dirty-rate", json!({"calc-time": 2}), "measure 2 second 512 page-sampling"),
+        (
+            "calc-dirty-rate",
+            json!({"calc-time": 80, "calc-time-unit": "millisecond", "mode": "dirty-bitmap"}),
+            "measure 80 millisecond 512 dirty-bitmap",
+        ),
+        ("set-vcpu-dirty-limit", json!({"dirty-rate": 7, "cpu-index": 1}), "dirty limit 7 Some(1)"),
+        ("cancel-vcpu-dirty-limit", json!({}), "no dirty limit None"),
         ("system_powerdown", json!({}), "powerdown"),
         ("quit", json!({}), "quit"),
     ] {
@@ -241,6 +249,8 @@ fn settings_change_all_or_nothing() {
     assert_eq!(
         run(&vm, "query-migrate-parameters", json!({}))["return"],
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
+               "throttle-trigger-threshold": 50, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10,
+               "cpu-throttle-tailslow": false, "max-cpu-throttle": 99, "x-vcpu-dirty-limit-period": 1000, "vcpu-dirty-limit": 1,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
                "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2, "x-reconnect": 0, "x-keepalive": 10000,
                "tls-creds": "/pki", "tls-hostname": "", "direct-io": false})
@@ -397,4 +407,33 @@ proptest! {
         prop_assert_eq!(flow, Flow::Continue);
         prop_assert_eq!(answers.len(), 1, "{}", text);
     }
+}
+
+#[test]
+fn dirty_rates_and_limits() {
+    let vm = FakeVm::new();
+    for (arguments, desc) in [
+        (json!({"calc-time": 1, "mode": "dirty-ring"}), "mode dirty-ring is not enabled, use other method instead."),
+        (json!({"calc-time": 1, "mode": "guess"}), "Parameter 'mode' does not accept value 'guess'"),
+        (json!({"calc-time": 1, "calc-time-unit": "year"}), "Parameter 'calc-time-unit' does not accept value 'year'"),
+        (
+            json!({"calc-time": 1, "mode": "dirty-bitmap", "sample-pages": 512}),
+            "sample-pages is used only in page-sampling mode",
+        ),
+        (json!({"calc-time": 61}), "Calculation time is out of range [50, 60000] ms."),
+    ] {
+        assert_eq!(run(&vm, "calc-dirty-rate", arguments), error(desc));
+        assert_eq!(vm.told(), "");
+    }
+    assert_eq!(
+        run(&vm, "query-dirty-rate", json!({}))["return"],
+        json!({"status": "measured", "dirty-rate": 34, "start-time": 1_700_000_000, "calc-time": 2, "calc-time-unit": "second",
+            "sample-pages": 512, "mode": "page-sampling"})
+    );
+    assert_eq!(run(&vm, "query-vcpu-dirty-limit", json!({}))["return"], json!([]));
+    run(&vm, "set-vcpu-dirty-limit", json!({"dirty-rate": 7}));
+    assert_eq!(
+        run(&vm, "query-vcpu-dirty-limit", json!({}))["return"],
+        json!([{"cpu-index": 0, "limit-rate": 7, "current-rate": 9}, {"cpu-index": 1, "limit-rate": 7, "current-rate": 9}])
+    );
 }

@@ -38,6 +38,7 @@ fn qemus_fields_and_ours() {
                 "postcopy-bytes": 268_435_456u64,
                 "dirty-sync-missed-zero-copy": 0,
             },
+            "cpu-throttle-percentage": 45,
             "postcopy-blocktime": 12,
             "postcopy-vcpu-blocktime": [14, 15],
             "postcopy-latency": 142_500,
@@ -55,6 +56,7 @@ fn what_is_not_known_is_left_out() {
     (report.demand, report.blocktime) = (None, None);
     report.vcpu_blocktime.clear();
     report.steps.clear();
+    report.throttling = None;
     report.ram.mbps = f64::NAN;
     let value = query_migrate(Some(&(Side::Source, report)), None);
     let names: Vec<&String> = value.as_object().unwrap().keys().collect();
@@ -106,4 +108,12 @@ fn the_older_layout_can_be_had_from_it() {
         ram["normal-bytes"].as_u64().unwrap(),
         ram["normal"].as_u64().unwrap() * ram["page-size"].as_u64().unwrap()
     );
+}
+
+#[test]
+fn a_limit_shows_for_how_long_vcpus_rest() {
+    let throttling = Some(Throttling::DirtyLimit(Duration::from_micros(2500)));
+    let value = query_migrate(Some(&(Side::Source, Report { throttling, ..report(Status::Active) })), None);
+    assert_eq!(value["dirty-limit-throttle-time-per-round"], 2500);
+    assert_eq!(value.get("cpu-throttle-percentage"), None);
 }

@@ -1,6 +1,7 @@
 //! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
 
 mod balloon;
+mod dirty;
 mod fds;
 mod machine;
 mod migration;
@@ -68,6 +69,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
         .chain(pages::COMMANDS)
+        .chain(dirty::COMMANDS)
         .chain(yank::COMMANDS)
 }
 

@@ -187,6 +187,10 @@ impl World {
                     });
                     self.source.synced(self.now);
                 }
+                Action::Measure => {
+                    let pages = self.written.drain(..).map(|run| self.pending.set_run(run)).sum();
+                    self.source.measured(pages, self.now);
+                }
                 Action::Pause => {
                     assert_eq!(self.owner, Owner::Source, "paused twice");
                     self.owner = Owner::Paused;

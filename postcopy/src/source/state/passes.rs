@@ -29,10 +29,16 @@ impl Source {
         if self.wants_postcopy(now) {
             return self.switch(Way::Postcopy);
         }
-        if let Some(then) = self.pace.wait_until(self.limits.bandwidth, now) {
-            return Action::Wait(Some(then));
-        }
         let State::Precopy(mut pass) = self.take() else { unreachable!("called in a pass") };
+        let measuring = self.next_measuring(&pass);
+        if measuring.is_some_and(|then| now >= then) {
+            self.state = State::Precopy(pass);
+            return Action::Measure;
+        }
+        if let Some(then) = self.pace.wait_until(self.limits.bandwidth, now) {
+            self.state = State::Precopy(pass);
+            return Action::Wait(Some(measuring.map_or(then, |measuring| then.min(measuring))));
+        }
         loop {
             let (block, from) = pass.at;
             let Some(bitmap) = self.pending.block(block) else {

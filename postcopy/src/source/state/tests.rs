@@ -1,5 +1,6 @@
 //! Every state with every reply and every event: what follows is written down, and the one-way door stays shut.
 
+use super::super::slowing::{AutoConverge, DirtyLimit, Window};
 use super::*;
 use crate::channel::ChannelError;
 use crate::ram::PageRun;
@@ -539,4 +540,71 @@ fn a_precopy_that_is_joined_again_is_completed_or_says_what_is_missing() {
     assert_eq!(actions(&mut whole), [Action::HandedOver, Action::Send(Forward::Goodbye)]);
     let lacking = joined((1 << 35) - 1);
     assert!(matches!(lacking.lost_because(), Some(MigrationError::PagesMissing(1))), "{lacking:?}");
+}
+
+/// With a throttle decided on.
+fn slowed(name: &str) -> Source {
+    let mut source = source(name);
+    let converge = AutoConverge { threshold: 50, initial: 70, increment: 10, tailslow: false, most: 99 };
+    source.limits.slowing = Slowing::AutoConverge(converge);
+    for _ in 0..2 {
+        let seen = Window { dirtied: 100, sent: 100, elapsed: Duration::from_secs(1) };
+        source.slowdown.seen(seen, &source.limits.slowing);
+    }
+    source
+}
+
+#[test]
+fn a_guest_is_throttled_only_while_it_is_at_work_here() {
+    for name in STATES {
+        let mut source = slowed(name);
+        let at_work = ["Precopy", "EndOfPass", "Deciding", "Dropping", "AwaitDropped", "Pausing"].contains(&name);
+        assert_eq!(!source.throttle().is_none(), at_work, "{name}");
+        assert_eq!(source.throttling().is_some(), at_work, "{name}");
+        source.fail(link_broken());
+        assert!(source.throttle().is_none(), "{name}");
+    }
+    let mut cancelled = slowed("Precopy");
+    cancelled.cancel();
+    assert!(cancelled.throttle().is_none());
+    let mut switched = slowed("Pausing");
+    switched.paused(true);
+    assert!(switched.throttle().is_none());
+}
+
+#[test]
+fn a_long_pass_is_measured_in_between_unless_it_is_the_first() {
+    let ms = Duration::from_millis;
+    for (number, measures) in [(1, false), (2, true)] {
+        let mut source = source("Precopy");
+        let limit = DirtyLimit { threshold: 10, rate: 4096, period: ms(250) };
+        source.limits.slowing = Slowing::DirtyLimit(limit);
+        source.state = State::Precopy(Pass { number, ..pass() });
+        source.pending.set_all();
+        for now in [0, 249] {
+            assert_ne!(source.next(ms(now)), Action::Measure);
+        }
+        source.sent(4096, ms(249));
+        assert_eq!(source.next(ms(250)) == Action::Measure, measures);
+        // Only with something sent in between: else nothing ever would be.
+        if measures {
+            source.measured(100, ms(250));
+            assert_ne!(source.next(ms(900)), Action::Measure);
+            assert_eq!(source.figures().dirty_rate, 400);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_pass_is_measured_where_that_is_wanted() {
+    for (slowing, action) in [
+        (Slowing::Off, Action::Sync),
+        (Slowing::DirtyLimit(DirtyLimit { threshold: 10, rate: 1, period: Duration::from_secs(1) }), Action::Measure),
+    ] {
+        let mut source = source("EndOfPass");
+        source.limits.slowing = slowing;
+        source.reply(Reply::Reached(1), Duration::from_secs(1));
+        assert!(source.is_deciding());
+        assert_eq!(source.next(Duration::from_secs(1)), action);
+    }
 }
