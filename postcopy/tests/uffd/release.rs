@@ -46,12 +46,18 @@ fn a_link_that_breaks_after_pages_are_gone_is_joined_again() {
         let (source, destination, application) =
             (pair.source.clone(), pair.destination.clone(), pair.application.clone());
         let watch = pair.source_watch.clone();
+        // Where the guest runs on it asks for all of its pages at once: that waits until some were given back.
+        let (broken, begins) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
+            let mut begun = false;
             let mut random = crate::common::Random(4);
             let ended = || watch.seen().last().is_some_and(|status| status.is_ended());
             while !ended() {
                 source.step(|| application.visit(&source, &mut random));
-                destination.step(|| application.visit(&destination, &mut random));
+                begun = begun || begins.try_recv().is_ok();
+                if begun {
+                    destination.step(|| application.visit(&destination, &mut random));
+                }
             }
         });
         pair.source_watch.until(&[Status::PostcopyActive]);
@@ -61,6 +67,7 @@ fn a_link_that_breaks_after_pages_are_gone_is_joined_again() {
         let handed_over = pair.source.handed_over.load(Ordering::SeqCst);
         assert!(!handed_over, "it was over before anything was given back");
         pair.leaving.break_link();
+        broken.send(()).unwrap();
         crate::recovery::survive(pair)
     });
     assert_eq!(end, crate::recovery::End::Joined);

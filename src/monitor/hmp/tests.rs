@@ -118,7 +118,7 @@ fn mistakes_are_named() {
         ("calc_dirty_rate 1 1", "Error: sample-pages is out of range[128, 65536].\n"),
         (
             "migrate_set_parameter cpu-throttle-tailslow 1",
-            "Invalid parameter type for 'cpu-throttle-tailslow', expected: 'on' or 'off'",
+            "Error: Invalid parameter type for 'cpu-throttle-tailslow', expected: 'on' or 'off'\n",
         ),
         (
             "migrate_set_parameter cpu-throttle-initial 100",
