@@ -1,7 +1,9 @@
 //! Why a migration failed, paused or was refused: each text is a sentence for the user.
 
 use crate::channel::ChannelError;
+use crate::encoding::EncodingError;
 use crate::guest::GuestError;
+use crate::ram::PageRun;
 use crate::uffd::UffdError;
 
 /// What ended or paused a migration.
@@ -37,6 +39,24 @@ pub enum MigrationError {
     /// The destination knows no multifd channels.
     #[error("the destination takes no multifd channels: switch capability multifd off and try again")]
     NoMultifd,
+    /// The destination is of a time before compressed pages.
+    #[error("the destination takes no compressed pages: set parameter multifd-compression to none and try again")]
+    NoPacked,
+    /// The destination is of a time before deltas.
+    #[error("the destination takes no changes of pages: switch capability xbzrle off and try again")]
+    NoDeltas,
+    /// The host has no memory for what compresses.
+    #[error("pages cannot be compressed: set parameter multifd-compression to none and try again")]
+    Packer(#[source] std::io::Error),
+    /// Contents that no pages can be made of.
+    #[error("the peer sent {run} in a way that cannot be read")]
+    Encoding {
+        /// Which.
+        run: PageRun,
+        /// What is wrong with it.
+        #[source]
+        source: EncodingError,
+    },
     /// A message that has no place here.
     #[error("the peer sent '{0}' where the protocol does not allow it")]
     OutOfOrder(&'static str),

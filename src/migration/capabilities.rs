@@ -18,6 +18,10 @@ pub enum Capability {
     /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
     /// arrives comes on as many as its source opens.
     Multifd,
+    /// Precopied pages that went before go as what has changed of them; see [`Parameters::xbzrle_cache`](super::parameters::Parameters::xbzrle_cache).
+    Xbzrle,
+    /// Zero pages are looked for: another name for [`Parameters::zero_pages`](super::parameters::Parameters::zero_pages) being any but `none`.
+    ZeroBlocks,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
 }
@@ -33,22 +37,22 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
         Self::PostcopyPreempt,
         Self::PostcopyBlocktime,
         Self::Multifd,
+        Self::Xbzrle,
+        Self::ZeroBlocks,
         Self::PauseBeforeSwitchover,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
-        "xbzrle",
+    pub const UNSUPPORTED: [&'static str; 15] = [
         "rdma-pin-all",
         "auto-converge",
-        "zero-blocks",
         "compress",
         "x-colo",
         "release-ram",
@@ -73,6 +77,8 @@ impl Capability {
             Self::PostcopyPreempt => ("postcopy-preempt", First::AlwaysOn),
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
+            Self::Xbzrle => ("xbzrle", First::Off),
+            Self::ZeroBlocks => ("zero-blocks", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
         }
     }
@@ -121,6 +127,15 @@ impl Capabilities {
             (_, false) => self.0 &= !capability.bit(),
         }
         Ok(())
+    }
+
+    /// The same, but `capability` on or off. One that is always on stays so.
+    pub const fn with_it(self, capability: Capability, on: bool) -> Self {
+        match (capability.spec().1, on) {
+            (First::AlwaysOn, _) => self,
+            (_, true) => Self(self.0 | capability.bit()),
+            (_, false) => Self(self.0 & !capability.bit()),
+        }
     }
 
     /// The same, but `capability` as it is in `other`.

@@ -8,6 +8,7 @@ use whimbrel_postcopy::channel::{
     Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
+use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
@@ -15,7 +16,7 @@ use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
-use super::parameters::Parameters;
+use super::parameters::{Compression, Parameters};
 use super::rules::{self, Route, Subject};
 use super::streams::Streams;
 use super::uri::Uri;
@@ -275,7 +276,8 @@ impl Migration {
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
                 let postcopy = settings.capabilities.get(Capability::PostcopyRam);
-                let features = Features::MULTIFD.and(if postcopy { Features::POSTCOPY } else { Features::default() });
+                let always = Features::MULTIFD.and(Features::PACKED).and(Features::DELTAS);
+                let features = always.and(if postcopy { Features::POSTCOPY } else { Features::default() });
                 let again = listen_again(at.clone(), self.settings.clone());
                 (Box::new(listener), at, Options { features, listen_again: Some(again) })
             }
@@ -333,6 +335,10 @@ impl Migration {
             return Err(MigrationError::InProgress);
         }
         rules::check(&Subject { capabilities: new, ..settings.subject(job.route()) })?;
+        let looks = new.get(Capability::ZeroBlocks);
+        if looks != old.get(Capability::ZeroBlocks) {
+            settings.parameters.zero_pages = if looks { ZeroPages::default() } else { ZeroPages::Unseen };
+        }
         settings.capabilities = new;
         Ok(())
     }
@@ -342,8 +348,8 @@ impl Migration {
         lock(&self.settings).parameters.clone()
     }
 
-    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor who is let in;
-    /// the latter can while it is paused, for the new link.
+    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor how its pages
+    /// go, nor who is let in; the latter can while it is paused, for the new link.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
@@ -351,7 +357,8 @@ impl Migration {
         let old = &settings.parameters;
         let other_tls = (&new.tls_creds, &new.tls_hostname) != (&old.tls_creds, &old.tls_hostname);
         let other_channels = new.multifd_channels != old.multifd_channels;
-        if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
+        let other_encoding = fixed_encoding(&new) != fixed_encoding(old);
+        if job.is_under_way() && (other_channels || other_encoding || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
         if let Job::Leaving(handle, _) = &*job
@@ -367,6 +374,8 @@ impl Migration {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
             Job::Leaving(..) | Job::None => {}
         }
+        settings.capabilities =
+            settings.capabilities.with_it(Capability::ZeroBlocks, new.zero_pages != ZeroPages::Unseen);
         settings.parameters = new;
         if let Job::Leaving(handle, _) = &*job {
             handle.set_limits(limits(&settings));
@@ -395,7 +404,25 @@ fn limits(settings: &Settings) -> Limits {
         policy: parameters.postcopy_policy,
         hold: settings.capabilities.get(Capability::PauseBeforeSwitchover),
         reconnect: parameters.reconnect,
+        encoding: encoding(settings),
     }
+}
+
+fn encoding(settings: &Settings) -> Encoding {
+    let parameters = &settings.parameters;
+    let contents = match parameters.compression {
+        // The rules let only one of them be.
+        _ if settings.capabilities.get(Capability::Xbzrle) => Contents::Changes { cache: parameters.xbzrle_cache },
+        Compression::None => Contents::Whole,
+        Compression::Zlib => Contents::Packed(Packing::Zlib(parameters.zlib_level)),
+        Compression::Zstd => Contents::Packed(Packing::Zstd(parameters.zstd_level)),
+    };
+    Encoding { zero_pages: parameters.zero_pages, contents }
+}
+
+/// What of it a migration that has begun cannot change.
+fn fixed_encoding(parameters: &Parameters) -> (Compression, u8, u8, ZeroPages) {
+    (parameters.compression, parameters.zlib_level, parameters.zstd_level, parameters.zero_pages)
 }
 
 fn multifd(settings: &Settings) -> Multifd {

@@ -3,7 +3,7 @@
 use whimbrel_postcopy::source::Policy;
 
 use super::capabilities::{Capabilities, Capability};
-use super::parameters::Parameters;
+use super::parameters::{Compression, Parameters};
 
 /// Something that a migration can have about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Trait {
     On(Capability),
     /// Parameter `postcopy-policy` has another value than `manual`.
     PostcopyPolicy,
+    /// Parameter `multifd-compression` has another value than `none`.
+    Compression,
     /// Parameter `tls-creds` names a directory.
     Tls,
     /// It goes to, or comes from, a stream that goes one way.
@@ -57,6 +59,26 @@ pub const RULES: &[Rule] = &[
         Trait::PostcopyPolicy,
         "a postcopy needs a way back from the destination, which a one-way stream does not have; use tcp: or unix:",
     ),
+    needs(
+        Trait::Compression,
+        Trait::On(Capability::Multifd),
+        "enable it with 'migrate_set_capability multifd on', or set 'multifd-compression' to none",
+    ),
+    excludes(
+        Trait::On(Capability::Xbzrle),
+        Trait::Compression,
+        "a page goes as what has changed of it or compressed, not both; set 'multifd-compression' to none",
+    ),
+    excludes(
+        Trait::OneWay,
+        Trait::Compression,
+        "the command can compress, as in 'exec:zstd > FILE'; set 'multifd-compression' to none",
+    ),
+    excludes(
+        Trait::OneWay,
+        Trait::On(Capability::Xbzrle),
+        "of changes no page can be read alone; switch it off with 'migrate_set_capability xbzrle off'",
+    ),
     excludes(
         Trait::OneWay,
         Trait::Tls,
@@ -95,6 +117,7 @@ impl Trait {
         match self {
             Self::On(capability) => capability.name(),
             Self::PostcopyPolicy => "postcopy-policy",
+            Self::Compression => "multifd-compression",
             Self::Tls => "tls-creds",
             Self::OneWay => "a one-way stream (exec:, fd: or file:)",
         }
@@ -105,6 +128,7 @@ impl Trait {
         Some(match self {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
+            Self::Compression => subject.parameters.compression != Compression::None,
             Self::Tls => subject.parameters.tls_creds.is_some(),
             Self::OneWay => return subject.route.map(|route| route == Route::OneWay),
         })
@@ -156,6 +180,9 @@ mod tests {
             Trait::On(capability) => capabilities.set(capability, on).unwrap(),
             Trait::PostcopyPolicy => {
                 parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
+            }
+            Trait::Compression => {
+                parameters.compression = if on { Compression::Zstd } else { Compression::None };
             }
             Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
             Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -34,6 +34,9 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         set("error-desc", error.as_str().into());
     }
     set("ram", ram(&report.ram));
+    if let Some(deltas) = &report.deltas {
+        set("xbzrle-cache", xbzrle(deltas));
+    }
     if let Some(time) = report.blocktime {
         set("postcopy-blocktime", ms(time));
     }
@@ -88,6 +91,18 @@ fn ram(ram: &RamReport) -> Value {
         "downtime-bytes": ram.downtime_bytes,
         "postcopy-bytes": ram.postcopy_bytes,
         "dirty-sync-missed-zero-copy": 0,
+    })
+}
+
+fn xbzrle(deltas: &DeltaReport) -> Value {
+    json!({
+        "cache-size": deltas.cache_size,
+        "bytes": deltas.bytes,
+        "pages": deltas.pages,
+        "cache-miss": deltas.cache_miss,
+        "cache-miss-rate": deltas.cache_miss_rate,
+        "encoding-rate": deltas.encoding_rate,
+        "overflow": deltas.overflow,
     })
 }
 

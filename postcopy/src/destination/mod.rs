@@ -6,6 +6,7 @@
 //! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what `driver` does while the
 //! link is gone.
 
+mod contents;
 mod control;
 mod driver;
 mod faults;

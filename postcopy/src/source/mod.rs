@@ -5,6 +5,7 @@
 //! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod action;
+mod changed;
 mod connection;
 mod control;
 mod convergence;
@@ -18,6 +19,7 @@ mod pace;
 mod pacer;
 mod rejoin;
 mod scheduler;
+mod spread;
 mod state;
 
 pub use action::{Action, Figures, Many, Outcome};

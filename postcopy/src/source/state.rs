@@ -62,6 +62,7 @@ struct Pass {
     begin_pages: u64,
     begun: Duration,
     sent: u64,
+    moved: u64,
     at: (BlockId, PageIndex),
     /// Where the stretch ends whose log has been re-armed.
     cleared_to: PageIndex,
@@ -267,6 +268,13 @@ impl Source {
             }
             State::Pushing(..) => self.pace.sent(bytes, self.limits.postcopy_bandwidth, now),
             _ => {}
+        }
+    }
+
+    /// What was sent stood for so many bytes of pages, zero pages apart.
+    pub fn moved(&mut self, bytes: u64) {
+        if let State::Precopy(pass) = &mut self.state {
+            pass.moved += bytes;
         }
     }
 

@@ -46,6 +46,10 @@ impl Features {
     pub const POSTCOPY: Self = Self(1);
     /// The destination takes multifd channels.
     pub const MULTIFD: Self = Self(2);
+    /// The destination takes compressed pages.
+    pub const PACKED: Self = Self(4);
+    /// The destination takes what has changed of pages.
+    pub const DELTAS: Self = Self(8);
 
     /// Whether every feature of `other` is here.
     pub const fn contains(self, other: Self) -> bool {

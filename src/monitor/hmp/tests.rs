@@ -79,7 +79,7 @@ fn mistakes_are_named() {
         ),
         ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
         ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
-        ("migrate_set_capability xbzrle on", "Error: capability xbzrle is not supported\n"),
+        ("migrate_set_capability rdma-pin-all on", "Error: capability rdma-pin-all is not supported\n"),
         (
             "migrate_set_capability return-path off",
             "Error: capability return-path is always on here and cannot be switched off\n",

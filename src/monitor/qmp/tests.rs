@@ -223,8 +223,8 @@ fn bad_arguments_are_named() {
         ),
         (
             "migrate-set-capabilities",
-            capabilities(json!([{"capability": "xbzrle", "state": true}])),
-            "capability xbzrle is not supported",
+            capabilities(json!([{"capability": "rdma-pin-all", "state": true}])),
+            "capability rdma-pin-all is not supported",
         ),
     ] {
         assert_eq!(run(&vm, name, arguments), error(desc), "{name}");
