@@ -237,9 +237,7 @@ impl Parameter {
                 Spec::new("postcopy-policy", Form::Text, "", expected)
             }
             Self::MultifdChannels => Spec::new("multifd-channels", Form::Number, "", "a value between 1 and 255"),
-            Self::MultifdCompression => {
-                Spec::new("multifd-compression", Form::Text, "", "'none', 'zlib' or 'zstd'")
-            }
+            Self::MultifdCompression => Spec::new("multifd-compression", Form::Text, "", "'none', 'zlib' or 'zstd'"),
             Self::MultifdZlibLevel => Spec::new("multifd-zlib-level", Form::Number, "", "a value between 0 and 9"),
             Self::MultifdZstdLevel => Spec::new("multifd-zstd-level", Form::Number, "", "a value between 0 and 20"),
             Self::XbzrleCacheSize => {

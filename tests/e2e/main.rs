@@ -8,6 +8,7 @@ mod bandwidth;
 mod cancel;
 mod clients;
 mod cpu;
+mod encodings;
 mod lifecycle;
 mod migrate;
 mod monitor;

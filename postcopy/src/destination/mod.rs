@@ -23,5 +23,5 @@ mod tracker;
 
 pub use control::{DestinationHandle, ListenAgain, Options, start, start_with};
 pub use multifd::Stretch;
-pub use state::{Destination, Effect, Standing};
+pub use state::{Destination, Effect, Packed, Standing};
 pub use tracker::{Touch, Tracker};

@@ -27,10 +27,8 @@ pub(crate) struct PageCache {
 impl PageCache {
     /// For this guest's RAM, with room for `bytes` bytes of pages, a power of two, or for all of RAM if that is less.
     pub fn new(ram: &[RamBlock], bytes: u64) -> Self {
-        let begins: Vec<u64> = ram
-            .iter()
-            .scan(0, |next, block| Some(std::mem::replace(next, *next + block.pages())))
-            .collect();
+        let begins: Vec<u64> =
+            ram.iter().scan(0, |next, block| Some(std::mem::replace(next, *next + block.pages()))).collect();
         let pages = ram.iter().map(RamBlock::pages).sum();
         let mut cache = Self { places: Vec::new(), begins, pages, pass: 1 };
         cache.resize(bytes);

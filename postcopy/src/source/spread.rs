@@ -11,7 +11,12 @@ use crate::wire::Forward;
 
 impl Driver {
     /// Gives the run to the multifd channels; looked through here first, if it is to be.
-    pub(super) fn spread_run(&mut self, run: PageRun, source: &mut Source, link: &mut Connection) -> Result<(), MigrationError> {
+    pub(super) fn spread_run(
+        &mut self,
+        run: PageRun,
+        source: &mut Source,
+        link: &mut Connection,
+    ) -> Result<(), MigrationError> {
         let guest = self.guest.clone();
         if self.encoding.zero_pages != ZeroPages::ByMigration {
             return self.spread_part(run, None, source, link);

@@ -101,7 +101,9 @@ impl Index {
                 Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
                 message @ (Forward::Packed { .. } | Forward::Delta { .. }) => {
                     let name = tag::name(message.tag());
-                    let why = format!("its pages are not whole ('{name}'), so that none can be read alone: read it without lazy=on");
+                    let why = format!(
+                        "its pages are not whole ('{name}'), so that none can be read alone: read it without lazy=on"
+                    );
                     return Err(ChannelError::Io(io::Error::other(why)));
                 }
                 message => {

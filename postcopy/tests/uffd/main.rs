@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod encodings;
 mod recovery;
 #[path = "../../../tests/e2e/support/skip.rs"]
 mod skip;

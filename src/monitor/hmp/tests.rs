@@ -122,6 +122,11 @@ fn parameters_in_the_units_people_use() {
         "migrate_set_parameter downtime-limit 50",
         "migrate_set_parameter x-postcopy-after 2",
         "migrate_set_parameter announce-rounds 7",
+        "migrate_set_parameter multifd-compression zstd",
+        "migrate_set_parameter multifd-zstd-level 7",
+        // As in QEMU: a bare number is in bytes.
+        "migrate_set_parameter xbzrle-cache-size 16777216",
+        "migrate_set_parameter xbzrle-cache-size 32M",
         "migrate_set_parameter x-keepalive 3000",
         "migrate_set_parameter tls-creds /etc/pki/qemu",
         "migrate_set_parameter tls-hostname there",
@@ -142,6 +147,11 @@ fn parameters_in_the_units_people_use() {
          x-postcopy-after: 2 passes\n\
          postcopy-policy: 'after-passes=2'\n\
          multifd-channels: 2\n\
+         multifd-compression: 'zstd'\n\
+         multifd-zlib-level: 1\n\
+         multifd-zstd-level: 7\n\
+         xbzrle-cache-size: 33554432 bytes\n\
+         zero-page-detection: 'multifd'\n\
          x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
          tls-creds: '/etc/pki/qemu'\n\
@@ -161,7 +171,7 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\npause-before-switchover: off\n"
+         multifd: on\nxbzrle: off\nzero-blocks: on\npause-before-switchover: off\n"
     );
 }
 

@@ -242,7 +242,9 @@ fn settings_change_all_or_nothing() {
         run(&vm, "query-migrate-parameters", json!({}))["return"],
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
-               "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2, "x-reconnect": 0, "x-keepalive": 10000,
+               "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2,
+               "multifd-compression": "none", "multifd-zlib-level": 1, "multifd-zstd-level": 1, "xbzrle-cache-size": 67108864,
+               "zero-page-detection": "multifd", "x-reconnect": 0, "x-keepalive": 10000,
                "tls-creds": "/pki", "tls-hostname": ""})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
