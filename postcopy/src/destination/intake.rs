@@ -116,7 +116,7 @@ impl Intake {
             None => &ram[usize::from(page.block.0)],
         };
         let mut changes = Changes::of(changes);
-        while let Some((at, bytes)) = changes.next()? {
+        while let Some((at, bytes)) = changes.take()? {
             block.write(page.start, at, bytes);
         }
         Ok(())

@@ -51,7 +51,7 @@ fn next_change(old: &Page, new: &Page, from: usize) -> Option<usize> {
 /// Where so many bytes begin that stayed the same that they are worth leaving out.
 fn end_of_change(old: &Page, new: &Page, start: usize) -> usize {
     let mut end = start + 1;
-    for (n, (a, b)) in old.iter().zip(new).enumerate().skip(start + 1) {
+    for (n, (a, b)) in (end..).zip(old[end..].iter().zip(&new[end..])) {
         if a != b {
             end = n + 1;
         } else if n + 1 - end >= SAME_LEAST {
@@ -81,7 +81,7 @@ impl<'a> Changes<'a> {
     }
 
     /// The next stretch that changed: where in the page, and what stands there now. It lies inside the page. `None` at the end.
-    pub fn next(&mut self) -> Result<Option<(usize, &'a [u8])>, EncodingError> {
+    pub fn take(&mut self) -> Result<Option<(usize, &'a [u8])>, EncodingError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -122,7 +122,7 @@ mod tests {
 
     fn apply(page: &mut Page, bytes: &[u8]) -> Result<(), EncodingError> {
         let mut changes = Changes::of(bytes);
-        while let Some((at, new)) = changes.next()? {
+        while let Some((at, new)) = changes.take()? {
             page[at..at + new.len()].copy_from_slice(new);
         }
         Ok(())

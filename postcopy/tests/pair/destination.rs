@@ -157,7 +157,7 @@ impl DestinationEnd {
                 assert!(self.tracker.has(run.block, run.start), "what changed of {run} came before it did");
                 assert!(!self.memory.watched && run.count == 1);
                 let mut changes = Changes::of(&bytes[2..]);
-                while let Some((at, new)) = changes.next().unwrap() {
+                while let Some((at, new)) = changes.take().unwrap() {
                     self.memory.ram[usize::from(run.block.0)].write(run.start, at, new);
                 }
             }
