@@ -13,6 +13,7 @@ use std::sync::Arc;
 use common::{TestGuest, Watch};
 use whimbrel_postcopy::destination::{self, Options};
 use whimbrel_postcopy::encoding::Codec;
+use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::source::{self, Limits, SourceHandle};
 use whimbrel_postcopy::stats::Status;
@@ -106,7 +107,7 @@ fn pages_that_are_not_whole_can_be_played_and_not_paged() {
     Forward::Packed { run, codec: Codec::Zstd, length: contents.len() as u32 }.encode(&mut message);
     // The page itself comes later, and counts.
     stream.splice(begin..begin, [message, contents].concat());
-    let error = Paging::new(File::from(file_of(&stream))).err().unwrap().to_string();
+    let error = sentence(&Paging::new(File::from(file_of(&stream))).err().unwrap());
     assert!(error.contains("pages are not whole ('packed')") && error.contains("without lazy=on"), "{error}");
     let (guest, end, error) = played(file_of(&stream));
     assert_eq!((end, error), (Status::Completed, None));
