@@ -34,7 +34,7 @@ fn an_empty_command_line_gives_the_defaults() {
 
 #[test]
 fn every_word_of_the_command_line_is_taken() {
-    let line = "ws=3M order=hot write=5 rate=17000 zero=20 cpus=4 tsc_khz=2600000 beat_us=500 seed=9 \
+    let line = "ws=3M order=hot write=5 rate=17000 zero=20 bits=9 cpus=4 tsc_khz=2600000 beat_us=500 seed=9 \
                 beat_bytes=14 plant=7 plant_word=8";
     let expected = Options {
         working_set: Some(3 << 20),
@@ -42,6 +42,7 @@ fn every_word_of_the_command_line_is_taken() {
         write_percent: 5,
         rate: 17_000,
         zero_percent: 20,
+        bits: 9,
         cpus: Some(4),
         tsc_khz: Some(2_600_000),
         beat_us: 500,
@@ -97,8 +98,18 @@ fn a_filled_page_has_no_zero_word_in_its_middle_and_verifies() {
 }
 
 #[test]
+fn filler_of_few_bits_has_no_others() {
+    let page = page_at(&Pattern::new(7, 0).of_bits(9), 3);
+    assert!(page[2..WORDS - 2].iter().all(|&word| word != 0 && word < 1 << 9));
+}
+
+#[test]
 fn writing_generation_by_generation_equals_filling_at_once() {
-    let pattern = Pattern::new(7, 0);
+    [64, 5].into_iter().for_each(writing_equals_filling);
+}
+
+fn writing_equals_filling(bits: u32) {
+    let pattern = Pattern::new(7, 0).of_bits(bits);
     let mut page = page_at(&pattern, FIRST_GENERATION);
     let mut generation = FIRST_GENERATION;
     for _ in 0..1200 {

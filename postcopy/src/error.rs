@@ -1,7 +1,9 @@
 //! Why a migration failed, paused or was refused: each text is a sentence for the user.
 
 use crate::channel::ChannelError;
+use crate::encoding::EncodingError;
 use crate::guest::GuestError;
+use crate::ram::PageRun;
 use crate::uffd::UffdError;
 
 /// What ended or paused a migration.
@@ -58,6 +60,24 @@ pub enum MigrationError {
         "the destination no longer has {0} pages that it had, and that were released here because it had them: they are nowhere, and the guest is lost"
     )]
     PagesReleased(u64),
+    /// The destination is of a time before compressed pages.
+    #[error("the destination takes no compressed pages: set parameter multifd-compression to none and try again")]
+    NoPacked,
+    /// The destination is of a time before deltas.
+    #[error("the destination takes no changes of pages: switch capability xbzrle off and try again")]
+    NoDeltas,
+    /// The host has no memory for what compresses.
+    #[error("pages cannot be compressed: set parameter multifd-compression to none and try again")]
+    Packer(#[source] std::io::Error),
+    /// Contents that no pages can be made of.
+    #[error("the peer sent {run} in a way that cannot be read")]
+    Encoding {
+        /// Which.
+        run: PageRun,
+        /// What is wrong with it.
+        #[source]
+        source: EncodingError,
+    },
     /// A message that has no place here.
     #[error("the peer sent '{0}' where the protocol does not allow it")]
     OutOfOrder(&'static str),

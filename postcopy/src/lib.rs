@@ -50,6 +50,7 @@ pub mod bitmap;
 mod caught;
 pub mod channel;
 pub mod destination;
+pub mod encoding;
 pub mod error;
 mod greeting;
 pub mod guest;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ram::PAGE_SIZE;
-use crate::stats::{RamReport, Report, Status, Step, Throttling};
+use crate::stats::{DeltaReport, RamReport, Report, Status, Step, Throttling};
 
 /// Hears of changes as they happen, on the engine's threads: must return soon and must not call back.
 pub trait Observer: Send + Sync {
@@ -44,6 +44,7 @@ struct Marks {
     steps: Vec<Step>,
     sampled: (Duration, u64, u64),
     rates: (f64, u64),
+    deltas: Option<DeltaReport>,
 }
 
 /// The live figures.
@@ -86,6 +87,7 @@ impl Progress {
                 steps: Vec::new(),
                 sampled: (Duration::ZERO, 0, 0),
                 rates: (0.0, 0),
+                deltas: None,
             }),
         }
     }
@@ -118,7 +120,7 @@ impl Progress {
         if status.is_ended() {
             marks.ended = Some(now);
             let seconds = now.as_secs_f64().max(1e-6);
-            let pages = self.normal.load(Ordering::Relaxed) + self.zero.load(Ordering::Relaxed);
+            let pages = self.pages(&marks);
             marks.rates = (self.transferred() as f64 * 8.0 / seconds / 1e6, (pages as f64 / seconds) as u64);
         }
         true
@@ -156,6 +158,11 @@ impl Progress {
         self.multifd.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// How it stands with pages of which only the changes go.
+    pub fn changed(&self, deltas: DeltaReport) {
+        self.marks().deltas = Some(deltas);
+    }
+
     /// Pages were asked for.
     pub fn requested(&self, pages: u64) {
         self.requests.fetch_add(pages, Ordering::Relaxed);
@@ -163,6 +170,12 @@ impl Progress {
 
     fn transferred(&self) -> u64 {
         self.bytes.iter().map(|bytes| bytes.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Pages sent, however they went.
+    fn pages(&self, marks: &Marks) -> u64 {
+        let changed = marks.deltas.map_or(0, |deltas| deltas.pages);
+        self.normal.load(Ordering::Relaxed) + self.zero.load(Ordering::Relaxed) + changed
     }
 
     /// Measures the throughput if it is time to.
@@ -175,7 +188,7 @@ impl Progress {
             return;
         }
         let bytes_now = self.transferred();
-        let pages_now = self.normal.load(Ordering::Relaxed) + self.zero.load(Ordering::Relaxed);
+        let pages_now = self.pages(&marks);
         let seconds = elapsed.as_secs_f64();
         marks.rates = ((bytes_now - bytes) as f64 * 8.0 / seconds / 1e6, ((pages_now - pages) as f64 / seconds) as u64);
         marks.sampled = (now, bytes_now, pages_now);
@@ -244,6 +257,7 @@ impl Progress {
                 postcopy_bytes: bytes(Phase::Postcopy),
                 multifd_bytes: self.multifd.load(Ordering::Relaxed),
             },
+            deltas: marks.deltas,
             demand: None,
             blocktime: None,
             vcpu_blocktime: Vec::new(),

@@ -94,6 +94,25 @@ pub struct RamReport {
     pub multifd_bytes: u64,
 }
 
+/// Pages of which only the changes went, by QEMU's field names for `xbzrle-cache`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DeltaReport {
+    /// Room for pages as they were sent, in bytes.
+    pub cache_size: u64,
+    /// Bytes that the changes took on the wire, headers included.
+    pub bytes: u64,
+    /// Pages of which only the changes went.
+    pub pages: u64,
+    /// Pages that went whole because it was not known how they had been sent before. Those of the first pass do not count.
+    pub cache_miss: u64,
+    /// The part of these among all that were looked for, between the last two readings of the log; 0 to 1.
+    pub cache_miss_rate: f64,
+    /// How many times longer the pages are than their changes, over the same time.
+    pub encoding_rate: f64,
+    /// Pages that went whole because their changes would have been longer.
+    pub overflow: u64,
+}
+
 /// Demand-page latency as the destination sees it: from reading the fault to the page being in place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LatencyReport {
@@ -165,6 +184,8 @@ pub struct Report {
     pub error: Option<String>,
     /// Pages and bytes.
     pub ram: RamReport,
+    /// Source: pages of which only the changes went, where they may.
+    pub deltas: Option<DeltaReport>,
     /// Destination: demand-page latency.
     pub demand: Option<LatencyReport>,
     /// Destination: time in which every vCPU was blocked on a page.

@@ -12,6 +12,9 @@ use std::sync::Arc;
 
 use common::{TestGuest, Watch};
 use whimbrel_postcopy::destination::{self, Options};
+use whimbrel_postcopy::encoding::Codec;
+use whimbrel_postcopy::error::sentence;
+use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::source::{self, Limits, SourceHandle};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
@@ -91,6 +94,24 @@ fn a_recorded_guest_runs_where_it_is_played_as_often_as_it_is() {
         assert_eq!(*guest.state.lock().unwrap(), *source.state.lock().unwrap());
         same_ram(&guest, &source);
     }
+}
+
+/// A source of ours writes no such stream; the settings exclude it. One that comes from elsewhere can still be read in order.
+#[test]
+fn pages_that_are_not_whole_can_be_played_and_not_paged() {
+    let (mut stream, source) = recorded();
+    let begin = messages(&stream).into_iter().find(|(_, tag)| *tag == tag::PASS_BEGIN).unwrap().0;
+    let run = PageRun { block: BlockId(0), start: PageIndex(0), count: 1 };
+    let contents = zstd::bulk::compress(&[7; PAGE_SIZE], 1).unwrap();
+    let mut message = Vec::new();
+    Forward::Packed { run, codec: Codec::Zstd, length: contents.len() as u32 }.encode(&mut message);
+    // The page itself comes later, and counts.
+    stream.splice(begin..begin, [message, contents].concat());
+    let error = sentence(&Paging::new(File::from(file_of(&stream))).err().unwrap());
+    assert!(error.contains("pages are not whole ('packed')") && error.contains("without lazy=on"), "{error}");
+    let (guest, end, error) = played(file_of(&stream));
+    assert_eq!((end, error), (Status::Completed, None));
+    same_ram(&guest, &source);
 }
 
 #[test]

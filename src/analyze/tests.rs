@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+use whimbrel_postcopy::encoding::Codec;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::description::describe;
@@ -89,6 +90,14 @@ fn samples() -> Vec<(Vec<u8>, Value)> {
         (forward(&Forward::Spread), json!({})),
         (forward(&Forward::Gather), json!({})),
         (forward(&Forward::Goodbye), json!({})),
+        (
+            [forward(&Forward::Packed { run: run(1, 3, 2), codec: Codec::Zstd, length: 3 }), b"abc".to_vec()].concat(),
+            json!({"run": a_run, "codec": 2, "packed": "616263"}),
+        ),
+        (
+            [forward(&Forward::Delta { run: run(1, 3, 2), length: 5 }), b"\0\x01x\0\0".to_vec()].concat(),
+            json!({"run": a_run, "changes": "0001780000"}),
+        ),
         (forward(&Forward::SharedRam(2)), json!({"count": 2})),
         (
             [&[21, 0, 0, 0, 32, 0, 0, 0], [1u64, 2, 3, 4].map(u64::to_le_bytes).as_flattened()].concat(),
@@ -144,7 +153,8 @@ fn every_message_is_read_by_the_description() {
             // What goes on to the end may end anywhere between two of its items.
             let open = matches!(number, tag::DESCRIPTION | tag::CANCEL | tag::NOT_STARTED)
                 || matches!(number, tag::ZEROS | tag::REQUEST) && cut % 16 == 0
-                || number == tag::PAGES && cut >= 16;
+                || matches!(number, tag::PAGES | tag::DELTA) && cut >= 16
+                || number == tag::PACKED && cut >= 20;
             assert_eq!(result.is_ok(), open, "{name} cut to {cut} bytes");
         }
     }

@@ -22,6 +22,10 @@ pub enum Capability {
     AutoConverge,
     /// The same, but as much less as keeps it at [`Parameters::vcpu_dirty_limit`](super::parameters::Parameters::vcpu_dirty_limit).
     DirtyLimit,
+    /// Precopied pages that went before go as what has changed of them; see [`Parameters::xbzrle_cache`](super::parameters::Parameters::xbzrle_cache).
+    Xbzrle,
+    /// Zero pages are looked for: another name for [`Parameters::zero_pages`](super::parameters::Parameters::zero_pages) being any but `none`.
+    ZeroBlocks,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
@@ -45,7 +49,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -54,6 +58,8 @@ impl Capability {
         Self::Multifd,
         Self::AutoConverge,
         Self::DirtyLimit,
+        Self::Xbzrle,
+        Self::ZeroBlocks,
         Self::PauseBeforeSwitchover,
         Self::ValidateUuid,
         Self::MappedRam,
@@ -62,10 +68,8 @@ impl Capability {
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 11] = [
-        "xbzrle",
+    pub const UNSUPPORTED: [&'static str; 9] = [
         "rdma-pin-all",
-        "zero-blocks",
         "compress",
         "x-colo",
         "dirty-bitmaps",
@@ -87,6 +91,8 @@ impl Capability {
             Self::Multifd => ("multifd", First::On),
             Self::AutoConverge => ("auto-converge", First::Off),
             Self::DirtyLimit => ("dirty-limit", First::Off),
+            Self::Xbzrle => ("xbzrle", First::Off),
+            Self::ZeroBlocks => ("zero-blocks", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
             Self::ValidateUuid => ("validate-uuid", First::Off),
             Self::MappedRam => ("mapped-ram", First::Off),
@@ -139,6 +145,15 @@ impl Capabilities {
             (_, false) => self.0 &= !capability.bit(),
         }
         Ok(())
+    }
+
+    /// The same, but `capability` on or off. One that is always on stays so.
+    pub const fn with_it(self, capability: Capability, on: bool) -> Self {
+        match (capability.spec().1, on) {
+            (First::AlwaysOn, _) => self,
+            (_, true) => Self(self.0 | capability.bit()),
+            (_, false) => Self(self.0 & !capability.bit()),
+        }
     }
 
     /// The same, but `capability` as it is in `other`.

@@ -8,6 +8,7 @@ use whimbrel_postcopy::channel::{
     Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
 };
 use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
+use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, Slowing, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
@@ -16,7 +17,7 @@ use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
-use super::parameters::Parameters;
+use super::parameters::{Compression, Parameters};
 use super::rules::{self, Route, Subject};
 use super::streams::{Answers, Form, Streams};
 use super::uri::{Stream, Uri};
@@ -298,6 +299,7 @@ impl Migration {
         }
         let settings = lock(&self.settings);
         rules::check(&settings.subject(Some(uri.route())))?;
+        let always = Features::PACKED.and(Features::DELTAS).and(Features::RELEASE);
         let (acceptor, at, options): (Box<dyn Acceptor>, _, _) = match uri {
             Uri::Stream(stream) => {
                 let postcopy = match uri.route() {
@@ -305,14 +307,14 @@ impl Migration {
                     // Whether pages are demanded is a matter of the file; the capability is about peers.
                     Route::File => true,
                 };
-                let features = if postcopy { Features::POSTCOPY } else { Features::default() };
+                let features = always.and(if postcopy { Features::POSTCOPY } else { Features::default() });
                 let options = Options { features, listen_again: None };
                 (self.streams.play(stream, access(&settings))?, uri.clone(), options)
             }
             _ => {
                 let (listener, at) = listen(uri, &settings.parameters)?;
                 let postcopy = settings.capabilities.get(Capability::PostcopyRam);
-                let features = Features::MULTIFD.and(Features::RELEASE);
+                let features = always.and(Features::MULTIFD);
                 let features = if postcopy { features.and(Features::POSTCOPY) } else { features };
                 // Which of the two ways RAM comes is the source's choice.
                 let local = matches!(uri, Uri::Unix(_)) && settings.parameters.tls_creds.is_none();
@@ -382,6 +384,10 @@ impl Migration {
             return Err(MigrationError::InProgress);
         }
         rules::check(&Subject { capabilities: new, ..settings.subject(job.route()) })?;
+        let looks = new.get(Capability::ZeroBlocks);
+        if looks != old.get(Capability::ZeroBlocks) {
+            settings.parameters.zero_pages = if looks { ZeroPages::default() } else { ZeroPages::Unseen };
+        }
         settings.capabilities = new;
         Ok(())
     }
@@ -391,8 +397,8 @@ impl Migration {
         lock(&self.settings).parameters.clone()
     }
 
-    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor who is let in;
-    /// the latter can while it is paused, for the new link.
+    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor how its pages
+    /// go, nor who is let in; the latter can while it is paused, for the new link.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
@@ -400,7 +406,8 @@ impl Migration {
         let old = &settings.parameters;
         let other_tls = (&new.tls_creds, &new.tls_hostname) != (&old.tls_creds, &old.tls_hostname);
         let other_channels = new.multifd_channels != old.multifd_channels;
-        if job.is_under_way() && (other_channels || other_tls && !job.is_paused()) {
+        let other_encoding = fixed_encoding(&new) != fixed_encoding(old);
+        if job.is_under_way() && (other_channels || other_encoding || other_tls && !job.is_paused()) {
             return Err(MigrationError::InProgress);
         }
         if let Job::Leaving(handle, _) = &*job
@@ -416,6 +423,8 @@ impl Migration {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
             Job::Leaving(..) | Job::None => {}
         }
+        settings.capabilities =
+            settings.capabilities.with_it(Capability::ZeroBlocks, new.zero_pages != ZeroPages::Unseen);
         settings.parameters = new;
         if let Job::Leaving(handle, _) = &*job {
             handle.set_limits(limits(&settings, self.vcpus()));
@@ -499,6 +508,7 @@ fn limits(settings: &Settings, vcpus: u64) -> Limits {
         ignore_shared: settings.capabilities.get(Capability::IgnoreShared),
         release: settings.capabilities.get(Capability::ReleaseRam),
         reconnect: parameters.reconnect,
+        encoding: encoding(settings),
     }
 }
 
@@ -512,6 +522,23 @@ fn form(settings: &Settings) -> Form {
 
 fn access(settings: &Settings) -> Access {
     if settings.parameters.direct_io { Access::Direct } else { Access::Cached }
+}
+
+fn encoding(settings: &Settings) -> Encoding {
+    let parameters = &settings.parameters;
+    let contents = match parameters.compression {
+        // The rules let only one of them be.
+        _ if settings.capabilities.get(Capability::Xbzrle) => Contents::Changes { cache: parameters.xbzrle_cache },
+        Compression::None => Contents::Whole,
+        Compression::Zlib => Contents::Packed(Packing::Zlib(parameters.zlib_level)),
+        Compression::Zstd => Contents::Packed(Packing::Zstd(parameters.zstd_level)),
+    };
+    Encoding { zero_pages: parameters.zero_pages, contents }
+}
+
+/// What of it a migration that has begun cannot change.
+fn fixed_encoding(parameters: &Parameters) -> (Compression, u8, u8, ZeroPages) {
+    (parameters.compression, parameters.zlib_level, parameters.zstd_level, parameters.zero_pages)
 }
 
 fn multifd(settings: &Settings) -> Multifd {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use whimbrel_postcopy::channel::{KEEPALIVE, KEEPALIVE_LEAST, KEEPALIVE_MOST};
+use whimbrel_postcopy::encoding::ZeroPages;
+use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::source::{AutoConverge, Policy};
 
 use super::setting::{Setting, SettingError};
@@ -30,6 +32,16 @@ pub struct Parameters {
     pub vcpu_dirty_limit: u64,
     /// `x-vcpu-dirty-limit-period`: how often that is measured.
     pub dirty_limit_period: Duration,
+    /// `multifd-compression`: whether pages go compressed, and by what.
+    pub compression: Compression,
+    /// `multifd-zlib-level`: 0 for none to 9 for the most that `zlib` can do.
+    pub zlib_level: u8,
+    /// `multifd-zstd-level`: 1 to 20 for the most that `zstd` can do; 0 is its own choice.
+    pub zstd_level: u8,
+    /// `xbzrle-cache-size`: so many bytes of pages are kept as they were sent, with capability `xbzrle`; a power of two, at least a page.
+    pub xbzrle_cache: u64,
+    /// `zero-page-detection`: which thread looks for zero pages. Capability `zero-blocks` is whether one does.
+    pub zero_pages: ZeroPages,
     /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the same address again, and its destination
     /// listens there; zero: `migrate_recover` and `migrate -r` do it.
     pub reconnect: Duration,
@@ -57,6 +69,11 @@ impl Default for Parameters {
             auto_converge: AutoConverge { threshold: 50, initial: 20, increment: 10, tailslow: false, most: 99 },
             vcpu_dirty_limit: 1,
             dirty_limit_period: Duration::from_secs(1),
+            compression: Compression::None,
+            zlib_level: 1,
+            zstd_level: 1,
+            xbzrle_cache: 64 << 20,
+            zero_pages: ZeroPages::default(),
             reconnect: Duration::ZERO,
             announce: Schedule::default(),
             keepalive: KEEPALIVE,
@@ -94,6 +111,16 @@ pub enum Parameter {
     VcpuDirtyLimit,
     /// See [`Parameters::dirty_limit_period`]; counted in milliseconds.
     DirtyLimitPeriod,
+    /// See [`Parameters::compression`].
+    MultifdCompression,
+    /// See [`Parameters::zlib_level`].
+    MultifdZlibLevel,
+    /// See [`Parameters::zstd_level`].
+    MultifdZstdLevel,
+    /// See [`Parameters::xbzrle_cache`].
+    XbzrleCacheSize,
+    /// See [`Parameters::zero_pages`].
+    ZeroPageDetection,
     /// See [`Parameters::reconnect`]; counted in seconds.
     Reconnect,
     /// See [`Parameters::keepalive`]; counted in milliseconds.
@@ -146,13 +173,44 @@ impl Percentage {
     }
 }
 
+/// What pages are compressed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// They are not.
+    None,
+    /// zlib.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    const ALL: [(&'static str, Self); 3] = [("none", Self::None), ("zlib", Self::Zlib), ("zstd", Self::Zstd)];
+}
+
+/// Which thread looks for zero pages, by QEMU's names.
+const ZERO_PAGES: [(&str, ZeroPages); 3] =
+    [("none", ZeroPages::Unseen), ("legacy", ZeroPages::ByMigration), ("multifd", ZeroPages::BySender)];
+
+/// The value of this name.
+fn named<T: Copy>(all: &[(&str, T)], name: &str) -> Option<T> {
+    all.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
+}
+
+/// The name of this value.
+fn name_of<T: PartialEq>(all: &[(&'static str, T)], value: &T) -> Setting {
+    Setting::from(all.iter().find(|(_, known)| known == value).map_or("", |(name, _)| *name))
+}
+
 /// What a parameter is set to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// A number.
     Number,
-    /// A number of bytes, or of bytes per second, which people write with a suffix.
+    /// A number of bytes per second, which people write with a suffix, or in MiB.
     Size,
+    /// A number of bytes, which people write with a suffix, or as it is.
+    Bytes,
     /// A text, empty for none.
     Text,
     /// On or off.
@@ -176,7 +234,7 @@ impl Spec {
 
 impl Parameter {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 28] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -195,6 +253,11 @@ impl Parameter {
         Self::MultifdChannels,
         Self::DirtyLimitPeriod,
         Self::VcpuDirtyLimit,
+        Self::MultifdCompression,
+        Self::MultifdZlibLevel,
+        Self::MultifdZstdLevel,
+        Self::XbzrleCacheSize,
+        Self::ZeroPageDetection,
         Self::Reconnect,
         Self::Keepalive,
         Self::TlsCreds,
@@ -203,17 +266,7 @@ impl Parameter {
     ];
 
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 9] = [
-        "tls-authz",
-        "multifd-compression",
-        "multifd-zlib-level",
-        "multifd-zstd-level",
-        "xbzrle-cache-size",
-        "x-checkpoint-delay",
-        "block-bitmap-mapping",
-        "zero-page-detection",
-        "mode",
-    ];
+    pub const UNSUPPORTED: [&'static str; 4] = ["tls-authz", "x-checkpoint-delay", "block-bitmap-mapping", "mode"];
 
     /// All that is told of it.
     const fn spec(self) -> Spec {
@@ -263,6 +316,16 @@ impl Parameter {
             Self::DirtyLimitPeriod => {
                 let expected = "an integer in the range of 1 to 1000 ms";
                 Spec::new("x-vcpu-dirty-limit-period", Form::Number, "ms", expected)
+            }
+            Self::MultifdCompression => Spec::new("multifd-compression", Form::Text, "", "'none', 'zlib' or 'zstd'"),
+            Self::MultifdZlibLevel => Spec::new("multifd-zlib-level", Form::Number, "", "a value between 0 and 9"),
+            Self::MultifdZstdLevel => Spec::new("multifd-zstd-level", Form::Number, "", "a value between 0 and 20"),
+            Self::XbzrleCacheSize => {
+                let expected = "a power of two no less than the target page size";
+                Spec::new("xbzrle-cache-size", Form::Bytes, "bytes", expected)
+            }
+            Self::ZeroPageDetection => {
+                Spec::new("zero-page-detection", Form::Text, "", "'none', 'legacy' or 'multifd'")
             }
             Self::Reconnect => Spec::new("x-reconnect", Form::Number, "s", "an integer in the range of 0 to 86400 s"),
             Self::Keepalive => {
@@ -347,6 +410,11 @@ fn policy(text: &str) -> Option<Policy> {
     }
 }
 
+/// A level of compression.
+fn level(value: i64, most: u8) -> Option<u8> {
+    u8::try_from(value).ok().filter(|level| *level <= most)
+}
+
 impl Parameters {
     /// What the parameter is set to.
     pub fn get(&self, parameter: Parameter) -> Setting {
@@ -359,6 +427,8 @@ impl Parameters {
             Parameter::ThrottleTailslow => return Setting::Flag(self.auto_converge.tailslow),
             Parameter::PostcopyPolicy => return Setting::Text(policy_text(self.postcopy_policy)),
             Parameter::DirectIo => return Setting::Flag(self.direct_io),
+            Parameter::MultifdCompression => return name_of(&Compression::ALL, &self.compression),
+            Parameter::ZeroPageDetection => return name_of(&ZERO_PAGES, &self.zero_pages),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
             Parameter::Keepalive => i64::try_from(self.keepalive.as_millis()).unwrap_or(i64::MAX),
             Parameter::Announce(timing) => self.announce.get(timing),
@@ -374,6 +444,9 @@ impl Parameters {
             Parameter::Converge(percentage) => percentage.of(&self.auto_converge).into(),
             Parameter::VcpuDirtyLimit => saturate(self.vcpu_dirty_limit),
             Parameter::DirtyLimitPeriod => i64::try_from(self.dirty_limit_period.as_millis()).unwrap_or(i64::MAX),
+            Parameter::MultifdZlibLevel => self.zlib_level.into(),
+            Parameter::MultifdZstdLevel => self.zstd_level.into(),
+            Parameter::XbzrleCacheSize => saturate(self.xbzrle_cache),
             Parameter::Reconnect => saturate(self.reconnect.as_secs()),
         })
     }
@@ -403,6 +476,12 @@ impl Parameters {
             Parameter::PostcopyPolicy => {
                 self.postcopy_policy = given.as_deref().and_then(policy).ok_or_else(refuse)?;
             }
+            Parameter::MultifdCompression => {
+                self.compression = given.and_then(|name| named(&Compression::ALL, &name)).ok_or_else(refuse)?;
+            }
+            Parameter::ZeroPageDetection => {
+                self.zero_pages = given.and_then(|name| named(&ZERO_PAGES, &name)).ok_or_else(refuse)?;
+            }
             // A path that begins elsewhere would be looked for where the process was started.
             Parameter::TlsCreds if given.as_ref().is_none_or(|path| path.starts_with('/')) => {
                 self.tls_creds = given.map(PathBuf::from);
@@ -430,6 +509,15 @@ impl Parameters {
             }
             Parameter::MultifdChannels => {
                 self.multifd_channels = u8::try_from(value).ok().filter(|count| *count > 0).ok_or_else(refuse)?;
+            }
+            Parameter::MultifdZlibLevel => self.zlib_level = level(value, 9).ok_or_else(refuse)?,
+            Parameter::MultifdZstdLevel => self.zstd_level = level(value, 20).ok_or_else(refuse)?,
+            Parameter::XbzrleCacheSize => {
+                let bytes = unsigned()?;
+                if bytes < PAGE_SIZE as u64 || !bytes.is_power_of_two() {
+                    return Err(refuse());
+                }
+                self.xbzrle_cache = bytes;
             }
             Parameter::Reconnect => {
                 let seconds = unsigned()?;
@@ -464,10 +552,13 @@ impl Parameters {
                 }
                 self.dirty_limit_period = Duration::from_millis(ms);
             }
-            Parameter::TlsCreds | Parameter::TlsHostname | Parameter::PostcopyPolicy => return Err(refuse()),
-            Parameter::ThrottleTailslow | Parameter::DirectIo => {
-                return Err(refuse());
-            }
+            Parameter::TlsCreds
+            | Parameter::TlsHostname
+            | Parameter::PostcopyPolicy
+            | Parameter::ThrottleTailslow
+            | Parameter::DirectIo
+            | Parameter::MultifdCompression
+            | Parameter::ZeroPageDetection => return Err(refuse()),
             Parameter::PostcopyAfter if value == -1 => self.postcopy_policy = Policy::Manual,
             Parameter::PostcopyAfter => {
                 self.postcopy_policy = Policy::AfterPasses(u32::try_from(value).map_err(|_| refuse())?);
@@ -488,6 +579,9 @@ mod tests {
             let setting = match parameter {
                 Parameter::Keepalive => 2000.into(),
                 Parameter::PostcopyPolicy => "stalled".into(),
+                Parameter::MultifdCompression => "zstd".into(),
+                Parameter::ZeroPageDetection => "legacy".into(),
+                Parameter::XbzrleCacheSize => 4096.into(),
                 Parameter::TlsCreds => "/etc/pki".into(),
                 Parameter::ThrottleTailslow => true.into(),
                 Parameter::TlsHostname => "host.example.org".into(),
@@ -531,12 +625,22 @@ mod tests {
             (Parameter::VcpuDirtyLimit, 0),
             (Parameter::DirtyLimitPeriod, 0),
             (Parameter::DirtyLimitPeriod, 1001),
+            (Parameter::MultifdCompression, 1),
+            (Parameter::MultifdZlibLevel, 10),
+            (Parameter::MultifdZstdLevel, 21),
+            (Parameter::MultifdZstdLevel, -1),
+            (Parameter::XbzrleCacheSize, 2048),
+            (Parameter::XbzrleCacheSize, 12288),
         ] {
             assert!(all.set(parameter, value).is_err());
         }
-        for (parameter, text) in
-            [(Parameter::MaxBandwidth, "7"), (Parameter::TlsCreds, "pki"), (Parameter::DirectIo, "on")]
-        {
+        for (parameter, text) in [
+            (Parameter::MaxBandwidth, "7"),
+            (Parameter::TlsCreds, "pki"),
+            (Parameter::DirectIo, "on"),
+            (Parameter::MultifdCompression, "qpl"),
+            (Parameter::ZeroPageDetection, ""),
+        ] {
             assert!(all.set(parameter, text).is_err());
         }
         assert!(all.set(Parameter::MaxBandwidth, true).is_err());

@@ -3,7 +3,7 @@
 use whimbrel_postcopy::source::Policy;
 
 use super::capabilities::{Capabilities, Capability};
-use super::parameters::Parameters;
+use super::parameters::{Compression, Parameters};
 
 /// Something that a migration can have about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Trait {
     On(Capability),
     /// Parameter `postcopy-policy` has another value than `manual`.
     PostcopyPolicy,
+    /// Parameter `multifd-compression` has another value than `none`.
+    Compression,
     /// Parameter `tls-creds` names a directory.
     Tls,
     /// It goes to, or comes from, a stream.
@@ -64,6 +66,26 @@ pub const RULES: &[Rule] = &[
         Trait::On(Capability::AutoConverge),
         Trait::On(Capability::DirtyLimit),
         "both decide by how much the guest is throttled; switch one of them off",
+    ),
+    needs(
+        Trait::Compression,
+        Trait::On(Capability::Multifd),
+        "enable it with 'migrate_set_capability multifd on', or set 'multifd-compression' to none",
+    ),
+    excludes(
+        Trait::On(Capability::Xbzrle),
+        Trait::Compression,
+        "a page goes as what has changed of it or compressed, not both; set 'multifd-compression' to none",
+    ),
+    excludes(
+        Trait::File,
+        Trait::Compression,
+        "its pages are read one by one; set 'multifd-compression' to none, and compress in a command, as in 'exec:zstd > FILE'",
+    ),
+    excludes(
+        Trait::File,
+        Trait::On(Capability::Xbzrle),
+        "of changes no page can be read alone; switch it off with 'migrate_set_capability xbzrle off'",
     ),
     excludes(
         Trait::File,
@@ -155,6 +177,7 @@ impl Trait {
         match self {
             Self::On(capability) => capability.name(),
             Self::PostcopyPolicy => "postcopy-policy",
+            Self::Compression => "multifd-compression",
             Self::Tls => "tls-creds",
             Self::Stream => "a stream (exec:, fd: or file:)",
             Self::File => "file:",
@@ -169,6 +192,7 @@ impl Trait {
         Some(match self {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
+            Self::Compression => subject.parameters.compression != Compression::None,
             Self::Tls => subject.parameters.tls_creds.is_some(),
             Self::Stream => return subject.route.map(|route| matches!(route, Route::Stream | Route::File)),
             Self::File => return subject.route.map(|route| route == Route::File),
@@ -238,6 +262,9 @@ mod tests {
                 Trait::On(capability) => self.capabilities.set(capability, on).unwrap(),
                 Trait::PostcopyPolicy => {
                     self.parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
+                }
+                Trait::Compression => {
+                    self.parameters.compression = if on { Compression::Zstd } else { Compression::None };
                 }
                 Trait::Tls => self.parameters.tls_creds = on.then(|| "/pki".into()),
                 Trait::Stream | Trait::File => self.route = if on { Route::File } else { Route::Unix },

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use uuid::Uuid;
-use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling};
 
 use super::vm::Vm;
 use crate::block::DiskInfo;
@@ -113,6 +113,15 @@ pub fn report(status: Status) -> Report {
             postcopy_bytes: 268_435_456,
             multifd_bytes: 536_870_912,
         },
+        deltas: Some(DeltaReport {
+            cache_size: 64 << 20,
+            bytes: 4711,
+            pages: 99,
+            cache_miss: 13,
+            cache_miss_rate: 0.25,
+            encoding_rate: 86.078,
+            overflow: 2,
+        }),
         demand: Some(LatencyReport {
             count: 77,
             mean: Duration::from_nanos(142_500),

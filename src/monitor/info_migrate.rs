@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Status, Throttling};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, RamReport, Report, Status, Throttling};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -42,6 +42,9 @@ fn write_report(out: &mut String, report: Option<&Report>, listening: Option<&Ur
         write_demand(out, demand)?;
     }
     if all {
+        if let Some(deltas) = &report.deltas {
+            write_deltas(out, deltas)?;
+        }
         write_blocktime(out, report)?;
         write_steps(out, report)?;
     }
@@ -104,6 +107,12 @@ fn write_demand(out: &mut String, demand: &LatencyReport) -> std::fmt::Result {
         us(demand.p99),
         us(demand.max)
     )
+}
+
+fn write_deltas(out: &mut String, deltas: &DeltaReport) -> std::fmt::Result {
+    let DeltaReport { cache_size, bytes, pages, cache_miss, cache_miss_rate, encoding_rate, overflow } = deltas;
+    writeln!(out, "XBZRLE: size={cache_size}, transferred={bytes}, pages={pages}, miss={cache_miss}")?;
+    writeln!(out, "  miss_rate={cache_miss_rate:.2}, encode_rate={encoding_rate:.2}, overflow={overflow}")
 }
 
 fn write_blocktime(out: &mut String, report: &Report) -> std::fmt::Result {

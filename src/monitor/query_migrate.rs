@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{LatencyReport, PageMap, RamReport, Report, Throttling};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Throttling};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -38,6 +38,9 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         Some(Throttling::AutoConverge(percent)) => set("cpu-throttle-percentage", percent.into()),
         Some(Throttling::DirtyLimit(rest)) => set("dirty-limit-throttle-time-per-round", integer(rest.as_micros())),
         None => {}
+    }
+    if let Some(deltas) = &report.deltas {
+        set("xbzrle-cache", xbzrle(deltas));
     }
     if let Some(time) = report.blocktime {
         set("postcopy-blocktime", ms(time));
@@ -93,6 +96,18 @@ fn ram(ram: &RamReport) -> Value {
         "downtime-bytes": ram.downtime_bytes,
         "postcopy-bytes": ram.postcopy_bytes,
         "dirty-sync-missed-zero-copy": 0,
+    })
+}
+
+fn xbzrle(deltas: &DeltaReport) -> Value {
+    json!({
+        "cache-size": deltas.cache_size,
+        "bytes": deltas.bytes,
+        "pages": deltas.pages,
+        "cache-miss": deltas.cache_miss,
+        "cache-miss-rate": deltas.cache_miss_rate,
+        "encoding-rate": deltas.encoding_rate,
+        "overflow": deltas.overflow,
     })
 }
 

@@ -10,6 +10,7 @@ mod both_ways;
 mod cancel;
 mod clients;
 mod cpu;
+mod encodings;
 mod lifecycle;
 mod live_upgrade;
 mod mapped;

@@ -138,7 +138,7 @@ fn settings_last_and_wrong_ones_are_refused() {
         ("migrate_set_parameter warp 9", "warp"),
         ("migrate_set_parameter multifd-channels 0", "multifd-channels"),
         ("migrate_set_parameter downtime-limit -3", "downtime-limit"),
-        ("migrate_set_capability xbzrle on", "xbzrle"),
+        ("migrate_set_capability rdma-pin-all on", "rdma-pin-all"),
         ("migrate_set_capability return-path off", "return-path"),
         ("migrate", "uri"),
         ("migrate carrier-pigeon:home", "carrier-pigeon"),

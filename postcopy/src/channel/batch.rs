@@ -80,6 +80,14 @@ impl Batch {
         }
     }
 
+    /// Adds a message and what follows it, which is copied.
+    pub fn push_with(&mut self, message: &Forward, contents: &[u8]) {
+        self.push_encoded(|heads| {
+            message.encode(heads);
+            heads.extend_from_slice(contents);
+        });
+    }
+
     /// Adds whatever `encode` appends: a message of the other direction, or a hello.
     pub fn push_encoded(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         let before = self.heads.len();

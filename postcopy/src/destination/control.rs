@@ -91,7 +91,8 @@ pub struct Options {
 impl Default for Options {
     /// Everything, and nobody listens again unless told to.
     fn default() -> Self {
-        Self { features: Features::POSTCOPY.and(Features::MULTIFD).and(Features::RELEASE), listen_again: None }
+        let features = [Features::MULTIFD, Features::RELEASE, Features::PACKED, Features::DELTAS];
+        Self { features: features.into_iter().fold(Features::POSTCOPY, Features::and), listen_again: None }
     }
 }
 

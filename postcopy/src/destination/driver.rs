@@ -328,6 +328,9 @@ impl Driver {
                 self.reply(link, &Reply::Accepted)?;
             }
             Effect::Write(run) => intake.write(&mut link.reader, run)?,
+            Effect::WritePacked(packed) => intake.write_packed(&mut link.reader, &mut link.unpacker, packed)?,
+            Effect::PlacePacked(packed) => intake.place_packed(&mut link.reader, &mut link.unpacker, packed)?,
+            Effect::Change(run, length) => intake.change(&mut link.reader, run, length)?,
             Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| intake.write_zeros(run))?,
             Effect::Place(run) => intake.place(&mut link.reader, run)?,
             Effect::PlaceZeros(runs) => runs.into_iter().try_for_each(|run| intake.place_zeros(run))?,

@@ -2,15 +2,20 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::contents::{Contents, InMemory, lost};
+use super::link::READ_BUFFER;
 use super::place::{PIECE, Place, make_zero};
 use super::staging::by_chunk;
+use super::state::Packed;
 use super::tracker::Tracker;
-use crate::channel::{ChannelError, MessageReader};
+use crate::channel::MessageReader;
+use crate::encoding::{Changes, EncodingError, Unpacker};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::memory::HUGE_PAGES;
 use crate::progress::{Phase, Progress};
 use crate::ram::{PAGE_SIZE, PageRun};
+use crate::wire::MAX_PACKED_PAGES;
 
 /// Read buffer of a multifd channel, in bytes: a piece that is placed in one go has room.
 pub(super) const MULTIFD_BUFFER: usize = 256 * 1024 + 4096;
@@ -47,21 +52,73 @@ impl Intake {
 
     /// Precopied contents. Nothing watches RAM yet and nothing runs: a plain write.
     pub fn write(&self, reader: &mut MessageReader, run: PageRun) -> Result<(), MigrationError> {
+        self.write_contents(reader, run, run.bytes())
+    }
+
+    /// The same, compressed.
+    pub fn write_packed(
+        &self,
+        reader: &mut MessageReader,
+        unpacker: &mut Unpacker,
+        packed: Packed,
+    ) -> Result<(), MigrationError> {
+        let length = packed.length as usize;
+        self.write_contents(&mut unpack(reader, unpacker, packed)?, packed.run, length)
+    }
+
+    /// `length`: how many bytes came for them.
+    fn write_contents(&self, contents: &mut impl Contents, run: PageRun, length: usize) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         match self.place.get() {
             Some(place) => {
                 for part in by_chunk(run) {
-                    reader.contents_into(place.target(ram, part), part).map_err(lost)?;
+                    contents.write_into(place.target(ram, part), part)?;
                     place.written(part);
                 }
             }
             None => {
-                reader.contents_into(&ram[usize::from(run.block.0)], run).map_err(lost)?;
+                contents.write_into(&ram[usize::from(run.block.0)], run)?;
                 self.tracker.placed(run);
             }
         }
-        self.progress.moved(Phase::Precopy, run.bytes() as u64, u64::from(run.count), 0);
+        self.progress.moved(Phase::Precopy, length as u64, u64::from(run.count), 0);
         self.progress.sample();
+        Ok(())
+    }
+
+    /// What has changed of pages that came before.
+    pub fn change(&self, reader: &mut MessageReader, run: PageRun, length: u32) -> Result<(), MigrationError> {
+        let raise = |source| MigrationError::Encoding { run, source };
+        if run.pages().any(|page| !self.tracker.has(run.block, page)) {
+            return Err(raise(EncodingError::Missing));
+        }
+        let mut rest = reader.contents(length as usize).map_err(lost)?;
+        for page in run.pages() {
+            let (head, behind) = rest.split_first_chunk::<2>().ok_or(raise(EncodingError::Short))?;
+            let count = u16::from_le_bytes(*head).into();
+            let (changes, behind) = behind.split_at_checked(count).ok_or(raise(EncodingError::Short))?;
+            self.change_page(PageRun::single(run.block, page), changes).map_err(raise)?;
+            rest = behind;
+        }
+        if !rest.is_empty() {
+            return Err(raise(EncodingError::Rest(rest.len())));
+        }
+        self.progress.moved(Phase::Precopy, length.into(), u64::from(run.count), 0);
+        self.progress.sample();
+        Ok(())
+    }
+
+    /// In place: it is where it came to, and stays what it is.
+    fn change_page(&self, page: PageRun, changes: &[u8]) -> Result<(), EncodingError> {
+        let ram = self.guest.ram();
+        let block = match self.place.get() {
+            Some(place) => place.target(ram, page),
+            None => &ram[usize::from(page.block.0)],
+        };
+        let mut changes = Changes::of(changes);
+        while let Some((at, bytes)) = changes.take()? {
+            block.write(page.start, at, bytes);
+        }
         Ok(())
     }
 
@@ -90,9 +147,25 @@ impl Intake {
 
     /// Background contents of a postcopy.
     pub fn place(&self, reader: &mut MessageReader, run: PageRun) -> Result<(), MigrationError> {
+        self.place_contents(reader, run, PAGE_SIZE)
+    }
+
+    /// The same, compressed.
+    pub fn place_packed(
+        &self,
+        reader: &mut MessageReader,
+        unpacker: &mut Unpacker,
+        packed: Packed,
+    ) -> Result<(), MigrationError> {
+        let page = packed.length.div_ceil(packed.run.count) as usize;
+        self.place_contents(&mut unpack(reader, unpacker, packed)?, packed.run, page)
+    }
+
+    /// `page`: how many bytes came for each of them, about.
+    fn place_contents(&self, contents: &mut impl Contents, run: PageRun, page: usize) -> Result<(), MigrationError> {
         let (ram, place) = (self.guest.ram(), self.placing()?);
-        place.receive(ram, reader, run, |part| {
-            self.progress.moved(Phase::Postcopy, part.bytes() as u64, u64::from(part.count), 0);
+        place.receive(ram, contents, run, |part| {
+            self.progress.moved(Phase::Postcopy, u64::from(part.count) * page as u64, u64::from(part.count), 0);
         })?;
         place.settle(ram)?;
         self.progress.sample();
@@ -112,8 +185,18 @@ impl Intake {
     }
 }
 
-fn lost(source: ChannelError) -> MigrationError {
-    MigrationError::Link { peer: "source", source }
+/// Takes a compressed run off the channel and unpacks it: no more than its pages hold.
+fn unpack<'a>(
+    reader: &mut MessageReader,
+    unpacker: &'a mut Unpacker,
+    packed: Packed,
+) -> Result<InMemory<'a>, MigrationError> {
+    let Packed { run, codec, length } = packed;
+    let bytes = reader.contents(length as usize).map_err(lost)?;
+    let raw = unpacker.unpack(codec, bytes, run.bytes());
+    raw.map(InMemory).map_err(|source| MigrationError::Encoding { run, source })
 }
 
 const _: () = assert!(PIECE as usize * PAGE_SIZE <= MULTIFD_BUFFER);
+const _: () = assert!(MAX_PACKED_PAGES as usize * PAGE_SIZE <= MULTIFD_BUFFER);
+const _: () = assert!(MAX_PACKED_PAGES as usize * (2 + PAGE_SIZE) <= READ_BUFFER);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::multifd::Multifd;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, TlsError};
+use crate::encoding::Unpacker;
 use crate::error::{MigrationError, sentence};
 use crate::greeting::{self, Until};
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token};
@@ -17,6 +18,7 @@ const MOST_MULTIFD: usize = u8::MAX as usize;
 /// One connection to the source.
 pub(super) struct Link {
     pub reader: MessageReader,
+    pub unpacker: Unpacker,
     pub demand: Arc<Channel>,
     pub multifd: Multifd,
     pub token: Token,
@@ -77,7 +79,8 @@ impl Link {
                     let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
                     channel.mark_interactive();
                     let multifd = begin(multifd)?;
-                    return Ok(Self { reader, demand: Arc::new(channel), multifd, token: hello.token });
+                    let unpacker = Unpacker::default();
+                    return Ok(Self { reader, unpacker, demand: Arc::new(channel), multifd, token: hello.token });
                 }
             }
         }

@@ -6,6 +6,7 @@
 //! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what `driver` does while the
 //! link is gone.
 
+mod contents;
 mod control;
 mod driver;
 mod faults;
@@ -22,5 +23,5 @@ mod tracker;
 
 pub use control::{DestinationHandle, ListenAgain, Options, start, start_with};
 pub use multifd::Stretch;
-pub use state::{Destination, Effect, Standing};
+pub use state::{Destination, Effect, Packed, Standing};
 pub use tracker::{Touch, Tracker};

@@ -14,7 +14,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::intake::{Intake, MULTIFD_BUFFER};
+use super::state::Packed;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
+use crate::encoding::Unpacker;
 use crate::error::MigrationError;
 use crate::guest::EngineThread;
 use crate::turn::take_short_turns;
@@ -83,6 +85,7 @@ impl Multifd {
             let receiver = PageReceiver {
                 reader: MessageReader::new(channel.clone(), MULTIFD_BUFFER),
                 gate: multifd.gate.clone(),
+                unpacker: Unpacker::default(),
                 intake: intake.clone(),
                 ring: wake.clone(),
                 wake: Wake::new()?,
@@ -151,6 +154,7 @@ impl Drop for Multifd {
 /// One channel's thread.
 struct PageReceiver {
     reader: MessageReader,
+    unpacker: Unpacker,
     gate: Arc<Gate>,
     intake: Arc<Intake>,
     /// The incoming thread's.
@@ -195,6 +199,13 @@ impl PageReceiver {
         match (message, stretch) {
             (Forward::Pages(run), Stretch::Precopy) => self.intake.write(&mut self.reader, self.intake.known(run)?)?,
             (Forward::Pages(run), Stretch::Postcopy) => self.intake.place(&mut self.reader, self.intake.known(run)?)?,
+            (Forward::Packed { run, codec, length }, stretch) => {
+                let packed = Packed { run: self.intake.known(run)?, codec, length };
+                match stretch {
+                    Stretch::Precopy => self.intake.write_packed(&mut self.reader, &mut self.unpacker, packed)?,
+                    Stretch::Postcopy => self.intake.place_packed(&mut self.reader, &mut self.unpacker, packed)?,
+                }
+            }
             (Forward::Zeros(runs), Stretch::Precopy) => {
                 runs.into_iter().try_for_each(|run| self.intake.write_zeros(self.intake.known(run)?))?;
             }

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::contents::Contents;
 use super::latency::Latency;
 use super::staging::{Alone, InHand, Staging, by_chunk};
 use super::tracker::Tracker;
-use crate::channel::{ChannelError, MessageReader};
 use crate::error::MigrationError;
 use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -124,29 +124,28 @@ impl Place {
 
     // Background pages. Receivers only.
 
-    /// Takes the contents of the run off the channel. Each part of it is told to `took` once it is here.
+    /// Takes the contents of the run, off the channel or out of what came compressed. Each part of it is told to `took` once it is here.
     pub fn receive(
         &self,
         ram: &[RamBlock],
-        reader: &mut MessageReader,
+        contents: &mut impl Contents,
         run: PageRun,
         mut took: impl FnMut(PageRun),
     ) -> Result<(), MigrationError> {
-        let lost = |source: ChannelError| MigrationError::Link { peer: "source", source };
         for part in by_chunk(run) {
             let staging = self.staging(part.block);
             if let Some((staging, hand)) = staging.and_then(|it| Some((it, it.in_hand(part.start)?))) {
                 for (piece, fresh) in hand.pieces(part) {
                     match fresh {
-                        true => reader.contents_into(hand.memory(), piece).map_err(lost)?,
-                        false => reader.skip(piece.bytes()).map_err(lost)?,
+                        true => contents.write_into(hand.memory(), piece)?,
+                        false => contents.pass(piece.bytes())?,
                     }
                 }
                 self.arrived(ram, staging, hand, part)?;
             } else {
                 for piece in part.pieces(PIECE) {
-                    let contents = reader.contents(piece.bytes()).map_err(lost)?;
-                    self.uffd.copy(&ram[usize::from(piece.block.0)], piece, contents)?;
+                    let bytes = contents.take(piece.bytes())?;
+                    self.uffd.copy(&ram[usize::from(piece.block.0)], piece, bytes)?;
                     self.placed(piece);
                 }
             }

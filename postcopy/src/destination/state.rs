@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use super::multifd::Stretch;
 use super::tracker::Tracker;
+use crate::encoding::Codec;
 use crate::error::{MigrationError, sentence};
 use crate::guest::{Configuration, Section};
 use crate::memory::RamBlock;
@@ -39,10 +40,16 @@ pub enum Effect {
     Pass(u32),
     /// Write the contents that follow into RAM.
     Write(PageRun),
+    /// Unpack what follows and write it into RAM.
+    WritePacked(Packed),
+    /// Change pages of the run by the bytes that follow, so many.
+    Change(PageRun, u32),
     /// Make the runs zero.
     WriteZeros(Vec<PageRun>),
     /// Place the contents that follow by userfaultfd.
     Place(PageRun),
+    /// Unpack what follows and place it by userfaultfd.
+    PlacePacked(Packed),
     /// Place zeros by userfaultfd.
     PlaceZeros(Vec<PageRun>),
     /// Put the source's RAM, so many files of it, in the place of this side's: every page is here then.
@@ -70,6 +77,17 @@ pub enum Effect {
     Finish,
     /// Pages are still on the demand channel: ask [`Destination::all_received`] when they came.
     AwaitPages,
+}
+
+/// Compressed pages that follow their message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Which pages.
+    pub run: PageRun,
+    /// What with.
+    pub codec: Codec,
+    /// How many bytes follow.
+    pub length: u32,
 }
 
 /// Where the guest stands, as a source that joins again is told.
@@ -207,6 +225,10 @@ impl Destination {
             (State::Precopy, Forward::PassBegin(pass)) => Effect::Pass(pass),
             (State::Precopy, Forward::PassEnd(_)) => Effect::None,
             (State::Precopy, Forward::Pages(run)) => Effect::Write(self.known(run)?),
+            (State::Precopy, Forward::Packed { run, codec, length }) => {
+                Effect::WritePacked(Packed { run: self.known(run)?, codec, length })
+            }
+            (State::Precopy, Forward::Delta { run, length }) => Effect::Change(self.known(run)?, length),
             (State::Precopy, Forward::Zeros(runs)) => Effect::WriteZeros(self.all_known(runs)?),
             (State::Precopy, Forward::Discard(fragment)) => {
                 if !fragment.fits(self.tracker.received()) {
@@ -238,6 +260,10 @@ impl Destination {
             (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Pages(run)) => {
                 Effect::Place(self.known(run)?)
             }
+            (
+                State::Armed | State::Loaded { armed: true } | State::Running { armed: true },
+                Forward::Packed { run, codec, length },
+            ) => Effect::PlacePacked(Packed { run: self.known(run)?, codec, length }),
             (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Zeros(runs)) => {
                 Effect::PlaceZeros(self.all_known(runs)?)
             }

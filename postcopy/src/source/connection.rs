@@ -10,6 +10,7 @@ use super::multifd::Senders;
 use super::pacer::Pacer;
 use super::scheduler::Hint;
 use crate::channel::{Channel, Connector, MessageReader};
+use crate::encoding::{Contents, Encoding};
 use crate::error::MigrationError;
 use crate::greeting::{self, Until};
 use crate::guest::Guest;
@@ -44,6 +45,12 @@ impl Connection {
         let until = Until { wake: &shared.wake, give_up: &|| shared.interrupted() };
         let open = |kind| greeting::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
+        let encoding = shared.limits().encoding;
+        match encoding.contents {
+            Contents::Packed(_) if !features.contains(Features::PACKED) => return Err(MigrationError::NoPacked),
+            Contents::Changes { .. } if !features.contains(Features::DELTAS) => return Err(MigrationError::NoDeltas),
+            _ => {}
+        }
         if shared.multifd.channels > 0 && !features.contains(Features::MULTIFD) {
             return Err(MigrationError::NoMultifd);
         }
@@ -61,7 +68,7 @@ impl Connection {
         let pacer = Arc::new(Pacer::new(paced));
         let multifd = match spread.is_empty() {
             true => None,
-            false => Some(Senders::begin(spread, guest, shared, &pacer)?),
+            false => Some(Senders::begin(spread, guest, shared, &pacer, spread_out(encoding))?),
         };
         let server = DemandServer::new(guest.clone(), shared.clone(), hint.clone(), demand.clone())?;
         let reader = MessageReader::new(channel.clone(), REPLY_BUFFER);
@@ -87,6 +94,14 @@ impl Connection {
             // It ends at the end of its channel; a panic of it was told to the migration's thread.
             let _ = thread.join();
         }
+    }
+}
+
+/// How pages go on multifd channels: changes go on the control channel only, where each page that is sent passes.
+fn spread_out(encoding: Encoding) -> Encoding {
+    match encoding.contents {
+        Contents::Changes { .. } => Encoding { contents: Contents::Whole, ..encoding },
+        _ => encoding,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::slowing::Slowing;
+use crate::encoding::Encoding;
 
 /// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Limits {
     pub release: bool,
     /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
     pub reconnect: Duration,
+    /// How pages go. That is settled when the migration begins, but for the room that sent pages are kept in.
+    pub encoding: Encoding,
 }
 
 impl Default for Limits {
@@ -70,6 +73,7 @@ impl Default for Limits {
             ignore_shared: false,
             release: false,
             reconnect: Duration::ZERO,
+            encoding: Encoding::default(),
         }
     }
 }
@@ -83,6 +87,8 @@ pub struct PassFigures {
     pub begin: u64,
     /// Bytes that it put on the wire.
     pub sent: u64,
+    /// Bytes of pages that these stood for, zero pages apart: more than were sent, where pages go compressed or as their changes.
+    pub moved: u64,
     /// How long it took.
     pub elapsed: Duration,
     /// Bytes of RAM dirtied meanwhile: what another pass would send.
@@ -125,7 +131,7 @@ pub fn bandwidth(pass: &PassFigures, limits: &Limits) -> u64 {
     }
     // A pass that sent almost nothing measures the wake-ups, not the link.
     let nanos = pass.elapsed.as_nanos().max(1);
-    (u128::from(pass.sent) * 1_000_000_000 / nanos) as u64
+    (u128::from(pass.sent.max(pass.moved)) * 1_000_000_000 / nanos) as u64
 }
 
 /// The verdict.
@@ -162,7 +168,7 @@ mod tests {
     /// A link of 1 GiB/s.
     fn pass(number: u32, begin: u64, remaining: u64) -> PassFigures {
         let elapsed = Duration::from_nanos(begin * 1_000_000_000 / (1024 * MIB));
-        PassFigures { number, begin, sent: begin, elapsed, remaining, ended: elapsed }
+        PassFigures { number, begin, sent: begin, moved: 0, elapsed, remaining, ended: elapsed }
     }
 
     #[test]
@@ -231,6 +237,16 @@ mod tests {
         assert_eq!(decide(&ended(5000, 1024 * MIB), &limits), Verdict::Postcopy);
         assert_eq!(decide(&ended(5000, 0), &limits), Verdict::Postcopy);
         assert_eq!(decide(&ended(5000, 1024 * MIB), &Limits::default()), Verdict::Continue);
+    }
+
+    /// What remains will go like what went: compressed, or as its changes.
+    #[test]
+    fn a_link_is_as_fast_as_the_pages_that_came_over_it() {
+        let limits = Limits { downtime: Duration::from_millis(10), ..Limits::default() };
+        let figures = pass(2, 64 * MIB, 64 * MIB);
+        assert_eq!(decide(&PassFigures { sent: MIB, ..figures }, &limits), Verdict::Continue);
+        let moved = PassFigures { sent: MIB, moved: 64 * MIB, elapsed: Duration::from_millis(9), ..figures };
+        assert_eq!(decide(&moved, &limits), Verdict::Switchover);
     }
 
     #[test]

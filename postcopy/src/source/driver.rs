@@ -10,7 +10,7 @@ use super::action::{Action, Many, Outcome};
 use super::connection::Connection;
 use super::control::Shared;
 use super::meter::Meter;
-use super::multifd::MANY_PAGES;
+use super::multifd::{MANY_PAGES, Senders};
 use super::outgoing::{Outgoing, Sent};
 use super::release::Releaser;
 use super::scheduler::Hint;
@@ -18,6 +18,7 @@ use super::state::Source;
 use super::throttled::Throttled;
 use crate::caught::catch;
 use crate::channel::{ChannelError, Connector};
+use crate::encoding::{Contents, Encoding};
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
@@ -38,13 +39,15 @@ pub(super) const SOURCE: &str = "source";
 
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
-    guest: Arc<dyn Guest>,
+    pub(super) guest: Arc<dyn Guest>,
     pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     hint: Arc<Hint>,
     meter: Meter,
     throttled: Throttled,
     pub(super) outgoing: Outgoing,
+    /// What the migration began with.
+    pub(super) encoding: Encoding,
     seen_pass: u32,
     releaser: Option<Releaser>,
 }
@@ -52,6 +55,7 @@ pub(super) struct Driver {
 impl Driver {
     pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
         let releaser = shared.released.clone().map(Releaser::new);
+        let encoding = shared.limits().encoding;
         Self {
             throttled: Throttled::new(guest.clone()),
             guest,
@@ -60,6 +64,7 @@ impl Driver {
             hint: Arc::default(),
             meter: Meter::default(),
             outgoing: Outgoing::default(),
+            encoding,
             seen_pass: 0,
             releaser,
         }
@@ -107,8 +112,12 @@ impl Driver {
 
     /// How it ends; `None`: it is paused, and this side gives it up.
     fn migrate(&mut self, connector: Arc<dyn Connector>) -> Option<Outcome> {
-        match self.connect(&*connector, None) {
-            Ok((token, features, link)) => self.drive(token, features, link, connector),
+        let outgoing = Outgoing::new(self.encoding, self.guest.ram());
+        match outgoing.and_then(|outgoing| Ok((outgoing, self.connect(&*connector, None)?))) {
+            Ok((outgoing, (token, features, link))) => {
+                self.outgoing = outgoing;
+                self.drive(token, features, link, connector)
+            }
             Err(_) if self.shared.cancelled() => Some(Outcome::Cancelled),
             Err(error) => Some(Outcome::Failed(error)),
         }
@@ -156,8 +165,10 @@ impl Driver {
     ) -> Option<Outcome> {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
-        let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
-        let many = Many { precopy, postcopy: precopy.filter(|_| shared.multifd.postcopy) };
+        let spread = link.multifd.as_ref().map(|_| MANY_PAGES);
+        // What has changed of a page is known to one thread only.
+        let precopy = spread.filter(|_| self.outgoing.changed().is_none());
+        let many = Many { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };
         let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
         if let Some(released) = &shared.released {
             source = source.releasing(released.clone());
@@ -263,13 +274,18 @@ impl Driver {
         let guest = self.guest.clone();
         let progress = self.shared.progress.clone();
         match action {
-            Action::Send(message) => self.outgoing.push(&message),
+            Action::Send(message) => {
+                match message {
+                    Forward::PassBegin(pass) => self.outgoing.begin_pass(pass),
+                    // From here on pages are placed, not written.
+                    Forward::Arm | Forward::HandOver { .. } => self.outgoing.end_changes(),
+                    _ => {}
+                }
+                self.outgoing.push(&message);
+            }
             Action::SendRun(run) => {
-                if let Some(multifd) = link.multifd.as_mut().filter(|multifd| multifd.is_spread()) {
-                    if multifd.push(run, source.is_limited()) && !self.give(source, link)? {
-                        self.look_up(source, link)?;
-                    }
-                    return Ok(());
+                if link.multifd.as_ref().is_some_and(Senders::is_spread) {
+                    return self.spread_run(run, source, link);
                 }
                 self.outgoing.push_run(guest.ram(), run);
                 if self.outgoing.is_due() {
@@ -368,6 +384,10 @@ impl Driver {
         if source.status() == Status::Device {
             self.shared.progress.step("sync");
         }
+        if let Some(changed) = self.outgoing.changed() {
+            changed.synced();
+            self.shared.progress.changed(changed.report());
+        }
         source.synced(self.shared.progress.now());
         self.estimated(source);
         Ok(())
@@ -410,10 +430,13 @@ impl Driver {
             .send(self.guest.ram(), &link.channel, &shared.wake, &interrupted)
             .map_err(|error| MigrationError::Link { peer: "destination", source: error })?;
         self.count(sent, source);
+        if let Some(changed) = self.outgoing.changed() {
+            self.shared.progress.changed(changed.report());
+        }
         Ok(())
     }
 
-    fn count(&self, sent: Sent, source: &mut Source) {
+    pub(super) fn count(&self, sent: Sent, source: &mut Source) {
         if sent == Sent::default() {
             return;
         }
@@ -425,55 +448,8 @@ impl Driver {
         };
         shared.progress.moved(phase, sent.bytes as u64, sent.normal, sent.zero);
         shared.progress.sample();
+        source.moved((sent.normal + sent.changed) * PAGE_SIZE as u64);
         source.sent(sent.bytes, shared.progress.now());
-    }
-
-    /// Gives the next job of the multifd channels out. Whether something else happened while that had to wait.
-    fn give(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
-        let mut happened = false;
-        while let Some(multifd) = &mut link.multifd {
-            let given = multifd.give()?;
-            self.heard(source, link)?;
-            if given {
-                break;
-            }
-            happened |= self.await_senders(source, link)?;
-        }
-        Ok(happened)
-    }
-
-    /// Whatever was given out is sent, and every channel says that this was all.
-    fn gather(&mut self, source: &mut Source, link: &mut Connection) -> Result<(), MigrationError> {
-        self.give(source, link)?;
-        while link.multifd.as_ref().is_some_and(|multifd| !multifd.is_idle()) {
-            self.await_senders(source, link)?;
-        }
-        self.heard(source, link)?;
-        let Some(multifd) = link.multifd.as_mut().filter(|multifd| multifd.is_spread()) else { return Ok(()) };
-        let shared = &self.shared;
-        multifd.gather(&shared.wake, &|| shared.interrupted()).map_err(lost_link)?;
-        self.outgoing.push(&Forward::Gather);
-        Ok(())
-    }
-
-    /// A sender rings, or something else happens: whether it did.
-    fn await_senders(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
-        if link.channel.wait(false, &self.shared.wake, None)?.woken {
-            self.shared.wake.clear();
-        }
-        let happened = self.look_up(source, link)?;
-        self.heard(source, link)?;
-        Ok(happened)
-    }
-
-    /// What the senders have to say.
-    fn heard(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {
-        if let Some(multifd) = &link.multifd {
-            let sent = multifd.sent()?;
-            self.shared.progress.by_multifd(sent.bytes as u64);
-            self.count(sent, source);
-        }
-        Ok(())
     }
 
     /// Whatever waits to be sent is not sent any more.
@@ -512,7 +488,7 @@ impl Driver {
     }
 
     /// Commands and replies that are there; whether there were any.
-    fn look_up(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
+    pub(super) fn look_up(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
         let shared = self.shared.clone();
         if shared.cancelled() && !source.status().is_ended() {
             self.forget(link);
@@ -526,7 +502,11 @@ impl Driver {
             // The handle refuses it; this was said before the destination told what it can do.
             source.start_postcopy()?;
         }
-        source.set_limits(shared.limits());
+        let limits = shared.limits();
+        if let (Some(changed), Contents::Changes { cache }) = (self.outgoing.changed(), limits.encoding.contents) {
+            changed.resize(cache);
+        }
+        source.set_limits(limits);
         if shared.go_on.swap(false, Ordering::AcqRel) && source.go_on() {
             shared.progress.step("hold");
             return Ok(true);
@@ -556,7 +536,7 @@ impl Driver {
     }
 }
 
-fn lost_link(source: ChannelError) -> MigrationError {
+pub(super) fn lost_link(source: ChannelError) -> MigrationError {
     MigrationError::Link { peer: "destination", source }
 }
 

@@ -6,6 +6,7 @@
 //! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, `release` gives pages back to the host that the destination has, and `pacer` holds whatever goes in the background to what `link` finds.
 
 mod action;
+mod changed;
 mod connection;
 mod control;
 mod convergence;
@@ -22,6 +23,7 @@ mod rejoin;
 mod release;
 mod scheduler;
 mod slowing;
+mod spread;
 mod state;
 mod throttled;
 

@@ -13,6 +13,7 @@ use super::control::Shared;
 use super::outgoing::{Outgoing, Sent};
 use super::pacer::Pacer;
 use crate::channel::{Channel, ChannelError, Wake};
+use crate::encoding::Encoding;
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
@@ -27,7 +28,8 @@ const JOB_RUNS: usize = 256;
 /// Runs that one sender sends.
 #[derive(Debug, Default)]
 struct Job {
-    runs: Vec<PageRun>,
+    /// With whether it is zero, where somebody has looked already.
+    runs: Vec<(PageRun, Option<bool>)>,
     pages: u64,
 }
 
@@ -78,7 +80,8 @@ impl Senders {
         guest: &Arc<dyn Guest>,
         shared: &Arc<Shared>,
         pacer: &Arc<Pacer>,
-    ) -> std::io::Result<Self> {
+        encoding: Encoding,
+    ) -> Result<Self, MigrationError> {
         let (jobs, taken) = bounded(channels.len());
         let desk = Arc::new(Desk::default());
         let mut senders =
@@ -93,7 +96,9 @@ impl Senders {
                 jobs: taken.clone(),
                 wake: Wake::new()?,
             };
-            let thread = std::thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run())?;
+            let outgoing = Outgoing::new(encoding, guest.ram())?;
+            let thread =
+                std::thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run(outgoing))?;
             senders.threads.push(thread);
         }
         Ok(senders)
@@ -109,9 +114,9 @@ impl Senders {
         self.spread
     }
 
-    /// Adds a run to the next job; whether that is to be given out. `alone`: at once.
-    pub fn push(&mut self, run: PageRun, alone: bool) -> bool {
-        self.next.runs.push(run);
+    /// Adds a run to the next job; whether that is to be given out. `zero`: whether it is zero, if that is known. `alone`: at once.
+    pub fn push(&mut self, run: PageRun, zero: Option<bool>, alone: bool) -> bool {
+        self.next.runs.push((run, zero));
         self.next.pages += u64::from(run.count);
         alone || self.next.pages >= JOB_PAGES || self.next.runs.len() >= JOB_RUNS
     }
@@ -210,9 +215,8 @@ impl Drop for Done<'_> {
 }
 
 impl JobSender {
-    fn run(self) {
+    fn run(self, mut outgoing: Outgoing) {
         self.guest.thread_begins(EngineThread::MultifdSender);
-        let mut outgoing = Outgoing::default();
         for job in &self.jobs {
             let done = Done(&self);
             self.desk.changed(&self.shared.wake);
@@ -231,8 +235,11 @@ impl JobSender {
             self.shared.interrupted()
         };
         let mut sent = Sent::default();
-        for run in &job.runs {
-            outgoing.push_run(ram, *run);
+        for (run, zero) in &job.runs {
+            match zero {
+                None => outgoing.push_run(ram, *run),
+                Some(zero) => outgoing.push_known(ram, *run, *zero),
+            }
             if outgoing.is_due() {
                 sent += outgoing.send(ram, &self.channel, &self.wake, &interrupted)?;
             }

@@ -1,9 +1,12 @@
-//! Runs of pages on their way out: zero pages become zero runs, the rest goes straight from guest RAM to the socket.
+//! Runs of pages on their way out: zero pages become zero runs, the rest goes straight from guest RAM to the socket, if nothing else is wished for.
 
+use super::changed::Changed;
 use crate::channel::{Batch, Channel, ChannelError, Wake};
+use crate::encoding::{Contents, Encoding, Packer, ZeroPages};
+use crate::error::MigrationError;
 use crate::memory::RamBlock;
 use crate::ram::{PageIndex, PageRun};
-use crate::wire::Forward;
+use crate::wire::{Forward, MAX_PACKED_PAGES};
 
 /// A batch is sent once it holds so many bytes: enough that the call is cheap, few enough that they stay in the cache.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -19,60 +22,130 @@ pub struct Sent {
     pub normal: u64,
     /// Pages sent as zero.
     pub zero: u64,
+    /// Pages of which only the changes were sent.
+    pub changed: u64,
 }
 
 impl std::ops::AddAssign for Sent {
     fn add_assign(&mut self, more: Self) {
-        *self = Self { bytes: self.bytes + more.bytes, normal: self.normal + more.normal, zero: self.zero + more.zero };
+        *self = Self {
+            bytes: self.bytes + more.bytes,
+            normal: self.normal + more.normal,
+            zero: self.zero + more.zero,
+            changed: self.changed + more.changed,
+        };
     }
 }
 
 /// The messages that wait to be sent.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Outgoing {
     batch: Batch,
     zeros: Vec<PageRun>,
     sent: Sent,
     torn: bool,
+    means: Means,
+    /// Zero pages go like all others.
+    unseen: bool,
+}
+
+/// What makes messages of pages.
+#[derive(Default)]
+enum Means {
+    /// Nothing: they go straight from guest RAM.
+    #[default]
+    Whole,
+    Packed(Box<Packer>),
+    /// While the destination takes changes.
+    Changed(Box<Changed>),
+    /// Not any more. To give its memory back takes longer than the blackout has time for.
+    Done(Box<Changed>),
 }
 
 impl Outgoing {
+    /// For pages in this encoding. Errors: no memory for it.
+    pub fn new(encoding: Encoding, ram: &[RamBlock]) -> Result<Self, MigrationError> {
+        let means = match encoding.contents {
+            Contents::Whole => Means::Whole,
+            Contents::Packed(packing) => Means::Packed(Box::new(Packer::new(packing).map_err(MigrationError::Packer)?)),
+            Contents::Changes { cache } => Means::Changed(Box::new(Changed::new(ram, cache))),
+        };
+        Ok(Self { means, unseen: encoding.zero_pages == ZeroPages::Unseen, ..Self::default() })
+    }
+
     /// Adds a message without contents, behind everything before it.
     pub fn push(&mut self, message: &Forward) {
         self.end_zeros();
         self.batch.push(message);
     }
 
+    /// A precopy pass begins.
+    pub fn begin_pass(&mut self, pass: u32) {
+        if let Means::Changed(changed) = &mut self.means {
+            changed.begin_pass(pass);
+        }
+    }
+
+    /// The destination takes no changes of pages from here on.
+    pub fn end_changes(&mut self) {
+        self.means = match std::mem::take(&mut self.means) {
+            Means::Changed(changed) => Means::Done(changed),
+            means => means,
+        };
+    }
+
+    /// What is kept of sent pages, if that is done.
+    pub fn changed(&mut self) -> Option<&mut Changed> {
+        match &mut self.means {
+            Means::Changed(changed) | Means::Done(changed) => Some(changed),
+            Means::Whole | Means::Packed(_) => None,
+        }
+    }
+
     /// Adds the run as it is now.
     pub fn push_run(&mut self, ram: &[RamBlock], run: PageRun) {
         let block = &ram[usize::from(run.block.0)];
-        let mut start = run.start.0;
-        while start < run.end().0 {
-            let zero = block.is_zero(PageIndex(start));
-            let same = |page: &u64| block.is_zero(PageIndex(*page)) == zero;
-            let end = start + 1 + (start + 1..run.end().0).take_while(same).count() as u64;
-            let part = PageRun { block: run.block, start: PageIndex(start), count: (end - start) as u32 };
-            if zero {
-                self.sent.zero += u64::from(part.count);
-                self.push_zeros(part);
-            } else {
-                self.sent.normal += u64::from(part.count);
-                self.batch.push(&Forward::Pages(part));
+        if let Means::Changed(changed) = &mut self.means {
+            let (zeros, batch, mut zero) = (&mut self.zeros, &mut self.batch, 0);
+            let seen = (!self.unseen).then_some(|page: PageRun| {
+                zero += 1;
+                collect(zeros, page);
+            });
+            let went = changed.push(block, run, batch, seen);
+            self.sent += Sent { bytes: 0, normal: went.whole, zero, changed: went.changes };
+            if self.zeros.len() >= MOST_ZEROS {
+                self.end_zeros();
             }
-            start = end;
+        } else if self.unseen {
+            self.push_known(ram, run, false);
+        } else {
+            parts(block, run).for_each(|(part, zero)| self.push_known(ram, part, zero));
+        }
+    }
+
+    /// Adds the run, of which is known whether it is zero.
+    pub fn push_known(&mut self, ram: &[RamBlock], run: PageRun, zero: bool) {
+        if zero {
+            self.sent.zero += u64::from(run.count);
+            self.push_zeros(run);
+            return;
+        }
+        self.sent.normal += u64::from(run.count);
+        let Means::Packed(packer) = &mut self.means else { return self.batch.push(&Forward::Pages(run)) };
+        let (block, codec) = (&ram[usize::from(run.block.0)], packer.codec());
+        for piece in run.pieces(MAX_PACKED_PAGES) {
+            match packer.pack(block, piece) {
+                Some(packed) => {
+                    let length = packed.len() as u32;
+                    self.batch.push_with(&Forward::Packed { run: piece, codec, length }, packed);
+                }
+                None => self.batch.push(&Forward::Pages(piece)),
+            }
         }
     }
 
     fn push_zeros(&mut self, run: PageRun) {
-        match self.zeros.last_mut() {
-            Some(last) if last.block == run.block && last.end() == run.start => {
-                match last.count.checked_add(run.count) {
-                    Some(count) => last.count = count,
-                    None => self.zeros.push(run),
-                }
-            }
-            _ => self.zeros.push(run),
-        }
+        collect(&mut self.zeros, run);
         if self.zeros.len() >= MOST_ZEROS {
             self.end_zeros();
         }
@@ -122,11 +195,42 @@ impl Outgoing {
 
     /// Forgets what waits. A torn stream stays torn.
     pub fn clear(&mut self) {
-        *self = Self { torn: self.torn, ..Self::default() };
+        let torn = self.torn;
+        self.renew();
+        self.torn = torn;
     }
 
     /// A new link: nothing of the old one's counts.
     pub fn renew(&mut self) {
-        *self = Self::default();
+        // Pages were taken down as sent that never will be.
+        self.end_changes();
+        *self = Self { means: std::mem::take(&mut self.means), unseen: self.unseen, ..Self::default() };
+    }
+}
+
+/// The run in parts that are zero as they are now, and parts that are not.
+pub(super) fn parts(block: &RamBlock, run: PageRun) -> impl Iterator<Item = (PageRun, bool)> + '_ {
+    let mut start = run.start.0;
+    std::iter::from_fn(move || {
+        if start >= run.end().0 {
+            return None;
+        }
+        let zero = block.is_zero(PageIndex(start));
+        let same = |page: &u64| block.is_zero(PageIndex(*page)) == zero;
+        let end = start + 1 + (start + 1..run.end().0).take_while(same).count() as u64;
+        let part = PageRun { block: run.block, start: PageIndex(start), count: (end - start) as u32 };
+        start = end;
+        Some((part, zero))
+    })
+}
+
+/// Adds the run to those that wait, to the last of them if it goes on there.
+fn collect(zeros: &mut Vec<PageRun>, run: PageRun) {
+    match zeros.last_mut() {
+        Some(last) if last.block == run.block && last.end() == run.start => match last.count.checked_add(run.count) {
+            Some(count) => last.count = count,
+            None => zeros.push(run),
+        },
+        _ => zeros.push(run),
     }
 }

@@ -71,6 +71,7 @@ struct Pass {
     begin_pages: u64,
     begun: Duration,
     sent: u64,
+    moved: u64,
     at: (BlockId, PageIndex),
     /// Where the stretch ends whose log has been re-armed.
     cleared_to: PageIndex,
@@ -298,6 +299,13 @@ impl Source {
                 self.asking.iter_mut().for_each(|asking| asking.sent(bytes));
             }
             _ => {}
+        }
+    }
+
+    /// What was sent stood for so many bytes of pages, zero pages apart.
+    pub fn moved(&mut self, bytes: u64) {
+        if let State::Precopy(pass) = &mut self.state {
+            pass.moved += bytes;
         }
     }
 

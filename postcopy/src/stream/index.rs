@@ -128,6 +128,13 @@ impl Index {
                 Forward::HandOver { running } => runs = Some(running),
                 Forward::Complete => break,
                 Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
+                message @ (Forward::Packed { .. } | Forward::Delta { .. }) => {
+                    let name = tag::name(message.tag());
+                    let why = format!(
+                        "its pages are not whole ('{name}'), so that none can be read alone: read it without lazy=on"
+                    );
+                    return Err(ChannelError::Io(io::Error::other(why)));
+                }
                 message => {
                     return Err(damaged(format!("'{}' stands where no stream has it", tag::name(message.tag()))));
                 }

@@ -3,7 +3,8 @@
 use super::fragment::MAX_WORDS;
 use super::hello::cut;
 use super::message::BlockDescription;
-use super::{Forward, Fragment, MAX_RUN_PAGES, Reply, Request, tag};
+use super::{Forward, Fragment, MAX_PACKED_PAGES, MAX_RUN_PAGES, Reply, Request, tag};
+use crate::encoding::Codec;
 use crate::guest::Section;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
@@ -86,12 +87,21 @@ impl Header {
 
     /// How many bytes of the message are fields, to be read before decoding; the rest are page contents.
     pub fn fields(self) -> usize {
-        if self.tag == tag::PAGES { RUN_LEN.min(self.length as usize) } else { self.length as usize }
+        let whole = self.length as usize;
+        match self.tag {
+            tag::PAGES | tag::DELTA => RUN_LEN.min(whole),
+            tag::PACKED => PACKED_LEN.min(whole),
+            _ => whole,
+        }
     }
 }
 
 /// Bytes of an encoded run.
 const RUN_LEN: usize = 16;
+/// Bytes of an encoded run and a codec's number.
+const PACKED_LEN: usize = RUN_LEN + 4;
+/// Bytes of the length that stands before what has changed of a page.
+const CHANGES_HEAD: u32 = 2;
 /// The most runs in one message.
 const MAX_RUNS: u32 = 4096;
 
@@ -108,6 +118,8 @@ pub(super) fn longest(tag: u16) -> Option<u32> {
         tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,
         tag::PASS_BEGIN | tag::PASS_END | tag::MARK | tag::REACHED | tag::SHARED_RAM => 4,
         tag::PAGES => RUN_LEN as u32 + MAX_RUN_PAGES * PAGE_SIZE as u32,
+        tag::PACKED => PACKED_LEN as u32 + MAX_PACKED_PAGES * PAGE_SIZE as u32,
+        tag::DELTA => RUN_LEN as u32 + MAX_PACKED_PAGES * (CHANGES_HEAD + PAGE_SIZE as u32),
         tag::ZEROS | tag::REQUEST => MAX_RUNS * RUN_LEN as u32,
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
         tag::STATE => 64 * KIB * KIB,
@@ -143,10 +155,13 @@ impl Forward {
             Self::Gather => tag::GATHER,
             Self::Goodbye => tag::GOODBYE,
             Self::SharedRam(_) => tag::SHARED_RAM,
+            Self::Packed { .. } => tag::PACKED,
+            Self::Delta { .. } => tag::DELTA,
         }
     }
 
-    /// Appends header and fields to `out`. For [`Forward::Pages`] the caller sends the contents after it.
+    /// Appends header and fields to `out`. For [`Forward::Pages`], [`Forward::Packed`] and [`Forward::Delta`] the caller sends the contents after
+    /// it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Writer::begin(out, self.tag());
         match self {
@@ -174,6 +189,15 @@ impl Forward {
             Self::Pages(run) => {
                 body.run(*run);
                 body.contents(run.bytes());
+            }
+            Self::Packed { run, codec, length } => {
+                body.run(*run);
+                body.u32(codec.number());
+                body.contents(*length as usize);
+            }
+            Self::Delta { run, length } => {
+                body.run(*run);
+                body.contents(*length as usize);
             }
             Self::Zeros(runs) => runs.iter().for_each(|run| body.run(*run)),
             Self::Discard(fragment) => body.fragment(fragment),
@@ -249,6 +273,8 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
         tag::PASS_BEGIN => Forward::PassBegin(body.u32()?),
         tag::PASS_END => Forward::PassEnd(body.u32()?),
         tag::PAGES => Forward::Pages(body.pages(header)?),
+        tag::PACKED => body.packed(header)?,
+        tag::DELTA => body.delta(header)?,
         tag::ZEROS => Forward::Zeros(body.runs(u32::MAX)?),
         tag::DISCARD => Forward::Discard(body.fragment()?),
         tag::ARM => Forward::Arm,
@@ -282,10 +308,10 @@ pub fn decode_demand(header: Header, fields: &[u8]) -> Result<Forward, DecodeErr
     }
 }
 
-/// A message from the source on a multifd channel: pages, zeros, or the end of a stretch of them.
+/// A message from the source on a multifd channel: pages, compressed or not, zeros, or the end of a stretch of them.
 pub fn decode_multifd(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
     match header.tag {
-        tag::PAGES | tag::ZEROS | tag::GATHER => decode_forward(header, fields),
+        tag::PAGES | tag::PACKED | tag::ZEROS | tag::GATHER => decode_forward(header, fields),
         other => Err(DecodeError::Unknown(other)),
     }
 }
@@ -459,6 +485,26 @@ impl<'a> Reader<'a> {
             return Err(self.field("length"));
         }
         Ok(run)
+    }
+
+    /// What is as long as its pages gains nothing, and is longer than anything honest.
+    fn packed(&mut self, header: Header) -> Result<Forward, DecodeError> {
+        let run = self.run(MAX_PACKED_PAGES)?;
+        let codec = self.u32().and_then(|number| Codec::of(number).ok_or(self.field("codec")))?;
+        match (header.length as usize).saturating_sub(PACKED_LEN) {
+            length if length < run.bytes() => Ok(Forward::Packed { run, codec, length: length as u32 }),
+            _ => Err(self.field("length")),
+        }
+    }
+
+    fn delta(&mut self, header: Header) -> Result<Forward, DecodeError> {
+        let run = self.run(MAX_PACKED_PAGES)?;
+        let length = header.length.saturating_sub(RUN_LEN as u32);
+        // Each page has its length, and less than a page after it.
+        match (run.count * CHANGES_HEAD..run.count * (CHANGES_HEAD + PAGE_SIZE as u32)).contains(&length) {
+            true => Ok(Forward::Delta { run, length }),
+            false => Err(self.field("length")),
+        }
     }
 
     fn runs(&mut self, most: u32) -> Result<Vec<PageRun>, DecodeError> {

@@ -103,6 +103,16 @@ pub const BODIES: &[(u16, Meaning, &[Field])] = &[
     (tag::SPREAD, Meaning::None, &[]),
     (tag::GATHER, Meaning::None, &[]),
     (tag::GOODBYE, Meaning::None, &[]),
+    (
+        tag::PACKED,
+        Meaning::Pages("packed"),
+        &[Field("run", Type::Named("run")), Field("codec", Type::U32), Field("packed", Type::Bytes(Count::End))],
+    ),
+    (
+        tag::DELTA,
+        Meaning::Pages("delta"),
+        &[Field("run", Type::Named("run")), Field("changes", Type::Bytes(Count::End))],
+    ),
     (tag::SHARED_RAM, Meaning::None, &[Field("count", Type::U32)]),
     (
         tag::MAPPED,

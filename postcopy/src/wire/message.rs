@@ -1,11 +1,15 @@
 //! The messages as values. Their numbers and bytes are the codec's business.
 
 use super::Fragment;
+use crate::encoding::Codec;
 use crate::guest::{Configuration, Section};
 use crate::ram::PageRun;
 
 /// The longest run of pages in one message.
 pub const MAX_RUN_PAGES: u32 = 1024;
+
+/// The longest run of compressed pages in one message, and the longest of pages of which only the changes go.
+pub const MAX_PACKED_PAGES: u32 = 64;
 
 /// Message numbers.
 pub mod tag {
@@ -43,6 +47,10 @@ pub mod tag {
     pub const GATHER: u16 = 16;
     /// [`super::Forward::Goodbye`].
     pub const GOODBYE: u16 = 17;
+    /// [`super::Forward::Packed`].
+    pub const PACKED: u16 = 18;
+    /// [`super::Forward::Delta`].
+    pub const DELTA: u16 = 19;
     /// [`super::Forward::SharedRam`].
     pub const SHARED_RAM: u16 = 20;
     /// Tells a file with mapped RAM from a stream; no message on a channel.
@@ -69,7 +77,7 @@ pub mod tag {
     pub const REQUEST: u16 = 128;
 
     /// Every message's number and name, for the stream's description of itself.
-    pub const NAMES: [(u16, &str); 29] = [
+    pub const NAMES: [(u16, &str); 31] = [
         (CONFIGURATION, "configuration"),
         (RAM, "ram"),
         (DESCRIPTION, "description"),
@@ -87,6 +95,8 @@ pub mod tag {
         (SPREAD, "spread"),
         (GATHER, "gather"),
         (GOODBYE, "goodbye"),
+        (PACKED, "packed"),
+        (DELTA, "delta"),
         (SHARED_RAM, "shared-ram"),
         (MAPPED, "mapped"),
         (ACCEPTED, "accepted"),
@@ -163,6 +173,23 @@ pub enum Forward {
     Gather,
     /// The source knows that every page is in place: nothing is left to say.
     Goodbye,
+    /// A run of pages; their contents follow the message, compressed.
+    Packed {
+        /// At most [`MAX_PACKED_PAGES`] of them.
+        run: PageRun,
+        /// What with.
+        codec: Codec,
+        /// How many bytes follow.
+        length: u32,
+    },
+    /// A run of pages that were sent before; what has changed of them follows the message: for each page a length of two bytes, and so many
+    /// bytes of [`crate::encoding::Changes`].
+    Delta {
+        /// At most [`MAX_PACKED_PAGES`] of them.
+        run: PageRun,
+        /// How many bytes follow.
+        length: u32,
+    },
     /// So many files are all of RAM, in the order of the blocks. They come with the first byte of this message, over a unix socket.
     SharedRam(u32),
 }

@@ -13,4 +13,4 @@ pub use codec::{DecodeError, Header, decode_demand, decode_forward, decode_multi
 pub use fragment::{Fragment, fragments};
 pub(crate) use hello::is_hello;
 pub use hello::{Answer, ChannelKind, Features, Hello, HelloError, Token, VERSION_MAX, VERSION_MIN};
-pub use message::{BlockDescription, Forward, MAX_RUN_PAGES, Reply, Request, tag};
+pub use message::{BlockDescription, Forward, MAX_PACKED_PAGES, MAX_RUN_PAGES, Reply, Request, tag};

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod encodings;
 mod false_destination;
 mod false_ram;
 mod false_source;

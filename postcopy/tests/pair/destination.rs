@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::destination::{Destination, Effect, Standing, Stretch, Touch, Tracker};
+use whimbrel_postcopy::destination::{Destination, Effect, Packed, Standing, Stretch, Touch, Tracker};
+use whimbrel_postcopy::encoding::{Changes, Unpacker};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
@@ -27,10 +28,27 @@ struct Contents {
     watched: bool,
 }
 
+/// Contents that are not pages as they are, and are taken at once.
+#[derive(Clone, Copy)]
+enum Encoded {
+    Packed { packed: Packed, watched: bool },
+    Changes { run: PageRun, length: u32 },
+}
+
+impl Encoded {
+    fn length(self) -> usize {
+        match self {
+            Self::Packed { packed, .. } => packed.length as usize,
+            Self::Changes { length, .. } => length as usize,
+        }
+    }
+}
+
 /// A multifd channel's thread.
 #[derive(Clone, Default)]
 struct Receiver {
     contents: Option<Contents>,
+    encoded: Option<Encoded>,
     /// Placed, not yet counted as received.
     marks: Option<PageRun>,
     /// It has come to the end of this stretch.
@@ -42,6 +60,7 @@ pub struct DestinationEnd {
     pub tracker: Arc<Tracker>,
     pub memory: Populated,
     contents: Option<Contents>,
+    encoded: Option<Encoded>,
     demand_contents: Option<Contents>,
     receivers: Vec<Receiver>,
     stretch: Option<Stretch>,
@@ -80,6 +99,7 @@ impl DestinationEnd {
             tracker,
             memory: Populated::new(ram),
             contents: None,
+            encoded: None,
             demand_contents: None,
             receivers: vec![Receiver::default(); plan.multifd_lines.len()],
             stretch: None,
@@ -107,7 +127,7 @@ impl DestinationEnd {
             }
             *receiver = Receiver::default();
         }
-        (self.contents, self.stretch, self.gathering) = (None, None, false);
+        (self.contents, self.encoded, self.stretch, self.gathering) = (None, None, None, false);
     }
 
     fn wake(&mut self, run: PageRun) {
@@ -118,6 +138,31 @@ impl DestinationEnd {
     fn fill(&mut self, run: PageRun, contents: Option<&[u8]>) {
         self.memory.fill(run, contents);
         self.wake(run);
+    }
+
+    /// Puts encoded contents where they belong; the run, if it is not counted as received yet.
+    fn put(&mut self, encoded: Encoded, bytes: &[u8]) -> Option<PageRun> {
+        match encoded {
+            Encoded::Packed { packed: Packed { run, codec, .. }, watched } => {
+                let mut unpacker = Unpacker::default();
+                let raw = unpacker.unpack(codec, bytes, run.bytes()).unwrap();
+                if watched {
+                    self.fill(run, Some(raw));
+                    return Some(run);
+                }
+                self.memory.write(run, raw);
+                self.tracker.placed(run);
+            }
+            Encoded::Changes { run, .. } => {
+                assert!(self.tracker.has(run.block, run.start), "what changed of {run} came before it did");
+                assert!(!self.memory.watched && run.count == 1);
+                let mut changes = Changes::of(&bytes[2..]);
+                while let Some((at, new)) = changes.take().unwrap() {
+                    self.memory.ram[usize::from(run.block.0)].write(run.start, at, new);
+                }
+            }
+        }
+        None
     }
 
     /// A touch by `who`; whether it went through.
@@ -210,6 +255,9 @@ impl World {
         if let Some(contents) = self.destination.contents {
             return self.take_contents(contents);
         }
+        if let Some(encoded) = self.destination.encoded {
+            return self.take_encoded(encoded);
+        }
         if self.destination.gathering {
             return self.gather_pages();
         }
@@ -258,6 +306,9 @@ impl World {
             Effect::Gather => destination.gathering = true,
             Effect::Write(run) => destination.contents = Some(Contents { run, watched: false }),
             Effect::Place(run) => destination.contents = Some(Contents { run, watched: true }),
+            Effect::WritePacked(packed) => destination.encoded = Some(Encoded::Packed { packed, watched: false }),
+            Effect::PlacePacked(packed) => destination.encoded = Some(Encoded::Packed { packed, watched: true }),
+            Effect::Change(run, length) => destination.encoded = Some(Encoded::Changes { run, length }),
             Effect::WriteZeros(runs) => runs.into_iter().for_each(|run| {
                 destination.memory.discard(run);
                 destination.tracker.placed(run);
@@ -326,8 +377,9 @@ impl World {
     fn gather_pages(&mut self) -> Result<bool, MigrationError> {
         let destination = &mut self.destination;
         let missing = |(receiver, pipe): (&Receiver, &Pipe)| {
-            let stuck =
-                receiver.contents.is_some_and(|_| pipe.len() < PAGE_SIZE) || message(pipe).is_ok_and(|it| it.is_none());
+            let stuck = receiver.contents.is_some_and(|_| pipe.len() < PAGE_SIZE)
+                || receiver.encoded.is_some_and(|encoded| pipe.len() < encoded.length())
+                || message(pipe).is_ok_and(|it| it.is_none());
             !receiver.there && receiver.marks.is_none() && pipe.has_ended() && stuck
         };
         if destination.receivers.iter().zip(&self.link.multifd).any(missing) {
@@ -377,11 +429,25 @@ impl World {
             }
             return true;
         }
+        if let Some(encoded) = receiver.encoded {
+            if pipe.len() < encoded.length() {
+                return false;
+            }
+            receiver.encoded = None;
+            let bytes = pipe.take(encoded.length());
+            let marks = destination.put(encoded, &bytes);
+            destination.receivers[number].marks = marks;
+            return true;
+        }
         let Ok(Some((header, fields))) = message(pipe) else { return false };
         pipe.take(Header::LEN + header.fields());
         match decode_multifd(header, &fields).unwrap() {
             Forward::Pages(run) => {
                 receiver.contents = Some(Contents { run, watched: stretch == Stretch::Postcopy });
+            }
+            Forward::Packed { run, codec, length } => {
+                let packed = Packed { run, codec, length };
+                receiver.encoded = Some(Encoded::Packed { packed, watched: stretch == Stretch::Postcopy });
             }
             Forward::Zeros(runs) => runs.into_iter().for_each(|run| {
                 if stretch == Stretch::Postcopy {
@@ -396,6 +462,18 @@ impl World {
             other => panic!("{other:?} on a multifd channel"),
         }
         true
+    }
+
+    fn take_encoded(&mut self, encoded: Encoded) -> Result<bool, MigrationError> {
+        let control = &mut self.link.control;
+        if control.len() < encoded.length() {
+            return if control.has_ended() { Err(link_closed()) } else { Ok(false) };
+        }
+        let bytes = control.take(encoded.length());
+        let destination = &mut self.destination;
+        destination.encoded = None;
+        destination.marks = destination.put(encoded, &bytes);
+        Ok(true)
     }
 
     fn take_contents(&mut self, contents: Contents) -> Result<bool, MigrationError> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whimbrel_postcopy::encoding::{Contents, Packing};
 use whimbrel_postcopy::source::{AutoConverge, DirtyLimit, Limits, Policy, Slowing};
 use whimbrel_postcopy::stats::Status;
 
@@ -96,6 +97,8 @@ pub struct Plan {
     pub many: u64,
     pub spreads_background: bool,
     pub limits: Limits,
+    /// How pages go, for the whole of the migration.
+    pub contents: Contents,
     pub forgets: Forgets,
     pub refusal: Refusal,
     pub events: Vec<Planned>,
@@ -118,6 +121,14 @@ impl Plan {
         let multifd = random.pick(&[0, 0, 1, 2, 3]);
         let multifd_lines = (0..multifd).map(|_| self::line(random)).collect();
         let many = random.pick(&[0, 1, 1, 30]);
+        let contents = random.pick(&[
+            Contents::Whole,
+            Contents::Whole,
+            Contents::Packed(Packing::Zlib(1)),
+            Contents::Packed(Packing::Zstd(1)),
+            Contents::Changes { cache: 0 },
+            Contents::Changes { cache: 0 },
+        ]);
         let spreads_background = random.percent(70);
         let refusals = [
             Refusal::Check,
@@ -138,6 +149,7 @@ impl Plan {
             many,
             spreads_background,
             limits: limits(random),
+            contents,
             forgets: random.pick(&[Forgets::WhenRead, Forgets::WhenCleared]),
             refusal,
             events: events(random),

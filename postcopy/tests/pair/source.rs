@@ -1,14 +1,16 @@
 //! The source's end: carries out what the real [`Source`] decides, one action a step, and serves page requests.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::channel::ChannelError;
+use whimbrel_postcopy::encoding::{Contents, Packer, Page, encode_changes};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::memory::RamBlock;
-use whimbrel_postcopy::ram::{PAGE_SIZE, PageIndex, PageRun};
+use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::source::{Action, Hint, Many, Source, answer};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply, Request, decode_reply};
@@ -24,6 +26,14 @@ enum Item {
     Pages(PageRun),
 }
 
+/// How pages are made messages of.
+enum Means {
+    Whole,
+    Packed(Packer),
+    /// Pages as they were sent, while the destination takes changes of them.
+    Changes(HashMap<(BlockId, PageIndex), Page>),
+}
+
 pub struct SourceEnd {
     pub machine: Source,
     pub ram: Vec<RamBlock>,
@@ -31,6 +41,7 @@ pub struct SourceEnd {
     pub pending: Arc<RamBitmap>,
     hint: Arc<Hint>,
     outgoing: Vec<Item>,
+    means: Means,
     /// Runs that wait for a multifd channel; the senders take any of them.
     jobs: Vec<PageRun>,
     spread: bool,
@@ -83,7 +94,13 @@ impl SourceEnd {
         ];
         let features = if plan.refusal == Refusal::Postcopy { Features::default() } else { Features::POSTCOPY };
         let many = (!plan.multifd_lines.is_empty()).then_some(plan.many);
-        let many = Many { precopy: many, postcopy: many.filter(|_| plan.spreads_background) };
+        let means = match plan.contents {
+            Contents::Whole => Means::Whole,
+            Contents::Packed(packing) => Means::Packed(Packer::new(packing).unwrap()),
+            Contents::Changes { .. } => Means::Changes(HashMap::new()),
+        };
+        let precopy = many.filter(|_| !matches!(means, Means::Changes(_)));
+        let many = Many { precopy, postcopy: many.filter(|_| plan.spreads_background) };
         Self {
             machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone(), many),
             log: Log::new(&ram, plan.forgets),
@@ -92,6 +109,7 @@ impl SourceEnd {
             pending,
             hint,
             outgoing: Vec::new(),
+            means,
             jobs: Vec::new(),
             spread: false,
             gathering: false,
@@ -121,6 +139,13 @@ impl SourceEnd {
 }
 
 impl SourceEnd {
+    /// From here on pages are placed, not written.
+    fn end_changes(&mut self) {
+        if let Means::Changes(_) = self.means {
+            self.means = Means::Whole;
+        }
+    }
+
     fn forget(&mut self) {
         self.outgoing.clear();
         self.jobs.clear();
@@ -209,6 +234,9 @@ impl World {
         let source = &mut self.source;
         match action {
             Action::Send(message) => {
+                if matches!(message, Forward::Arm | Forward::HandOver { .. }) {
+                    source.end_changes();
+                }
                 let mut bytes = Vec::new();
                 message.encode(&mut bytes);
                 source.outgoing.push(Item::Bytes(bytes));
@@ -340,7 +368,7 @@ impl World {
         let before = std::mem::take(&mut source.outgoing);
         self.push_run(job);
         let items = std::mem::replace(&mut self.source.outgoing, before);
-        let bytes = encode(&self.source.ram, items);
+        let bytes = encode(&self.source.ram, items, &mut self.source.means);
         let line = self.plan.multifd_lines[channel];
         match self.link.multifd[channel].send(&bytes, line, self.now) {
             Ok(()) => self.source.machine.sent(bytes.len(), self.now),
@@ -355,6 +383,9 @@ impl World {
         let mut zeros: Vec<PageRun> = Vec::new();
         for page in run.pages() {
             if block.is_zero(page) {
+                if let Means::Changes(sent) = &mut source.means {
+                    sent.remove(&(run.block, page));
+                }
                 match zeros.last_mut() {
                     Some(last) if last.end() == page => last.count += 1,
                     _ => zeros.push(PageRun::single(run.block, page)),
@@ -376,7 +407,8 @@ impl World {
     }
 
     fn flush(&mut self) -> Result<(), MigrationError> {
-        let bytes = encode(&self.source.ram, std::mem::take(&mut self.source.outgoing));
+        let items = std::mem::take(&mut self.source.outgoing);
+        let bytes = encode(&self.source.ram, items, &mut self.source.means);
         if !bytes.is_empty() {
             self.link.control.send(&bytes, self.plan.line, self.now).map_err(|_| link_closed())?;
             self.source.machine.sent(bytes.len(), self.now);
@@ -458,15 +490,54 @@ impl World {
 }
 
 /// What waits, with the pages as they are now.
-fn encode(ram: &[RamBlock], items: Vec<Item>) -> Vec<u8> {
+fn encode(ram: &[RamBlock], items: Vec<Item>, means: &mut Means) -> Vec<u8> {
     let mut bytes = Vec::new();
     for item in items {
         match item {
             Item::Bytes(more) => bytes.extend(more),
-            Item::Pages(run) => pages(ram, run, &mut bytes),
+            Item::Pages(run) => match means {
+                Means::Whole => pages(ram, run, &mut bytes),
+                Means::Packed(packer) => run.pieces(64).for_each(|piece| packed(ram, piece, packer, &mut bytes)),
+                Means::Changes(sent) => run.pages().for_each(|page| changes(ram, run.block, page, sent, &mut bytes)),
+            },
         }
     }
     bytes
+}
+
+/// A run of compressed pages as a message with its contents.
+fn packed(ram: &[RamBlock], run: PageRun, packer: &mut Packer, bytes: &mut Vec<u8>) {
+    let codec = packer.codec();
+    match packer.pack(&ram[usize::from(run.block.0)], run) {
+        Some(packed) => {
+            Forward::Packed { run, codec, length: packed.len() as u32 }.encode(bytes);
+            bytes.extend_from_slice(packed);
+        }
+        None => pages(ram, run, bytes),
+    }
+}
+
+/// What has changed of a page, or all of it, as a message.
+fn changes(
+    ram: &[RamBlock],
+    block: BlockId,
+    page: PageIndex,
+    sent: &mut HashMap<(BlockId, PageIndex), Page>,
+    bytes: &mut Vec<u8>,
+) {
+    let (run, mut now, mut changed) = (PageRun::single(block, page), [0; PAGE_SIZE], Vec::new());
+    ram[usize::from(block.0)].read(page, &mut now);
+    match sent.insert((block, page), now) {
+        Some(then) if encode_changes(&then, &now, &mut changed) => {
+            Forward::Delta { run, length: 2 + changed.len() as u32 }.encode(bytes);
+            bytes.extend((changed.len() as u16).to_le_bytes());
+            bytes.extend(changed);
+        }
+        _ => {
+            Forward::Pages(run).encode(bytes);
+            bytes.extend(now);
+        }
+    }
 }
 
 /// A run of pages as a message with its contents.

@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod encodings;
 mod handed;
 mod recovery;
 mod release;

@@ -85,7 +85,7 @@ fn mistakes_are_named() {
         ),
         ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
         ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
-        ("migrate_set_capability xbzrle on", "Error: capability xbzrle is not supported\n"),
+        ("migrate_set_capability rdma-pin-all on", "Error: capability rdma-pin-all is not supported\n"),
         (
             "migrate_set_capability return-path off",
             "Error: capability return-path is always on here and cannot be switched off\n",
@@ -141,6 +141,11 @@ fn parameters_in_the_units_people_use() {
         "migrate_set_parameter downtime-limit 50",
         "migrate_set_parameter x-postcopy-after 2",
         "migrate_set_parameter announce-rounds 7",
+        "migrate_set_parameter multifd-compression zstd",
+        "migrate_set_parameter multifd-zstd-level 7",
+        // As in QEMU: a bare number is in bytes.
+        "migrate_set_parameter xbzrle-cache-size 16777216",
+        "migrate_set_parameter xbzrle-cache-size 32M",
         "migrate_set_parameter x-keepalive 3000",
         "migrate_set_parameter cpu-throttle-tailslow on",
         "migrate_set_parameter cpu-throttle-increment 25",
@@ -170,6 +175,11 @@ fn parameters_in_the_units_people_use() {
          multifd-channels: 2\n\
          x-vcpu-dirty-limit-period: 1000 ms\n\
          vcpu-dirty-limit: 1 MB/s\n\
+         multifd-compression: 'zstd'\n\
+         multifd-zlib-level: 1\n\
+         multifd-zstd-level: 7\n\
+         xbzrle-cache-size: 33554432 bytes\n\
+         zero-page-detection: 'multifd'\n\
          x-reconnect: 0 s\n\
          x-keepalive: 3000 ms\n\
          tls-creds: '/etc/pki/qemu'\n\
@@ -189,7 +199,8 @@ fn capabilities_switch() {
     assert_eq!(
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
-         multifd: on\nauto-converge: off\ndirty-limit: off\npause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
+         multifd: on\nauto-converge: off\ndirty-limit: off\nxbzrle: off\nzero-blocks: on\n\
+         pause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
          x-ignore-shared: off\nrelease-ram: off\n"
     );
 }

@@ -30,7 +30,9 @@ fn all_adds_what_fills_a_screen() {
     let long = info_migrate(Some(&report), None, true);
     assert_eq!(
         long.strip_prefix(&short).unwrap(),
-        "Postcopy Blocktime (ms): 12\n\
+        "XBZRLE: size=67108864, transferred=4711, pages=99, miss=13\n\
+         \x20 miss_rate=0.25, encode_rate=86.08, overflow=2\n\
+         Postcopy Blocktime (ms): 12\n\
          Postcopy vCPU Blocktime (ms):\n \
          [14, 15]\n\
          Postcopy Latency (ns): 142500\n\

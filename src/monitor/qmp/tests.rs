@@ -231,8 +231,8 @@ fn bad_arguments_are_named() {
         ),
         (
             "migrate-set-capabilities",
-            capabilities(json!([{"capability": "xbzrle", "state": true}])),
-            "capability xbzrle is not supported",
+            capabilities(json!([{"capability": "rdma-pin-all", "state": true}])),
+            "capability rdma-pin-all is not supported",
         ),
     ] {
         assert_eq!(run(&vm, name, arguments), error(desc), "{name}");
@@ -252,7 +252,9 @@ fn settings_change_all_or_nothing() {
                "throttle-trigger-threshold": 50, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10,
                "cpu-throttle-tailslow": false, "max-cpu-throttle": 99, "x-vcpu-dirty-limit-period": 1000, "vcpu-dirty-limit": 1,
                "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
-               "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2, "x-reconnect": 0, "x-keepalive": 10000,
+               "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2,
+               "multifd-compression": "none", "multifd-zlib-level": 1, "multifd-zstd-level": 1, "xbzrle-cache-size": 67108864,
+               "zero-page-detection": "multifd", "x-reconnect": 0, "x-keepalive": 10000,
                "tls-creds": "/pki", "tls-hostname": "", "direct-io": false})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);

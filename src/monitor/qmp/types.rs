@@ -37,6 +37,10 @@ fn answers_are_qemus() {
     assert!(query::<Vec<qemu::CommandInfo>>(&vm, "query-commands").iter().any(|it| it.name == "migrate"));
     assert_eq!(query::<qemu::BalloonInfo>(&vm, "query-balloon").actual, 300 << 20);
     assert_eq!(query::<qemu::MigrationParameters>(&vm, "query-migrate-parameters").downtime_limit, Some(300));
+    let parameters: qemu::MigrationParameters = query(&vm, "query-migrate-parameters");
+    assert_eq!(parameters.multifd_compression, Some(qemu::MultiFDCompression::none));
+    assert_eq!((parameters.multifd_zlib_level, parameters.multifd_zstd_level), (Some(1), Some(1)));
+    assert_eq!(parameters.xbzrle_cache_size, Some(64 << 20));
     assert!(!query::<Vec<qemu::MigrationCapabilityStatus>>(&vm, "query-migrate-capabilities").is_empty());
     assert!(!query::<Vec<qemu::SchemaInfo>>(&vm, "query-qmp-schema").is_empty());
     let _: qemu::VersionInfo = query(&vm, "query-version");
@@ -66,6 +70,9 @@ fn a_migrations_report_is_qemus_in_every_status() {
     for status in all {
         vm.report.replace(Some((Side::Source, report(status))));
         let info: qemu::MigrationInfo = query(&vm, "query-migrate");
+        let cache = info.xbzrle_cache.unwrap();
+        assert_eq!((cache.cache_size, cache.pages, cache.cache_miss, cache.overflow), (64 << 20, 99, 13, 2));
+        assert_eq!((cache.cache_miss_rate, cache.encoding_rate), (0.25, 86.078));
         let ram = info.ram.unwrap();
         assert_eq!((ram.normal, ram.normal_bytes, ram.page_size), (262_144, 1 << 30, 4096));
         assert_eq!((info.total_time, info.postcopy_vcpu_blocktime), (Some(1283), Some(vec![14, 15])));

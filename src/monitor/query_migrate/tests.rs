@@ -39,6 +39,15 @@ fn qemus_fields_and_ours() {
                 "dirty-sync-missed-zero-copy": 0,
             },
             "cpu-throttle-percentage": 45,
+            "xbzrle-cache": {
+                "cache-size": 67_108_864,
+                "bytes": 4711,
+                "pages": 99,
+                "cache-miss": 13,
+                "cache-miss-rate": 0.25,
+                "encoding-rate": 86.078,
+                "overflow": 2,
+            },
             "postcopy-blocktime": 12,
             "postcopy-vcpu-blocktime": [14, 15],
             "postcopy-latency": 142_500,
@@ -54,6 +63,7 @@ fn what_is_not_known_is_left_out() {
     let mut report = report(Status::Active);
     (report.downtime, report.expected_downtime) = (None, None);
     (report.demand, report.blocktime) = (None, None);
+    report.deltas = None;
     report.vcpu_blocktime.clear();
     report.steps.clear();
     report.throttling = None;

@@ -98,7 +98,7 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("migrate-set-capabilities", &[Param::required("capabilities", Kind::Array)], capability_list),
     },
     Command {
-        help: "set a migration parameter (bandwidths take a suffix K, M, G or T; a bare number is in MiB)",
+        help: "set a migration parameter (bandwidths and sizes take a suffix K, M, G or T; a bandwidth without one is in MiB)",
         hmp: face(
             "migrate_set_parameter",
             &[Param::required("parameter", Kind::Text), Param::required("value", Kind::Text)],
@@ -143,7 +143,7 @@ const PARAMETERS: &[Param] = &{
                 Parameter::ALL[n].name(),
                 match Parameter::ALL[n].form() {
                     Form::Text => Kind::Text,
-                    Form::Number | Form::Size => Kind::Integer,
+                    Form::Number | Form::Size | Form::Bytes => Kind::Integer,
                     Form::Flag => Kind::Bool,
                 },
             ),
@@ -210,6 +210,7 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
         // As QEMU's people write an empty text.
         Form::Text => Setting::from(if text == "\"\"" { "" } else { text }),
         Form::Size => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
+        Form::Bytes => Setting::Number(i64::try_from(parse_size(text, 1)?).map_err(|_| wrong())?),
         Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
         Form::Flag => match text {
             "on" => Setting::Flag(true),

@@ -169,7 +169,8 @@ pub fn seeds() -> Vec<Seed> {
     };
     let begin = [tag::CONFIGURATION, tag::RAM];
     let with = |more: &[u16]| channel(0, &[&begin[..], more].concat());
-    let pages = [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PASS_END, tag::MARK];
+    let pages =
+        [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PACKED, tag::DELTA, tag::PASS_END, tag::MARK];
     vec![
         ("precopy", with(&[&pages[..], &[tag::STATE, tag::HAND_OVER, tag::COMPLETE]].concat())),
         (
@@ -182,7 +183,7 @@ pub fn seeds() -> Vec<Seed> {
             "multifd",
             [
                 with(&[tag::SPREAD, tag::GATHER, tag::PASS_END, tag::STATE]),
-                channel(1, &[tag::ZEROS, tag::PAGES, tag::GATHER]),
+                channel(1, &[tag::ZEROS, tag::PAGES, tag::PACKED, tag::GATHER]),
             ]
             .concat(),
         ),

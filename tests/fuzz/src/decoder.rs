@@ -3,6 +3,8 @@
 //! The first byte chooses what they are: a hello, an answer, or the messages of one channel's one direction.
 
 use whimbrel_postcopy::bitmap::RamBitmap;
+use whimbrel_postcopy::encoding::{Codec, Packer, Packing};
+use whimbrel_postcopy::memory::AnonymousRam;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::{
     Answer, BlockDescription, ChannelKind, DecodeError, Features, Forward, Fragment, Header, Hello, Reply, Request,
@@ -112,7 +114,7 @@ fn message(channel: u8, input: &mut Input) -> Option<()> {
             return None;
         }
     }
-    if header.tag == tag::PAGES {
+    if matches!(header.tag, tag::PAGES | tag::PACKED | tag::DELTA) {
         input.bytes(header.length as usize - header.fields());
     }
     Some(())
@@ -159,6 +161,8 @@ pub(crate) fn forwards() -> Vec<Forward> {
         Forward::PassBegin(1),
         Forward::Zeros(vec![run(0, 0, 69), run(1, 0, 3)]),
         Forward::Pages(run(0, 69, 1)),
+        Forward::Packed { run: run(0, 69, 1), codec: Codec::Zstd, length: packed().len() as u32 },
+        Forward::Delta { run: run(0, 69, 1), length: 6 },
         Forward::Spread,
         Forward::Gather,
         Forward::PassEnd(1),
@@ -188,12 +192,25 @@ pub(crate) fn replies() -> Vec<Reply> {
     ]
 }
 
+/// A page of sevens, compressed.
+fn packed() -> Vec<u8> {
+    let block = AnonymousRam::block("ram0", 1).expect("memory");
+    block.write(PageIndex(0), 0, &[7; PAGE_SIZE]);
+    let mut packer = Packer::new(Packing::Zstd(1)).expect("memory");
+    packer.pack(&block, run(0, 0, 1)).expect("it gets shorter").to_vec()
+}
+
 /// A forward message with contents of pages.
 pub(crate) fn encoded(message: &Forward) -> Vec<u8> {
     let mut bytes = Vec::new();
     message.encode(&mut bytes);
-    if let Forward::Pages(run) = message {
-        bytes.resize(bytes.len() + run.bytes(), 5);
+    match message {
+        Forward::Pages(run) => bytes.resize(bytes.len() + run.bytes(), 5),
+        // A page of sevens.
+        Forward::Packed { .. } => bytes.extend(packed()),
+        // Two bytes of it are others.
+        Forward::Delta { .. } => bytes.extend([4, 0, 9, 2, 1, 2]),
+        _ => {}
     }
     bytes
 }
@@ -221,7 +238,7 @@ pub fn seeds() -> Vec<Seed> {
         ("bitmap", [&[2, 0, 1][..], &u64::MAX.to_le_bytes(), &[1, 0], &5u64.to_le_bytes()].concat()),
         ("control", [&[5][..], &forwards().iter().flat_map(encoded).collect::<Vec<_>>()].concat()),
         ("demand", [&[6][..], &only(&[tag::PAGES, tag::ZEROS])].concat()),
-        ("multifd", [&[7][..], &only(&[tag::PAGES, tag::ZEROS, tag::GATHER])].concat()),
+        ("multifd", [&[7][..], &only(&[tag::PAGES, tag::PACKED, tag::ZEROS, tag::GATHER])].concat()),
         ("replies", [&[8][..], &spoken[1..]].concat()),
         ("requests", [&[9][..], &asked[1..]].concat()),
         ("cancel", [&[5][..], &encoded(&Forward::Cancel("w".repeat(4000)))].concat()),

@@ -110,6 +110,7 @@ impl World {
     fn obey(&mut self, effect: Effect) {
         match effect {
             Effect::Write(run) | Effect::Place(run) => self.placed(run),
+            Effect::WritePacked(packed) | Effect::PlacePacked(packed) => self.placed(packed.run),
             Effect::WriteZeros(runs) | Effect::PlaceZeros(runs) => runs.into_iter().for_each(|run| self.placed(run)),
             Effect::Discard(fragment) => {
                 let here = &mut self.here;

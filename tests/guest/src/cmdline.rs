@@ -27,6 +27,8 @@ pub struct Options {
     pub rate: u64,
     /// `zero=PERCENT` of the pages that stay zero and are only read.
     pub zero_percent: u32,
+    /// `bits=N` of each word of the pages' filler that are random, 1 to 64; the others are zero, so that pages can be compressed.
+    pub bits: u32,
     /// `cpus=N`: how many vCPUs to wait for; `None` for whoever answers.
     pub cpus: Option<u32>,
     /// `tsc_khz=K`: do not measure it.
@@ -51,6 +53,7 @@ impl Default for Options {
             write_percent: 50,
             rate: 0,
             zero_percent: 0,
+            bits: 64,
             cpus: None,
             tsc_khz: None,
             beat_us: 1000,
@@ -90,6 +93,7 @@ impl Options {
             "write" => self.write_percent = within(value, 0, 100)?,
             "rate" => self.rate = number(value)?,
             "zero" => self.zero_percent = within(value, 0, 100)?,
+            "bits" => self.bits = within(value, 1, 64)?,
             "cpus" => self.cpus = Some(within(value, 1, 16)?),
             "tsc_khz" => self.tsc_khz = Some(within(value, 1000, 100_000_000)?),
             "beat_us" => self.beat_us = within(value, 10, 10_000_000)?,

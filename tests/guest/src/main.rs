@@ -140,7 +140,7 @@ fn make_plan(handover: &Handover, options: &Options) -> Result<Plan, &'static st
         pages,
         ram,
         generations,
-        pattern: page::Pattern::new(options.seed, options.zero_percent),
+        pattern: page::Pattern::new(options.seed, options.zero_percent).of_bits(options.bits),
         order: options.order,
         write_percent: options.write_percent,
         seed: options.seed,

@@ -58,13 +58,20 @@ pub struct Pattern {
     seed: u64,
     tag: u64,
     zero_percent: u32,
+    /// The bits of a filler word that are drawn; the others are zero, which compresses.
+    mask: u64,
 }
 
 impl Pattern {
     /// The pattern of a seed, with so many percent of the pages left zero.
     pub fn new(seed: u64, zero_percent: u32) -> Self {
         let seed = mix(seed.wrapping_add(GOLDEN));
-        Self { seed, tag: (seed | 1) << 32, zero_percent }
+        Self { seed, tag: (seed | 1) << 32, zero_percent, mask: u64::MAX }
+    }
+
+    /// The same, with filler words of only so many bits, 1 to 64.
+    pub fn of_bits(self, bits: u32) -> Self {
+        Self { mask: u64::MAX >> (64 - bits), ..self }
     }
 
     /// The word that names a page.
@@ -99,7 +106,7 @@ impl Pattern {
         }
         let base = self.base(index);
         for (k, word) in page[FILLER..BACK].iter_mut().enumerate() {
-            *word = filler(base, k as u32, written_at(k as u32, generation));
+            *word = self.filler(base, k as u32, written_at(k as u32, generation));
         }
         self.stamp(page, index, generation);
     }
@@ -132,9 +139,14 @@ impl Pattern {
         }
         let next = generation + 1;
         let k = next % FILLERS;
-        page[FILLER + k as usize] = filler(self.base(index), k, next);
+        page[FILLER + k as usize] = self.filler(self.base(index), k, next);
         self.stamp(page, index, next);
         next
+    }
+
+    #[inline(always)]
+    fn filler(&self, base: u64, k: u32, generation: u32) -> u64 {
+        filler(base, k, generation) & self.mask
     }
 
     /// Looks at every byte of the page.
@@ -144,7 +156,7 @@ impl Pattern {
         for (k, &word) in page[FILLER..BACK].iter().enumerate() {
             let expected = match generation {
                 ZERO_PAGE => 0,
-                _ => filler(base, k as u32, written_at(k as u32, generation)),
+                _ => self.filler(base, k as u32, written_at(k as u32, generation)),
             };
             if word != expected {
                 return Err(damage(page, 0, Some(FILLER + k)));

@@ -20,6 +20,7 @@ impl Source {
             begin_pages: self.pending.count(),
             begun,
             sent: 0,
+            moved: 0,
             at: (BlockId(0), PageIndex(0)),
             cleared_to: PageIndex(0),
         });
@@ -80,6 +81,7 @@ impl Source {
             number: pass.number,
             begin: pass.begin_pages * page,
             sent: pass.sent,
+            moved: pass.moved,
             elapsed: now.saturating_sub(pass.begun),
             remaining: remaining * page,
             ended: now,

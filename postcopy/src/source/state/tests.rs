@@ -34,7 +34,7 @@ const BEFORE_THE_DOOR: usize = 13;
 
 fn pass() -> Pass {
     let at = (BlockId(0), PageIndex(0));
-    Pass { number: 1, begin_pages: 100, begun: Duration::ZERO, sent: 0, at, cleared_to: PageIndex(0) }
+    Pass { number: 1, begin_pages: 100, begun: Duration::ZERO, sent: 0, moved: 0, at, cleared_to: PageIndex(0) }
 }
 
 fn drops() -> Drops {
