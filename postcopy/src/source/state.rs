@@ -290,7 +290,8 @@ impl Source {
     pub fn sent(&mut self, bytes: usize, now: Duration) {
         self.since.sent += bytes as u64;
         match &mut self.state {
-            State::Precopy(pass) => {
+            // What waited when the last page of a pass was taken goes behind it.
+            State::Precopy(pass) | State::EndOfPass(pass) => {
                 pass.sent += bytes as u64;
                 self.pace.sent(bytes, self.limits.bandwidth, now);
             }
@@ -304,7 +305,7 @@ impl Source {
 
     /// What was sent stood for so many bytes of pages, zero pages apart.
     pub fn moved(&mut self, bytes: u64) {
-        if let State::Precopy(pass) = &mut self.state {
+        if let State::Precopy(pass) | State::EndOfPass(pass) = &mut self.state {
             pass.moved += bytes;
         }
     }

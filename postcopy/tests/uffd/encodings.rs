@@ -1,6 +1,7 @@
 //! Pages go compressed, as what has changed of them, or with their zeros unseen, while the guest runs on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use whimbrel_postcopy::channel::{Listener, UnixAddress};
 use whimbrel_postcopy::destination;
@@ -20,7 +21,9 @@ const CHANGES: Contents = Contents::Changes { cache: 1024 * PAGE_SIZE as u64 };
 fn moved(encoding: Encoding, policy: Policy, channels: u8) -> Report {
     println!("{encoding:?} {policy:?} {channels} channels");
     let postcopy_bandwidth = if policy == Policy::AfterPasses(0) { 40 << 20 } else { 0 };
-    let limits = Limits { policy, bandwidth: 200 << 20, postcopy_bandwidth, encoding, ..Limits::default() };
+    // The application writes as fast as it can: a host that is slow to compress would never be within the usual limit.
+    let downtime = Duration::from_secs(60);
+    let limits = Limits { policy, bandwidth: 200 << 20, postcopy_bandwidth, encoding, downtime, ..Limits::default() };
     let mut pair = begin_with(limits, false, channels, |_, _| ());
     live_on(&pair, 11);
     completed(&mut pair);
@@ -84,7 +87,8 @@ fn the_room_for_sent_pages_can_be_changed_on_the_way() {
         contents: Contents::Changes { cache: pages * PAGE_SIZE as u64 },
         ..Encoding::default()
     };
-    let slow = Limits { bandwidth: 4 << 20, encoding: encoding(4096), ..Limits::default() };
+    let downtime = Duration::from_secs(60);
+    let slow = Limits { bandwidth: 4 << 20, encoding: encoding(4096), downtime, ..Limits::default() };
     let mut pair = begin_with(slow, false, 0, |_, _| ());
     pair.source_watch.until(&[Status::Active]);
     for pages in [64, 8192, 2048] {

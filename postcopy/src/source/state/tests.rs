@@ -3,7 +3,7 @@
 use super::super::slowing::{AutoConverge, DirtyLimit, Window};
 use super::*;
 use crate::channel::ChannelError;
-use crate::ram::PageRun;
+use crate::ram::{PAGE_SIZE, PageRun};
 use crate::wire::Fragment;
 
 const STATES: [&str; 21] = [
@@ -607,4 +607,16 @@ fn the_end_of_a_pass_is_measured_where_that_is_wanted() {
         assert!(source.is_deciding());
         assert_eq!(source.next(Duration::from_secs(1)), action);
     }
+}
+
+#[test]
+fn what_goes_behind_the_last_page_of_a_pass_counts_for_it() {
+    let mut source = source("EndOfPass");
+    source.pending.set_all();
+    // As where a pass is compressed into less than what is sent at once.
+    source.sent(1000, Duration::from_millis(500));
+    source.moved(50 * PAGE_SIZE as u64);
+    source.reply(Reply::Reached(1), Duration::from_secs(1));
+    source.synced(Duration::from_secs(1));
+    assert_eq!(source.figures().expected_downtime, Some(Duration::from_secs(2)));
 }
