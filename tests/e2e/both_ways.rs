@@ -43,11 +43,17 @@ fn commands_that_answer_carry_every_mode() {
     if !host::has_kvm_and_uffd() {
         return;
     }
-    for policy in ["manual", "after-passes=0", "after-passes=1"] {
+    for (policy, compression, capability) in [
+        ("manual", "none", "xbzrle"),
+        ("after-passes=0", "none", "release-ram"),
+        ("after-passes=1", "zstd", "auto-converge"),
+        ("after-passes=1", "none", "events"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let commands = commands(dir.path(), "one");
         let (mut source, mut destination) = pair(&Machine::new("48M"), &commands);
-        source.set(json!({"postcopy-policy": policy}));
+        source.set(json!({"postcopy-policy": policy, "multifd-compression": compression}));
+        source.switch(capability, true);
         source.migrate(&commands.source);
         if policy != "manual" {
             destination.qmp.await_migration("postcopy-active");
@@ -91,6 +97,13 @@ fn where_nobody_answers_it_is_a_precopy_and_postcopy_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("stream").display().to_string();
     let mut source = Machine::new("48M").boot_and_begin("ws=16M order=rand write=50");
+    // Whoever reads it later may want one page of it.
+    source.set(json!({"multifd-compression": "zlib"}));
+    source.migrate("exec:cat > /dev/null");
+    source.qmp.await_migration("failed");
+    let error = source.qmp.query("query-migrate")["error-desc"].as_str().unwrap().to_owned();
+    assert!(error.contains("set parameter multifd-compression to none"), "{error}");
+    source.set(json!({"multifd-compression": "none"}));
     // Its output is this machine's input, where the stream itself, of all things, comes back.
     source.migrate(&format!("exec:tee {file}"));
     source.qmp.await_migration("completed");

@@ -214,9 +214,7 @@ fn another_identity_is_refused_where_that_is_wanted() {
     let (ours, theirs) = ("6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d", "00000000-7d53-4a3c-9a56-0d1c1f2b3a4d");
     let mut source = Machine::new("32M").with(&["--uuid", ours]).boot_and_begin("ws=8M");
     assert_eq!(source.qmp.query("query-uuid"), json!({"UUID": ours}));
-    source
-        .qmp
-        .run("migrate-set-capabilities", json!({"capabilities": [{"capability": "validate-uuid", "state": true}]}));
+    source.switch("validate-uuid", true);
     let mut other = Machine::new("32M").with(&["--uuid", theirs]).receive(Transport::Unix);
     let uri = other.address();
     source.migrate(&uri);

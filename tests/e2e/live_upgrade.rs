@@ -6,16 +6,12 @@ use crate::support::{Machine, Transport, Vm, host};
 
 const GUEST: &str = "ws=64M order=rand write=50";
 
-fn switch(vm: &mut Vm, capability: &str, on: bool) {
-    vm.qmp.run("migrate-set-capabilities", json!({"capabilities": [{"capability": capability, "state": on}]}));
-}
-
 /// A guest at work and a process that waits for it.
 fn pair(memory: &str, workload: &str) -> (Vm, Vm) {
     let machine = Machine::new(memory).cpus(2);
     let (mut source, destination) = (machine.boot_and_begin(workload), machine.receive(Transport::Unix));
     source.guest.await_visits(5);
-    switch(&mut source, "x-ignore-shared", true);
+    source.switch("x-ignore-shared", true);
     (source, destination)
 }
 
@@ -65,7 +61,7 @@ fn from_process_to_process_to_process() {
     upgrade(&mut first, &mut second);
     assert_eq!(first.quit(), 0);
     let mut third = Machine::new("96M,shared=on").cpus(2).receive(Transport::Unix);
-    switch(&mut second, "x-ignore-shared", true);
+    second.switch("x-ignore-shared", true);
     upgrade(&mut second, &mut third);
     assert_eq!(second.quit(), 0);
     third.guest.assert_whole();
@@ -83,7 +79,7 @@ fn a_destination_that_dies_before_it_has_the_guest_leaves_it_to_the_source() {
     }
     let (mut source, mut destination) = pair("96M,shared=on", GUEST);
     // RAM is mapped there, and the guest stands still.
-    switch(&mut source, "pause-before-switchover", true);
+    source.switch("pause-before-switchover", true);
     let uri = destination.address();
     source.migrate(&uri);
     source.qmp.await_migration("pre-switchover");
@@ -96,7 +92,7 @@ fn a_destination_that_dies_before_it_has_the_guest_leaves_it_to_the_source() {
     source.guest.await_visits(5);
 
     // The next one gets it.
-    switch(&mut source, "pause-before-switchover", false);
+    source.switch("pause-before-switchover", false);
     let mut destination = Machine::new("96M,shared=on").cpus(2).receive(Transport::Unix);
     upgrade(&mut source, &mut destination);
     destination.guest.assert_whole();
@@ -109,7 +105,7 @@ fn one_that_cannot_load_the_guest_lets_go_of_its_ram() {
         return;
     }
     let (mut source, mut destination) = pair("96M,shared=on", GUEST);
-    switch(&mut source, "pause-before-switchover", true);
+    source.switch("pause-before-switchover", true);
     let uri = destination.address();
     source.migrate(&uri);
     source.qmp.await_migration("pre-switchover");
@@ -139,7 +135,7 @@ fn what_cannot_be_handed_over_is_refused() {
 
     let machine = Machine::new("96M,shared=on");
     let mut source = machine.boot_and_begin("ws=32M");
-    switch(&mut source, "x-ignore-shared", true);
+    source.switch("x-ignore-shared", true);
     for (uri, why) in [("tcp:127.0.0.1:1", "a tcp: address"), ("exec:cat >/dev/null", "a stream")] {
         let refusal = source.qmp.refused("migrate", json!({"uri": uri}));
         assert!(refusal.contains(why), "{refusal}");

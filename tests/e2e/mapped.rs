@@ -16,14 +16,10 @@ fn machine() -> Machine {
     Machine::new("96M")
 }
 
-fn switch(vm: &mut Vm, capability: &str, on: bool) {
-    vm.qmp.run("migrate-set-capabilities", json!({"capabilities": [{"capability": capability, "state": on}]}));
-}
-
 /// A guest that writes faster than it is sent leaves for a file.
 fn leaves(uri: &str, direct: bool) {
     let mut source = machine().boot_and_begin(WORKLOAD);
-    switch(&mut source, "mapped-ram", true);
+    source.switch("mapped-ram", true);
     source.set(json!({"direct-io": direct, "max-bandwidth": 64 * MIB, "downtime-limit": 1}));
     source.migrate(uri);
     // All that it has, and whatever it wrote meanwhile, however busy the host is.
@@ -59,7 +55,7 @@ fn a_hot_guest_s_file_is_no_longer_than_its_memory_and_is_read_both_ways() {
     }
     // Whoever has the capability on reads it, too.
     let mut waiting = machine().start("destination", true, |_| ["--incoming", "defer"].map(str::to_owned).to_vec());
-    switch(&mut waiting, "mapped-ram", true);
+    waiting.switch("mapped-ram", true);
     waiting.qmp.run("migrate-incoming", json!({"uri": format!("file:{path},lazy=on")}));
     runs(waiting);
     // A file that was cut, however little, is refused before anything runs.
@@ -90,7 +86,7 @@ fn a_guest_goes_past_the_page_cache_into_the_midst_of_a_file() {
     let wait = || machine().start("destination", true, |_| ["--incoming", "defer"].map(str::to_owned).to_vec());
     let mut waiting = wait();
     assert!(waiting.qmp.refused("migrate-set-parameters", json!({"direct-io": true})).contains("needs mapped-ram"));
-    switch(&mut waiting, "mapped-ram", true);
+    waiting.switch("mapped-ram", true);
     waiting.set(json!({"direct-io": true}));
     assert_eq!(waiting.qmp.query("query-migrate-parameters")["direct-io"], true);
     let refusal = waiting.qmp.refused("migrate-incoming", json!({"uri": format!("{uri},lazy=on")}));
@@ -108,7 +104,7 @@ fn mapped_ram_is_refused_where_there_is_no_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("guest").display().to_string();
     let mut vm = machine().boot_and_begin(WORKLOAD);
-    switch(&mut vm, "mapped-ram", true);
+    vm.switch("mapped-ram", true);
     for uri in ["tcp:127.0.0.1:1", "unix:/nobody", "exec:cat > /dev/null", "fd:3"] {
         let refusal = vm.qmp.refused("migrate", json!({"uri": uri}));
         assert!(refusal.contains("mapped-ram needs file:"), "{uri}: {refusal}");
@@ -128,11 +124,11 @@ fn mapped_ram_is_refused_where_there_is_no_file() {
     assert!(vm.qmp.refused("migrate-start-postcopy", json!({})).contains("no migration"));
     // What a stream holds is not read directly: that would be a setting without effect.
     vm.set(json!({"direct-io": false}));
-    switch(&mut vm, "mapped-ram", false);
+    vm.switch("mapped-ram", false);
     vm.migrate(&format!("file:{path}"));
     vm.qmp.await_migration("completed");
     let mut waiting = machine().start("destination", true, |_| ["--incoming", "defer"].map(str::to_owned).to_vec());
-    switch(&mut waiting, "mapped-ram", true);
+    waiting.switch("mapped-ram", true);
     waiting.set(json!({"direct-io": true}));
     let refusal = waiting.qmp.refused("migrate-incoming", json!({"uri": format!("file:{path}")}));
     assert!(refusal.contains("this holds a stream"), "{refusal}");
@@ -149,7 +145,7 @@ fn a_mapped_guest_that_stays_leaves_nothing_that_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("guest").display().to_string();
     let mut vm = machine().boot_and_begin(WORKLOAD);
-    switch(&mut vm, "mapped-ram", true);
+    vm.switch("mapped-ram", true);
     vm.set(json!({"max-bandwidth": 16 * MIB}));
     vm.migrate(&format!("file:{path}"));
     vm.qmp.await_event("MIGRATION_PASS");

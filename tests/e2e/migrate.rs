@@ -208,8 +208,7 @@ fn on_several_channels_at_once() {
         let (mut source, mut destination) =
             (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(transport));
         source.guest.await_visits(5);
-        let multifd = json!({"capability": "multifd", "state": channels > 0});
-        source.qmp.run("migrate-set-capabilities", json!({ "capabilities": [multifd] }));
+        source.switch("multifd", channels > 0);
         source.set(json!({"multifd-channels": channels.max(1), "x-postcopy-after": passes}));
         let uri = destination.address();
         source.migrate(&uri);

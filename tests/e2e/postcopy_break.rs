@@ -131,8 +131,7 @@ fn the_link_is_cut_where_the_source_has_let_go_of_pages() {
     for (memory, passes) in [("96M", 1), ("96M,shared=on", 0)] {
         let machine = Machine::new(memory);
         let (mut source, mut destination) = (machine.boot_and_begin(HOT), machine.receive(Transport::Tcp));
-        let release = json!({"capabilities": [{"capability": "release-ram", "state": true}]});
-        source.qmp.run("migrate-set-capabilities", release);
+        source.switch("release-ram", true);
         let before = source.footprint().rss_kib;
         assert!(before > 60 << 10, "{before} KiB");
         let link = Proxy::to(&destination.address());

@@ -13,15 +13,10 @@ fn machine() -> Machine {
     Machine::new("96M")
 }
 
-fn switch_on(vm: &mut Vm, capability: &str) {
-    let on = json!({"capabilities": [{"capability": capability, "state": true}]});
-    vm.qmp.run("migrate-set-capabilities", on);
-}
-
 /// A migration that is held: the guest stands still on the source.
 fn held(passes: i32) -> (Vm, Vm, Proxy) {
     let (mut source, mut destination) = (machine().boot_and_begin(WORKLOAD), machine().receive(Transport::Tcp));
-    switch_on(&mut source, "pause-before-switchover");
+    source.switch("pause-before-switchover", true);
     // What converges is not what this is about.
     source.set(json!({"x-postcopy-after": passes, "downtime-limit": 60_000}));
     let refusal = source.qmp.refused("migrate-continue", json!({"state": "pre-switchover"}));
@@ -145,7 +140,7 @@ fn a_policy_needs_postcopy_on_both_sides() {
     let mut there = machine().start("destination", true, |_| vec!["--incoming".to_owned(), "defer".to_owned()]);
     there.qmp.run("migrate-set-capabilities", off);
     there.qmp.run("migrate-incoming", json!({"uri": "tcp:127.0.0.1:0"}));
-    switch_on(&mut source, "postcopy-ram");
+    source.switch("postcopy-ram", true);
     let uri = there.address();
     source.migrate(&uri);
     source.qmp.await_event("MIGRATION_PASS");

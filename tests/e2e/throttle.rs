@@ -14,11 +14,6 @@ const BUSY: &str = "ws=16M order=rand write=100 rate=20000";
 /// Bytes per second.
 const SLOW: u64 = 8 * MIB;
 
-fn enable(vm: &mut Vm, capability: &str) {
-    let on = json!({"capability": capability, "state": true});
-    vm.qmp.run("migrate-set-capabilities", json!({ "capabilities": [on] }));
-}
-
 /// What the guest says that it wrote, and when.
 struct Work {
     writes: u64,
@@ -65,7 +60,7 @@ fn begin_throttled(machine: &Machine, percent: u8) -> (Vm, Vm, f64) {
     let mut source = machine.boot_and_begin(HOT);
     let mut destination = machine.receive(Transport::Tcp);
     let full = speed(&mut source);
-    enable(&mut source, "auto-converge");
+    source.switch("auto-converge", true);
     source.set(json!({"max-bandwidth": 24 * MIB, "downtime-limit": 0}));
     source.set(json!({"cpu-throttle-initial": percent, "max-cpu-throttle": percent}));
     let uri = destination.address();
@@ -85,7 +80,7 @@ fn a_guest_that_does_not_converge_is_made_to() {
     let mut source = machine.boot_and_begin(BUSY);
     let mut destination = machine.receive(Transport::Tcp);
     let full = speed(&mut source);
-    enable(&mut source, "auto-converge");
+    source.switch("auto-converge", true);
     source.set(json!({"max-bandwidth": SLOW, "downtime-limit": 200}));
     source.set(json!({"cpu-throttle-initial": 95, "cpu-throttle-increment": 4}));
     let uri = destination.address();
@@ -166,7 +161,7 @@ fn a_dirty_limit_lets_a_migration_end() {
     let machine = Machine::new("64M");
     let mut source = machine.boot_and_begin(BUSY);
     let mut destination = machine.receive(Transport::Tcp);
-    enable(&mut source, "dirty-limit");
+    source.switch("dirty-limit", true);
     let refusal = source
         .qmp
         .refused("migrate-set-capabilities", json!({"capabilities": [{"capability": "auto-converge", "state": true}]}));

@@ -236,6 +236,11 @@ impl Vm {
         self.qmp.run("migrate-set-parameters", parameters);
     }
 
+    /// Switches a migration capability.
+    pub fn switch(&mut self, capability: &str, on: bool) {
+        self.qmp.run("migrate-set-capabilities", json!({"capabilities": [{"capability": capability, "state": on}]}));
+    }
+
     /// Starts a migration and does not wait.
     pub fn migrate(&mut self, uri: &str) {
         self.qmp.run("migrate", json!({"uri": uri}));
