@@ -61,20 +61,36 @@ impl Launcher {
     /// A file to write to. It is made, readable by its owner alone, if there is none.
     pub fn file(&self, path: &Path) -> Result<OwnedFd, LauncherError> {
         let path = path.to_string_lossy();
-        Ok(self.ask(Request::File, "written", &path)?.0)
+        first(self.ask(Request::File, "written", &path)?)
+    }
+
+    /// A new file, readable by its owner alone, in the place of any that is there.
+    pub fn new_file(&self, path: &Path) -> Result<OwnedFd, LauncherError> {
+        first(self.ask(Request::New, "made", &path.to_string_lossy())?)
+    }
+
+    /// Gives a file another name, for good: in the place of whatever has that name.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), LauncherError> {
+        let both = format!("{}\0{}", from.to_string_lossy(), to.to_string_lossy());
+        self.ask(Request::Rename, "renamed", &both).map(drop)
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, path: &Path) -> Result<(), LauncherError> {
+        self.ask(Request::Remove, "removed", &path.to_string_lossy()).map(drop)
     }
 
     /// Starts a command by the shell; what is written to the pipe it reads.
     pub fn reader(&self, command: &str) -> Result<Reader, LauncherError> {
         match self.ask(Request::Reader, "started", command)? {
-            (pipe, Some(end)) => Ok(Reader { pipe, end: End(end) }),
-            (_, None) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
+            (Some(pipe), Some(end)) => Ok(Reader { pipe, end: End(end) }),
+            _ => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
         }
     }
 
     /// Starts a command by the shell; gives the pipe from which what it writes is read.
     pub fn writer(&self, command: &str) -> Result<OwnedFd, LauncherError> {
-        Ok(self.ask(Request::Writer, "started", command)?.0)
+        first(self.ask(Request::Writer, "started", command)?)
     }
 
     fn ask(
@@ -82,8 +98,10 @@ impl Launcher {
         request: Request,
         doing: &'static str,
         what: &str,
-    ) -> Result<(OwnedFd, Option<OwnedFd>), LauncherError> {
-        let Some(socket) = &self.0 else { return Err(LauncherError::Off(what.to_owned(), doing)) };
+    ) -> Result<Handed, LauncherError> {
+        // The first of two names is a temporary one.
+        let name = what.rsplit('\0').next().unwrap_or(what).to_owned();
+        let Some(socket) = &self.0 else { return Err(LauncherError::Off(name, doing)) };
         let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = |error: rustix::io::Errno| LauncherError::Gone(error.into());
         send(&*socket, &[&[request as u8], what.as_bytes()].concat(), SendFlags::NOSIGNAL).map_err(gone)?;
@@ -97,14 +115,19 @@ impl Launcher {
             _ => None,
         });
         let mut fds = fds.next().into_iter().flatten();
-        match (bytes[..got.bytes].split_first(), fds.next()) {
-            (Some((&DONE, _)), Some(first)) => Ok((first, fds.next())),
-            (Some((_, why)), _) => Err(LauncherError::Refused {
-                what: what.to_owned(),
-                doing,
-                why: String::from_utf8_lossy(why).into_owned(),
-            }),
-            (None, _) => Err(LauncherError::Gone(io::ErrorKind::UnexpectedEof.into())),
+        match bytes[..got.bytes].split_first() {
+            Some((&DONE, _)) => Ok((fds.next(), fds.next())),
+            Some((_, why)) => {
+                Err(LauncherError::Refused { what: name, doing, why: String::from_utf8_lossy(why).into_owned() })
+            }
+            None => Err(LauncherError::Gone(io::ErrorKind::UnexpectedEof.into())),
         }
     }
+}
+
+/// What came with an answer.
+type Handed = (Option<OwnedFd>, Option<OwnedFd>);
+
+fn first((first, _): Handed) -> Result<OwnedFd, LauncherError> {
+    first.ok_or(LauncherError::Gone(io::ErrorKind::InvalidData.into()))
 }

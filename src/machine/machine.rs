@@ -89,6 +89,11 @@ impl Machine {
         self.peripherals.disks()
     }
 
+    /// Guest RAM, as the migration engine sees it.
+    pub fn ram_blocks(&self) -> &[whimbrel_postcopy::memory::RamBlock] {
+        self.ram.blocks()
+    }
+
     /// Guest RAM in bytes.
     pub fn memory_size(&self) -> u64 {
         self.ram.bytes()

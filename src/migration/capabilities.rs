@@ -18,6 +18,8 @@ pub enum Capability {
     /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
     /// arrives comes on as many as its source opens.
     Multifd,
+    /// A guest that is written to a stream that goes one way stays, and runs on while it is written.
+    BackgroundSnapshot,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
 }
@@ -33,7 +35,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -41,10 +43,11 @@ impl Capability {
         Self::PostcopyBlocktime,
         Self::Multifd,
         Self::PauseBeforeSwitchover,
+        Self::BackgroundSnapshot,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 17] = [
+    pub const UNSUPPORTED: [&'static str; 16] = [
         "xbzrle",
         "rdma-pin-all",
         "auto-converge",
@@ -56,7 +59,6 @@ impl Capability {
         "late-block-activate",
         "x-ignore-shared",
         "validate-uuid",
-        "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
         "dirty-limit",
@@ -74,6 +76,7 @@ impl Capability {
             Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
             Self::Multifd => ("multifd", First::On),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
+            Self::BackgroundSnapshot => ("background-snapshot", First::Off),
         }
     }
 

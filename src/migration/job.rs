@@ -11,6 +11,7 @@ use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Optio
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
+use whimbrel_postcopy::stream::Saving;
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
@@ -67,18 +68,42 @@ impl Observer for Tell {
 }
 
 /// The last migration, ended or not.
-enum Job {
+pub(super) enum Job {
     None,
     Leaving(SourceHandle, Route),
     Arriving(DestinationHandle),
+    /// A guest that stays is written: by `migrate`, or as a snapshot.
+    Staying(Saving, Visible),
+    /// A snapshot takes the guest's place.
+    Returning(DestinationHandle),
+}
+
+/// Whether `query-migrate` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visible {
+    Yes,
+    /// It is the business of a job.
+    No,
 }
 
 impl Job {
+    /// As users see it.
     fn report(&self) -> Option<(Side, Report)> {
         match self {
-            Self::None => None,
+            Self::None | Self::Staying(_, Visible::No) | Self::Returning(_) => None,
             Self::Leaving(handle, _) => Some((Side::Source, handle.report())),
+            Self::Staying(handle, Visible::Yes) => Some((Side::Source, handle.report())),
             Self::Arriving(handle) => Some((Side::Destination, handle.report())),
+        }
+    }
+
+    /// How it stands, whoever sees it.
+    pub fn any_report(&self) -> Option<Report> {
+        match self {
+            Self::None => None,
+            Self::Leaving(handle, _) => Some(handle.report()),
+            Self::Staying(handle, _) => Some(handle.report()),
+            Self::Arriving(handle) | Self::Returning(handle) => Some(handle.report()),
         }
     }
 
@@ -99,17 +124,18 @@ impl Job {
     fn route(&self) -> Option<Route> {
         match self {
             Self::Leaving(_, route) if self.is_under_way() => Some(*route),
+            Self::Staying(..) if self.is_under_way() => Some(Route::OneWay),
             _ => None,
         }
     }
 
-    fn is_under_way(&self) -> bool {
-        self.report().is_some_and(|(_, report)| !report.status.is_ended())
+    pub fn is_under_way(&self) -> bool {
+        self.any_report().is_some_and(|report| !report.status.is_ended())
     }
 }
 
-struct Settings {
-    capabilities: Capabilities,
+pub(super) struct Settings {
+    pub capabilities: Capabilities,
     parameters: Parameters,
 }
 
@@ -122,14 +148,14 @@ impl Settings {
 
 /// This VM's migrations: one at a time. All methods return at once.
 pub struct Migration {
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     events: Events,
-    settings: Arc<Mutex<Settings>>,
-    streams: Streams,
-    job: Mutex<Job>,
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) streams: Streams,
+    pub(super) job: Mutex<Job>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -140,7 +166,7 @@ impl Migration {
         Arc::new(Self { machine, events, settings, streams, job: Mutex::new(Job::None) })
     }
 
-    fn observer(&self) -> Arc<dyn Observer> {
+    pub(super) fn observer(&self) -> Arc<dyn Observer> {
         Arc::new(Tell(self.events.clone()))
     }
 
@@ -156,6 +182,12 @@ impl Migration {
         let settings = lock(&self.settings);
         let route = uri.route();
         rules::check(&settings.subject(Some(route)))?;
+        if settings.capabilities.get(Capability::BackgroundSnapshot)
+            && let Uri::Stream(stream) = uri
+        {
+            drop(settings);
+            return self.stay(&mut job, stream);
+        }
         let limits = limits(&settings);
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {
@@ -187,6 +219,10 @@ impl Migration {
     pub fn cancel(&self) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
             Job::Leaving(handle, _) if !handle.report().status.is_ended() => Ok(handle.cancel()?),
+            Job::Staying(handle, Visible::Yes) if !handle.report().status.is_ended() => {
+                handle.cancel();
+                Ok(())
+            }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::CancelHere),
             _ => Ok(()),
         }
@@ -199,6 +235,9 @@ impl Migration {
         }
         match &*lock(&self.job) {
             Job::Leaving(handle, Route::OneWay) if !handle.report().status.is_ended() => {
+                Err(MigrationError::NoWayBack("postcopy"))
+            }
+            Job::Staying(handle, Visible::Yes) if !handle.report().status.is_ended() => {
                 Err(MigrationError::NoWayBack("postcopy"))
             }
             Job::Leaving(handle, _) if !handle.report().status.is_ended() => {
@@ -248,7 +287,7 @@ impl Migration {
             return false;
         }
         match &*job {
-            Job::None => {}
+            Job::None | Job::Staying(..) | Job::Returning(_) => {}
             Job::Leaving(handle, _) => handle.break_link(),
             Job::Arriving(handle) => handle.break_link(),
         }
@@ -312,8 +351,9 @@ impl Migration {
     /// What `x-query-migrate-pages` shows; `None` before the first migration.
     pub fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
         match &*lock(&self.job) {
-            Job::None => None,
+            Job::None | Job::Staying(_, Visible::No) | Job::Returning(_) => None,
             Job::Leaving(handle, _) => Some((Side::Source, handle.page_map(buckets))),
+            Job::Staying(handle, Visible::Yes) => Some((Side::Source, handle.page_map(buckets))),
             Job::Arriving(handle) => Some((Side::Destination, handle.page_map(buckets))),
         }
     }
@@ -333,6 +373,9 @@ impl Migration {
             return Err(MigrationError::InProgress);
         }
         rules::check(&Subject { capabilities: new, ..settings.subject(job.route()) })?;
+        if new.get(Capability::BackgroundSnapshot) && !old.get(Capability::BackgroundSnapshot) {
+            self.can_watch_writes()?;
+        }
         settings.capabilities = new;
         Ok(())
     }
@@ -365,7 +408,7 @@ impl Migration {
         self.machine.network().set_schedule(new.announce);
         match &*job {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
-            Job::Leaving(..) | Job::None => {}
+            Job::Leaving(..) | Job::Staying(..) | Job::Returning(_) | Job::None => {}
         }
         settings.parameters = new;
         if let Job::Leaving(handle, _) = &*job {
@@ -380,7 +423,8 @@ impl Migration {
         match &mut *lock(&self.job) {
             Job::None => {}
             Job::Leaving(handle, _) => handle.abandon(),
-            Job::Arriving(handle) => handle.abandon(),
+            Job::Staying(handle, _) => handle.abandon(),
+            Job::Arriving(handle) | Job::Returning(handle) => handle.abandon(),
         }
     }
 }

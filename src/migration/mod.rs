@@ -6,6 +6,7 @@ mod job;
 pub mod parameters;
 pub mod rules;
 pub mod setting;
+mod staying;
 pub mod streams;
 pub mod uri;
 

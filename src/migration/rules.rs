@@ -16,6 +16,8 @@ pub enum Trait {
     Tls,
     /// It goes to, or comes from, a stream that goes one way.
     OneWay,
+    /// It goes to, or comes from, another process, which answers.
+    Peer,
 }
 
 /// How two of them stand to each other.
@@ -58,6 +60,16 @@ pub const RULES: &[Rule] = &[
         "a postcopy needs a way back from the destination, which a one-way stream does not have; use tcp: or unix:",
     ),
     excludes(
+        Trait::On(Capability::BackgroundSnapshot),
+        Trait::Peer,
+        "the guest stays here, so it is written to a stream that nobody answers; use file:, exec: or fd:, or switch it off",
+    ),
+    excludes(
+        Trait::On(Capability::BackgroundSnapshot),
+        Trait::On(Capability::PauseBeforeSwitchover),
+        "a guest that stays is switched over to nobody; switch one of them off",
+    ),
+    excludes(
         Trait::OneWay,
         Trait::Tls,
         "TLS is for tcp: and unix: only: set 'tls-creds' to nothing, and encrypt in the command, as in 'exec:openssl enc ...'",
@@ -97,6 +109,7 @@ impl Trait {
             Self::PostcopyPolicy => "postcopy-policy",
             Self::Tls => "tls-creds",
             Self::OneWay => "a one-way stream (exec:, fd: or file:)",
+            Self::Peer => "a migration to another process (tcp: or unix:)",
         }
     }
 
@@ -107,6 +120,7 @@ impl Trait {
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
             Self::Tls => subject.parameters.tls_creds.is_some(),
             Self::OneWay => return subject.route.map(|route| route == Route::OneWay),
+            Self::Peer => return subject.route.map(|route| route == Route::Peer),
         })
     }
 }
@@ -159,6 +173,7 @@ mod tests {
             }
             Trait::Tls => parameters.tls_creds = on.then(|| "/pki".into()),
             Trait::OneWay => *route = if on { Route::OneWay } else { Route::Peer },
+            Trait::Peer => *route = if on { Route::Peer } else { Route::OneWay },
         }
     }
 
@@ -182,7 +197,8 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route = [rule.one, rule.other].contains(&Trait::OneWay);
+                let is_route = |it: &Trait| matches!(it, Trait::OneWay | Trait::Peer);
+                let about_route = [rule.one, rule.other].iter().any(is_route);
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }

@@ -51,18 +51,23 @@ pub enum StreamError {
 /// Opens streams: by the launcher, and with the descriptors that clients handed over.
 #[derive(Debug)]
 pub struct Streams {
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     fds: Arc<NamedFds>,
 }
 
 impl Streams {
     /// Of this process.
-    pub fn new(launcher: Launcher, fds: Arc<NamedFds>) -> Self {
+    pub fn new(launcher: Arc<Launcher>, fds: Arc<NamedFds>) -> Self {
         Self { launcher, fds }
     }
 
-    /// Where a guest is written to.
+    /// Where a guest is written to that leaves.
     pub fn record(&self, stream: &Stream) -> Result<Recording, StreamError> {
+        Ok(Recording::new(self.sink(stream)?))
+    }
+
+    /// Where any guest is written to.
+    pub fn sink(&self, stream: &Stream) -> Result<Box<dyn Sink>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
         let sink: Box<dyn Sink> = match stream {
             Stream::Exec(command) => {
@@ -75,7 +80,7 @@ impl Streams {
                 Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?)
             }
         };
-        Ok(Recording::new(sink))
+        Ok(sink)
     }
 
     /// Where a guest is read from.

@@ -11,8 +11,10 @@
 //!   main ─┬─ vcpuN, control, one for each device, one for each character device      started before main narrows itself
 //!         ├─ migration ─┬─ mig-demand
 //!         │             └─ mig-fd-N                                                  the engine's: Guest::thread_begins
-//!         └─ incoming ──┬─ faults, populate
-//!                       └─ in-fd-N
+//!         ├─ incoming ──┬─ faults, populate
+//!         │             └─ in-fd-N
+//!         ├─ snapshot ─── snap-writes
+//!         └─ snap-job                                                                the monitors' work that takes long, as main may do it
 //! ```
 //!
 //! What becomes of a call that is on no list: see [`Mode`].
@@ -120,11 +122,15 @@ pub enum Thread {
     Populate,
     /// Takes pages off a multifd channel.
     MultifdReceiver,
+    /// Saves a guest that stays.
+    Snapshot,
+    /// Copies pages for a snapshot that the guest is about to write.
+    SnapshotWrites,
 }
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Main,
         Self::Vcpu,
         Self::Control,
@@ -139,6 +145,8 @@ impl Thread {
         Self::Faults,
         Self::Populate,
         Self::MultifdReceiver,
+        Self::Snapshot,
+        Self::SnapshotWrites,
     ];
 }
 

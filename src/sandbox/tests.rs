@@ -13,7 +13,7 @@ const KIND: &str = "WHIMBREL_TEST_KIND";
 const ATTEMPT: &str = "WHIMBREL_TEST_ATTEMPT";
 
 /// Those that serve a guest or take what a peer sends, and start no thread.
-const NARROW: [Thread; 9] = [
+const NARROW: [Thread; 10] = [
     Thread::Vcpu,
     Thread::Disk,
     Thread::Net,
@@ -23,6 +23,7 @@ const NARROW: [Thread; 9] = [
     Thread::MultifdSender,
     Thread::Faults,
     Thread::MultifdReceiver,
+    Thread::SnapshotWrites,
 ];
 
 /// A system call by number, with arguments that do no harm.
@@ -92,6 +93,7 @@ fn attempts() {
     // Like the engine's threads, in a thread that was locked in as what starts them.
     match kind {
         Thread::DemandServer | Thread::MultifdSender => enter(Thread::Source),
+        Thread::SnapshotWrites => enter(Thread::Snapshot),
         Thread::Faults | Thread::Populate | Thread::MultifdReceiver => enter(Thread::Destination),
         _ => {}
     }

@@ -14,6 +14,7 @@ mod monitor;
 mod paused;
 mod postcopy_break;
 mod security;
+mod snapshots;
 mod streams;
 mod support;
 mod switchover;

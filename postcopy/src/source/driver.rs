@@ -107,24 +107,6 @@ impl Driver {
         Connection::open(connector, rejoin, &self.guest, &self.shared, &self.hint)
     }
 
-    fn introduction(&self) -> Vec<Forward> {
-        let blocks = self
-            .guest
-            .ram()
-            .iter()
-            .map(|block| BlockDescription {
-                name: block.name().to_owned(),
-                guest_address: block.guest_address(),
-                pages: block.pages(),
-            })
-            .collect();
-        vec![
-            Forward::Configuration(self.guest.configuration()),
-            Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
-            Forward::Description(tag::description()),
-        ]
-    }
-
     fn drive(
         &mut self,
         token: Token,
@@ -136,7 +118,7 @@ impl Driver {
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
         let precopy = link.multifd.as_ref().map(|_| MANY_PAGES);
         let many = Many { precopy, postcopy: precopy.filter(|_| shared.multifd.postcopy) };
-        let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
+        let mut source = Source::new(introduction(&*self.guest), features, shared.limits(), pending, hint, many);
         loop {
             let action = source.next(shared.progress.now());
             self.tell(&source);
@@ -479,6 +461,24 @@ impl Driver {
             _ => {}
         }
     }
+}
+
+/// What a guest's stream begins with.
+pub(crate) fn introduction(guest: &dyn Guest) -> Vec<Forward> {
+    let blocks = guest
+        .ram()
+        .iter()
+        .map(|block| BlockDescription {
+            name: block.name().to_owned(),
+            guest_address: block.guest_address(),
+            pages: block.pages(),
+        })
+        .collect();
+    vec![
+        Forward::Configuration(guest.configuration()),
+        Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
+        Forward::Description(tag::description()),
+    ]
 }
 
 fn lost_link(source: ChannelError) -> MigrationError {

@@ -7,6 +7,7 @@ mod migration;
 mod network;
 mod pages;
 mod registers;
+mod snapshots;
 mod yank;
 
 use super::args::{Args, Kind, Param};
@@ -68,6 +69,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(network::COMMANDS)
         .chain(migration::COMMANDS)
         .chain(pages::COMMANDS)
+        .chain(snapshots::COMMANDS)
         .chain(yank::COMMANDS)
 }
 
