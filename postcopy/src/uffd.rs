@@ -134,10 +134,12 @@ fn create(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
     match device {
         Ok(fd) => Ok(fd),
         // What the device denies is told, unless the call has more to say than that it does so too.
-        Err(Error::OpenDevUserfaultfd(denied)) => by_system_call(features).map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => error,
-            _ => denied,
-        }),
+        Err(Error::OpenDevUserfaultfd(denied)) => {
+            by_system_call(features).map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => error,
+                _ => denied,
+            })
+        }
         Err(error) => Err(io_error(error)),
     }
 }
@@ -230,11 +232,7 @@ impl Uffd {
         self.change_protection(block, || self.fd.remove_write_protection(start, target.len(), true))
     }
 
-    fn change_protection(
-        &self,
-        block: &RamBlock,
-        change: impl Fn() -> Result<(), Error>,
-    ) -> Result<(), UffdError> {
+    fn change_protection(&self, block: &RamBlock, change: impl Fn() -> Result<(), Error>) -> Result<(), UffdError> {
         loop {
             match change().map_err(io_error) {
                 Ok(()) => return Ok(()),

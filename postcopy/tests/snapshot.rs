@@ -98,7 +98,7 @@ fn assert_as_written(guest: &TestGuest) {
 
 fn background() -> Option<Way> {
     match Uffd::open_for_writes() {
-        Ok(uffd) => Some(Way::Background(uffd)),
+        Ok(uffd) => Some(Way::Background { uffd, bandwidth: 0 }),
         Err(error) => {
             skip::skip(&sentence(&error));
             None
@@ -182,7 +182,11 @@ fn a_saved_guest_can_be_demanded_page_by_page_also_where_the_table_is_damaged() 
     let application = Application::begin();
     let mut file = saved(&application, Way::Paused);
     let outline = Outline::of(file.try_clone().unwrap()).unwrap();
-    assert!(outline.running && outline.blocks.len() == 2 && outline.configuration == *application.guest.configuration.lock().unwrap());
+    assert!(
+        outline.running
+            && outline.blocks.len() == 2
+            && outline.configuration == *application.guest.configuration.lock().unwrap()
+    );
     assert_as_written(&loaded(file.try_clone().unwrap(), true));
     file.rewind().unwrap();
     let end = file.metadata().unwrap().len();

@@ -93,12 +93,7 @@ impl Launcher {
         first(self.ask(Request::Writer, "started", command)?)
     }
 
-    fn ask(
-        &self,
-        request: Request,
-        doing: &'static str,
-        what: &str,
-    ) -> Result<Handed, LauncherError> {
+    fn ask(&self, request: Request, doing: &'static str, what: &str) -> Result<Handed, LauncherError> {
         // The first of two names is a temporary one.
         let name = what.rsplit('\0').next().unwrap_or(what).to_owned();
         let Some(socket) = &self.0 else { return Err(LauncherError::Off(name, doing)) };

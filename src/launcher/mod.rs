@@ -37,7 +37,9 @@ enum Request {
 
 impl Request {
     fn of(byte: u8) -> Option<Self> {
-        [Self::File, Self::New, Self::Rename, Self::Remove, Self::Reader, Self::Writer].into_iter().find(|request| *request as u8 == byte)
+        [Self::File, Self::New, Self::Rename, Self::Remove, Self::Reader, Self::Writer]
+            .into_iter()
+            .find(|request| *request as u8 == byte)
     }
 }
 

@@ -1,13 +1,10 @@
 //! [`Migration`]: the one place that starts, steers and reports this VM's migrations.
 
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use whimbrel_postcopy::channel::{
-    Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
-};
-use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
+use whimbrel_postcopy::channel::{Acceptor, Connector};
+use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, Limits, Multifd, Policy, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
@@ -16,6 +13,7 @@ use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
+use super::links::{connector, listen, listen_again};
 use super::parameters::Parameters;
 use super::rules::{self, Route, Subject};
 use super::streams::Streams;
@@ -136,7 +134,7 @@ impl Job {
 
 pub(super) struct Settings {
     pub capabilities: Capabilities,
-    parameters: Parameters,
+    pub parameters: Parameters,
 }
 
 impl Settings {
@@ -450,86 +448,4 @@ fn multifd(settings: &Settings) -> Multifd {
     // In a postcopy demanded pages need processors more than the background does: it is spread where some are left.
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     Multifd { channels, postcopy: processors >= usize::from(channels) + SPARE_PROCESSORS }
-}
-
-/// With TLS the destination's certificate must be for `tls-hostname`, or for the host.
-fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, MigrationError> {
-    let (dialer, host) = match uri {
-        Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
-        Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
-        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
-    };
-    let dialer = dialer.keepalive(parameters.keepalive);
-    let Some(directory) = &parameters.tls_creds else { return Ok(Arc::new(dialer)) };
-    let host = parameters.tls_hostname.as_ref().or(host).ok_or(TlsError::NoName)?;
-    Ok(Arc::new(dialer.tls(SourceTls::load(directory, host)?)))
-}
-
-/// The same place once more, with the settings of that time.
-fn listen_again(place: Uri, settings: Arc<Mutex<Settings>>) -> ListenAgain {
-    Box::new(move || {
-        let parameters = lock(&settings).parameters.clone();
-        let (listener, _) = listen(&place, &parameters).map_err(std::io::Error::other)?;
-        Ok(Box::new(listener) as Box<dyn Acceptor>)
-    })
-}
-
-/// The address listened on has its real port. What other hosts can reach without TLS is warned of.
-fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), MigrationError> {
-    let raise = |source| MigrationError::Listen { uri: uri.clone(), source };
-    let tls = parameters.tls_creds.as_deref().map(DestinationTls::load).transpose()?;
-    let (listener, at) = match uri {
-        Uri::Tcp { host, port } => {
-            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port }).map_err(raise)?;
-            if let Some(address) = listener.address().filter(|address| tls.is_none() && !is_loopback(*address)) {
-                log::warn!("{}", OpenToAll(address));
-            }
-            let at = Uri::Tcp { host: host.clone(), port: listener.port().unwrap_or(*port) };
-            (listener, at)
-        }
-        Uri::Unix(path) => (Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone()),
-        Uri::Stream(_) => return Err(MigrationError::NoWayBack("joining a postcopy again")),
-    };
-    let listener = listener.keepalive(parameters.keepalive);
-    Ok((
-        match tls {
-            None => listener,
-            Some(tls) => listener.tls(tls),
-        },
-        at,
-    ))
-}
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// What there is to say of an address that other hosts can reach.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the guest comes in at tcp:{0} neither encrypted nor authenticated: whoever reaches that address can read it or send another; \
-     use '--tls-dir DIR', or an address in a network that nobody else is in"
-)]
-struct OpenToAll(SocketAddr);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_other_hosts_cannot_reach_is_loopback() {
-        for (address, loopback) in [
-            ("127.0.0.1:1", true),
-            ("127.9.9.9:1", true),
-            ("[::1]:1", true),
-            ("[::ffff:127.0.0.1]:1", true),
-            ("0.0.0.0:1", false),
-            ("[::]:1", false),
-            ("[::ffff:0.0.0.0]:1", false),
-            ("192.0.2.1:1", false),
-            ("[fe80::1]:1", false),
-        ] {
-            assert_eq!(is_loopback(address.parse().unwrap()), loopback, "{address}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 pub mod capabilities;
 mod error;
 mod job;
+mod links;
 pub mod parameters;
 pub mod rules;
 pub mod setting;

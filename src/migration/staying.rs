@@ -33,7 +33,8 @@ impl Migration {
     pub(super) fn stay(&self, job: &mut Job, stream: &Stream) -> Result<(), MigrationError> {
         // What it writes to a disk after the moment that is saved would be on the disk.
         self.machine.check_disks()?;
-        let way = Way::Background(self.watch_writes()?);
+        let bandwidth = lock(&self.settings).parameters.max_bandwidth;
+        let way = Way::Background { uffd: self.watch_writes()?, bandwidth };
         let sink = self.streams.sink(stream)?;
         if let Job::Arriving(handle) = job {
             // It has been here for long: whoever it came from has nothing more to hear.
@@ -62,18 +63,14 @@ impl Migration {
     }
 
     /// Begins to write a snapshot, in the background if that capability is on. The end comes by `observer`.
-    pub fn save_snapshot(
-        &self,
-        sink: Box<dyn Sink>,
-        observer: Arc<dyn Observer>,
-    ) -> Result<(), MigrationError> {
+    pub fn save_snapshot(&self, sink: Box<dyn Sink>, observer: Arc<dyn Observer>) -> Result<(), MigrationError> {
         let mut job = lock(&self.job);
         self.check_job(&job)?;
         if self.machine.run_state() == RunState::InternalError {
             return Err(MigrationError::NoGuest(RunState::InternalError));
         }
         let way = match lock(&self.settings).capabilities.get(Capability::BackgroundSnapshot) {
-            true => Way::Background(self.watch_writes()?),
+            true => Way::Background { uffd: self.watch_writes()?, bandwidth: 0 },
             false => Way::Paused,
         };
         if let Job::Arriving(handle) = &mut *job {

@@ -33,7 +33,9 @@ pub enum SnapshotError {
     #[error("there is no place for snapshots: start the machine with '--snapshots DIR'")]
     NoPlace,
     /// A name that would be no file's.
-    #[error("'{0}' is no name for a snapshot: take 1 to 200 characters, no '/' and no control characters, the first of them no '.'")]
+    #[error(
+        "'{0}' is no name for a snapshot: take 1 to 200 characters, no '/' and no control characters, the first of them no '.'"
+    )]
     Tag(String),
     /// Programs do not overwrite.
     #[error("Snapshot '{0}' already exists: delete it first")]

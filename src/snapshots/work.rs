@@ -54,7 +54,8 @@ impl Work {
     }
 
     fn write(&self, draft: File) -> Result<(), SnapshotError> {
-        let sink = Descriptor::new(draft.into()).map_err(|source| SnapshotError::Open { tag: self.tag.clone(), source })?;
+        let sink =
+            Descriptor::new(draft.into()).map_err(|source| SnapshotError::Open { tag: self.tag.clone(), source })?;
         let end = Arc::new(Await::default());
         self.migration.save_snapshot(Box::new(sink), end.clone())?;
         match end.first_of(Status::is_ended) {

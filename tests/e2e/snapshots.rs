@@ -39,7 +39,8 @@ fn conclude(vm: &mut Vm) -> Option<String> {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -237,7 +238,7 @@ fn a_hot_guest_runs_while_it_is_saved_and_what_is_saved_is_whole() {
         assert_eq!(vm.qmp.status(), "running");
         let _ = downtime(&vm.qmp.query("query-migrate"));
         vm.guest.assert_whole();
-        let mut other = plain.restoring(&path).start("destination", true, |_| Vec::new());
+        let mut other = plain.clone().restoring(&path).start("destination", true, |_| Vec::new());
         other.qmp.await_migration("completed");
         other.guest.assert_whole();
         assert_eq!(other.end_guest(), 0);

@@ -24,7 +24,7 @@ pub use action::{Action, Figures, Many, Outcome};
 pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::{Limits, Policy};
 pub use demand::answer;
-pub(crate) use driver::introduction;
 pub use door::{Departed, HandedOver, Resumable};
+pub(crate) use driver::introduction;
 pub use scheduler::Hint;
 pub use state::Source;

@@ -73,7 +73,8 @@ impl Contents {
             [magic, count, offset, state, pages].map(|word| u64::from_le_bytes(*word));
         let length = count.checked_mul(PLACE as u64).filter(|_| count <= MOST_PLACES);
         let from = begin.checked_add(offset);
-        if magic != MAGIC || state >= offset || from.zip(length).and_then(|(a, b)| a.checked_add(b)) != Some(footer_at) {
+        if magic != MAGIC || state >= offset || from.zip(length).and_then(|(a, b)| a.checked_add(b)) != Some(footer_at)
+        {
             return Ok(None);
         }
         let mut bytes = Vec::new();
@@ -88,9 +89,9 @@ impl Contents {
         let (words, _) = body[..count as usize * PLACE].as_chunks::<PLACE>();
         let places: Vec<Place> = words.iter().map(place).collect();
         let whole = places.iter().map(|place| u64::from(place.run.count)).sum::<u64>() == pages;
-        let inside = places.iter().all(|it| it.at.is_none_or(|at| {
-            at.checked_add(it.run.bytes() as u64).is_some_and(|end| end <= state)
-        }));
+        let inside = places
+            .iter()
+            .all(|it| it.at.is_none_or(|at| at.checked_add(it.run.bytes() as u64).is_some_and(|end| end <= state)));
         Ok((whole && inside).then_some(Self { places, state }))
     }
 }

@@ -36,8 +36,13 @@ const SNAPSHOT: &str = "snapshot";
 pub enum Way {
     /// It stands still until all of it is written.
     Paused,
-    /// It stands still for a moment; what it writes afterwards is seen by this userfaultfd, of [`Uffd::open_for_writes`].
-    Background(Uffd),
+    /// It stands still for a moment.
+    Background {
+        /// What it writes afterwards is seen by this, which is of [`Uffd::open_for_writes`].
+        uffd: Uffd,
+        /// So much is written at most, in bytes per second; 0: no limit.
+        bandwidth: u64,
+    },
 }
 
 /// What the thread and the handle share.
@@ -154,29 +159,33 @@ impl Saver {
         writer.say(&Forward::PassBegin(1))?;
         let watch = match way {
             Way::Paused => None,
-            Way::Background(uffd) => Some(Watch::prepare(self.guest.clone(), uffd, shared.pending.clone())?),
+            Way::Background { uffd, bandwidth } => {
+                writer.limit(bandwidth);
+                Some(Watch::prepare(self.guest.clone(), uffd, shared.pending.clone())?)
+            }
         };
         self.guest.prepare_pause();
         self.enter(Status::Active);
         let mut pause = self.pause()?;
         let state = Forward::State(self.guest.save_staying().map_err(failed_to("save its state"))?);
         shared.progress.step("save");
-        let last =
-            [Forward::PassEnd(1), state, Forward::HandOver { running: pause.running }, Forward::Complete];
+        let last = [Forward::PassEnd(1), state, Forward::HandOver { running: pause.running }, Forward::Complete];
         let mut broken = Vec::new();
         match watch {
             None => self.pages(&mut writer, None, &last)?,
             Some(watch) => {
                 // What is given back to the host reads as zero, and nobody is told before.
                 self.guest.keep_memory(true);
-                let written = self.go_on(&watch, &mut pause).and_then(|()| self.pages(&mut writer, Some(&watch), &last));
+                let written =
+                    self.go_on(&watch, &mut pause).and_then(|()| self.pages(&mut writer, Some(&watch), &last));
                 broken = watch.end();
                 self.guest.keep_memory(false);
                 written?;
             }
         }
-        writer.commit()?;
+        // It does not wait for the disk.
         pause.end()?;
+        writer.commit()?;
         Ok(broken)
     }
 

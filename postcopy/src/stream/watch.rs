@@ -171,10 +171,8 @@ impl Shared {
     fn serve(&self, events: &mut EventBuffer) -> Result<(), MigrationError> {
         let mut faults = Vec::with_capacity(EVENTS);
         while !self.stops() {
-            let mut fds = [
-                PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN),
-            ];
+            let mut fds =
+                [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(std::io::Error::from(error).into()),

@@ -1,6 +1,7 @@
 //! [`Writer`]: a stream on its way into a [`Sink`], and the table behind it where that is a file.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
@@ -20,6 +21,9 @@ pub(super) struct Writer<'a> {
     contents: Contents,
     offset: u64,
     pages: u64,
+    /// In bytes per second; 0: none.
+    limit: u64,
+    begun: Instant,
 }
 
 /// The stream could not be written.
@@ -30,7 +34,16 @@ fn unwritten(error: std::io::Error) -> MigrationError {
 impl<'a> Writer<'a> {
     /// Writes the hello. `wake` rings when `cancelled` turns true, which ends every wait.
     pub fn begin(sink: Box<dyn Sink>, wake: &'a Wake, cancelled: &'a dyn Fn() -> bool) -> Result<Self, MigrationError> {
-        let mut this = Self { sink, wake, cancelled, contents: Contents::default(), offset: 0, pages: 0 };
+        let mut this = Self {
+            sink,
+            wake,
+            cancelled,
+            contents: Contents::default(),
+            offset: 0,
+            pages: 0,
+            limit: 0,
+            begun: Instant::now(),
+        };
         let hello = Hello {
             versions: (VERSION_MAX, VERSION_MAX),
             kind: ChannelKind::Control,
@@ -41,6 +54,11 @@ impl<'a> Writer<'a> {
         };
         this.write(&hello.encode())?;
         Ok(this)
+    }
+
+    /// Writes no more than so many bytes a second from here on; 0: as fast as it goes.
+    pub fn limit(&mut self, bandwidth: u64) {
+        (self.limit, self.begun) = (bandwidth, Instant::now());
     }
 
     /// A message without pages.
@@ -82,11 +100,26 @@ impl<'a> Writer<'a> {
         if (self.cancelled)() {
             return Err(cancelled());
         }
-        write_all(self.sink.fd(), bytes, (self.wake.as_fd(), PollFlags::POLLIN)).map_err(|error| match error.kind() {
-            std::io::ErrorKind::ConnectionAborted => cancelled(),
-            _ => unwritten(error),
+        write_all(self.sink.fd(), bytes, (self.wake.as_fd(), PollFlags::POLLIN)).map_err(|error| {
+            match error.kind() {
+                std::io::ErrorKind::ConnectionAborted => cancelled(),
+                _ => unwritten(error),
+            }
         })?;
         self.offset += bytes.len() as u64;
+        self.keep_pace();
         Ok(())
+    }
+
+    /// Waits until as much time has passed as what was written takes at least.
+    fn keep_pace(&self) {
+        if self.limit == 0 {
+            return;
+        }
+        let due = Duration::from_secs_f64(self.offset as f64 / self.limit as f64);
+        let early = due.saturating_sub(self.begun.elapsed());
+        if !early.is_zero() {
+            self.wake.wait_for(early);
+        }
     }
 }

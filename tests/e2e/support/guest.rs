@@ -85,7 +85,16 @@ impl Guest {
     /// On a connected serial port. `moved_in`: the guest arrives by migration, perhaps in the middle of a line.
     pub fn new(stream: UnixStream, moved_in: bool) -> Self {
         let transcript = Transcript::of(stream.try_clone().unwrap());
-        Self { input: stream, transcript, read: 0, seam: None, moved_in, restarted: false, jumps: false, damage: Vec::new() }
+        Self {
+            input: stream,
+            transcript,
+            read: 0,
+            seam: None,
+            moved_in,
+            restarted: false,
+            jumps: false,
+            damage: Vec::new(),
+        }
     }
 
     /// The next line, with where the one after it begins.
