@@ -180,19 +180,21 @@ fn a_saved_guest_can_be_demanded_page_by_page_also_where_the_table_is_damaged() 
         return;
     }
     let application = Application::begin();
-    let mut file = saved(&application, Way::Paused);
-    let outline = Outline::of(file.try_clone().unwrap()).unwrap();
-    assert!(
-        outline.running
-            && outline.blocks.len() == 2
-            && outline.configuration == *application.guest.configuration.lock().unwrap()
-    );
-    assert_as_written(&loaded(file.try_clone().unwrap(), true));
-    file.rewind().unwrap();
+    let file = saved(&application, Way::Paused);
+    // Clones read on from where the others stand.
+    let from_the_begin = || {
+        let mut file = file.try_clone().unwrap();
+        file.rewind().unwrap();
+        file
+    };
+    let outline = Outline::of(from_the_begin()).unwrap();
+    assert!(outline.running && outline.blocks.len() == 2);
+    assert_eq!(outline.configuration, *application.guest.configuration.lock().unwrap());
+    assert_as_written(&loaded(from_the_begin(), true));
     let end = file.metadata().unwrap().len();
     file.write_all_at(&[0xff; 4], end - 60).unwrap();
-    assert!(Outline::of(file.try_clone().unwrap()).is_err());
-    assert_as_written(&loaded(file, true));
+    assert!(Outline::of(from_the_begin()).is_err());
+    assert_as_written(&loaded(from_the_begin(), true));
 }
 
 #[test]
@@ -228,11 +230,19 @@ fn a_thread_that_panics_fails_the_snapshot_and_not_the_guest() {
     let Some(way) = background() else { return };
     let application = Application::begin();
     // Of the thread that lets writers go on, when it looks up where they write.
-    let fault = common::Fault { thread: "snap-writes", method: "ram", call: 20 };
+    let fault = common::Fault { thread: "snap-writes", method: "ram", call: 1 };
     *application.guest.fault.lock().unwrap() = Some(fault);
-    let (saving, watch) = begin(&application, tempfile::tempfile().unwrap().into(), way);
+    // Nothing comes to an end before somebody reads.
+    let (read, write) = io::pipe().unwrap();
+    let (saving, watch) = begin(&application, write.into(), way);
+    while application.guest.fault.lock().unwrap().is_some() {
+        std::thread::yield_now();
+    }
+    application.await_writes(5000);
+    let reader = std::thread::spawn(move || File::from(OwnedFd::from(read)).read_to_end(&mut Vec::new()));
     assert_eq!(watch.until(&ENDS), Status::Failed);
     let error = saving.report().error.unwrap();
     assert!(error.contains("panicked: ram fails on snap-writes"), "{error}");
     application.await_writes(5000);
+    reader.join().unwrap().unwrap();
 }

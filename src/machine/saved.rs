@@ -51,6 +51,11 @@ pub enum SavedStateError {
         /// Which of several alike.
         instance: u32,
     },
+    /// A guest that has run cannot be shown another processor.
+    #[error(
+        "its guest was shown another processor than this machine shows: run it in another process, with 'whimbrel restore'"
+    )]
+    OtherProcessor,
     /// A section's bytes are wrong.
     #[error(transparent)]
     State(#[from] StateError),
@@ -137,7 +142,9 @@ impl Machine {
         Chipset::decode(find)?;
         for vcpu in self.vcpus.iter() {
             let (version, bytes) = find(VCPU, vcpu.index().into())?;
-            VcpuState::decode(version, bytes)?;
+            if !VcpuState::decode(version, bytes)?.is_of_one_shown(vcpu) {
+                return Err(SavedStateError::OtherProcessor);
+            }
         }
         self.devices.iter().try_for_each(|device| find(device.name(), device.instance()).map(drop))
     }

@@ -405,7 +405,7 @@ fn places() -> Result<Calls, BackendError> {
 
 /// Lets those go on who are about to write to pages that are kept as they are.
 fn lets_go() -> Result<Calls, BackendError> {
-    Calls::default().ioctl(&[requests::UFFDIO_WRITEPROTECT, requests::UFFDIO_UNREGISTER])
+    Calls::default().ioctl(&[requests::UFFDIO_WRITEPROTECT, requests::UFFDIO_UNREGISTER, requests::UFFDIO_WAKE])
 }
 
 /// Its own, not another thread's.

@@ -91,6 +91,7 @@ pub const UFFD_SET_UP: [u64; 4] = [
     uffd(READ, 0x01, 16), // UFFDIO_UNREGISTER
 ];
 pub const UFFDIO_UNREGISTER: u64 = UFFD_SET_UP[3];
+pub const UFFDIO_WAKE: u64 = UFFD_PLACE[2];
 /// Protecting guest RAM against writes, and letting go of it.
 pub const UFFDIO_WRITEPROTECT: u64 = uffd(BOTH, 0x06, 24);
 

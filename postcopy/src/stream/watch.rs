@@ -19,7 +19,7 @@ use crate::caught::catch;
 use crate::channel::Wake;
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
-use crate::memory::HUGE_PAGES;
+use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::turn::go_first;
 use crate::uffd::{Uffd, UffdError};
@@ -52,6 +52,10 @@ struct Shared {
     lost: Mutex<Option<MigrationError>>,
 }
 
+fn whole(id: BlockId, block: &RamBlock) -> PageRun {
+    PageRun { block: id, start: PageIndex(0), count: block.pages() as u32 }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What they guard is whole after each change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,8 +66,7 @@ impl Watch {
     pub fn prepare(guest: Arc<dyn Guest>, uffd: Uffd, pending: Arc<RamBitmap>) -> Result<Self, MigrationError> {
         for (number, block) in (0..).zip(guest.ram()) {
             // Page tables that have to be made only to protect nothing would be made in the pause.
-            let whole = PageRun { block: BlockId(number), start: PageIndex(0), count: block.pages() as u32 };
-            for piece in whole.pieces(PIECE) {
+            for piece in whole(BlockId(number), block).pieces(PIECE) {
                 if let Err(error) = block.note_zeros(piece) {
                     log::debug!("the pause will be longer: {error}");
                 }
@@ -180,7 +183,7 @@ impl Shared {
             faults.clear();
             self.uffd.read(events, &mut faults)?;
             for fault in &faults {
-                let pages = |(block, it): (usize, &crate::memory::RamBlock)| Some((block, it.page_of(fault.address)?));
+                let pages = |(block, it): (usize, &RamBlock)| Some((block, it.page_of(fault.address)?));
                 match self.guest.ram().iter().enumerate().find_map(pages) {
                     Some((block, page)) => self.written(PageRun::single(BlockId(block as u16), page))?,
                     None => log::warn!("a write to {:#x} is outside guest RAM", fault.address),
@@ -226,9 +229,12 @@ impl Shared {
 
     /// Takes all protection away, and wakes who waits.
     fn unwatch(&self) {
-        for block in self.guest.ram() {
-            // Fails where it is not watched any more.
+        for (number, block) in (0..).zip(self.guest.ram()) {
+            // Fails where it is not watched any more. Writers that wait are not woken by it, unlike readers of missing pages.
             let _ = self.uffd.unregister(block);
+            if let Err(error) = self.uffd.wake(block, whole(BlockId(number), block)) {
+                log::error!("a writer may wait for ever: {error}");
+            }
         }
     }
 }
