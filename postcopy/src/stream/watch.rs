@@ -99,8 +99,9 @@ impl Watch {
     }
 
     /// The run was copied: who waits to write to it goes on.
-    pub fn let_go(&self, run: PageRun) -> Result<(), UffdError> {
-        self.shared.let_go(run)
+    pub fn let_go(&self, run: PageRun) -> Result<(), MigrationError> {
+        // Where nothing is watched any more this fails, and why that is so is the reason.
+        self.shared.let_go(run).map_err(|error| self.check().err().unwrap_or(error.into()))
     }
 
     /// Exchanges what was copied ahead for `empty`. Once no page is pending, this has the last of it.
