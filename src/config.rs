@@ -63,6 +63,8 @@ pub struct RunConfig {
     pub sandbox: Mode,
     /// `--no-exec`: no command can be started and no file be made.
     pub no_exec: bool,
+    /// `--snapshots`: where they are.
+    pub snapshots: Option<PathBuf>,
     /// `--postcopy-after`: the first value of the parameter `x-postcopy-after`.
     pub postcopy_after: Option<u32>,
     /// `--tls-dir`: the first value of the parameter `tls-creds`.

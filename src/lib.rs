@@ -21,6 +21,7 @@ pub mod net;
 pub mod run;
 pub mod sandbox;
 pub mod size;
+pub mod snapshots;
 pub mod state;
 pub mod top;
 pub mod vcpu;

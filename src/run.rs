@@ -12,6 +12,7 @@ use crate::migration::{Migration, MigrationError};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
 use crate::sandbox::{self, SandboxError};
+use crate::snapshots::Snapshots;
 
 /// Why a machine could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,7 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         true => Launcher::none(),
         false => Launcher::begin().map_err(RunError::Launcher)?,
     };
+    let launcher = Arc::new(launcher);
     sandbox::begin(config.sandbox)?;
     // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
@@ -53,12 +55,13 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         ..Parameters::default()
     };
     let fds = Arc::new(NamedFds::default());
-    let streams = Streams::new(launcher, fds.clone());
+    let streams = Streams::new(launcher.clone(), fds.clone());
     let migration = Migration::new(machine.clone(), parameters, streams, events.migration());
+    let snapshots = Snapshots::new(config.snapshots.clone(), launcher, migration.clone(), events.jobs());
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;
-    let vm = LiveVm::new(name, machine.clone(), migration.clone(), fds, events);
+    let vm = LiveVm::new(name, machine.clone(), migration.clone(), snapshots, fds, events);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.

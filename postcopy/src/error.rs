@@ -96,6 +96,12 @@ pub enum MigrationError {
     /// The RAM of both sides differs.
     #[error("RAM differs: {0}")]
     RamDiffers(String),
+    /// A guest that stays could not be written down.
+    #[error("the stream could not be written: {0}")]
+    Unwritten(std::io::Error),
+    /// It was written, and may be lost.
+    #[error("the stream is not safe: {0}")]
+    Unsafe(std::io::Error),
     /// userfaultfd.
     #[error(transparent)]
     Uffd(#[from] UffdError),

@@ -61,6 +61,10 @@ pub enum EngineThread {
     Populate,
     /// Destination: takes pages off a multifd channel.
     MultifdReceiver,
+    /// Saves a guest that stays. It starts the next kind.
+    Snapshot,
+    /// Copies pages that the guest is about to write, for a snapshot.
+    SnapshotWrites,
 }
 
 /// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
@@ -136,6 +140,15 @@ pub trait Guest: Send + Sync {
     fn describe_state(&self) -> Vec<StateLayout> {
         Vec::new()
     }
+
+    /// The state of CPUs and devices of a guest that stays: nothing is given up that only one host may have. Called while paused. Must not write guest
+    /// RAM.
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.save()
+    }
+
+    /// A guest that stays: from now on (or not any more) none of its memory may be given back to the host. Switched on while it is paused.
+    fn keep_memory(&self, _yes: bool) {}
 
     /// Source: the pages that the guest will touch first where it runs on; a postcopy sends them along with the state. Called after
     /// [`Guest::save`], from the thread that answers page requests. None is a fine answer.

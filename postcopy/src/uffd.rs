@@ -2,13 +2,16 @@
 //!
 //! Guest RAM is registered for missing pages. A touch of a missing page stops the toucher (a vCPU in
 //! KVM_RUN, a device thread) and becomes a [`Fault`]; placing the page wakes it.
+//!
+//! Or it is registered for writes ([`Uffd::open_for_writes`]): then a write to a page that is protected is the fault, and letting go of the page's
+//! protection wakes the writer.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
-use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, IoctlFlags, UffdBuilder};
+use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, IoctlFlags, RegisterMode, UffdBuilder};
 
-use crate::memory::{AnonymousRam, RamBlock, RawSlice};
+use crate::memory::{AnonymousRam, Backing, RamBlock, RawSlice};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 
 /// Why missing pages cannot be watched or filled.
@@ -20,6 +23,24 @@ pub enum UffdError {
          or set vm.unprivileged_userfaultfd=1"
     )]
     Unavailable(#[source] io::Error),
+    /// The kernel does not watch for writes.
+    #[error(
+        "this host cannot watch guest RAM for writes: that needs Linux 6.4 or later with userfaultfd write protection \
+         (CONFIG_HAVE_ARCH_USERFAULTFD_WP)"
+    )]
+    NoWriteProtection(#[source] io::Error),
+    /// Memory that is shared cannot be watched for writes.
+    #[error("RAM block {0} is shared memory, which is not watched for writes; use --memory without shared=on")]
+    SharedMemory(String),
+    /// A page's protection cannot be changed.
+    #[error("pages of RAM block {block} cannot be protected (is the host out of memory?)")]
+    Protect {
+        /// The block's name.
+        block: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A RAM block cannot be watched.
     #[error("RAM block {block} cannot be watched for missing pages")]
     Register {
@@ -99,6 +120,46 @@ const MOVE: u64 = 1 << 0x05;
 /// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`: what is missing at the source stays missing at the target.
 const ALLOW_HOLES: u64 = 1 << 1;
 
+/// `UFFD_FEATURE_WP_UNPOPULATED` (Linux 6.4): a page that was never touched is protected like any other.
+const WP_UNPOPULATED: u64 = 1 << 13;
+
+/// A new userfaultfd with these features. An error is of whoever denies it; `EINVAL` is a feature that the kernel lacks.
+fn create(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
+    let device = UffdBuilder::new()
+        .close_on_exec(true)
+        .non_blocking(true)
+        .user_mode_only(false)
+        .require_features(features)
+        .create();
+    match device {
+        Ok(fd) => Ok(fd),
+        // What the device denies is told, unless the call has more to say than that it does so too.
+        Err(Error::OpenDevUserfaultfd(denied)) => {
+            by_system_call(features).map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => error,
+                _ => denied,
+            })
+        }
+        Err(error) => Err(io_error(error)),
+    }
+}
+
+/// The device exists but is denied: the system call may still be allowed.
+fn by_system_call(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
+    // SAFETY: the call takes flags only and returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let mut api = UffdioApi { api: UFFD_API, features: features.bits(), ioctls: 0 };
+    // SAFETY: `api` is a `struct uffdio_api`, valid for the call.
+    unsafe { uffdio_api(std::os::fd::AsRawFd::as_raw_fd(&fd), &mut api) }?;
+    // SAFETY: the descriptor is a userfaultfd after its handshake; ownership passes on.
+    Ok(unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) })
+}
+
 /// Whether pages can be moved; found out on a page of our own.
 fn can_move(fd: &userfaultfd::Uffd) -> bool {
     let Ok(probe) = AnonymousRam::block("probe", 1) else { return false };
@@ -113,41 +174,23 @@ impl Uffd {
     /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call. Faults that the kernel itself takes
     /// (KVM does) are included, which is what needs privilege.
     pub fn open() -> Result<Self, UffdError> {
-        let device = UffdBuilder::new()
-            .close_on_exec(true)
-            .non_blocking(true)
-            .user_mode_only(false)
-            .require_features(FeatureFlags::THREAD_ID)
-            .create();
-        match device {
-            Ok(fd) => Ok(Self { moves: can_move(&fd), fd }),
-            Err(Error::OpenDevUserfaultfd(denied)) => {
-                Self::by_system_call().map_err(|_| UffdError::Unavailable(denied))
-            }
-            Err(error) => Err(UffdError::Unavailable(io_error(error))),
+        let fd = create(FeatureFlags::THREAD_ID).map_err(UffdError::Unavailable)?;
+        Ok(Self { moves: can_move(&fd), fd })
+    }
+
+    /// One that watches for writes instead, to pages that are there and to those that are not yet.
+    pub fn open_for_writes() -> Result<Self, UffdError> {
+        let features = FeatureFlags::PAGEFAULT_FLAG_WP | FeatureFlags::from_bits_retain(WP_UNPOPULATED);
+        match create(features) {
+            Ok(fd) => Ok(Self { moves: false, fd }),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(UffdError::NoWriteProtection(error)),
+            Err(error) => Err(UffdError::Unavailable(error)),
         }
     }
 
     /// Whether the kernel can move pages into the block that stand elsewhere (UFFDIO_MOVE: Linux 6.8 and later).
     pub fn moves(&self) -> bool {
         self.moves
-    }
-
-    /// The device exists but is denied: the system call may still be allowed.
-    fn by_system_call() -> io::Result<Self> {
-        // SAFETY: the call takes flags only and returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let mut api = UffdioApi { api: UFFD_API, features: FeatureFlags::THREAD_ID.bits(), ioctls: 0 };
-        // SAFETY: `api` is a `struct uffdio_api`, valid for the call.
-        unsafe { uffdio_api(std::os::fd::AsRawFd::as_raw_fd(&fd), &mut api) }?;
-        // SAFETY: the descriptor is a userfaultfd after its handshake; ownership passes on.
-        let fd = unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) };
-        Ok(Self { moves: can_move(&fd), fd })
     }
 
     /// Watches the whole block for missing pages. Pages that are populated already never fault.
@@ -161,6 +204,42 @@ impl Uffd {
             Ok(())
         } else {
             Err(raise(io::Error::new(io::ErrorKind::Unsupported, "its kind of memory cannot be filled page by page")))
+        }
+    }
+
+    /// Watches the whole block for writes, of which none faults before [`Self::protect`]. Private anonymous memory only.
+    pub fn register_writes(&self, block: &RamBlock) -> Result<(), UffdError> {
+        if block.backing() == Backing::Shared {
+            return Err(UffdError::SharedMemory(block.name().to_owned()));
+        }
+        let start = block.address(PageIndex(0)) as *mut _;
+        self.fd
+            .register_with_mode(start, block.pages() as usize * PAGE_SIZE, RegisterMode::WRITE_PROTECT)
+            .map(drop)
+            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: io_error(error) })
+    }
+
+    /// From now on a write to any page of the block faults. Nobody may be writing meanwhile who is not to be watched.
+    pub fn protect(&self, block: &RamBlock) -> Result<(), UffdError> {
+        let start = block.address(PageIndex(0)) as *mut _;
+        self.change_protection(block, || self.fd.write_protect(start, block.pages() as usize * PAGE_SIZE))
+    }
+
+    /// The run can be written again; wakes who waits to.
+    pub fn let_go(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
+        let target = block.raw(run);
+        let start = target.address() as *mut _;
+        self.change_protection(block, || self.fd.remove_write_protection(start, target.len(), true))
+    }
+
+    fn change_protection(&self, block: &RamBlock, change: impl Fn() -> Result<(), Error>) -> Result<(), UffdError> {
+        loop {
+            match change().map_err(io_error) {
+                Ok(()) => return Ok(()),
+                // The memory map changes at this moment.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+                Err(source) => return Err(UffdError::Protect { block: block.name().to_owned(), source }),
+            }
         }
     }
 

@@ -205,6 +205,11 @@ pub struct RunArgs {
     /// 'migrate file:PATH', since the sandbox keeps this one from both. Whoever took this process over could have it do the same.
     #[arg(long, help_heading = "Security")]
     no_exec: bool,
+    /// The directory for snapshots: 'savevm', 'loadvm', 'delvm' and 'info snapshots' work in it, and are refused without one
+    ///
+    /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore' runs, too.
+    #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
+    snapshots: Option<PathBuf>,
     /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
     /// client-cert.pem and client-key.pem
     ///
@@ -283,6 +288,7 @@ impl RunArgs {
             postcopy_after: self.postcopy_after,
             sandbox: Mode::of(self.no_seccomp, std::env::var(sandbox::VARIABLE).ok().as_deref())?,
             no_exec: self.no_exec,
+            snapshots: self.snapshots,
             tls_dir: self.tls_dir,
         })
     }

@@ -173,6 +173,17 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Gives all of RAM back to the host: another guest takes this one's place.
+    pub fn clear(&self) -> io::Result<()> {
+        for (number, block) in (0..).zip(&self.blocks) {
+            for start in (0..block.pages()).step_by(RUN) {
+                let count = (block.pages() - start).min(RUN as u64) as u32;
+                block.discard(PageRun { block: BlockId(number), start: PageIndex(start), count })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the memory is such that another process can map it, too.
     pub fn is_shared(&self) -> bool {
         !matches!(*self.files(), Files::None)

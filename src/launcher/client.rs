@@ -85,6 +85,23 @@ impl Launcher {
         Ok(file)
     }
 
+    /// A new file, readable by its owner alone, in the place of any that is there.
+    pub fn new_file(&self, path: &Path) -> Result<OwnedFd, LauncherError> {
+        let [file] = self.ask(Request::New, "made", &path.to_string_lossy())?;
+        Ok(file)
+    }
+
+    /// Gives a file another name, for good: in the place of whatever has that name.
+    pub fn rename(&self, from: &Path, to: &Path) -> Result<(), LauncherError> {
+        let both = format!("{}\0{}", from.to_string_lossy(), to.to_string_lossy());
+        self.ask(Request::Rename, "renamed", &both).map(|[]| ())
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, path: &Path) -> Result<(), LauncherError> {
+        self.ask(Request::Remove, "removed", &path.to_string_lossy()).map(|[]| ())
+    }
+
     /// Starts a command by the shell; what is written to the pipe it reads.
     pub fn reader(&self, command: &str) -> Result<Reader, LauncherError> {
         let [pipe, end] = self.ask(Request::Reader, "started", command)?;
@@ -110,7 +127,9 @@ impl Launcher {
         doing: &'static str,
         what: &str,
     ) -> Result<[OwnedFd; N], LauncherError> {
-        let Some(socket) = &self.0 else { return Err(LauncherError::Off(what.to_owned(), doing)) };
+        // The first of two names is a temporary one.
+        let name = what.rsplit('\0').next().unwrap_or(what).to_owned();
+        let Some(socket) = &self.0 else { return Err(LauncherError::Off(name, doing)) };
         let socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = |error: rustix::io::Errno| LauncherError::Gone(error.into());
         send(&*socket, &[&[request as u8], what.as_bytes()].concat(), SendFlags::NOSIGNAL).map_err(gone)?;
@@ -127,11 +146,9 @@ impl Launcher {
         match (bytes[..got.bytes].split_first(), <[OwnedFd; N]>::try_from(fds)) {
             (Some((&DONE, _)), Ok(fds)) => Ok(fds),
             (Some((&DONE, _)), Err(_)) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
-            (Some((_, why)), _) => Err(LauncherError::Refused {
-                what: what.to_owned(),
-                doing,
-                why: String::from_utf8_lossy(why).into_owned(),
-            }),
+            (Some((_, why)), _) => {
+                Err(LauncherError::Refused { what: name, doing, why: String::from_utf8_lossy(why).into_owned() })
+            }
             (None, _) => Err(LauncherError::Gone(io::ErrorKind::UnexpectedEof.into())),
         }
     }

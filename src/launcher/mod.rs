@@ -23,6 +23,12 @@ const MAX_ANSWER: usize = 1024;
 enum Request {
     /// A file to write to, made if there is none: gives it.
     File = b'f' as isize,
+    /// A file that is made anew, whatever was there: gives it.
+    New = b'n' as isize,
+    /// A file that takes another's name: what is asked for is both, with a NUL between them. Returns when that is safe.
+    Rename = b'm' as isize,
+    /// A file that goes.
+    Remove = b'd' as isize,
     /// A command that reads what is written to it: gives the pipe, and what its end is told on.
     Reader = b'r' as isize,
     /// A command that is read from: gives the pipe, and the one from which it can read.
@@ -33,7 +39,9 @@ enum Request {
 
 impl Request {
     fn of(byte: u8) -> Option<Self> {
-        [Self::File, Self::Reader, Self::Writer, Self::Both].into_iter().find(|request| *request as u8 == byte)
+        [Self::File, Self::New, Self::Rename, Self::Remove, Self::Reader, Self::Writer, Self::Both]
+            .into_iter()
+            .find(|request| *request as u8 == byte)
     }
 }
 

@@ -1,11 +1,12 @@
 //! The launcher's own half: answers requests until the other half is gone.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 
 use nix::errno::Errno;
@@ -38,6 +39,22 @@ fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
             let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(what)?;
             Ok(vec![file.into()])
         }
+        Request::New => {
+            std::fs::remove_file(what).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            })?;
+            Ok(vec![OpenOptions::new().write(true).create_new(true).mode(0o600).open(what)?.into()])
+        }
+        Request::Rename => {
+            let (from, to) = what.split_once('\0').ok_or_else(invalid)?;
+            std::fs::rename(from, to)?;
+            keep_names(Path::new(to)).map(|()| Vec::new())
+        }
+        Request::Remove => {
+            std::fs::remove_file(what)?;
+            keep_names(Path::new(what)).map(|()| Vec::new())
+        }
         Request::Reader => {
             let (read, write) = io::pipe()?;
             // What it prints is for whoever reads the log: standard output may be the guest's.
@@ -58,6 +75,16 @@ fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
             let child = shell(what).stdin(input).stdout(output).spawn()?;
             Ok(vec![write.into(), read.into(), tell_end(child)?])
         }
+    }
+}
+
+/// What was done to names in the file's directory is on the disk when this returns.
+fn keep_names(file: &Path) -> io::Result<()> {
+    let directory = file.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match File::open(directory)?.sync_all() {
+        // Not every file system can.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        done => done,
     }
 }
 

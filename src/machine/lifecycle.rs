@@ -40,6 +40,8 @@ pub(super) enum Hold {
 pub(super) struct Operation {
     /// How the machine stood before a migration stopped it.
     pub before_migration: Option<RunState>,
+    /// Whether a guest that takes this one's place is to run, whatever it did when it was saved.
+    pub runs_again: Option<bool>,
     /// See [`Hold`].
     pub hold: Hold,
     /// That a reset waits for a vCPU or a device was said.
@@ -49,7 +51,7 @@ pub(super) struct Operation {
 
 impl Operation {
     pub(super) const fn new(hold: Hold) -> Self {
-        Self { before_migration: None, hold, waits: false, events: Vec::new() }
+        Self { before_migration: None, runs_again: None, hold, waits: false, events: Vec::new() }
     }
 
     pub(super) fn tell(&mut self, event: MachineEvent) {

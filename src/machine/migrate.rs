@@ -30,6 +30,8 @@ impl Guest for Machine {
             EngineThread::Faults => Thread::Faults,
             EngineThread::Populate => Thread::Populate,
             EngineThread::MultifdReceiver => Thread::MultifdReceiver,
+            EngineThread::Snapshot => Thread::Snapshot,
+            EngineThread::SnapshotWrites => Thread::SnapshotWrites,
         });
     }
 
@@ -171,6 +173,21 @@ impl Guest for Machine {
         self.section_layouts()
     }
 
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.operate(|_| match self.run_state() {
+            RunState::FinishMigrate => Ok(self.save_sections()?),
+            state => Err(wrong_moment("saved", state)),
+        })
+        .map_err(Into::into)
+    }
+
+    fn keep_memory(&self, yes: bool) {
+        match yes {
+            true => self.ram.keep_all(),
+            false => self.ram.all_here(),
+        }
+    }
+
     fn first_pages(&self) -> Vec<PageRun> {
         Machine::first_pages(self)
     }
@@ -192,7 +209,8 @@ impl Guest for Machine {
                 return Err(wrong_moment("started", self.run_state()));
             }
             self.network.arrived();
-            if running && !self.arrives_paused {
+            let runs = operation.runs_again.take().unwrap_or(running && !self.arrives_paused);
+            if runs {
                 self.become_state(RunState::Running)?;
                 self.thaw();
                 self.network.runs();

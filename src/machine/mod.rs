@@ -11,6 +11,7 @@
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |
+//! | `rewind` | a snapshot that takes the guest's place |
 //! | `balloon` | asking the guest for memory |
 //! | `registers` | looking at the vCPUs' registers |
 //! | `network` | announcing the guest to the network |
@@ -36,6 +37,7 @@ mod migrate;
 mod network;
 mod peripherals;
 mod registers;
+mod rewind;
 mod run_state;
 mod saved;
 mod turn;

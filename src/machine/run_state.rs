@@ -9,6 +9,7 @@
 //!                             v
 //!                        postmigrate              running --> internal-error
 //! ```
+//! What stands still or runs here may become `inmigrate`, for a snapshot to take its place; from there `internal-error`, if that fails.
 //! Everything but `shutdown` may become `shutdown`. A migration of a stopped machine goes through
 //! `finish-migrate` too.
 
@@ -52,13 +53,13 @@ impl RunState {
     pub(super) const fn may_become(self, next: Self) -> bool {
         use RunState::*;
         match self {
-            Prelaunch => matches!(next, Running | FinishMigrate | Shutdown),
-            Inmigrate => matches!(next, Running | Paused | Shutdown),
-            Running => matches!(next, Paused | FinishMigrate | InternalError | Shutdown),
-            Paused => matches!(next, Running | FinishMigrate | Prelaunch | Shutdown),
+            Prelaunch => matches!(next, Running | FinishMigrate | Inmigrate | Shutdown),
+            Inmigrate => matches!(next, Running | Paused | InternalError | Shutdown),
+            Running => matches!(next, Paused | FinishMigrate | Inmigrate | InternalError | Shutdown),
+            Paused => matches!(next, Running | FinishMigrate | Inmigrate | Prelaunch | Shutdown),
             FinishMigrate => matches!(next, Running | Paused | Prelaunch | Postmigrate | InternalError | Shutdown),
             Postmigrate => matches!(next, Prelaunch | Shutdown),
-            InternalError => matches!(next, Prelaunch | Shutdown),
+            InternalError => matches!(next, Prelaunch | Inmigrate | Shutdown),
             Shutdown => false,
         }
     }
@@ -75,13 +76,13 @@ mod tests {
     fn every_transition_is_as_the_table_says() {
         // Rows: from; columns: to, both in the order of ALL.
         let table = [
-            "..r.f..s", // prelaunch
-            "..rp...s", // inmigrate
-            "...pf.is", // running
-            "p.r.f..s", // paused
+            ".ir.f..s", // prelaunch
+            "..rp..is", // inmigrate
+            ".i.pf.is", // running
+            "pir.f..s", // paused
             "p.rp.pis", // finish-migrate
             "p......s", // postmigrate
-            "p......s", // internal-error
+            "pi.....s", // internal-error
             "........", // shutdown
         ];
         for (from, row) in ALL.iter().zip(table) {

@@ -52,6 +52,11 @@ pub enum SavedStateError {
         /// Which of several alike.
         instance: u32,
     },
+    /// A guest that has run cannot be shown another processor.
+    #[error(
+        "its guest was shown another processor than this machine shows: run it in another process, with 'whimbrel restore'"
+    )]
+    OtherProcessor,
     /// A section's bytes are wrong.
     #[error(transparent)]
     State(#[from] StateError),
@@ -146,6 +151,22 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether the sections are those of a machine like this one, and those of CPUs, chipset and clock can be read.
+    pub(super) fn check_state(&self, sections: &[Section]) -> Result<(), SavedStateError> {
+        self.check_sections(sections)?;
+        let find = |name: &'static str, instance| find(sections, name, instance);
+        let (version, bytes) = find(clock::SECTION, 0)?;
+        Moment::decode(version, bytes)?;
+        Chipset::decode(find)?;
+        for vcpu in self.vcpus.iter() {
+            let (version, bytes) = find(VCPU, vcpu.index().into())?;
+            if !VcpuState::decode(version, bytes)?.is_of_one_shown(vcpu) {
+                return Err(SavedStateError::OtherProcessor);
+            }
+        }
+        self.devices.iter().try_for_each(|device| find(device.name(), device.instance()).map(drop))
+    }
+
     /// Starts kvmclock and all TSCs, before anything that may take long: loading a vCPU's state touches guest RAM, which may have to come from
     /// the source first.
     fn start_time(&self, saved: &Moment, states: &[VcpuState]) -> Result<(), SavedStateError> {
@@ -209,6 +230,12 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// What kvmclock stood at when this was saved.
+pub(super) fn kvmclock(sections: &[Section]) -> Option<u64> {
+    let (version, bytes) = find(sections, clock::SECTION, 0).ok()?;
+    Some(Moment::decode(version, bytes).ok()?.kvmclock)
 }
 
 /// Whether a guest that knows one frequency in kHz does not notice the other.

@@ -648,7 +648,7 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
     let [leaving, arriving] = [&source, &destination].map(|rig| {
         let sender = Mutex::new(sender.clone());
         let tell = move |event| drop(sender.lock().unwrap().send(event));
-        let streams = Streams::new(Launcher::none(), Arc::default());
+        let streams = Streams::new(Arc::new(Launcher::none()), Arc::default());
         Migration::new(rig.machine.clone(), Parameters::default(), streams, Arc::new(tell))
     });
     // 4 MiB that differ, of which 3 are given back.

@@ -26,6 +26,8 @@ pub enum Capability {
     Xbzrle,
     /// Zero pages are looked for: another name for [`Parameters::zero_pages`](super::parameters::Parameters::zero_pages) being any but `none`.
     ZeroBlocks,
+    /// A guest that is written to a stream that goes one way stays, and runs on while it is written.
+    BackgroundSnapshot,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
@@ -49,7 +51,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -65,16 +67,16 @@ impl Capability {
         Self::MappedRam,
         Self::IgnoreShared,
         Self::ReleaseRam,
+        Self::BackgroundSnapshot,
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 9] = [
+    pub const UNSUPPORTED: [&'static str; 8] = [
         "rdma-pin-all",
         "compress",
         "x-colo",
         "dirty-bitmaps",
         "late-block-activate",
-        "background-snapshot",
         "zero-copy-send",
         "switchover-ack",
         "block",
@@ -98,6 +100,7 @@ impl Capability {
             Self::MappedRam => ("mapped-ram", First::Off),
             Self::IgnoreShared => ("x-ignore-shared", First::Off),
             Self::ReleaseRam => ("release-ram", First::Off),
+            Self::BackgroundSnapshot => ("background-snapshot", First::Off),
         }
     }
 

@@ -53,6 +53,18 @@ pub enum MigrationError {
     /// A thread or an eventfd.
     #[error("the host refused a resource to the migration")]
     Resource(#[source] std::io::Error),
+    /// Guest RAM cannot be watched for writes.
+    #[error("capability background-snapshot is not possible here")]
+    NoBackground(#[source] whimbrel_postcopy::uffd::UffdError),
+    /// Pages cannot be demanded.
+    #[error("the snapshot's pages could not be given to the guest")]
+    NoDemand(#[source] whimbrel_postcopy::uffd::UffdError),
+    /// The machine has something that a guest that stays cannot be saved with, or the snapshot is of another.
+    #[error(transparent)]
+    Machine(#[from] crate::machine::MachineError),
+    /// `savevm` and the like, while a guest's pages are still on their way from the snapshot that was loaded last.
+    #[error("memory of the snapshot that was loaded is still being read: try again in a moment")]
+    StillLoading,
     /// `migrate_start_postcopy` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,

@@ -1,22 +1,21 @@
 //! [`Migration`]: the one place that starts, steers and reports this VM's migrations.
 
-use std::net::SocketAddr;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use whimbrel_postcopy::channel::{
-    Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
-};
-use whimbrel_postcopy::destination::{self, DestinationHandle, ListenAgain, Options};
+use whimbrel_postcopy::channel::{Acceptor, Connector};
+use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, Slowing, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
+use whimbrel_postcopy::stream::Saving;
 use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::{Capabilities, Capability};
+use super::links::{connector, listen, listen_again};
 use super::parameters::{Compression, Parameters};
 use super::rules::{self, Route, Subject};
 use super::streams::{Answers, Form, Streams};
@@ -70,18 +69,42 @@ impl Observer for Tell {
 }
 
 /// The last migration, ended or not.
-enum Job {
+pub(super) enum Job {
     None,
     Leaving(SourceHandle, Route),
     Arriving(DestinationHandle),
+    /// A guest that stays is written: by `migrate`, or as a snapshot.
+    Staying(Saving, Visible),
+    /// A snapshot takes the guest's place.
+    Returning(DestinationHandle),
+}
+
+/// Whether `query-migrate` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visible {
+    Yes,
+    /// It is the business of a job.
+    No,
 }
 
 impl Job {
+    /// As users see it.
     fn report(&self) -> Option<(Side, Report)> {
         match self {
-            Self::None => None,
+            Self::None | Self::Staying(_, Visible::No) | Self::Returning(_) => None,
             Self::Leaving(handle, _) => Some((Side::Source, handle.report())),
+            Self::Staying(handle, Visible::Yes) => Some((Side::Source, handle.report())),
             Self::Arriving(handle) => Some((Side::Destination, handle.report())),
+        }
+    }
+
+    /// How it stands, whoever sees it.
+    pub fn any_report(&self) -> Option<Report> {
+        match self {
+            Self::None => None,
+            Self::Leaving(handle, _) => Some(handle.report()),
+            Self::Staying(handle, _) => Some(handle.report()),
+            Self::Arriving(handle) | Self::Returning(handle) => Some(handle.report()),
         }
     }
 
@@ -102,18 +125,19 @@ impl Job {
     fn route(&self) -> Option<Route> {
         match self {
             Self::Leaving(_, route) if self.is_under_way() => Some(*route),
+            Self::Staying(..) if self.is_under_way() => Some(Route::Stream),
             _ => None,
         }
     }
 
-    fn is_under_way(&self) -> bool {
-        self.report().is_some_and(|(_, report)| !report.status.is_ended())
+    pub fn is_under_way(&self) -> bool {
+        self.any_report().is_some_and(|report| !report.status.is_ended())
     }
 }
 
-struct Settings {
-    capabilities: Capabilities,
-    parameters: Parameters,
+pub(super) struct Settings {
+    pub capabilities: Capabilities,
+    pub parameters: Parameters,
     /// Of the machine, for life.
     shared_ram: bool,
 }
@@ -127,15 +151,15 @@ impl Settings {
 
 /// This VM's migrations: one at a time. All methods return at once.
 pub struct Migration {
-    machine: Arc<Machine>,
+    pub(super) machine: Arc<Machine>,
     events: Events,
-    settings: Arc<Mutex<Settings>>,
-    streams: Streams,
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) streams: Streams,
     dirtying: Dirtying,
-    job: Mutex<Job>,
+    pub(super) job: Mutex<Job>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -153,7 +177,7 @@ impl Migration {
         self.machine.vcpus().len() as u64
     }
 
-    fn observer(&self) -> Arc<dyn Observer> {
+    pub(super) fn observer(&self) -> Arc<dyn Observer> {
         Arc::new(Tell(self.events.clone()))
     }
 
@@ -166,11 +190,17 @@ impl Migration {
             RunState::Running | RunState::Paused | RunState::Prelaunch => {}
             state => return Err(MigrationError::NoGuest(state)),
         }
-        self.dirtying.has_log()?;
         let settings = lock(&self.settings);
         let route = uri.route();
         rules::check(&settings.subject(Some(route)))?;
         self.machine.tell_uuid(settings.capabilities.get(Capability::ValidateUuid));
+        if settings.capabilities.get(Capability::BackgroundSnapshot)
+            && let Uri::Stream(stream) = uri
+        {
+            drop(settings);
+            return self.stay(&mut job, stream);
+        }
+        self.dirtying.has_log()?;
         let limits = limits(&settings, self.vcpus());
         // A stream is one channel, however many are wished for.
         let (connector, multifd) = match uri {
@@ -216,6 +246,10 @@ impl Migration {
     pub fn cancel(&self) -> Result<(), MigrationError> {
         match &*lock(&self.job) {
             Job::Leaving(handle, _) if !handle.report().status.is_ended() => Ok(handle.cancel()?),
+            Job::Staying(handle, Visible::Yes) if !handle.report().status.is_ended() => {
+                handle.cancel();
+                Ok(())
+            }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::CancelHere),
             _ => Ok(()),
         }
@@ -236,6 +270,9 @@ impl Migration {
                     Route::Unix | Route::Tcp => MigrationError::NoPostcopyThere,
                     Route::Stream | Route::File => MigrationError::NoWayBack("postcopy"),
                 })
+            }
+            Job::Staying(handle, Visible::Yes) if !handle.report().status.is_ended() => {
+                Err(MigrationError::NoWayBack("postcopy"))
             }
             Job::Arriving(handle) if !handle.report().status.is_ended() => Err(MigrationError::NotTheSource),
             _ => Err(MigrationError::NotMigrating),
@@ -281,7 +318,7 @@ impl Migration {
             return false;
         }
         match &*job {
-            Job::None => {}
+            Job::None | Job::Staying(..) | Job::Returning(_) => {}
             Job::Leaving(handle, _) => handle.break_link(),
             Job::Arriving(handle) => handle.break_link(),
         }
@@ -363,8 +400,9 @@ impl Migration {
     /// What `x-query-migrate-pages` shows; `None` before the first migration.
     pub fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
         match &*lock(&self.job) {
-            Job::None => None,
+            Job::None | Job::Staying(_, Visible::No) | Job::Returning(_) => None,
             Job::Leaving(handle, _) => Some((Side::Source, handle.page_map(buckets))),
+            Job::Staying(handle, Visible::Yes) => Some((Side::Source, handle.page_map(buckets))),
             Job::Arriving(handle) => Some((Side::Destination, handle.page_map(buckets))),
         }
     }
@@ -387,6 +425,9 @@ impl Migration {
         let looks = new.get(Capability::ZeroBlocks);
         if looks != old.get(Capability::ZeroBlocks) {
             settings.parameters.zero_pages = if looks { ZeroPages::default() } else { ZeroPages::Unseen };
+        }
+        if new.get(Capability::BackgroundSnapshot) && !old.get(Capability::BackgroundSnapshot) {
+            self.can_watch_writes()?;
         }
         settings.capabilities = new;
         Ok(())
@@ -421,7 +462,7 @@ impl Migration {
         self.machine.network().set_schedule(new.announce);
         match &*job {
             Job::Arriving(handle) => handle.set_reconnects(!new.reconnect.is_zero()),
-            Job::Leaving(..) | Job::None => {}
+            Job::Leaving(..) | Job::Staying(..) | Job::Returning(_) | Job::None => {}
         }
         settings.capabilities =
             settings.capabilities.with_it(Capability::ZeroBlocks, new.zero_pages != ZeroPages::Unseen);
@@ -467,7 +508,8 @@ impl Migration {
         match &mut *lock(&self.job) {
             Job::None => {}
             Job::Leaving(handle, _) => handle.abandon(),
-            Job::Arriving(handle) => handle.abandon(),
+            Job::Staying(handle, _) => handle.abandon(),
+            Job::Arriving(handle) | Job::Returning(handle) => handle.abandon(),
         }
     }
 }
@@ -493,7 +535,7 @@ fn slowing(settings: &Settings, vcpus: u64) -> Slowing {
 }
 
 /// A stream that is opened where only what answers will do.
-const NO_WAY_TO_JOIN: MigrationError = MigrationError::NoWayBack("joining a postcopy again");
+pub(super) const NO_WAY_TO_JOIN: MigrationError = MigrationError::NoWayBack("joining a postcopy again");
 
 fn limits(settings: &Settings, vcpus: u64) -> Limits {
     let parameters = &settings.parameters;
@@ -552,86 +594,4 @@ fn multifd(settings: &Settings) -> Multifd {
     let spare = processors >= usize::from(channels) + SPARE_PROCESSORS;
     // What the destination has, it tells of one channel at a time.
     Multifd { channels, postcopy: spare && !settings.capabilities.get(Capability::ReleaseRam) }
-}
-
-/// With TLS the destination's certificate must be for `tls-hostname`, or for the host.
-fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, MigrationError> {
-    let (dialer, host) = match uri {
-        Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
-        Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
-        Uri::Stream(_) => return Err(NO_WAY_TO_JOIN),
-    };
-    let dialer = dialer.keepalive(parameters.keepalive);
-    let Some(directory) = &parameters.tls_creds else { return Ok(Arc::new(dialer)) };
-    let host = parameters.tls_hostname.as_ref().or(host).ok_or(TlsError::NoName)?;
-    Ok(Arc::new(dialer.tls(SourceTls::load(directory, host)?)))
-}
-
-/// The same place once more, with the settings of that time.
-fn listen_again(place: Uri, settings: Arc<Mutex<Settings>>) -> ListenAgain {
-    Box::new(move || {
-        let parameters = lock(&settings).parameters.clone();
-        let (listener, _) = listen(&place, &parameters).map_err(std::io::Error::other)?;
-        Ok(Box::new(listener) as Box<dyn Acceptor>)
-    })
-}
-
-/// The address listened on has its real port. What other hosts can reach without TLS is warned of.
-fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), MigrationError> {
-    let raise = |source| MigrationError::Listen { uri: uri.clone(), source };
-    let tls = parameters.tls_creds.as_deref().map(DestinationTls::load).transpose()?;
-    let (listener, at) = match uri {
-        Uri::Tcp { host, port } => {
-            let listener = Listener::tcp(&TcpAddress { host: host.clone(), port: *port }).map_err(raise)?;
-            if let Some(address) = listener.address().filter(|address| tls.is_none() && !is_loopback(*address)) {
-                log::warn!("{}", OpenToAll(address));
-            }
-            let at = Uri::Tcp { host: host.clone(), port: listener.port().unwrap_or(*port) };
-            (listener, at)
-        }
-        Uri::Unix(path) => (Listener::unix(&UnixAddress(path.clone())).map_err(raise)?, uri.clone()),
-        Uri::Stream(_) => return Err(NO_WAY_TO_JOIN),
-    };
-    let listener = listener.keepalive(parameters.keepalive);
-    Ok((
-        match tls {
-            None => listener,
-            Some(tls) => listener.tls(tls),
-        },
-        at,
-    ))
-}
-
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
-}
-
-/// What there is to say of an address that other hosts can reach.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the guest comes in at tcp:{0} neither encrypted nor authenticated: whoever reaches that address can read it or send another; \
-     use '--tls-dir DIR', or an address in a network that nobody else is in"
-)]
-struct OpenToAll(SocketAddr);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_other_hosts_cannot_reach_is_loopback() {
-        for (address, loopback) in [
-            ("127.0.0.1:1", true),
-            ("127.9.9.9:1", true),
-            ("[::1]:1", true),
-            ("[::ffff:127.0.0.1]:1", true),
-            ("0.0.0.0:1", false),
-            ("[::]:1", false),
-            ("[::ffff:0.0.0.0]:1", false),
-            ("192.0.2.1:1", false),
-            ("[fe80::1]:1", false),
-        ] {
-            assert_eq!(is_loopback(address.parse().unwrap()), loopback, "{address}");
-        }
-    }
 }

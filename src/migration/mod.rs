@@ -3,9 +3,11 @@
 pub mod capabilities;
 mod error;
 mod job;
+mod links;
 pub mod parameters;
 pub mod rules;
 pub mod setting;
+mod staying;
 pub mod streams;
 pub mod uri;
 

@@ -26,6 +26,8 @@ pub enum Trait {
     Tcp,
     /// The machine's RAM is shared memory.
     SharedRam,
+    /// It goes to, or comes from, another process at an address.
+    Peer,
 }
 
 /// How two of them stand to each other.
@@ -53,6 +55,15 @@ const fn excludes(one: Trait, other: Trait, why: &'static str) -> Rule {
 
 const fn needs(one: Trait, other: Trait, why: &'static str) -> Rule {
     Rule { one, relation: Relation::Needs, other, why }
+}
+
+/// A way to leave, which a guest that is saved while it stays does not take.
+const fn stays(other: Trait) -> Rule {
+    excludes(
+        Trait::On(Capability::BackgroundSnapshot),
+        other,
+        "a guest that stays is written once, as it is at one moment, page by page as they are; switch one of them off",
+    )
 }
 
 /// Every rule. Those about capabilities and parameters alone hold when they are set, all of them when a migration begins.
@@ -92,6 +103,24 @@ pub const RULES: &[Rule] = &[
         Trait::PostcopyPolicy,
         "a postcopy needs a way back from the destination, which a file does not have; use tcp:, unix:, or a stream that goes both ways",
     ),
+    excludes(
+        Trait::On(Capability::BackgroundSnapshot),
+        Trait::Peer,
+        "the guest stays here, so it is written to a stream that nobody answers; use file:, exec: or fd:, or switch it off",
+    ),
+    excludes(
+        Trait::On(Capability::BackgroundSnapshot),
+        Trait::On(Capability::PauseBeforeSwitchover),
+        "a guest that stays is switched over to nobody; switch one of them off",
+    ),
+    stays(Trait::PostcopyPolicy),
+    stays(Trait::Compression),
+    stays(Trait::On(Capability::Xbzrle)),
+    stays(Trait::On(Capability::AutoConverge)),
+    stays(Trait::On(Capability::DirtyLimit)),
+    stays(Trait::On(Capability::MappedRam)),
+    stays(Trait::On(Capability::IgnoreShared)),
+    stays(Trait::On(Capability::ReleaseRam)),
     excludes(
         Trait::Stream,
         Trait::Tls,
@@ -184,6 +213,7 @@ impl Trait {
             Self::DirectIo => "direct-io",
             Self::Tcp => "a tcp: address",
             Self::SharedRam => "shared RAM",
+            Self::Peer => "a migration to another process (tcp: or unix:)",
         }
     }
 
@@ -199,6 +229,7 @@ impl Trait {
             Self::DirectIo => subject.parameters.direct_io,
             Self::Tcp => return subject.route.map(|route| route == Route::Tcp),
             Self::SharedRam => subject.shared_ram,
+            Self::Peer => return subject.route.map(|route| matches!(route, Route::Unix | Route::Tcp)),
         })
     }
 }
@@ -269,6 +300,7 @@ mod tests {
                 Trait::Tls => self.parameters.tls_creds = on.then(|| "/pki".into()),
                 Trait::Stream | Trait::File => self.route = if on { Route::File } else { Route::Unix },
                 Trait::DirectIo => self.parameters.direct_io = on,
+                Trait::Peer => self.route = if on { Route::Unix } else { Route::File },
                 Trait::Tcp => self.route = if on { Route::Tcp } else { Route::Unix },
                 Trait::SharedRam => self.shared_ram = on,
             }
@@ -304,8 +336,8 @@ mod tests {
                 };
                 assert_eq!(rule.is_broken(&subject), broken, "{:?} {one} {other}", rule.row());
                 let open = Subject { route: None, ..subject };
-                let about_route =
-                    [rule.one, rule.other].iter().any(|it| matches!(it, Trait::Stream | Trait::File | Trait::Tcp));
+                let is_route = |it: &Trait| matches!(it, Trait::Stream | Trait::File | Trait::Tcp | Trait::Peer);
+                let about_route = [rule.one, rule.other].iter().any(is_route);
                 assert_eq!(rule.is_broken(&open), broken && !about_route, "{:?} {one} {other}", rule.row());
             }
         }

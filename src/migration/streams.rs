@@ -82,13 +82,13 @@ pub enum Answers {
 /// Opens streams: by the launcher, and with the descriptors that clients handed over.
 #[derive(Debug)]
 pub struct Streams {
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
     fds: Arc<NamedFds>,
 }
 
 impl Streams {
     /// Of this process.
-    pub fn new(launcher: Launcher, fds: Arc<NamedFds>) -> Self {
+    pub fn new(launcher: Arc<Launcher>, fds: Arc<NamedFds>) -> Self {
         Self { launcher, fds }
     }
 
@@ -104,33 +104,44 @@ impl Streams {
             let file = self.open(path, raise)?;
             return Ok(Arc::new(MappedRecording::new(file, offset, access).map_err(raise)?));
         }
-        let open = || -> Result<(Box<dyn Sink>, Option<OwnedFd>), StreamError> {
-            match (stream, answers) {
-                (Stream::Exec(command), Answers::Unwanted) => {
-                    let Reader { pipe, end } = self.launcher.reader(command)?;
-                    Ok((Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }), None))
-                }
-                (Stream::Exec(command), Answers::Wanted) => {
-                    let Talker { to, from, end } = self.launcher.both(command)?;
-                    Ok((Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from)))
-                }
-                (Stream::Fd(name), answers) => {
-                    let descriptor = self.descriptor(name)?;
-                    let back = match answers {
-                        Answers::Wanted => way_back(&descriptor).map_err(raise)?,
-                        Answers::Unwanted => None,
-                    };
-                    Ok((Box::new(Descriptor::new(descriptor).map_err(raise)?), back))
-                }
-                (Stream::File { reading: Reading::OnDemand, .. }, _) => Err(StreamError::Lazy(stream.clone())),
-                (Stream::File { path, offset, .. }, _) => {
-                    Ok((Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?), None))
-                }
-            }
-        };
-        match open()? {
+        match self.open_to_write(stream, answers)? {
             (sink, None) => Ok(Arc::new(Recording::new(sink))),
             (sink, Some(back)) => Ok(Arc::new(Recording::with_way_back(sink, back).map_err(raise)?)),
+        }
+    }
+
+    /// Where a guest is written to that stays.
+    pub fn sink(&self, stream: &Stream) -> Result<Box<dyn Sink>, StreamError> {
+        self.open_to_write(stream, Answers::Unwanted).map(|(sink, _)| sink)
+    }
+
+    fn open_to_write(
+        &self,
+        stream: &Stream,
+        answers: Answers,
+    ) -> Result<(Box<dyn Sink>, Option<OwnedFd>), StreamError> {
+        let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
+        match (stream, answers) {
+            (Stream::Exec(command), Answers::Unwanted) => {
+                let Reader { pipe, end } = self.launcher.reader(command)?;
+                Ok((Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }), None))
+            }
+            (Stream::Exec(command), Answers::Wanted) => {
+                let Talker { to, from, end } = self.launcher.both(command)?;
+                Ok((Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from)))
+            }
+            (Stream::Fd(name), answers) => {
+                let descriptor = self.descriptor(name)?;
+                let back = match answers {
+                    Answers::Wanted => way_back(&descriptor).map_err(raise)?,
+                    Answers::Unwanted => None,
+                };
+                Ok((Box::new(Descriptor::new(descriptor).map_err(raise)?), back))
+            }
+            (Stream::File { reading: Reading::OnDemand, .. }, _) => Err(StreamError::Lazy(stream.clone())),
+            (Stream::File { path, offset, .. }, _) => {
+                Ok((Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?), None))
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use crate::migration::MigrationError;
 use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
 use crate::size::SizeError;
+use crate::snapshots::SnapshotError;
 
 /// A command that failed. The text is what the user sees, in either face.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,20 @@ pub enum CommandError {
     /// The migration refused.
     #[error(transparent)]
     Migration(#[from] MigrationError),
+    /// No snapshot, or no job.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Snapshots are in no block device.
+    #[error(
+        "Parameter '{name}' names '{value}': snapshots are files in the directory of '--snapshots', in no block device; leave \
+         '{name}' out, or empty"
+    )]
+    NoNode {
+        /// The argument.
+        name: &'static str,
+        /// What was given.
+        value: String,
+    },
     /// A capability or parameter cannot be set so.
     #[error(transparent)]
     Setting(#[from] SettingError),

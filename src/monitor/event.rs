@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::vm::Vm;
 use crate::machine::{MachineEvent, ShutdownCause};
 use crate::migration::MigrationEvent;
+use crate::snapshots::JobEvent;
 
 /// Something for the main loop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Notice {
     Machine(MachineEvent),
     /// From the migration.
     Migration(MigrationEvent),
+    /// From a job.
+    Job(JobEvent),
     /// `quit`.
     Quit,
 }
@@ -44,6 +47,12 @@ impl EventSink {
     pub fn migration(&self) -> Arc<dyn Fn(MigrationEvent) + Send + Sync> {
         let sink = self.clone();
         Arc::new(move |event| sink.tell(Notice::Migration(event)))
+    }
+
+    /// For [`crate::snapshots::Snapshots::new`].
+    pub fn jobs(&self) -> Arc<dyn Fn(JobEvent) + Send + Sync> {
+        let sink = self.clone();
+        Arc::new(move |event| sink.tell(Notice::Job(event)))
     }
 
     /// A monitor said `quit`.
@@ -74,8 +83,17 @@ pub struct Event {
 
 impl Event {
     /// All names that an event can have.
-    pub const NAMES: [&str; 8] =
-        ["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "RESET", "SHUTDOWN", "POWERDOWN", "BALLOON_CHANGE"];
+    pub const NAMES: [&str; 9] = [
+        "MIGRATION",
+        "MIGRATION_PASS",
+        "STOP",
+        "RESUME",
+        "RESET",
+        "SHUTDOWN",
+        "POWERDOWN",
+        "BALLOON_CHANGE",
+        "JOB_STATUS_CHANGE",
+    ];
 
     fn new(name: &'static str, data: Option<Value>) -> Self {
         Self { name, data, at: SystemTime::now() }
@@ -112,6 +130,11 @@ impl Event {
             MigrationEvent::Status(status) => Self::new("MIGRATION", Some(json!({"status": status.name()}))),
             MigrationEvent::Pass(pass) => Self::new("MIGRATION_PASS", Some(json!({"pass": pass}))),
         }
+    }
+
+    /// A job's event.
+    pub fn of_job(event: &JobEvent) -> Self {
+        Self::new("JOB_STATUS_CHANGE", Some(json!({"id": event.id, "status": event.status.name()})))
     }
 
     /// SHUTDOWN.
@@ -151,7 +174,9 @@ mod tests {
         let migration = [MigrationEvent::Status(whimbrel_postcopy::stats::Status::Active), MigrationEvent::Pass(1)];
         let vm = FakeVm::new();
         let machine = machine.into_iter().map(|it| Event::of_machine(it, &vm));
-        let mut names: Vec<_> = machine.chain(migration.iter().map(Event::of_migration)).map(|it| it.name).collect();
+        let job = JobEvent { id: "a".into(), status: crate::snapshots::JobStatus::Running, internal: false };
+        let others = migration.iter().map(Event::of_migration).chain([Event::of_job(&job)]);
+        let mut names: Vec<_> = machine.chain(others).map(|it| it.name).collect();
         let mut all = Event::NAMES.to_vec();
         names.sort_unstable();
         all.sort_unstable();

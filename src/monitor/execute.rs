@@ -78,6 +78,10 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
             let schedule = schedule.unwrap_or_else(|| vm.parameters().announce);
             done(vm.announce(&interfaces, &id, schedule))
         }
+        Request::Snapshot(act) => Ok(Reply::Job(vm.snapshot(&act)?)),
+        Request::QuerySnapshots => Ok(Reply::Snapshots(vm.list_snapshots()?)),
+        Request::QueryJobs => Ok(Reply::Jobs(vm.jobs())),
+        Request::DismissJob(id) => done(vm.dismiss_job(&id)),
         Request::QueryNetwork => Ok(Reply::Network(vm.network())),
         Request::SetBalloon(bytes) => done(vm.set_balloon(bytes)),
         Request::QueryBalloon => Ok(Reply::Balloon(vm.balloon_actual()?)),

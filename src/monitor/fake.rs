@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
 use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling};
@@ -18,6 +18,7 @@ use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
 use crate::migration::{MigrationError, Side};
 use crate::net::{InterfaceInfo, MacAddr, Schedule, Timing};
+use crate::snapshots::{Act, JobInfo, JobStatus, SnapshotError, SnapshotInfo};
 
 /// See the module.
 pub struct FakeVm {
@@ -37,6 +38,8 @@ pub struct FakeVm {
     pub refuses: Cell<bool>,
     /// Descriptors that were named.
     pub fds: NamedFds,
+    /// Jobs that were begun.
+    pub jobs: RefCell<Vec<JobInfo>>,
 }
 
 impl Default for FakeVm {
@@ -57,6 +60,7 @@ impl FakeVm {
             dirty_limit: Cell::new(None),
             refuses: Cell::new(false),
             fds: NamedFds::default(),
+            jobs: RefCell::default(),
         }
     }
 
@@ -198,6 +202,26 @@ impl Vm for FakeVm {
     }
     fn powerdown(&self) -> Result<(), MachineError> {
         self.call("powerdown");
+        Ok(())
+    }
+    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError> {
+        let words = [Some(act.kind.name()), act.tag.as_deref(), act.job.as_deref()];
+        self.call(words.into_iter().flatten().collect::<Vec<_>>().join(" "));
+        let id = act.job.clone().unwrap_or_else(|| "#1".to_owned());
+        let job = JobInfo { id: id.clone(), kind: act.kind, status: JobStatus::Running, error: None, progress: (0, 1) };
+        self.jobs.borrow_mut().push(job);
+        Ok(id)
+    }
+    fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+        let of = |tag: &str, size, clock| SnapshotInfo { tag: tag.parse().unwrap(), size, date: UNIX_EPOCH, clock };
+        Ok(vec![of("before", 6_951_077, Some(3_723_004_000_000)), of("a name that is long", 33 << 20, None)])
+    }
+    fn jobs(&self) -> Vec<JobInfo> {
+        self.jobs.borrow().clone()
+    }
+    fn dismiss_job(&self, id: &str) -> Result<(), SnapshotError> {
+        self.call(format!("dismiss {id}"));
+        self.jobs.borrow_mut().retain(|job| job.id != id);
         Ok(())
     }
     fn fds(&self) -> &NamedFds {

@@ -204,6 +204,13 @@ impl MainLoop {
                 }
                 Notice::Machine(MachineEvent::BalloonChange) => self.balloon.happened(),
                 Notice::Machine(event) => self.tell(&Event::of_machine(event, vm), vm),
+                Notice::Job(event) => {
+                    // An internal one is of interest to who waits for it only.
+                    let (event, all) = (Event::of_job(&event), !event.internal);
+                    for client in self.clients.values_mut().filter(|client| all || client.is_waiting()) {
+                        client.notify(&event, vm);
+                    }
+                }
                 Notice::Migration(event) => {
                     self.tell_migration(&event, vm);
                     if let Some(error) = incoming_failure(&event, vm) {

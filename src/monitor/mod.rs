@@ -20,6 +20,7 @@ pub mod qmp;
 mod query_migrate;
 pub mod request;
 pub mod session;
+mod snapshots;
 mod splitter;
 pub mod table;
 mod throttle;

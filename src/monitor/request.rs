@@ -12,6 +12,7 @@ use crate::migration::parameters::{Parameter, Parameters};
 use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 use crate::net::{InterfaceInfo, Schedule};
+use crate::snapshots::{Act, JobInfo, SnapshotInfo};
 
 /// A command, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,14 @@ pub enum Request {
         /// A name for it, empty by default: a second of the same name takes the first one's place.
         id: String,
     },
+    /// Saves, loads or deletes a snapshot.
+    Snapshot(Act),
+    /// The snapshots.
+    QuerySnapshots,
+    /// The jobs.
+    QueryJobs,
+    /// Forgets a job that is over.
+    DismissJob(String),
     /// The network cards.
     QueryNetwork,
     /// Asks the guest to make do with so many bytes of memory.
@@ -171,6 +180,12 @@ pub enum Reply {
     Cpus(Vec<VcpuInfo>),
     /// To [`Request::QueryRegisters`]: each vCPU's index and its registers as text.
     Registers(Vec<(usize, String)>),
+    /// To [`Request::Snapshot`]: the job that does it.
+    Job(String),
+    /// To [`Request::QuerySnapshots`].
+    Snapshots(Vec<SnapshotInfo>),
+    /// To [`Request::QueryJobs`].
+    Jobs(Vec<JobInfo>),
     /// To [`Request::QueryNetwork`].
     Network(Vec<InterfaceInfo>),
     /// To [`Request::QueryBlock`].

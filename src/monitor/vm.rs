@@ -15,6 +15,7 @@ use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
 use crate::migration::{Migration, MigrationError, Side};
 use crate::net::{InterfaceInfo, Schedule};
+use crate::snapshots::{Act, JobInfo, SnapshotError, SnapshotInfo, Snapshots};
 
 /// What commands act on. No method blocks on a migration.
 pub trait Vm {
@@ -48,6 +49,14 @@ pub trait Vm {
     fn see_balloon_change(&self) -> Result<u64, MachineError>;
     /// See [`Machine::powerdown`].
     fn powerdown(&self) -> Result<(), MachineError>;
+    /// See [`Snapshots::begin`].
+    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError>;
+    /// See [`Snapshots::list`].
+    fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError>;
+    /// All jobs, the internal ones, too.
+    fn jobs(&self) -> Vec<JobInfo>;
+    /// See [`crate::snapshots::Jobs::dismiss`].
+    fn dismiss_job(&self, id: &str) -> Result<(), SnapshotError>;
     /// The descriptors that monitors' clients named.
     fn fds(&self) -> &NamedFds;
     /// Ends the process, after the answers that are on their way.
@@ -103,6 +112,7 @@ pub struct LiveVm {
     name: Option<String>,
     machine: Arc<Machine>,
     migration: Arc<Migration>,
+    snapshots: Snapshots,
     fds: Arc<NamedFds>,
     events: EventSink,
     listening: Mutex<Option<Uri>>,
@@ -114,10 +124,11 @@ impl LiveVm {
         name: Option<String>,
         machine: Arc<Machine>,
         migration: Arc<Migration>,
+        snapshots: Snapshots,
         fds: Arc<NamedFds>,
         events: EventSink,
     ) -> Self {
-        Self { name, machine, migration, fds, events, listening: Mutex::new(None) }
+        Self { name, machine, migration, snapshots, fds, events, listening: Mutex::new(None) }
     }
 
     fn listens(&self, at: Uri) -> Uri {
@@ -173,6 +184,18 @@ impl Vm for LiveVm {
     }
     fn powerdown(&self) -> Result<(), MachineError> {
         self.machine.powerdown()
+    }
+    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError> {
+        self.snapshots.begin(act)
+    }
+    fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+        self.snapshots.list()
+    }
+    fn jobs(&self) -> Vec<JobInfo> {
+        self.snapshots.jobs().all()
+    }
+    fn dismiss_job(&self, id: &str) -> Result<(), SnapshotError> {
+        self.snapshots.jobs().dismiss(id)
     }
     fn fds(&self) -> &NamedFds {
         &self.fds

@@ -197,6 +197,8 @@ pub fn of(kind: Thread) -> Result<Calls, BackendError> {
         Thread::Faults => calls.and(sends()?).and(places()?).and(sets_priority()?),
         Thread::Populate => calls.and(reads_files()?).and(sets_priority()?),
         Thread::MultifdReceiver => calls.and(places()?).and(takes_turns()?),
+        Thread::Snapshot => calls.and(starts_threads()?).and(migrates()?),
+        Thread::SnapshotWrites => calls.and(sets_priority()?).and(lets_go()?),
     })
 }
 
@@ -374,7 +376,7 @@ fn starts_threads() -> Result<Calls, BackendError> {
 /// Everything that either side of a migration and the threads of its own do.
 fn migrates() -> Result<Calls, BackendError> {
     let calls = owns_a_machine()?.and(sends()?).and(first_pages()?).and(places()?);
-    let calls = calls.and(sets_priority()?).and(takes_turns()?).and(connects()?).and(accepts()?);
+    let calls = calls.and(sets_priority()?).and(takes_turns()?).and(connects()?).and(accepts()?).and(lets_go()?);
     // To the thread that writes or reads a stream.
     let calls = calls.one_of(libc::SYS_socketpair, 0, &[libc::AF_UNIX as u64])?;
     // Whether memory that another process hands over can be cut off.
@@ -412,6 +414,11 @@ fn places() -> Result<Calls, BackendError> {
         .any(&[libc::SYS_sendmsg])
         .ioctl(&requests::UFFD_PLACE)?
         .ioctl(&[requests::UFFDIO_UNREGISTER])
+}
+
+/// Lets those go on who are about to write to pages that are kept as they are.
+fn lets_go() -> Result<Calls, BackendError> {
+    Calls::default().ioctl(&[requests::UFFDIO_WRITEPROTECT, requests::UFFDIO_UNREGISTER, requests::UFFDIO_WAKE])
 }
 
 /// Its own, not another thread's.
@@ -467,6 +474,7 @@ fn listens() -> Result<Calls, BackendError> {
 
 fn serves_monitors() -> Result<Calls, BackendError> {
     let calls = character()?.and(awaits_queues());
-    // Clients hand descriptors over, which only recvmsg takes.
+    // Clients hand descriptors over, which only recvmsg takes. Snapshots are listed.
+    let calls = calls.any(&[libc::SYS_getdents64]);
     Ok(calls.any(&[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_shutdown]))
 }

@@ -12,8 +12,10 @@
 //!         ├─ dirty-rate, dirty-limit
 //!         ├─ migration ─┬─ mig-demand
 //!         │             └─ mig-fd-N                                                  the engine's: Guest::thread_begins
-//!         └─ incoming ──┬─ faults, populate
-//!                       └─ in-fd-N
+//!         ├─ incoming ──┬─ faults, populate
+//!         │             └─ in-fd-N
+//!         ├─ snapshot ─── snap-writes
+//!         └─ snap-job                                                                the monitors' work that takes long, as main may do it
 //! ```
 //!
 //! What becomes of a call that is on no list: see [`Mode`].
@@ -125,11 +127,15 @@ pub enum Thread {
     Populate,
     /// Takes pages off a multifd channel.
     MultifdReceiver,
+    /// Saves a guest that stays.
+    Snapshot,
+    /// Copies pages for a snapshot that the guest is about to write.
+    SnapshotWrites,
 }
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Main,
         Self::Vcpu,
         Self::Throttle,
@@ -146,6 +152,8 @@ impl Thread {
         Self::Faults,
         Self::Populate,
         Self::MultifdReceiver,
+        Self::Snapshot,
+        Self::SnapshotWrites,
     ];
 }
 

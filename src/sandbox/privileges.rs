@@ -29,7 +29,7 @@ fn kept(kind: Thread, needs_ptrace: bool) -> CapabilitySet {
         Thread::Main => demand | files | channels | ports | ptrace,
         Thread::Source => demand | files | channels,
         Thread::Destination => demand | files | channels | ptrace,
-        Thread::DemandServer | Thread::Faults => demand,
+        Thread::DemandServer | Thread::Faults | Thread::Snapshot | Thread::SnapshotWrites => demand,
         Thread::Control => files,
         Thread::MultifdSender
         | Thread::Vcpu

@@ -94,6 +94,9 @@ pub const UFFD_SET_UP: [u64; 4] = [
     uffd(READ, 0x01, 16), // UFFDIO_UNREGISTER
 ];
 pub const UFFDIO_UNREGISTER: u64 = UFFD_SET_UP[3];
+pub const UFFDIO_WAKE: u64 = UFFD_PLACE[2];
+/// Protecting guest RAM against writes, and letting go of it.
+pub const UFFDIO_WRITEPROTECT: u64 = uffd(BOTH, 0x06, 24);
 
 /// What the guest takes off the host's hands; one that attaches an interface is not among them.
 pub const TUNSETOFFLOAD: u64 = number(WRITE, b'T' as u64, 208, 4);
@@ -126,6 +129,7 @@ mod tests {
         assert_eq!((KVM_RUN, KVM_GET_REGS, KVM_IRQ_LINE), (0xae80, 0x8090_ae81, 0x4008_ae61));
         assert_eq!(KVM_GET_MSRS, 0xc008_ae88);
         assert_eq!(UFFD_PLACE[0], 0xc028_aa03);
+        assert_eq!(UFFDIO_WRITEPROTECT, 0xc018_aa06);
         assert_eq!(UFFD_SET_UP, [0xaa00, 0xc018_aa3f, 0xc020_aa00, 0x8010_aa01]);
         assert_eq!(TUNSETOFFLOAD, libc::TUNSETOFFLOAD);
         assert_eq!(TERMINAL[..2], [libc::TCGETS, libc::TCSETS]);

@@ -13,7 +13,7 @@ const KIND: &str = "WHIMBREL_TEST_KIND";
 const ATTEMPT: &str = "WHIMBREL_TEST_ATTEMPT";
 
 /// Those that serve a guest or take what a peer sends, and start no thread.
-const NARROW: [Thread; 11] = [
+const NARROW: [Thread; 12] = [
     Thread::Vcpu,
     Thread::Throttle,
     Thread::DirtyRate,
@@ -25,6 +25,7 @@ const NARROW: [Thread; 11] = [
     Thread::MultifdSender,
     Thread::Faults,
     Thread::MultifdReceiver,
+    Thread::SnapshotWrites,
 ];
 
 /// A system call by number, with arguments that do no harm.
@@ -94,6 +95,7 @@ fn attempts() {
     // Like the engine's threads, in a thread that was locked in as what starts them.
     match kind {
         Thread::DemandServer | Thread::MultifdSender => enter(Thread::Source),
+        Thread::SnapshotWrites => enter(Thread::Snapshot),
         Thread::Faults | Thread::Populate | Thread::MultifdReceiver => enter(Thread::Destination),
         _ => {}
     }

@@ -140,6 +140,11 @@ impl VcpuState {
         })
     }
 
+    /// Whether it is of a vCPU that was shown what this one is.
+    pub fn is_of_one_shown(&self, vcpu: &Vcpu) -> bool {
+        *vcpu.cpuid() == self.cpuid
+    }
+
     /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base (sregs) and
     /// before the TSC deadline (MSRs), which comes after the TSC ([`TscStart::apply`]); events after the registers, whose setting
     /// clears pending exceptions.

@@ -19,6 +19,7 @@ mod monitor;
 mod paused;
 mod postcopy_break;
 mod security;
+mod snapshots;
 mod streams;
 mod support;
 mod switchover;

@@ -14,14 +14,14 @@ use crate::support::{LIMIT, Machine, Transport, Vm, host};
 const PROMPT: &str = "(whimbrel) ";
 
 /// Somebody at the monitor for people.
-struct Person {
+pub struct Person {
     stream: UnixStream,
     screen: Transcript,
     read: usize,
 }
 
 impl Person {
-    fn at(vm: &Vm) -> Self {
+    pub fn at(vm: &Vm) -> Self {
         let stream = UnixStream::connect(vm.path("monitor")).unwrap();
         let screen = Transcript::of(stream.try_clone().unwrap());
         let mut this = Self { stream, screen, read: 0 };
@@ -56,7 +56,7 @@ impl Person {
     }
 
     /// Types a line; what appears until the next prompt.
-    fn says(&mut self, line: &str) -> String {
+    pub fn says(&mut self, line: &str) -> String {
         self.types(line);
         self.until_prompt()
     }

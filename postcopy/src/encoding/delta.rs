@@ -132,7 +132,7 @@ mod tests {
     fn exact_bytes() {
         let (old, mut new, mut out) = ([7; PAGE_SIZE], [7; PAGE_SIZE], Vec::new());
         assert!(encode_changes(&old, &new, &mut out));
-        assert_eq!(out, []);
+        assert!(out.is_empty());
         (new[2], new[3], new[7], new[4095]) = (1, 2, 3, 4);
         assert!(encode_changes(&old, &new, &mut out));
         assert_eq!(out, [2, 6, 1, 2, 7, 7, 7, 3, 0xf7, 31, 1, 4], "three bytes between are said again, 4087 are not");

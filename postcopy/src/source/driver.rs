@@ -138,24 +138,6 @@ impl Driver {
         Connection::open(connector, rejoin, &self.guest, &self.shared, &self.hint)
     }
 
-    fn introduction(&self) -> Vec<Forward> {
-        let blocks = self
-            .guest
-            .ram()
-            .iter()
-            .map(|block| BlockDescription {
-                name: block.name().to_owned(),
-                guest_address: block.guest_address(),
-                pages: block.pages(),
-            })
-            .collect();
-        vec![
-            Forward::Configuration(self.guest.configuration()),
-            Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
-            Forward::Description(describe(&self.guest.describe_state())),
-        ]
-    }
-
     fn drive(
         &mut self,
         token: Token,
@@ -169,7 +151,7 @@ impl Driver {
         // What has changed of a page is known to one thread only.
         let precopy = spread.filter(|_| self.outgoing.changed().is_none());
         let many = Many { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };
-        let mut source = Source::new(self.introduction(), features, shared.limits(), pending, hint, many);
+        let mut source = Source::new(introduction(&*self.guest), features, shared.limits(), pending, hint, many);
         if let Some(released) = &shared.released {
             source = source.releasing(released.clone());
         }
@@ -534,6 +516,24 @@ impl Driver {
             _ => {}
         }
     }
+}
+
+/// What a guest's stream begins with.
+pub(crate) fn introduction(guest: &dyn Guest) -> Vec<Forward> {
+    let blocks = guest
+        .ram()
+        .iter()
+        .map(|block| BlockDescription {
+            name: block.name().to_owned(),
+            guest_address: block.guest_address(),
+            pages: block.pages(),
+        })
+        .collect();
+    vec![
+        Forward::Configuration(guest.configuration()),
+        Forward::Ram { page_size: PAGE_SIZE as u32, blocks },
+        Forward::Description(describe(&guest.describe_state())),
+    ]
 }
 
 pub(super) fn lost_link(source: ChannelError) -> MigrationError {

@@ -32,6 +32,7 @@ pub use control::{Multifd, SourceHandle, TooLate, start, start_with};
 pub use convergence::{Limits, Policy};
 pub use demand::answer;
 pub use door::{Departed, HandedOver, Resumable};
+pub(crate) use driver::introduction;
 pub use meter::Meter;
 pub use release::Released;
 pub use scheduler::Hint;

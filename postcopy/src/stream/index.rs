@@ -1,18 +1,63 @@
 //! [`Index`]: where in a recorded stream, or in a file with mapped RAM, each page's last contents stand.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use super::BUFFER;
+use super::contents::Contents;
 use super::mapped::{Area, Layout};
 use crate::channel::ChannelError;
+use crate::guest::{Configuration, Section};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use crate::wire::{Forward, Header, Hello, decode_forward, tag};
+use crate::wire::{BlockDescription, Forward, Header, Hello, decode_forward, tag};
 
 /// No contents in the file: a page of zeros.
 const ZERO: u64 = 0;
 /// Guest RAM beyond this is no guest's: 64 TiB.
 const MOST_PAGES: u64 = 1 << 34;
+
+/// What a recorded stream holds besides pages.
+#[derive(Clone, Debug, Default)]
+pub struct Outline {
+    /// The machine that it was of.
+    pub configuration: Configuration,
+    /// Its RAM.
+    pub blocks: Vec<BlockDescription>,
+    /// CPUs and devices.
+    pub state: Vec<Section>,
+    /// Whether the guest ran.
+    pub running: bool,
+}
+
+impl Outline {
+    /// Of the stream that begins where `file` stands, and that [`super::save`] wrote: whatever its size, little is read. Errors: it is damaged or was cut,
+    /// or something else wrote it.
+    pub fn of(mut file: File) -> Result<Self, ChannelError> {
+        let begin = file.stream_position()?;
+        let Some(Contents { state, .. }) = Contents::read(&file, begin)? else {
+            return Err(damaged("no table stands behind it".to_owned()));
+        };
+        let mut walk = Walk::of(file, begin);
+        walk.hello()?;
+        let mut outline = Self::default();
+        loop {
+            match walk.message()? {
+                Forward::PassBegin(_) => walk.go_to(begin + state)?,
+                Forward::HandOver { running } => return Ok(Self { running, ..outline }),
+                message => outline.note(&message),
+            }
+        }
+    }
+
+    fn note(&mut self, message: &Forward) {
+        match message {
+            Forward::Configuration(configuration) => self.configuration.clone_from(configuration),
+            Forward::Ram { blocks, .. } => self.blocks.clone_from(blocks),
+            Forward::State(state) => self.state.clone_from(state),
+            _ => {}
+        }
+    }
+}
 
 /// What a recorded stream holds, without the pages' contents.
 pub(super) struct Index {
@@ -65,6 +110,24 @@ struct Walk {
 }
 
 impl Walk {
+    fn of(file: File, at: u64) -> Self {
+        Self { file: BufReader::with_capacity(BUFFER / 16, file), at }
+    }
+
+    fn hello(&mut self) -> Result<Hello, ChannelError> {
+        let mut hello = [0; Hello::LEN];
+        self.read(&mut hello, "hello")?;
+        let hello = Hello::decode(&hello)?;
+        hello.choose()?;
+        Ok(hello)
+    }
+
+    fn go_to(&mut self, at: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(at))?;
+        self.at = at;
+        Ok(())
+    }
+
     fn read(&mut self, bytes: &mut [u8], what: &'static str) -> Result<(), ChannelError> {
         self.file.read_exact(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => ChannelError::Closed(Some(what)),
@@ -93,16 +156,14 @@ impl Walk {
 impl Index {
     /// Of the stream that begins where `file` stands. Errors: it is damaged, or was cut.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
-        let at = file.stream_position()?;
-        if let Some(Layout { hello, introduction, state, running, areas }) = Layout::of(&file, at)? {
+        let begin = file.stream_position()?;
+        if let Some(Layout { hello, introduction, state, running, areas }) = Layout::of(&file, begin)? {
             let blocks = areas.into_iter().map(Places::Mapped).collect();
             return Ok(Self { hello, introduction, state, running, blocks });
         }
-        let mut walk = Walk { file: BufReader::with_capacity(BUFFER / 16, file), at };
-        let mut hello = [0; Hello::LEN];
-        walk.read(&mut hello, "hello")?;
-        let hello = Hello::decode(&hello)?;
-        hello.choose()?;
+        let mut table = Contents::read(&file, begin)?;
+        let mut walk = Walk::of(file, begin);
+        let hello = walk.hello()?;
         let (mut introduction, mut state, mut runs) = (Vec::new(), None, None);
         let mut blocks: Vec<Vec<u64>> = Vec::new();
         loop {
@@ -123,7 +184,14 @@ impl Index {
                         pages(&mut blocks, run)?.fill(ZERO);
                     }
                 }
-                Forward::PassBegin(_) | Forward::PassEnd(_) | Forward::Mark(_) => {}
+                Forward::PassBegin(_) => {
+                    // Says what looking through all of it would.
+                    if let Some(table) = table.take() {
+                        fill(&mut blocks, begin, &table)?;
+                        walk.go_to(begin + table.state)?;
+                    }
+                }
+                Forward::PassEnd(_) | Forward::Mark(_) => {}
                 message @ Forward::State(_) => state = Some(message),
                 Forward::HandOver { running } => runs = Some(running),
                 Forward::Complete => break,
@@ -149,6 +217,13 @@ impl Index {
             }
             _ => Err(damaged("it has no guest's state".to_owned())),
         }
+    }
+
+    /// Without the pages.
+    pub fn outline(&self) -> Outline {
+        let mut outline = Outline { running: self.running, ..Outline::default() };
+        self.introduction.iter().chain([&self.state]).for_each(|message| outline.note(message));
+        outline
     }
 
     /// How many pages each block has.
@@ -189,6 +264,18 @@ fn room(pages: &[u64]) -> Result<Vec<Vec<u64>>, ChannelError> {
         Ok(places)
     };
     pages.iter().map(block).collect()
+}
+
+/// Notes where a table says that pages stand, in the stream that begins at `begin`.
+fn fill(blocks: &mut [Vec<u64>], begin: u64, table: &Contents) -> Result<(), ChannelError> {
+    for place in &table.places {
+        let places = pages(blocks, place.run)?;
+        if let Some(at) = place.at {
+            let offsets = (0..).map(|page| begin + at + page * PAGE_SIZE as u64);
+            places.iter_mut().zip(offsets).for_each(|(place, offset)| *place = offset);
+        }
+    }
+    Ok(())
 }
 
 fn pages(blocks: &mut [Vec<u64>], run: PageRun) -> Result<&mut [u64], ChannelError> {

@@ -18,18 +18,26 @@
 //! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
 //!
 //! In a file each page can have a place of its own instead: see [`mapped`].
+//! A guest that stays is saved as the same stream by [`save`], which needs neither of the state machines.
 
+mod chunk;
+mod contents;
 mod index;
 pub mod mapped;
 mod multiplex;
 mod page;
 mod play;
 mod record;
+mod save;
 mod scan;
+mod watch;
+mod write;
 
+pub use index::Outline;
 pub use page::Paging;
 pub use play::Playing;
 pub use record::{Descriptor, Recording, Sink};
+pub use save::{Saving, Way, save};
 
 use std::io;
 use std::os::fd::BorrowedFd;

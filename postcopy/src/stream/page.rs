@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::index::Index;
+use super::index::{Index, Outline};
 use super::welcomed;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
@@ -44,6 +44,14 @@ impl Paging {
         }
         let index = Index::of(file.try_clone()?)?;
         Ok(Self { next: RefCell::new(Next::Control(Box::new((file, index)))) })
+    }
+
+    /// What the file holds besides pages; nothing once the guest is being given.
+    pub fn outline(&self) -> Outline {
+        match &*self.next.borrow() {
+            Next::Control(recorded) => recorded.1.outline(),
+            Next::Demand(_) | Next::None => Outline::default(),
+        }
     }
 }
 

@@ -125,7 +125,9 @@ impl Recorder {
         let hello = self.read_hello()?;
         // What follows is of this version, whichever others the source speaks.
         let first = Hello { versions: (VERSION_MAX, VERSION_MAX), ..hello }.encode();
-        if let Some(Err(error)) = self.sink.as_ref().map(|sink| write_all(sink.fd(), &first, &self.peer)) {
+        if let Some(Err(error)) =
+            self.sink.as_ref().map(|sink| write_all(sink.fd(), &first, (self.peer.as_fd(), PollFlags::empty())))
+        {
             return self.refuse(&format!("the stream could not be written: {error}"));
         }
         if let Some(back) = back {
@@ -203,7 +205,7 @@ impl Recorder {
     /// Writes, unless that failed before.
     fn keep(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
         let Some(sink) = &self.sink else { return Ok(()) };
-        match write_all(sink.fd(), bytes, &self.peer) {
+        match write_all(sink.fd(), bytes, (self.peer.as_fd(), PollFlags::empty())) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(ChannelError::Closed(None)),
             Err(error) => self.give_up(&format!("the stream could not be written: {error}")),
             Ok(()) => Ok(()),
@@ -297,17 +299,22 @@ fn is_answered(tag: u16) -> bool {
     matches!(tag, tag::DESCRIPTION | tag::MARK | tag::STATE | tag::COMPLETE)
 }
 
-/// Writes all of `bytes`. [`io::ErrorKind::ConnectionAborted`] if the source closed its channel while this waited: it does not want them any more.
-fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8], peer: &Channel) -> io::Result<()> {
+/// Writes all of `bytes`. [`io::ErrorKind::ConnectionAborted`] if this had to wait, and meanwhile something (or an end) was to be seen on `end`: nobody
+/// wants them any more.
+pub(super) fn write_all(
+    to: BorrowedFd<'_>,
+    mut bytes: &[u8],
+    (end, seen): (BorrowedFd<'_>, PollFlags),
+) -> io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) => {
-                let mut fds = [PollFd::new(to, PollFlags::POLLOUT), PollFd::new(peer.as_fd(), PollFlags::empty())];
+                let mut fds = [PollFd::new(to, PollFlags::POLLOUT), PollFd::new(end, seen)];
                 poll(&mut fds, PollTimeout::NONE)?;
-                let [to, peer] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-                if to.is_empty() && !peer.is_empty() {
+                let [to, end] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+                if to.is_empty() && !end.is_empty() {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
             }

@@ -7,7 +7,7 @@ mod session;
 use whimbrel_postcopy::error::sentence;
 
 use super::execute::execute;
-use super::request::Request;
+use super::request::{Reply, Request};
 use super::vm::Vm;
 use crate::fds::Handed;
 
@@ -18,8 +18,17 @@ pub use session::HmpSession;
 pub struct Answer {
     /// What the user sees: empty, or whole lines.
     pub text: String,
-    /// A migration was started and the user wants to see its end before the next prompt.
-    pub waits: bool,
+    /// Something was started and the user wants to see its end before the next prompt.
+    pub waits: Option<Awaited>,
+}
+
+/// What a client waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// The migration.
+    Migration,
+    /// The job of this name.
+    Job(String),
 }
 
 /// Executes one line of a client that handed over some descriptors.
@@ -29,8 +38,9 @@ pub fn run(line: &str, vm: &dyn Vm, handed: &mut Handed) -> Answer {
         Ok(Some(request)) => request,
         Err(error) => return Answer::of(format!("{error}\n")),
     };
-    let waits = matches!(request, Request::Migrate { wait: true, .. });
+    let waits = matches!(request, Request::Migrate { wait: true, .. }).then_some(Awaited::Migration);
     match execute(request, vm, handed) {
+        Ok(Reply::Job(id)) => Answer { text: String::new(), waits: Some(Awaited::Job(id)) },
         Ok(reply) => Answer { text: render::render(&reply), waits },
         Err(error) => Answer::of(format!("Error: {}\n", sentence(&error))),
     }
@@ -39,15 +49,17 @@ pub fn run(line: &str, vm: &dyn Vm, handed: &mut Handed) -> Answer {
 /// Executes one line for a client that cannot wait (QMP's `human-monitor-command`).
 pub fn run_detached(line: &str, vm: &dyn Vm) -> String {
     let answer = run(line, vm, &mut Handed::default());
-    match answer.waits {
-        true => format!("{}this connection cannot wait for the migration: it continues detached\n", answer.text),
-        false => answer.text,
-    }
+    let what = match answer.waits {
+        Some(Awaited::Migration) => "migration",
+        Some(Awaited::Job(_)) => "snapshot",
+        None => return answer.text,
+    };
+    format!("{}this connection cannot wait for the {what}: it continues detached\n", answer.text)
 }
 
 impl Answer {
     fn of(text: String) -> Self {
-        Self { text, waits: false }
+        Self { text, waits: None }
     }
 }
 

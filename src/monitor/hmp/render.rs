@@ -7,13 +7,21 @@ use crate::monitor::block::info_block;
 use crate::monitor::dirty;
 use crate::monitor::info_migrate::info_migrate;
 use crate::monitor::request::Reply;
+use crate::monitor::snapshots::info_snapshots;
 use crate::monitor::table::{self, Command, Face};
 
 /// Renders a reply: empty, or whole lines.
 pub fn render(reply: &Reply) -> String {
     match reply {
         // All but the first are asked for by QMP only.
-        Reply::Done | Reply::Commands | Reply::Schema | Reply::Yank(_) | Reply::Pages(_) => String::new(),
+        Reply::Done
+        | Reply::Commands
+        | Reply::Schema
+        | Reply::Yank(_)
+        | Reply::Pages(_)
+        | Reply::Job(_)
+        | Reply::Jobs(_) => String::new(),
+        Reply::Snapshots(all) => info_snapshots(all),
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Measuring(plan) => dirty::info_measuring(plan),

@@ -3,12 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::run;
+use super::{Awaited, run};
 use crate::fds::Handed;
 use crate::monitor::event::Event;
 use crate::monitor::info_migrate::{progress_bar, progress_line};
 use crate::monitor::session::{Flow, Session};
 use crate::monitor::vm::Vm;
+use crate::snapshots::JobStatus;
 use whimbrel_postcopy::stats::Status;
 
 /// Back to the begin of a terminal's line, which is empty then.
@@ -22,8 +23,8 @@ const MAX_LINE: usize = 64 << 10;
 enum State {
     /// At the prompt.
     Prompt,
-    /// `migrate` without `-d`: the prompt comes back when the migration has ended.
-    Waiting,
+    /// The prompt comes back when this has ended.
+    Waiting(Awaited),
 }
 
 /// What a client sees while it waits.
@@ -77,8 +78,8 @@ impl HmpSession {
             let answer = run(&line, vm, &mut self.handed);
             out.extend_from_slice(answer.text.as_bytes());
             match answer.waits {
-                true => self.state = State::Waiting,
-                false => out.extend_from_slice(PROMPT.as_bytes()),
+                Some(awaited) => self.state = State::Waiting(awaited),
+                None => out.extend_from_slice(PROMPT.as_bytes()),
             }
         }
         self.pending.drain(..done);
@@ -89,29 +90,47 @@ impl HmpSession {
         Flow::Continue
     }
 
-    /// Gives the prompt back once the migration has ended or paused.
+    /// Gives the prompt back once what is waited for has ended, or a migration paused.
     fn look(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
-        if self.state == State::Prompt {
-            return Flow::Continue;
-        }
+        let text = match &self.state {
+            State::Prompt => return Flow::Continue,
+            State::Waiting(Awaited::Migration) => self.migration_end(vm),
+            State::Waiting(Awaited::Job(id)) => job_end(id, vm),
+        };
+        let Some(text) = text else { return Flow::Continue };
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(PROMPT.as_bytes());
+        self.state = State::Prompt;
+        self.run_lines(vm, out)
+    }
+
+    /// What there is to say of the migration's end; `None` while it goes on.
+    fn migration_end(&self, vm: &dyn Vm) -> Option<String> {
         let report = vm.report();
         let status = report.as_ref().map_or(Status::None, |it| it.1.status);
         if !status.is_ended() && status != Status::PostcopyPaused {
-            return Flow::Continue;
+            return None;
         }
         let error = report.and_then(|it| it.1.error);
         let text = match error {
             Some(error) => format!("Error: migration {}: {error}\n", status.name()),
             None => format!("migration {}\n", status.name()),
         };
-        if self.display == Display::Bar {
-            out.extend_from_slice(CLEAR.as_bytes());
-        }
-        out.extend_from_slice(text.as_bytes());
-        out.extend_from_slice(PROMPT.as_bytes());
-        self.state = State::Prompt;
-        self.run_lines(vm, out)
+        Some(if self.display == Display::Bar { format!("{CLEAR}{text}") } else { text })
     }
+}
+
+/// The same of a job, which is forgotten with that.
+fn job_end(id: &str, vm: &dyn Vm) -> Option<String> {
+    let job = vm.jobs().into_iter().find(|job| job.id == id);
+    if job.as_ref().is_some_and(|job| job.status != JobStatus::Concluded) {
+        return None;
+    }
+    if let Err(error) = vm.dismiss_job(id) {
+        log::debug!("{error}");
+    }
+    let error = job.and_then(|job| job.error);
+    Some(error.map_or_else(String::new, |error| format!("Error: {error}\n")))
 }
 
 impl Default for HmpSession {
@@ -145,7 +164,7 @@ impl Session for HmpSession {
     }
 
     fn tick_every(&self) -> Option<Duration> {
-        (self.state == State::Waiting).then_some(self.display.every())
+        matches!(self.state, State::Waiting(_)).then_some(self.display.every())
     }
 
     fn tick(&mut self, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
@@ -154,7 +173,7 @@ impl Session for HmpSession {
         let flow = self.look(vm, out);
         // A line that had come meanwhile may have begun another migration, which has nothing to show yet.
         if out.len() == said
-            && self.state == State::Waiting
+            && self.state == State::Waiting(Awaited::Migration)
             && let Some((_, report)) = vm.report()
         {
             let text = match self.display {

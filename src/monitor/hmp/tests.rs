@@ -11,6 +11,7 @@ use crate::monitor::event::Event;
 use crate::monitor::fake::{FakeVm, report};
 use crate::monitor::info_migrate::progress_bar;
 use crate::monitor::session::{Flow, Session};
+use crate::snapshots::{JobEvent, JobStatus};
 
 /// One line's answer.
 fn say(vm: &FakeVm, line: &str) -> String {
@@ -54,6 +55,38 @@ fn commands_reach_the_machine() {
         say(&vm, line);
         assert_eq!(vm.told(), told, "{line}");
     }
+}
+
+#[test]
+fn a_snapshot_is_waited_for_and_its_end_told() {
+    let vm = FakeVm::new();
+    for (end, told) in [(None, ""), (Some("no room"), "Error: no room\n")] {
+        let mut session = HmpSession::new();
+        assert_eq!(receive(&mut session, &vm, "savevm before\nstop\n").1, "");
+        assert_eq!(vm.told(), "snapshot-save before", "what was typed ahead waits too");
+        assert!(!session.wants_input() && session.tick_every().is_some());
+        let event = Event::of_job(&JobEvent { id: "#1".into(), status: JobStatus::Concluded, internal: true });
+        let mut notify = |vm: &FakeVm| {
+            let mut out = Vec::new();
+            assert_eq!(session.notify(&event, vm, &mut out), Flow::Continue);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(notify(&vm), "");
+        {
+            let mut jobs = vm.jobs.borrow_mut();
+            (jobs[0].status, jobs[0].error) = (JobStatus::Concluded, end.map(str::to_owned));
+        }
+        assert_eq!(notify(&vm), format!("{told}(whimbrel) (whimbrel) "));
+        assert_eq!(vm.told(), "dismiss #1; stop");
+    }
+    assert_eq!(run_detached("loadvm x", &vm), "this connection cannot wait for the snapshot: it continues detached\n");
+    assert_eq!(
+        say(&vm, "info snapshots"),
+        "List of snapshots present on all disks:\n\
+         ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT\n\
+         --      before           6.63 MiB 1970-01-01 00:00:00  0001:02:03.004         --\n\
+         --      a name that is long   33 MiB 1970-01-01 00:00:00              --         --\n"
+    );
 }
 
 #[test]
@@ -201,7 +234,7 @@ fn capabilities_switch() {
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
          multifd: on\nauto-converge: off\ndirty-limit: off\nxbzrle: off\nzero-blocks: on\n\
          pause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
-         x-ignore-shared: off\nrelease-ram: off\n"
+         x-ignore-shared: off\nrelease-ram: off\nbackground-snapshot: off\n"
     );
 }
 

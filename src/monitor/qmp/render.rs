@@ -12,14 +12,16 @@ use crate::monitor::block::query_block;
 use crate::monitor::dirty;
 use crate::monitor::query_migrate::{query_migrate, query_pages};
 use crate::monitor::request::Reply;
+use crate::monitor::snapshots::query_jobs;
 use crate::monitor::table;
 
 /// What stands after `"return":`.
 pub fn render(reply: &Reply) -> Value {
     match reply {
-        Reply::Done | Reply::Listening(_) | Reply::Measuring(_) | Reply::DirtyLimitChanged => json!({}),
+        Reply::Done | Reply::Listening(_) | Reply::Measuring(_) | Reply::DirtyLimitChanged | Reply::Job(_) => json!({}),
         Reply::DirtyRate(rate) => dirty::query_dirty_rate(rate),
         Reply::DirtyLimits(limits) => dirty::query_dirty_limit(limits),
+        Reply::Jobs(all) => query_jobs(all),
         Reply::Migration { report, listening, .. } => query_migrate(report.as_deref(), listening.as_ref()),
         Reply::Pages(map) => query_pages(map.as_ref()),
         Reply::Capabilities(all) => {
@@ -57,7 +59,7 @@ pub fn render(reply: &Reply) -> Value {
         Reply::Commands => commands(),
         Reply::Schema => schema(),
         // Asked for by HMP only.
-        Reply::Help(_) | Reply::Network(_) | Reply::Registers(_) => json!({}),
+        Reply::Help(_) | Reply::Network(_) | Reply::Registers(_) | Reply::Snapshots(_) => json!({}),
         Reply::Text(text) => Value::String(text.clone()),
     }
 }

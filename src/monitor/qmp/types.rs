@@ -12,6 +12,7 @@ use crate::migration::{MigrationEvent, Side};
 use crate::monitor::event::Event;
 use crate::monitor::fake::{FakeVm, report};
 use crate::monitor::session::Session;
+use crate::snapshots::{JobEvent, JobStatus};
 
 /// The answer to a query, in QEMU's type.
 fn query<T: DeserializeOwned>(vm: &FakeVm, name: &str) -> T {
@@ -43,6 +44,9 @@ fn answers_are_qemus() {
     assert_eq!(parameters.xbzrle_cache_size, Some(64 << 20));
     assert!(!query::<Vec<qemu::MigrationCapabilityStatus>>(&vm, "query-migrate-capabilities").is_empty());
     assert!(!query::<Vec<qemu::SchemaInfo>>(&vm, "query-qmp-schema").is_empty());
+    run(&vm, "snapshot-save", json!({"job-id": "job0", "tag": "before", "vmstate": "", "devices": []}));
+    let jobs = query::<Vec<qemu::JobInfo>>(&vm, "query-jobs");
+    assert_eq!((jobs.len(), jobs[0].id.as_str()), (1, "job0"));
     let _: qemu::VersionInfo = query(&vm, "query-version");
     let _: Vec<qemu::BlockInfo> = query(&vm, "query-block");
 }
@@ -98,6 +102,7 @@ fn events_are_qemus() {
         Event::shutdown(false, "host-qmp-quit"),
         Event::of_migration(&MigrationEvent::Status(Status::PostcopyActive)),
         Event::of_migration(&MigrationEvent::Pass(1)),
+        Event::of_job(&JobEvent { id: "job0".into(), status: JobStatus::Concluded, internal: false }),
     ];
     for event in events {
         let value = event.to_json();

@@ -8,6 +8,7 @@ mod migration;
 mod network;
 mod pages;
 mod registers;
+mod snapshots;
 mod yank;
 
 use super::args::{Args, Kind, Param};
@@ -70,6 +71,7 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
         .chain(migration::COMMANDS)
         .chain(pages::COMMANDS)
         .chain(dirty::COMMANDS)
+        .chain(snapshots::COMMANDS)
         .chain(yank::COMMANDS)
 }
 

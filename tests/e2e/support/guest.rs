@@ -76,6 +76,7 @@ pub struct Guest {
     seam: Option<String>,
     moved_in: bool,
     restarted: bool,
+    jumps: bool,
     /// `E` lines so far.
     pub damage: Vec<String>,
 }
@@ -84,7 +85,16 @@ impl Guest {
     /// On a connected serial port. `moved_in`: the guest arrives by migration, perhaps in the middle of a line.
     pub fn new(stream: UnixStream, moved_in: bool) -> Self {
         let transcript = Transcript::of(stream.try_clone().unwrap());
-        Self { input: stream, transcript, read: 0, seam: None, moved_in, restarted: false, damage: Vec::new() }
+        Self {
+            input: stream,
+            transcript,
+            read: 0,
+            seam: None,
+            moved_in,
+            restarted: false,
+            jumps: false,
+            damage: Vec::new(),
+        }
     }
 
     /// The next line, with where the one after it begins.
@@ -123,6 +133,7 @@ impl Guest {
         let record = Record::parse(&line);
         match &record {
             Record::Damage(line) => self.damage.push(line.clone()),
+            Record::Other(_) if std::mem::take(&mut self.jumps) => {}
             Record::Other(line) => panic!("the guest says: {line}"),
             _ => {}
         }
@@ -192,6 +203,11 @@ impl Guest {
     /// The machine is about to be reset: the line that is being said will be cut short by the next boot's first.
     pub fn restarts(&mut self) {
         self.restarted = true;
+    }
+
+    /// An earlier state of the guest is about to take its place: a line that is being said may end as one that was begun then.
+    pub fn jumps(&mut self) {
+        self.jumps = true;
     }
 
     /// Sends a command.

@@ -1,0 +1,304 @@
+//! Saving a guest that stays: [`save`] writes the stream that a migration would write, and the guest goes on in this process.
+//!
+//! ```text
+//!  Way::Paused      pause, state, pages .......................... state's message, end, resume
+//!  Way::Background  pause, state, protect, resume | pages, those first that somebody is about to write | state's message, end
+//! ```
+//! The pages come before the state in either case, as readers want them; until then the state is held.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use super::chunk::Chunk;
+use super::record::Sink;
+use super::watch::Watch;
+use super::write::Writer;
+use crate::bitmap::RamBitmap;
+use crate::caught::catch;
+use crate::channel::Wake;
+use crate::error::{MigrationError, sentence};
+use crate::guest::{EngineThread, Guest, GuestError};
+use crate::memory::HUGE_PAGES;
+use crate::progress::{Observer, Phase, Progress};
+use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
+use crate::source::introduction;
+use crate::stats::{PageMap, Report, Status};
+use crate::turn::go_last;
+use crate::uffd::Uffd;
+use crate::wire::Forward;
+
+/// This thread, in messages.
+const SNAPSHOT: &str = "snapshot";
+
+/// How a guest that stays is saved.
+pub enum Way {
+    /// It stands still until all of it is written.
+    Paused,
+    /// It stands still for a moment.
+    Background {
+        /// What it writes afterwards is seen by this, which is of [`Uffd::open_for_writes`].
+        uffd: Uffd,
+        /// So much is written at most, in bytes per second; 0: no limit.
+        bandwidth: u64,
+    },
+}
+
+/// What the thread and the handle share.
+struct Shared {
+    wake: Wake,
+    cancelled: AtomicBool,
+    progress: Progress,
+    pending: Arc<RamBitmap>,
+}
+
+/// A guest that is being saved. Dropping it does not end that.
+pub struct Saving {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Begins to write `guest` into `sink`. Returns at once; the end comes by the report and the observer. However it ends the guest is here, and
+/// runs if it ran.
+pub fn save(guest: Arc<dyn Guest>, sink: Box<dyn Sink>, way: Way, observer: Arc<dyn Observer>) -> io::Result<Saving> {
+    let pending = Arc::new(RamBitmap::new(guest.ram()));
+    pending.set_all();
+    let shared = Arc::new(Shared {
+        wake: Wake::new()?,
+        cancelled: AtomicBool::new(false),
+        progress: Progress::new(pending.pages()),
+        pending,
+    });
+    let saver = Saver { guest, shared: shared.clone(), observer };
+    let thread = std::thread::Builder::new().name(SNAPSHOT.into()).spawn(move || saver.run(sink, way))?;
+    Ok(Saving { shared, thread: Some(thread) })
+}
+
+impl Saving {
+    /// Gives it up, unless it has ended.
+    pub fn cancel(&self) {
+        self.shared.cancelled.store(true, Ordering::Release);
+        if !self.report().status.is_ended() {
+            self.shared.progress.enter(Status::Cancelling);
+        }
+        self.shared.wake.ring();
+    }
+
+    /// How it stands. Its downtime is how long the guest stood still.
+    pub fn report(&self) -> Report {
+        self.shared.progress.report(self.shared.pending.count())
+    }
+
+    /// Which pages are written, in so many parts of guest RAM.
+    pub fn page_map(&self, buckets: u32) -> PageMap {
+        let pending = &self.shared.pending;
+        PageMap::new(pending.pages(), buckets, |start, end| end - start - pending.count_range(start, end))
+    }
+
+    /// The process ends.
+    pub fn abandon(&mut self) {
+        self.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread.
+struct Saver {
+    guest: Arc<dyn Guest>,
+    shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
+}
+
+/// The guest stands still; dropping this lets it go on.
+struct Pause<'a> {
+    saver: &'a Saver,
+    running: bool,
+    over: bool,
+}
+
+impl Saver {
+    fn run(self, sink: Box<dyn Sink>, way: Way) {
+        self.guest.thread_begins(EngineThread::Snapshot);
+        self.shared.progress.begin();
+        self.observer.status(Status::Setup);
+        let saved = catch(SNAPSHOT, || self.save(sink, way));
+        let (status, broken) = match saved {
+            Ok(broken) => (Status::Completed, broken),
+            Err(_) if self.is_cancelled() => (Status::Cancelled, Vec::new()),
+            Err(error) => {
+                let text = sentence(&error);
+                log::error!("the guest was not saved, and stays as it is: {text}");
+                self.shared.progress.fail(text);
+                (Status::Failed, Vec::new())
+            }
+        };
+        self.enter(status);
+        self.mend(broken);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.load(Ordering::Acquire)
+    }
+
+    fn enter(&self, status: Status) {
+        if self.shared.progress.enter(status) {
+            log::info!("snapshot: {}", status.name());
+            self.observer.status(status);
+        }
+    }
+
+    /// Gives the huge pages that were broken up.
+    fn save(&self, sink: Box<dyn Sink>, way: Way) -> Result<Vec<PageRun>, MigrationError> {
+        let shared = &self.shared;
+        let cancelled = || self.is_cancelled();
+        let mut writer = Writer::begin(sink, &shared.wake, &cancelled)?;
+        introduction(&*self.guest).iter().try_for_each(|message| writer.say(message))?;
+        writer.say(&Forward::PassBegin(1))?;
+        let watch = match way {
+            Way::Paused => None,
+            Way::Background { uffd, bandwidth } => {
+                writer.limit(bandwidth);
+                Some(Watch::prepare(self.guest.clone(), uffd, shared.pending.clone())?)
+            }
+        };
+        self.guest.prepare_pause();
+        self.enter(Status::Active);
+        let mut pause = self.pause()?;
+        let state = Forward::State(self.guest.save_staying().map_err(failed_to("save its state"))?);
+        shared.progress.step("save");
+        let last = [Forward::PassEnd(1), state, Forward::HandOver { running: pause.running }, Forward::Complete];
+        let mut broken = Vec::new();
+        match watch {
+            None => self.pages(&mut writer, None, &last)?,
+            Some(watch) => {
+                // What is given back to the host reads as zero, and nobody is told before.
+                self.guest.keep_memory(true);
+                let written =
+                    self.go_on(&watch, &mut pause).and_then(|()| self.pages(&mut writer, Some(&watch), &last));
+                broken = watch.end();
+                self.guest.keep_memory(false);
+                written?;
+            }
+        }
+        // It does not wait for the disk.
+        pause.end()?;
+        writer.commit()?;
+        Ok(broken)
+    }
+
+    /// The guest runs on, and RAM stays as it was.
+    fn go_on(&self, watch: &Watch, pause: &mut Pause<'_>) -> Result<(), MigrationError> {
+        watch.protect()?;
+        self.shared.progress.step("protect");
+        pause.end()
+    }
+
+    fn pause(&self) -> Result<Pause<'_>, MigrationError> {
+        self.shared.progress.stopping();
+        let running = self.guest.pause().map_err(failed_to("pause"))?;
+        self.shared.progress.step("pause");
+        Ok(Pause { saver: self, running, over: false })
+    }
+
+    /// The pages, and what comes behind them.
+    fn pages(&self, writer: &mut Writer<'_>, watch: Option<&Watch>, last: &[Forward]) -> Result<(), MigrationError> {
+        self.all_pages(writer, watch)?;
+        if let Some(watch) = watch {
+            watch.check()?;
+        }
+        match self.shared.pending.pages() - writer.pages() {
+            0 => last.iter().try_for_each(|message| writer.say(message)),
+            missing => Err(MigrationError::PagesMissing(missing)),
+        }
+    }
+
+    /// Every page, a huge page's worth at a time, so that none is broken up for this; in between what others are about to write.
+    fn all_pages(&self, writer: &mut Writer<'_>, watch: Option<&Watch>) -> Result<(), MigrationError> {
+        let (mut chunk, mut spare) = (Chunk::default(), Chunk::default());
+        for ((id, pending), block) in self.shared.pending.blocks().zip(self.guest.ram()) {
+            let mut from = PageIndex(0);
+            while let Some(next) = pending.next_set(from) {
+                let most = HUGE_PAGES - (next.0 % u64::from(HUGE_PAGES)) as u32;
+                let Some(run) = pending.claim_run(id, next, most) else { break };
+                from = run.end();
+                chunk.copy(block, run);
+                if let Some(watch) = watch {
+                    watch.let_go(run)?;
+                    spare = self.write_ahead(writer, watch, spare)?;
+                }
+                self.write(writer, &mut chunk)?;
+                self.shared.progress.sample();
+            }
+        }
+        if let Some(watch) = watch {
+            self.write_ahead(writer, watch, spare)?;
+        }
+        Ok(())
+    }
+
+    /// What was copied for others; gives its memory for the next time.
+    fn write_ahead(&self, writer: &mut Writer<'_>, watch: &Watch, spare: Chunk) -> Result<Chunk, MigrationError> {
+        let mut ahead = watch.take_ahead(spare);
+        self.write(writer, &mut ahead)?;
+        Ok(ahead)
+    }
+
+    fn write(&self, writer: &mut Writer<'_>, chunk: &mut Chunk) -> Result<(), MigrationError> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let count = |zero: bool| {
+            let those = chunk.places().iter().filter(|place| place.at.is_none() == zero);
+            those.map(|place| u64::from(place.run.count)).sum::<u64>()
+        };
+        self.shared.progress.moved(Phase::Precopy, chunk.bytes().len() as u64, count(false), count(true));
+        writer.add(chunk)?;
+        chunk.clear();
+        Ok(())
+    }
+
+    /// Writers broke huge pages up; a guest on small ones is slower for good.
+    fn mend(&self, broken: Vec<PageRun>) {
+        if !broken.is_empty() {
+            go_last();
+        }
+        for run in broken {
+            if self.is_cancelled() {
+                return;
+            }
+            let Some(block) = self.guest.ram().get(usize::from(run.block.0)) else { continue };
+            if let Err(error) = block.collapse(run) {
+                log::debug!("{} bytes at page {} stay in small pages: {error}", run.bytes(), run.start.0);
+            }
+        }
+    }
+}
+
+impl Pause<'_> {
+    /// The guest goes on, if it ran.
+    fn end(&mut self) -> Result<(), MigrationError> {
+        if std::mem::replace(&mut self.over, true) {
+            return Ok(());
+        }
+        self.saver.guest.resume(self.running).map_err(failed_to("resume"))?;
+        self.saver.shared.progress.running();
+        Ok(())
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            log::error!("the guest could not be resumed: {}", sentence(&error));
+        }
+    }
+}
+
+fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
+    move |source| MigrationError::Guest { doing, source }
+}
+
+const _: () = assert!(HUGE_PAGES <= crate::wire::MAX_RUN_PAGES && PAGE_SIZE == 4096);
