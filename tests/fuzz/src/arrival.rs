@@ -155,7 +155,12 @@ pub fn check(data: &[u8]) {
     handle.abandon();
     peers.into_iter().for_each(|peer| drop(peer.join()));
     let runs = body.running.load(Ordering::SeqCst);
-    assert_eq!(runs, status != Some(Status::Failed), "{status:?}, and the guest runs: {runs}");
+    match status {
+        Some(Status::Completed) => assert!(runs, "a guest that arrived does not run"),
+        // Whoever said that it is ready, and heard nothing more, waits for its source without having run the guest.
+        Some(Status::PostcopyPaused) => {}
+        _ => assert!(!runs, "{status:?}, and the guest runs"),
+    }
     assert!(status != Some(Status::Completed) || report.ram.remaining == 0);
     assert!(status == Some(Status::Completed) || report.error.is_some_and(|error| !error.contains('\n')));
 }
@@ -169,8 +174,7 @@ pub fn seeds() -> Vec<Seed> {
     };
     let begin = [tag::CONFIGURATION, tag::RAM];
     let with = |more: &[u16]| channel(0, &[&begin[..], more].concat());
-    let pages =
-        [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PACKED, tag::DELTA, tag::PASS_END, tag::MARK];
+    let pages = [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PACKED, tag::DELTA, tag::PASS_END, tag::MARK];
     vec![
         ("precopy", with(&[&pages[..], &[tag::STATE, tag::HAND_OVER, tag::COMPLETE]].concat())),
         (
