@@ -69,6 +69,7 @@ impl Machine {
             network,
             msrs,
             arrives_paused: config.paused,
+            takes_late: AtomicBool::new(false),
             identity: Identity { uuid: config.uuid, is_told: AtomicBool::new(false) },
             boot: config.boot.clone(),
             inventory,

@@ -46,6 +46,8 @@ pub struct Machine {
     pub(super) inventory: Inventory,
     /// Started with `--paused`: a guest that arrives is not started.
     pub(super) arrives_paused: bool,
+    /// A guest that arrives takes what only one host may have no sooner than it runs.
+    pub(super) takes_late: AtomicBool,
     pub(super) identity: Identity,
     pub(super) switched_on: SwitchedOn,
     pub(super) processor: Processor,
@@ -107,6 +109,12 @@ impl Machine {
     /// Whether a guest that leaves names [`Machine::uuid`] to its destination, which then must have the same (capability `validate-uuid`).
     pub fn tell_uuid(&self, told: bool) {
         self.identity.is_told.store(told, Ordering::Relaxed);
+    }
+
+    /// Whether a guest that arrives takes what only one host may have no sooner than it runs (capability `late-block-activate`), instead of with
+    /// its state. Until then another may have it.
+    pub fn take_late(&self, late: bool) {
+        self.takes_late.store(late, Ordering::Relaxed);
     }
 
     /// Whether guest RAM is such that another process can map it.

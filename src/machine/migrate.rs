@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryBackend;
@@ -196,7 +197,10 @@ impl Guest for Machine {
         self.operate(|operation| match self.run_state() {
             RunState::Inmigrate => {
                 self.load_sections(sections)?;
-                self.take(operation)
+                match self.takes_late.load(Ordering::Relaxed) {
+                    true => Ok(()),
+                    false => self.take(operation),
+                }
             }
             state => Err(wrong_moment("loaded", state)),
         })
@@ -208,17 +212,18 @@ impl Guest for Machine {
             if self.run_state() != RunState::Inmigrate {
                 return Err(wrong_moment("started", self.run_state()));
             }
-            self.network.arrived();
-            let runs = operation.runs_again.take().unwrap_or(running && !self.arrives_paused);
-            if runs {
-                self.become_state(RunState::Running)?;
-                self.thaw();
-                self.network.runs();
-                operation.tell(MachineEvent::Resume);
-                Ok(())
-            } else {
-                self.become_state(RunState::Paused)
+            if !operation.runs_again.take().unwrap_or(running && !self.arrives_paused) {
+                self.network.arrived();
+                return self.become_state(RunState::Paused);
             }
+            // Here with its state already, unless that was to be late. Where it is not to be had the guest goes on at the source.
+            self.take(operation)?;
+            self.network.arrived();
+            self.become_state(RunState::Running)?;
+            self.thaw();
+            self.network.runs();
+            operation.tell(MachineEvent::Resume);
+            Ok(())
         })
         .map_err(Into::into)
     }

@@ -28,6 +28,8 @@ pub enum Capability {
     ZeroBlocks,
     /// A guest that is written to a stream that goes one way stays, and runs on while it is written.
     BackgroundSnapshot,
+    /// A guest that arrives and does not run at once takes what only one host may have, its disks, when it is started.
+    LateBlockActivate,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
@@ -51,7 +53,7 @@ enum First {
 
 impl Capability {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PostcopyRam,
         Self::ReturnPath,
         Self::Events,
@@ -62,6 +64,7 @@ impl Capability {
         Self::DirtyLimit,
         Self::Xbzrle,
         Self::ZeroBlocks,
+        Self::LateBlockActivate,
         Self::PauseBeforeSwitchover,
         Self::ValidateUuid,
         Self::MappedRam,
@@ -71,16 +74,8 @@ impl Capability {
     ];
 
     /// QEMU's capabilities that are not built here.
-    pub const UNSUPPORTED: [&'static str; 8] = [
-        "rdma-pin-all",
-        "compress",
-        "x-colo",
-        "dirty-bitmaps",
-        "late-block-activate",
-        "zero-copy-send",
-        "switchover-ack",
-        "block",
-    ];
+    pub const UNSUPPORTED: [&'static str; 7] =
+        ["rdma-pin-all", "compress", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack", "block"];
 
     /// All that is told of it.
     const fn spec(self) -> (&'static str, First) {
@@ -95,6 +90,7 @@ impl Capability {
             Self::DirtyLimit => ("dirty-limit", First::Off),
             Self::Xbzrle => ("xbzrle", First::Off),
             Self::ZeroBlocks => ("zero-blocks", First::On),
+            Self::LateBlockActivate => ("late-block-activate", First::Off),
             Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
             Self::ValidateUuid => ("validate-uuid", First::Off),
             Self::MappedRam => ("mapped-ram", First::Off),

@@ -418,7 +418,9 @@ impl Migration {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
         let old = settings.capabilities;
-        if job.is_under_way() && new != old.with(Capability::Events, new) {
+        // What changes nothing about how the guest comes or goes.
+        let free = old.with(Capability::Events, new).with(Capability::LateBlockActivate, new);
+        if job.is_under_way() && new != free {
             return Err(MigrationError::InProgress);
         }
         rules::check(&Subject { capabilities: new, ..settings.subject(job.route()) })?;
@@ -429,6 +431,7 @@ impl Migration {
         if new.get(Capability::BackgroundSnapshot) && !old.get(Capability::BackgroundSnapshot) {
             self.can_watch_writes()?;
         }
+        self.machine.take_late(new.get(Capability::LateBlockActivate));
         settings.capabilities = new;
         Ok(())
     }

@@ -1,6 +1,10 @@
 //! A machine that stands still moves, and stands still where it arrives.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 use serde_json::json;
 
@@ -98,4 +102,75 @@ fn a_guest_that_is_stopped_on_the_way() {
     destination.qmp.await_migration("completed");
     assert_eq!(destination.qmp.status(), "paused");
     goes_on(destination);
+}
+
+/// Whoever writes the image holds this byte, by QEMU's convention.
+const WRITER: i64 = 101;
+
+fn lock(image: &File, kind: libc::c_int) -> nix::Result<()> {
+    let whole = libc::flock { l_type: kind as i16, l_whence: 0, l_start: WRITER, l_len: 1, l_pid: 0 };
+    fcntl(image, FcntlArg::F_OFD_SETLK(&whole)).map(drop)
+}
+
+fn open(image: &Path) -> File {
+    File::options().read(true).write(true).open(image).unwrap()
+}
+
+fn has_a_writer(image: &Path) -> bool {
+    lock(&open(image), libc::F_WRLCK).is_err()
+}
+
+#[test]
+fn a_paused_guest_s_disk_is_nobody_s_until_it_is_started() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("disk");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let disk = format!("path={},format=raw", image.display());
+    for (passes, late) in [(-1, false), (-1, true), (0, true)] {
+        let machine = Machine::new("64M").with(&["--disk", &disk]);
+        let mut source = machine.boot_and_begin("ws=16M");
+        let mut destination = machine.clone().with(&["--paused"]).receive(Transport::Unix);
+        // While the source is waited for.
+        destination.switch("late-block-activate", late);
+        assert!(has_a_writer(&image));
+        moves(&mut source, &mut destination, passes);
+        assert_eq!(has_a_writer(&image), !late, "{passes}");
+        assert_eq!(destination.qmp.query("query-block")[0]["inserted"]["active"], !late);
+        if late {
+            let other = open(&image);
+            lock(&other, libc::F_RDLCK).unwrap();
+            let refusal = destination.qmp.refused("cont", json!({}));
+            assert!(refusal.contains("disk"), "{refusal}");
+            assert_eq!(destination.qmp.status(), "paused");
+        }
+        goes_on(destination);
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_had_late_leaves_the_guest_at_the_source() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, other) = (dir.path().join("disk"), dir.path().join("other"));
+    for path in [&image, &other] {
+        File::create(path).unwrap().set_len(1 << 20).unwrap();
+    }
+    let with = |path: &Path| Machine::new("64M").with(&["--disk", &format!("path={},format=raw", path.display())]);
+    let (mut source, mut destination) = (with(&image).boot_and_begin("ws=16M"), with(&other).receive(Transport::Unix));
+    destination.switch("late-block-activate", true);
+    let taken = open(&other);
+    lock(&taken, libc::F_RDLCK).unwrap();
+    let uri = destination.address();
+    source.migrate(&uri);
+    source.qmp.await_migration("failed");
+    source.guest.await_visits(5);
+    source.guest.assert_whole();
+    assert_eq!(source.qmp.status(), "running");
+    assert!(has_a_writer(&image));
+    assert_eq!(source.end_guest(), 0);
 }

@@ -233,7 +233,7 @@ fn capabilities_switch() {
         say(&vm, "info migrate_capabilities"),
         "postcopy-ram: on\nreturn-path: on\nevents: on\npostcopy-preempt: on\npostcopy-blocktime: off\n\
          multifd: on\nauto-converge: off\ndirty-limit: off\nxbzrle: off\nzero-blocks: on\n\
-         pause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
+         late-block-activate: off\npause-before-switchover: off\nvalidate-uuid: off\nmapped-ram: off\n\
          x-ignore-shared: off\nrelease-ram: off\nbackground-snapshot: off\n"
     );
 }
