@@ -39,9 +39,9 @@ fn threads(vm: &Vm) -> Vec<(String, String)> {
 /// How many filters stand above each kind of thread: two that hold for all, and one of each thread from the main one down to it.
 fn filters(name: &str) -> &'static str {
     match name {
-        "whimbrel" | "vcpu" | "control" | "serial" | "console" | "rng" | "balloon" => "3",
-        "migration" | "incoming" => "4",
-        "mig-demand" | "mig-fd-" | "faults" | "populate" | "in-fd-" => "5",
+        "whimbrel" | "vcpu" | "control" | "serial" | "console" | "rng" | "balloon" | "throttle" => "3",
+        "migration" | "incoming" | "snapshot" | "dirty-rate" => "4",
+        "mig-demand" | "mig-fd-" | "faults" | "populate" | "in-fd-" | "snap-writes" => "5",
         other => panic!("a thread of a new kind, '{other}': give it a filter, and say here how many it has"),
     }
 }
@@ -55,7 +55,7 @@ fn capabilities(name: &str) -> u64 {
     match name {
         "whimbrel" => FILES | BIND | NET_ADMIN | NICE,
         "migration" | "incoming" => FILES | NET_ADMIN | NICE,
-        "mig-demand" | "faults" => NICE,
+        "mig-demand" | "faults" | "snapshot" | "snap-writes" => NICE,
         "control" => FILES,
         _ => 0,
     }
@@ -100,7 +100,7 @@ fn every_thread_is_locked_in_on_both_sides_of_a_migration() {
     }
     let machine = Machine::new("96M").cpus(2).with(&["--rng", "--balloon", "--console", "null"]);
     let (mut source, mut destination) = (machine.boot_and_begin("ws=64M"), machine.receive(Transport::Unix));
-    let always = ["whimbrel", "vcpu", "control", "serial", "rng", "balloon", "console"];
+    let always = ["whimbrel", "vcpu", "control", "serial", "rng", "balloon", "console", "throttle"];
     for vm in [&mut source, &mut destination] {
         let multifd = json!({"capabilities": [{"capability": "multifd", "state": true}]});
         // The destination waits already, and takes what comes.
@@ -118,6 +118,24 @@ fn every_thread_is_locked_in_on_both_sides_of_a_migration() {
     source.qmp.await_migration("completed");
     destination.qmp.await_migration("completed");
     destination.guest.assert_whole();
+}
+
+#[test]
+fn what_watches_a_guest_s_writes_is_locked_in() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut vm = Machine::new("96M").boot_and_begin("ws=64M order=rand write=50 rate=1000");
+    vm.qmp.run("calc-dirty-rate", json!({"calc-time": 1, "mode": "dirty-bitmap"}));
+    assert_locked_in(&vm, &["vcpu", "dirty-rate"]);
+    vm.switch("background-snapshot", true);
+    vm.set(json!({"max-bandwidth": 8 << 20}));
+    vm.migrate(&format!("file:{}", dir.path().join("guest").display()));
+    assert_locked_in(&vm, &["vcpu", "snapshot", "snap-writes"]);
+    vm.qmp.query("migrate_cancel");
+    vm.qmp.await_migration("cancelled");
+    assert_eq!(vm.end_guest(), 0);
 }
 
 #[test]
