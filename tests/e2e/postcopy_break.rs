@@ -294,6 +294,7 @@ fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
     let mut halfway = Halfway { source, destination, link };
     halfway.link.cut();
     halfway.assert_paused();
+    halfway.destination.guest.restarts();
     halfway.destination.qmp.query("system_reset");
     // An answer, whatever it is: what the reset waits for, or whether it does, is up to which pages are there already.
     if let Ok(stopped) = halfway.destination.qmp.execute("stop", json!({})) {
