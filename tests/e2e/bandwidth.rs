@@ -132,3 +132,31 @@ fn max_postcopy_bandwidth_does_not_hold_up_demanded_pages() {
     assert!(requests > 4096, "only {requests} pages came on demand");
     destination.guest.assert_whole();
 }
+
+/// A guest that always writes all of its memory: what a switchover would have left to send is known, and so for how long it would stand still.
+#[test]
+fn downtime_limit_and_a_given_bandwidth_decide_when_a_precopy_switches() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let machine = Machine::new("48M");
+    let (mut source, mut destination) =
+        (machine.boot_and_begin("ws=4M order=rand write=100"), machine.receive(Transport::Unix));
+    let given = 4 * MIB;
+    source.set(json!({"max-bandwidth": LIMIT, "avail-switchover-bandwidth": given, "downtime-limit": 800}));
+    let uri = destination.address();
+    source.migrate(&uri);
+    while source.qmp.await_event("MIGRATION_PASS")["pass"].as_u64().unwrap() < 5 {}
+    let told = source.qmp.query("query-migrate");
+    assert_eq!(told["status"], "active", "{told}");
+    let ratio = told["expected-downtime"].as_f64().unwrap() / 1000.0;
+    println!("expected downtime: {ratio:.3} of what the guest writes by the given bandwidth");
+    assert!((0.9..1.1).contains(&ratio), "{told}");
+    source.set(json!({"downtime-limit": 1200}));
+    source.qmp.await_migration("completed");
+    destination.qmp.await_migration("completed");
+    let downtime = source.qmp.query("query-migrate")["downtime"].as_u64().unwrap();
+    assert!(downtime <= 1200, "{downtime} ms");
+    destination.guest.assert_whole();
+    assert_eq!(destination.end_guest(), 0);
+}
