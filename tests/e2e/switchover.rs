@@ -111,8 +111,8 @@ fn a_guest_turns_to_postcopy_when_its_time_has_come() {
     let report = source.qmp.query("query-migrate");
     let (total, sent) = (report["total-time"].as_u64().unwrap(), report["ram"]["precopy-bytes"].as_u64().unwrap());
     assert!(total >= 2000, "{report}");
-    // Two seconds of 64 MiB.
-    assert!((100 << 20..180 << 20).contains(&sent), "{report}");
+    // Of 64 MiB a second; less where the host is busy with other things.
+    assert!((20 << 20..total * (80 << 20) / 1000).contains(&sent), "{report}");
 }
 
 #[test]
