@@ -8,8 +8,10 @@
 | `vmm`      | starting Whimbrel and QEMU alike, and ending them |
 | `link`     | two network namespaces and the link of a known rate between them |
 | `measure`  | one migration: boot, settle, move, look at the guest afterwards |
+| `mode`     | what both sides told in, whether the migration was of its mode out |
 | `timeline` | bytes and events in, figures out; no input or output |
 | `table`    | runs in, Markdown and CSV out |
+| `readme`   | runs in, README's tables out |
 | `goals`    | runs in, the table of goals out |
 | `picture`  | runs in, SVG of the guest's speed out |
 | `latency`  | runs in, SVG of the waits for demanded pages out |

@@ -31,13 +31,19 @@ class Loop:
                 self.selector.unregister(channel.socket)
             channel.socket.close()
 
-    def until(self, happened, seconds, what):
-        """Listens until `happened()` is true and returns its value; `what` completes 'waited N s for ...'."""
+    def until(self, happened, seconds, what, every=None):
+        """Listens until `happened()` is true and returns its value; `what` completes 'waited N s for ...'.
+
+        Whether it has happened is looked at whenever something was heard, or once in so many seconds.
+        """
         deadline = time.monotonic() + seconds
         while not (value := happened()):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RunFailed(f"waited {seconds:g} s for {what}")
+            if every:
+                self.listen(min(every, left))
+                continue
             for key, _ in self.selector.select(left):
                 self._read(key.data, time.monotonic())
         return value
@@ -170,6 +176,10 @@ class Qmp(Channel):
             if name == event and all(found.get(key) == value for key, value in data.items()):
                 return now
         return None
+
+    def statuses(self):
+        """Those that a migration had, in order."""
+        return tuple(data.get("status") for _, name, data in self.events if name == "MIGRATION")
 
     def failed(self):
         """Whether it told of a failed migration."""

@@ -5,10 +5,10 @@ import time
 import traceback
 from dataclasses import dataclass, field
 
-from . import timeline
+from . import mode, timeline
 from .channels import RunFailed, RunSkipped
 from .link import used
-from .plan import PRECOPY
+from .plan import AFTER_A_PASS, PRECOPY
 from .vmm import Vm
 
 # How long the guest runs undisturbed before the move; the last second is what its speed is compared with.
@@ -19,6 +19,8 @@ RELEASE = 0.15
 MADV_POPULATE_WRITE = 23
 # How long a migration may take, a link's time for the memory apart. One that does not converge is cancelled and told as failed.
 LIMIT = 60
+# How often a source is asked whether its first pass has ended, in s. QEMU looks at the answer's command each 50 ms.
+POLL = 0.005
 # How many times over a link may carry the memory.
 PASSES = 4
 # How long a guest may take to write a GiB of memory before its first visit.
@@ -36,6 +38,8 @@ class Run:
     waits: list = field(default_factory=list)
     failure: str | None = None
     skipped: str | None = None
+    # Why the migration was of another mode than the case's.
+    wrong_mode: str | None = None
 
 
 class Stage:
@@ -78,8 +82,10 @@ class Stage:
             source.end()
         self.sources[case] = why
 
-    def measure(self, case):
-        """Moves the guest of a case that was booted."""
+    def measure(self, case, again=False):
+        """Moves the guest of a case that was booted, or boots it once more."""
+        if again:
+            self.boot([case])
         run = Run(case)
         source, destination = self.sources.pop(case), None
         try:
@@ -185,8 +191,8 @@ class Move:
             figures[f"{name}_mib"] = max(sides.values())
         return figures
 
-    def _await(self, happened, what):
-        """Waits for an event of the move; a failure of either side ends the wait."""
+    def _await(self, happened, what, every=None):
+        """Waits for an event of the move, or looks for it so often; a failure of either side ends the wait."""
 
         def watched():
             for vm in (self.source, self.destination):
@@ -195,7 +201,7 @@ class Move:
             return happened()
 
         try:
-            return self.loop.until(watched, self.limit, what)
+            return self.loop.until(watched, self.limit, what, every)
         except RunFailed:
             if not self.source.qmp.ended:
                 self.source.qmp.attempt("migrate_cancel")
@@ -209,19 +215,21 @@ class Move:
         """Turns QEMU's migration to postcopy as a user would, and starts the guest's histogram anew where it arrives."""
         if self.case.mode in PRECOPY:
             return
-        qmp = self.source.qmp
-        if not self.source.vmm.switches_by_itself():
-            first = {"postcopy": ("MIGRATION", {"status": "active"}), "hybrid": ("MIGRATION_PASS", {"pass": 2})}
-            event, data = first[self.case.mode]
-            ended = {"status": "completed"}
-            self._await(lambda: qmp.when(event, **data) or qmp.when("MIGRATION", **ended), f"{event} of {qmp.name}")
-            # Refused if the pass was all it took: then the migration was a precopy, and `switched` says so.
-            qmp.attempt("migrate-start-postcopy")
+        if not self.source.vmm.switches_by_itself(self.case.mode):
+            if self.case.mode in AFTER_A_PASS:
+                self._await(self._pass_ended, "the end of the first pass", POLL)
+            # Refused if the migration is over already: then it was a precopy, which the account of both sides tells.
+            self.source.qmp.attempt("migrate-start-postcopy")
         # QEMU's serial port loses what comes before its state is loaded, so it is sent to both at their first sign of life.
         there = self.destination
         self._await(lambda: there.serial.arrivals or there.qmp.when("RESUME"), "a sign of life of the destination")
         self.began = self._reading()
         there.serial.send(b"r")
+
+    def _pass_ended(self):
+        """Whether the source has sent each page once, or is done altogether."""
+        ended = self.source.qmp.when("MIGRATION", status="completed")
+        return ended or mode.pass_ended(self.source.qmp.execute("query-migrate").get("ram"))
 
     def _complete(self):
         """Waits until both sides say that all is done, and the guest was heard."""
@@ -280,7 +288,7 @@ class Move:
         return {f"asked_{name}_us": timeline.quantile(waits, total, share) / 1000 for name, share in (("p50", 0.5), ("p99", 0.99)) if waits}
 
     def _switched(self):
-        return self.source.qmp.when("MIGRATION", status="postcopy-active") is not None
+        return mode.SWITCHED in self.source.qmp.statuses()
 
     def _conclude(self, demand, cpu, memory, errors):
         # Only now: QEMU says `completed` before it has reckoned its own times.
@@ -291,6 +299,7 @@ class Move:
         quiet = beats.without_talk()
         _, lost, after = timeline.work(quiet, self.command, self.completed)
         ram = said["ram"]
+        account = mode.Account(self.source.qmp.statuses(), self.destination.qmp.statuses(), ram, self.case.settings.working_set_bytes)
         own = here.get("x-demand-pages", {})
         stops = (here_arrivals[-1][0], there_arrivals[0][0])
         interval = timeline.byte_interval(here_arrivals, self.command - 1, self.command)
@@ -316,13 +325,18 @@ class Move:
             **memory,
             "errors": max(errors, beats.errors),
             "switched": self._switched(),
-            "passes": ram.get("dirty-sync-count"),
+            "times_sent": account.times_sent,
+            "before_switch_mib": account.before / (1 << 20),
+            "after_switch_mib": ram["postcopy-bytes"] / (1 << 20),
+            "multifd_mib": ram.get("multifd-bytes", 0) / (1 << 20),
+            "statuses": " ".join(account.source),
             "normal_pages": ram.get("normal"),
             "zero_pages": ram.get("duplicate"),
             "requested_pages": ram.get("postcopy-requests"),
             "transferred_mib": ram.get("transferred", 0) / (1 << 20),
             **self._postcopy(ram.get("postcopy-requests")),
         }
+        self.run.wrong_mode = mode.wrong(self.case.mode, account)
         self.run.speeds = timeline.speeds(quiet, self.command, stops, self.completed + 2)
         if self.run.figures["errors"]:
             self.run.failure = f"the guest found {self.run.figures['errors']} damaged pages"

@@ -28,7 +28,7 @@ def arguments(description, out):
         "through everything, the others through one kind of move, to show what more memory costs")  # fmt: skip
     add("--cpus", type=listed(at_least_one), default=[1], metavar="LIST", help="numbers of virtual CPUs, the first for everything [1]")
     add("--out", type=Path, default=out, metavar="DIR", help="where the results go [target/compare]")
-    add("--docs", action="store_true", help="also put the tables and the pictures into docs/performance.md")
+    add("--docs", action="store_true", help="also put the tables and the pictures into docs/performance.md, and what README says of them there")
     options = parser.parse_args()
     if options.sizes and (options.memory or options.ws):
         parser.error("--sizes says what --memory and --ws say: give one or the other")

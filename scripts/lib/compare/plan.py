@@ -7,14 +7,18 @@ MODES = {
     "precopy": "passes over memory until the rest fits the downtime limit (300 ms, the default of both)",
     "postcopy": "the destination runs at once, all memory follows",
     "hybrid": "one pass over memory, then postcopy",
+    "hybrid-asked": "the same, the switch asked for with `migrate-start-postcopy` when each page has been sent once, of both VMMs",
     "single": "precopy over 1 multifd channel",
     "multifd": "precopy over 4 multifd channels",
+    "hybrid-multifd": "hybrid, its pass over 4 multifd channels",
 }
 DEFAULT_MODES = ("precopy", "postcopy", "hybrid")
 # Modes in which the destination's guest runs only when all memory is there.
 PRECOPY = ("precopy", "single", "multifd")
+# Modes that switch when each page has been sent once.
+AFTER_A_PASS = ("hybrid", "hybrid-asked", "hybrid-multifd")
 # Multifd channels that a mode is about; the others have what the VMM takes by itself.
-MULTIFD = {"single": 1, "multifd": 4}
+MULTIFD = {"single": 1, "multifd": 4, "hybrid-multifd": 4}
 
 WORKLOADS = {
     "calm": ("order=rand write=5 rate=20000", "20,000 visits a second to random pages, 5% write"),
@@ -57,6 +61,10 @@ class Settings:
     @property
     def working_set_gib(self):
         return mebibytes(self.working_set) / 1024
+
+    @property
+    def working_set_bytes(self):
+        return int(mebibytes(self.working_set) * (1 << 20))
 
     def __str__(self):
         return f"{self.working_set} {counted(self.cpus, 'vCPU')}"

@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 
-from .plan import MODES, PRECOPY, TRANSPORTS, WORKLOADS, counted
+from .plan import MODES, TRANSPORTS, WORKLOADS, counted
 
 # (figure, heading, digits after the point)
 COLUMNS = [
@@ -22,6 +22,8 @@ COLUMNS = [
     ("after", "speed after", 2),
     ("requested_pages", "pages asked for", 0),
     ("transferred_mib", "MiB sent", 0),
+    ("before_switch_mib", "before the switch", 0),
+    ("times_sent", "times over", 2),
     ("beyond_mib", "beyond RAM MiB", 1),
     ("beyond_used_mib", "beyond used RAM MiB", 1),
 ]
@@ -45,6 +47,7 @@ outside; the guest sends a byte every {interval} ms. *demand*: visits of the gue
 guest's own clock; among them are visits to pages that had come, but were not mapped by KVM yet. *asked*: as many of the slowest
 as pages were asked for. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes
 from the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before.
+*times over*: pages sent, by the pages that the guest has.
 *beyond RAM*: the most memory that either process had up to the end, less the guest's RAM; *beyond used RAM*: less that part of it
 only which the guest uses."""
 LINK_LEGEND = """\
@@ -96,20 +99,26 @@ def ratios(by_vmm, figure):
     return result
 
 
+def median_ratio(by_vmm, figure):
+    """The median of the ratios, or None."""
+    found = ratios(by_vmm, figure)
+    return statistics.median(found) if found else None
+
+
 def ratio(by_vmm, figure):
     """The median ratio as text."""
-    found = ratios(by_vmm, figure)
-    return f"**{statistics.median(found):.2f}**" if found else "-"
+    found = median_ratio(by_vmm, figure)
+    return "-" if found is None else f"**{found:.2f}**"
 
 
 def row(cells):
     return "| " + " | ".join(cells) + " |"
 
 
-def markdown(runs, versions, choice, skipped, link_rate):
+def markdown(runs, thrown_out, versions, choice, skipped, link_rate, host):
     """What was measured: a table for each transport, and what comes of more memory and more vCPUs."""
     main = [run for run in runs if run.case.settings == choice.main]
-    parts = [preface(runs, versions, choice)]
+    parts = [preface(runs, versions, choice, host)]
     for transport, name in TRANSPORTS.items():
         over = [run for run in main if run.case.transport == transport]
         if over and transport == "link":
@@ -120,13 +129,16 @@ def markdown(runs, versions, choice, skipped, link_rate):
     failures = [f"- {run.case}: {run.failure}" for run in runs if run.failure]
     if failures:
         parts.append(f"### Failed: {len(failures)} of {len(runs)} runs\n\n" + "\n".join(failures))
+    if thrown_out:
+        reasons = [f"- {run.case}: {run.wrong_mode}" for run in thrown_out]
+        parts.append(f"### Thrown out, as not of its mode, and measured again: {counted(len(thrown_out), 'run')}\n\n" + "\n".join(reasons))
     if skipped:
         reasons = [f"- {counted(count, 'run')}: {why}" for why, count in skipped.items()]
         parts.append(f"### Skipped: {counted(sum(skipped.values()), 'run')}\n\n" + "\n".join(reasons))
     return "\n\n".join(parts) + "\n"
 
 
-def preface(runs, versions, choice):
+def preface(runs, versions, choice, host):
     """What was compared, and what the columns mean."""
     intervals = [run.figures["byte_interval_ms"] for run in good(runs) if run.figures["byte_interval_ms"]]
     interval = f"{statistics.median(intervals):.2f}" if intervals else "?"
@@ -134,7 +146,7 @@ def preface(runs, versions, choice):
     size = choice.main
     words = [
         f"{names}; {counted(size.cpus, 'vCPU')}, {size.memory_mib} MiB of RAM of which {size.working_set} is visited; "
-        f"{counted(choice.reps, 'repetition')}, interleaved.",
+        f"{counted(choice.reps, 'repetition')}, interleaved. Host: {host}.",
         "",
         *(f"- {name}: {text}" for name, (_, text) in WORKLOADS.items()),
         *(f"- {name}: {text}" for name, text in MODES.items() if name in choice.modes),
@@ -151,10 +163,8 @@ def table(runs, columns):
     for (_, workload, mode), by_vmm in groups(runs).items():
         for vmm, some in sorted(by_vmm.items(), reverse=True):
             well = good(some)
-            stayed = mode not in PRECOPY and sum(not run.figures["switched"] for run in well)
-            note = f" ({stayed} ended in precopy)" if stayed else ""
             cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in columns]
-            out.append(row([workload, mode, vmm + note, passed(some), *cells]))
+            out.append(row([workload, mode, vmm, passed(some), *cells]))
         if {"whimbrel", "qemu"} <= by_vmm.keys():
             out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in columns)]))
     return "\n".join(out)
@@ -211,15 +221,15 @@ def own_account(runs):
 
 
 def as_csv(runs):
-    """Every run with every figure."""
+    """Every run with every figure, those that were thrown out, too."""
     names = list(dict.fromkeys(name for run in runs for name in run.figures))
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["transport", "workload", "mode", "memory_mib", "working_set", "cpus", "repetition", "vmm", *names, "failure"])
+    out.writerow(["transport", "workload", "mode", "memory_mib", "working_set", "cpus", "repetition", "vmm", *names, "failure", "thrown_out"])
     for run in runs:
         case = run.case
         values = (run.figures.get(name) for name in names)
         shown = [f"{value:.3f}" if isinstance(value, float) else value for value in values]
         size = [case.settings.memory_mib, case.settings.working_set, case.settings.cpus]
-        out.writerow([case.transport, case.workload, case.mode, *size, case.rep + 1, case.vmm, *shown, run.failure or ""])
+        out.writerow([case.transport, case.workload, case.mode, *size, case.rep + 1, case.vmm, *shown, run.failure or "", run.wrong_mode or ""])
     return text.getvalue()

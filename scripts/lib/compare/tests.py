@@ -5,7 +5,9 @@ import unittest
 import xml.dom.minidom
 from unittest import mock
 
-from . import goals, latency, link, options, picture, plan, table, timeline, vmm
+import host
+
+from . import goals, latency, link, mode, options, picture, plan, readme, table, timeline, vmm
 from .measure import Run
 
 
@@ -38,6 +40,20 @@ def run(vmm, rep=0, failure=None, kind=("unix", "hot", "postcopy"), size=SMALL, 
 
 def choice(sizes=((64, "32M"),), cpus=(1,), transports=("unix",), workloads=("hot",), modes=("postcopy",), reps=1):
     return plan.Choice(list(sizes), list(cpus), list(transports), list(workloads), list(modes), reps)
+
+
+MIB = 1 << 20
+PAGES = 768 * 256
+
+
+def account(statuses=("setup", "active", "completed"), before=512, after=0, there=None, **ram):
+    """What both sides told of a guest of 768 MiB, of which it has written 512, that sent so many MiB before and after the switch."""
+    sent = {"normal": (before + after) * 256, "duplicate": 256 * 256, "total": 768 * MIB, "page-size": 4096}
+    sent |= {"transferred": (before + after) * MIB, "postcopy-bytes": after * MIB, "postcopy-requests": after, "multifd-bytes": 0} | ram
+    return mode.Account(statuses, there or statuses, sent, 512 * MIB)
+
+
+SWITCHED = ("setup", "active", "device", "postcopy-device", "postcopy-active", "completed")
 
 
 def goal(runs, beginning, chosen=None, cores=2):
@@ -140,6 +156,125 @@ class Plan(unittest.TestCase):
         self.assertEqual(plan.at_once(plan.RESERVE_MIB + 5 * 1280 + 1279, 1280), 4)
 
 
+class Mode(unittest.TestCase):
+    def test_a_first_pass_has_ended_when_each_page_has_been_sent_once_whatever_the_pass_counter_says(self):
+        ram = {"total": 768 * MIB, "page-size": 4096, "normal": PAGES - 1001, "duplicate": 1000, "dirty-sync-count": 28}
+        self.assertFalse(mode.pass_ended(ram))
+        self.assertTrue(mode.pass_ended(ram | {"normal": PAGES - 1000, "dirty-sync-count": 1}))
+        self.assertFalse(mode.pass_ended(None))
+
+    def test_a_migration_of_its_mode_is_believed(self):
+        self.assertIsNone(mode.wrong("precopy", account(before=700)))
+        self.assertIsNone(mode.wrong("postcopy", account(SWITCHED, before=0, after=512)))
+        for name in ("hybrid", "hybrid-asked"):
+            self.assertIsNone(mode.wrong(name, account(SWITCHED, before=560, after=30)))
+        over = {"multifd-bytes": 530 * MIB}
+        self.assertIsNone(mode.wrong("multifd", account(before=540, **over)))
+        self.assertIsNone(mode.wrong("hybrid-multifd", account(SWITCHED, before=540, after=2, **over)))
+
+    def test_a_hybrid_that_switched_before_it_sent_anything_is_none(self):
+        # What QEMU does when it is told to switch at MIGRATION_PASS 2.
+        self.assertIn("0 MiB went before the switch, less than a pass", mode.wrong("hybrid", account(SWITCHED, before=0, after=512)))
+        self.assertIn("511 MiB", mode.wrong("hybrid-asked", account(SWITCHED, before=511, after=12)))
+
+    def test_a_hybrid_that_ended_in_precopy_or_went_on_for_two_passes_is_none(self):
+        self.assertIn("ended in precopy", mode.wrong("hybrid", account()))
+        self.assertIn("the destination never had", mode.wrong("hybrid", account(SWITCHED, after=1, there=("active", "completed"))))
+        self.assertIn("more than one pass", mode.wrong("hybrid", account(SWITCHED, before=1024, after=3)))
+        self.assertIn("nothing was left", mode.wrong("hybrid", account(SWITCHED, before=520)))
+
+    def test_a_postcopy_at_once_sends_about_nothing_before(self):
+        self.assertIsNone(mode.wrong("postcopy", account(SWITCHED, before=5, after=512)))
+        self.assertIn("56 MiB went before the switch", mode.wrong("postcopy", account(SWITCHED, before=56, after=460)))
+
+    def test_a_precopy_has_no_postcopy_and_sends_everything(self):
+        self.assertIn("postcopy-device", mode.wrong("precopy", account(SWITCHED)))
+        self.assertIn("the destination had", mode.wrong("precopy", account(there=SWITCHED)))
+        self.assertIn("pages were asked for", mode.wrong("precopy", account(before=512, after=3)))
+        self.assertIn("less than a pass", mode.wrong("precopy", account(before=300)))
+
+    def test_a_mode_about_channels_used_them(self):
+        self.assertIn("0 of 536,870,912 bytes", mode.wrong("multifd", account()))
+        self.assertIn("multifd channels", mode.wrong("hybrid-multifd", account(SWITCHED, before=540, after=9)))
+
+    def test_a_run_of_another_mode_is_thrown_out_and_measured_again(self):
+        case, thrown_out, told = run("qemu").case, [], []
+        wrong = [Run(case, wrong_mode="it ended in precopy"), Run(case, {"total_ms": 1.0})]
+        asked = []
+        good = mode.measured(lambda case, again: asked.append(again) or wrong[len(asked) - 1], case, thrown_out, told.append)
+        self.assertEqual((good, thrown_out, told, asked), (wrong[1], wrong[:1], wrong, [False, True]))
+
+    def test_a_case_that_is_never_of_its_mode_fails_after_some_tries(self):
+        case, thrown_out = run("qemu").case, []
+        last = mode.measured(lambda case, again: Run(case, {"total_ms": 1.0}, wrong_mode="it ended in precopy"), case, thrown_out, lambda run: None)
+        self.assertEqual((len(thrown_out), last.figures), (mode.TRIES, {}))
+        self.assertIn("none of 4 migrations was of its mode; the last: it ended in precopy", last.failure)
+
+    def test_qemu_gets_capabilities_of_its_mode_only(self):
+        qemu = vmm.Qemu("qemu", "guest")
+        self.assertEqual(qemu.capabilities("precopy"), ("events",))
+        self.assertEqual(qemu.capabilities("hybrid"), ("events", "postcopy-ram", "postcopy-preempt"))
+        self.assertEqual(qemu.capabilities("hybrid-multifd"), ("events", "multifd", "postcopy-ram", "postcopy-preempt"))
+        self.assertEqual(qemu.parameters("precopy"), {"max-bandwidth": 100 << 30})
+        for name in plan.AFTER_A_PASS:
+            self.assertEqual(qemu.parameters(name)["avail-switchover-bandwidth"] * qemu.parameters(name)["downtime-limit"], 1_000_000)
+
+    def test_whimbrel_switches_by_itself_unless_the_mode_is_about_asking(self):
+        whimbrel = vmm.Whimbrel("whimbrel")
+        self.assertEqual([whimbrel.parameters(name).get("x-postcopy-after") for name in plan.MODES], [None, 0, 1, None, None, None, 1])
+        self.assertEqual([name for name in plan.MODES if not whimbrel.switches_by_itself(name)], ["hybrid-asked"])
+
+
+class Host(unittest.TestCase):
+    CPUINFO = "processor\t: 0\nmodel name\t: AMD  EPYC\nflags\t\t: fpu svm hypervisor\n\nprocessor\t: 1\nmodel name\t: other\n"
+
+    def test_figures_name_the_processor_the_kernel_and_the_kvm_they_are_from(self):
+        self.assertEqual(host.sentence(self.CPUINFO, 2, "6.18", "kvm_pvm"), "AMD EPYC (2 processors, itself a virtual machine), Linux 6.18, guests by kvm_pvm")
+        self.assertEqual(host.sentence("", 1, "6.1", "TCG"), "a processor without a name (1 processor), Linux 6.1, guests by TCG")
+
+    def test_a_module_that_the_processor_cannot_use_runs_no_guest(self):
+        self.assertEqual(host.kvm(["kvm_intel", "kvm_amd"], ["svm"]), "kvm_amd")
+        self.assertEqual(host.kvm(["kvm_amd", "kvm_pvm"], []), "kvm_pvm")
+        self.assertEqual(host.kvm(["kvm_intel"], []), "a KVM of unknown kind")
+
+    def test_this_host_has_a_sentence(self):
+        self.assertIn("Linux", host.described("TCG"))
+        self.assertTrue(host.described("TCG").endswith("guests by TCG"))
+
+
+class Readme(unittest.TestCase):
+    def markdown(self, runs, thrown_out=(), **chosen):
+        return readme.markdown(runs, list(thrown_out), {"whimbrel": "Whimbrel 1", "qemu": "QEMU 2"}, choice(**chosen), "some host", ["--reps", "1"])
+
+    def test_the_command_has_no_path_of_this_machine(self):
+        self.assertEqual(readme.command(["--with-qemu=/a/newest-qemu/qemu", "--docs", "--out", "/b", "--out=/c", "--reps", "5"]),
+                         'scripts/compare_modes --with-qemu="$(scripts/newest-qemu)" --reps 5')  # fmt: skip
+        self.assertEqual(readme.command(["--with-qemu=/a/qemu", "--quick"]), "scripts/compare_modes --with-qemu --quick")
+
+    def test_both_tables_stand_there_with_what_they_are_of(self):
+        runs = [run("whimbrel", total_ms=10.0, blackout_ms=2.0, asked_p50_us=50.0), run("qemu", total_ms=40.0, blackout_ms=4.0, asked_p50_us=100.0)]
+        text = self.markdown(runs)
+        self.assertIn("| hot, postcopy, unix | 2.0 / 4.0 | 0.50 | 10 / 40 | 0.25 | - / - | - |", text)
+        self.assertIn("| hot, postcopy, unix | - / - | - | 50 / 100 | 0.50 | - / - | - | - / - | - |", text)
+        self.assertIn("Whimbrel 1 and QEMU 2 in turn, source and destination on one machine: some host.", text)
+        self.assertIn("2 migrations: none failed, no byte was wrong.", text)
+
+    def test_failures_and_what_was_thrown_out_are_counted(self):
+        runs = [run("whimbrel", failure="it broke"), run("qemu", total_ms=1.0)]
+        self.assertIn("2 migrations: 1 failure, no byte was wrong; 1 more run thrown out", self.markdown(runs, [run("qemu")]))
+
+    def test_a_precopy_alone_demands_no_pages(self):
+        kind = ("unix", "hot", "precopy")
+        self.assertNotIn("demanded", self.markdown([run("whimbrel", kind=kind, total_ms=1.0), run("qemu", kind=kind, total_ms=2.0)]))
+
+    def test_a_hybrid_whose_demanded_pages_come_later_is_told(self):
+        kind = ("tcp", "hot", "hybrid")
+        runs = [run("whimbrel", kind=kind, asked_p50_us=300.0, asked_p99_us=400.0), run("qemu", kind=kind, asked_p50_us=200.0, asked_p99_us=900.0)]
+        self.assertIn("later than QEMU's by their median in 1 of 1 rows (hot hybrid tcp).", self.markdown(runs))
+        runs[0].figures["asked_p50_us"] = 100.0
+        self.assertNotIn("later than QEMU's", self.markdown(runs))
+
+
 class Options(unittest.TestCase):
     def test_lists_hold_nothing_twice(self):
         self.assertEqual(options.listed(options.at_least_one)("1,4,1,2"), [1, 4, 2])
@@ -190,14 +325,22 @@ class Table(unittest.TestCase):
 
     def test_failures_are_shown(self):
         runs = [run("whimbrel", total_ms=1.0, blackout_ms=1.0, byte_interval_ms=1.0, switched=True), run("qemu", failure="it broke")]
-        text = table.markdown(runs, {"whimbrel": "w", "qemu": "q"}, choice(), {}, 10**9)
+        text = table.markdown(runs, [], {"whimbrel": "w", "qemu": "q"}, choice(), {}, 10**9, "a host")
         self.assertIn("0, 1 FAILED", text)
         self.assertIn("unix hot postcopy 32M 1 vCPU #1 qemu: it broke", text)
-        self.assertTrue(table.as_csv(runs).splitlines()[2].endswith("it broke"))
+        self.assertTrue(table.as_csv(runs).splitlines()[2].endswith("it broke,"))
+        self.assertIn("Host: a host.", text)
 
+    def test_what_was_thrown_out_is_counted_and_shown(self):
+        right = run("qemu", total_ms=1.0, byte_interval_ms=1.0)
+        wrong = Run(right.case, {"total_ms": 9.0}, wrong_mode="it ended in precopy")
+        text = table.markdown([right], [wrong], {"qemu": "q"}, choice(), {}, 10**9, "a host")
+        self.assertIn("measured again: 1 run\n\n- unix hot postcopy 32M 1 vCPU #1 qemu: it ended in precopy", text)
+        self.assertNotIn(" 9 ", text.split("###")[1])
+        self.assertTrue(table.as_csv([right, wrong]).splitlines()[2].endswith(",it ended in precopy"))
 
     def test_what_was_skipped_is_shown(self):
-        text = table.markdown([run("whimbrel", failure="x")], {"whimbrel": "w"}, choice(), {"no root": 1, "no memory": 4}, 10**9)
+        text = table.markdown([run("whimbrel", failure="x")], [], {"whimbrel": "w"}, choice(), {"no root": 1, "no memory": 4}, 10**9, "a host")
         self.assertIn("### Skipped: 5 runs\n\n- 1 run: no root\n- 4 runs: no memory", text)
 
     def test_other_sizes_have_a_table_of_their_own(self):
@@ -205,7 +348,7 @@ class Table(unittest.TestCase):
         figures = {"byte_interval_ms": 1.0, "switched": True}
         runs = [run("whimbrel", requested_per_s=1000.0, **figures)]
         runs += [run("whimbrel", size=plan.Settings(64, "32M", 2), requested_per_s=3000.0, **figures)]
-        text = table.markdown(runs, {"whimbrel": "w"}, chosen, {}, 10**9)
+        text = table.markdown(runs, [], {"whimbrel": "w"}, chosen, {}, 10**9, "a host")
         first, second = text.split("### More vCPUs, more memory")
         self.assertEqual((first.count("| hot | postcopy | whimbrel | 1 |"), first.count("3,000")), (1, 0))
         self.assertIn("| 2 | 32M | whimbrel | 1 |", second)

@@ -7,7 +7,7 @@ import tempfile
 import time
 
 from .channels import Qmp, RunFailed, RunSkipped, Serial
-from .plan import MULTIFD
+from .plan import AFTER_A_PASS, MULTIFD, PRECOPY
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -15,6 +15,11 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 def channels(mode):
     """The parameter of a mode that is about multifd channels."""
     return {"multifd-channels": MULTIFD[mode]} if mode in MULTIFD else {}
+
+
+# So that no migration that waits for its switch ends in precopy because the rest fits the downtime limit: over a fast link it does
+# at the end of the first pass. These two make the limit a thousand bytes; they limit neither bandwidth nor downtime.
+NEVER_FITS = {"downtime-limit": 1, "avail-switchover-bandwidth": 1_000_000}
 
 
 class Whimbrel:
@@ -42,11 +47,13 @@ class Whimbrel:
         return ("events", "multifd") if mode in MULTIFD else ("events",)
 
     def parameters(self, mode):
-        """What both sides' migration is told. The source turns to postcopy by itself."""
-        return {"postcopy": {"x-postcopy-after": 0}, "hybrid": {"x-postcopy-after": 1}}.get(mode, channels(mode))
+        """What both sides' migration is told. The source turns to postcopy by itself, unless that is to be asked for."""
+        if mode == "hybrid-asked":
+            return NEVER_FITS
+        return channels(mode) | ({} if mode in PRECOPY else {"x-postcopy-after": 0 if mode == "postcopy" else 1})
 
-    def switches_by_itself(self):
-        return True
+    def switches_by_itself(self, mode):
+        return mode != "hybrid-asked"
 
 
 class Qemu:
@@ -72,18 +79,15 @@ class Qemu:
         ]  # fmt: skip
 
     def capabilities(self, mode):
-        """Those of both sides. It has no multifd together with preempt."""
-        return ("events", "multifd") if mode in MULTIFD else ("events", "postcopy-ram", "postcopy-preempt")
+        """Those of both sides. A precopy has none of postcopy's: with them QEMU looks at the dirty log every 50 ms."""
+        postcopy = () if mode in PRECOPY else ("postcopy-ram", "postcopy-preempt")
+        return ("events", *(("multifd",) if mode in MULTIFD else ()), *postcopy)
 
     def parameters(self, mode):
-        """Its default limit of 128 MiB/s would be the only thing measured.
+        """Its default limit of 128 MiB/s would be the only thing measured."""
+        return {"max-bandwidth": 100 << 30} | (NEVER_FITS if mode in AFTER_A_PASS else {}) | channels(mode)
 
-        Where the rest fits the downtime limit at the end of the first pass it completes at once, and over a fast link
-        that is always; so hybrid needs a limit of 1 ms. With 0 it completes after the pass without looking at what is dirty.
-        """
-        return {"max-bandwidth": 100 << 30} | {"hybrid": {"downtime-limit": 1}}.get(mode, channels(mode))
-
-    def switches_by_itself(self):
+    def switches_by_itself(self, mode):
         return False
 
 
