@@ -1,4 +1,6 @@
 //! Whimbrel: a KVM virtual machine monitor built around postcopy-first live migration.
+// They panic where the output is full or closed: see `stdio`.
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod analyze;
@@ -17,12 +19,14 @@ pub mod launcher;
 pub mod machine;
 pub mod migration;
 pub mod monitor;
+pub mod nearest;
 pub mod net;
 pub mod run;
 pub mod sandbox;
 pub mod size;
 pub mod snapshots;
 pub mod state;
+pub mod stdio;
 pub mod top;
 pub mod vcpu;
 

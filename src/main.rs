@@ -1,12 +1,14 @@
 //! The program: parse, build, run, exit code.
+#![warn(clippy::print_stdout, clippy::print_stderr, clippy::dbg_macro)]
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 use whimbrel::cli::{Cli, Command};
+use whimbrel::stdio::{OutputError, say};
 use whimbrel::{analyze, client, demo, launcher, run, top};
 use whimbrel_postcopy::error::sentence;
 
@@ -16,7 +18,10 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     // A file that may not grow further (RLIMIT_FSIZE) is an error of that write, not the end of a guest. All threads inherit this.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return no_command(&error),
+    };
     // Not what the crate of the queues says of each wrong ring: a guest could fill the log with that.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,virtio_queue=off"))
         .format_timestamp_millis()
@@ -56,7 +61,17 @@ fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
 
 /// One line on standard error: the error and what caused it.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    // Not by `eprintln!`, which would end with another code where standard error is a file on a full disk.
-    let _ = writeln!(io::stderr(), "whimbrel: {}", sentence(error));
+    say(&format!("whimbrel: {}", sentence(error)));
     code.into()
+}
+
+/// A text that was asked for, or what is wrong with the command line.
+fn no_command(error: &clap::Error) -> ExitCode {
+    let printed = error.print().and_then(|()| io::stdout().flush());
+    match printed {
+        // What is wrong stays so, heard or not; a reader that went away has seen what it wanted.
+        _ if error.use_stderr() => USAGE.into(),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => fail(&OutputError::from(error), 1),
+        _ => ExitCode::SUCCESS,
+    }
 }

@@ -20,11 +20,12 @@ mod report;
 mod text;
 mod walk;
 
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::stdio::{Answer, OutputError};
 use extract::Extract;
 use input::Input;
 use walk::{Said, Walk};
@@ -77,18 +78,20 @@ pub enum AnalyzeError {
         source: io::Error,
     },
     /// In the midst of it.
-    #[error("reading, extracting or writing the answer failed")]
+    #[error("reading or extracting failed")]
     Io(#[from] io::Error),
+    /// Standard output.
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 /// Takes the file apart and shows it on standard output; the exit code: 0 if the stream is whole.
 pub fn analyze(options: &Options) -> Result<u8, AnalyzeError> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    match show(options, &mut out).and_then(|code| Ok(out.flush().map(|()| code)?)) {
-        // Whoever reads has seen enough.
-        Err(AnalyzeError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(1),
-        result => result,
-    }
+    // The exit code tells of the whole stream, however much of the answer was read.
+    let mut answer = Answer::to(BufWriter::new(io::stdout().lock()));
+    let code = show(options, &mut answer)?;
+    answer.finish()?;
+    Ok(code)
 }
 
 fn show(options: &Options, out: &mut dyn Write) -> Result<u8, AnalyzeError> {

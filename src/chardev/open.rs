@@ -11,10 +11,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use whimbrel_postcopy::channel::listen_private;
+use whimbrel_postcopy::error::sentence;
 
 use super::terminal::RawTerminal;
 use super::{CharDeviceError, Output};
 use crate::config::CharDevice;
+use crate::stdio::Answer;
 
 /// Where input comes from.
 pub(super) enum Endpoint {
@@ -100,8 +102,13 @@ fn pty(label: &str, output: &Output) -> io::Result<Endpoint> {
     tcsetattr(&slave, SetArg::TCSANOW, &settings)?;
     fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let name = nix::unistd::ttyname(&slave)?;
-    // As QEMU does, so that scripts find it.
-    println!("char device redirected to {} (label {label})", name.display());
+    // As QEMU does, so that scripts find it; in the log for who has closed that.
+    let mut answer = Answer::begin();
+    answer.line(&format!("char device redirected to {} (label {label})", name.display()));
+    log::info!("{label}: the pseudo-terminal is {}", name.display());
+    if let Err(error) = answer.finish() {
+        log::warn!("{}", sentence(&error));
+    }
     let master = File::from(master);
     output.connect(master.try_clone()?);
     Ok(Endpoint::Stream { file: master, _keep: Some(Box::new(slave)) })

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io::ErrorKind::{BrokenPipe, ConnectionReset, QuotaExceeded, StorageFull};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,11 +116,26 @@ impl Link {
                 Ok(count) => return count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return 0,
-                Err(_) => {
+                // There may be room again later.
+                Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => {
+                    self.drop_for(&error);
+                    return bytes.len();
+                }
+                Err(error) => {
+                    if !matches!(error.kind(), BrokenPipe | ConnectionReset) {
+                        self.drop_for(&error);
+                    }
                     self.file = None;
                     return bytes.len();
                 }
             }
+        }
+    }
+
+    fn drop_for(&mut self, error: &io::Error) {
+        if !self.dropped {
+            self.dropped = true;
+            log::warn!("the output of {} cannot be written ({error}): it is dropped", self.label);
         }
     }
 

@@ -20,13 +20,13 @@ EXAMPLES:
 
 Exit status: 0 if the stream is whole, 1 if it is damaged or was cut: what stands before the damage is shown.";
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Takes a recorded migration apart: messages, RAM blocks, pages by kind, bytes by pass, the state of each device field by \
+    field. The format is read from the description in the stream, so a stream of another version is understood as well.";
+
 /// Arguments of `whimbrel analyze`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Takes a recorded migration apart: messages, RAM blocks, pages by kind, bytes by pass, the state of each device field by \
-                  field. The format is read from the description in the stream, so a stream of another version is understood as well.",
-    after_long_help = ANALYZE_EXAMPLES
-)]
+#[command(after_long_help = ANALYZE_EXAMPLES)]
 pub struct AnalyzeArgs {
     /// The file, or - for standard input; FILE,offset=BYTES where the stream begins inside of it
     file: String,

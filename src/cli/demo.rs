@@ -13,14 +13,14 @@ use crate::demo::Options;
 /// The smallest RAM in which the test guest has something to lose, in bytes.
 const MIN_MEMORY: u64 = 64 << 20;
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Boots the built-in test guest, moves it between two real processes over tcp loopback in every mode in \
+    turn, and shows what each move costs: a table, and a picture of the guest's throughput over time. \
+    After each move the guest looks at every byte of its memory; the status is 0 when not one is wrong.\n\n\
+    Needs /dev/kvm and userfaultfd, twice the guest's memory, and about half a minute.";
+
 /// Arguments of `whimbrel demo`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Boots the built-in test guest, moves it between two real processes over tcp loopback in every mode in \
-                  turn, and shows what each move costs: a table, and a picture of the guest's throughput over time. \
-                  After each move the guest looks at every byte of its memory; the status is 0 when not one is wrong.\n\n\
-                  Needs /dev/kvm and userfaultfd, twice the guest's memory, and about half a minute."
-)]
 pub struct DemoArgs {
     /// Guest RAM, as for 'run'; the guest writes to three quarters of it
     #[arg(long, value_name = "SIZE[,shared=on]", value_parser = parse::memory, default_value = "512M")]

@@ -22,14 +22,14 @@ EXAMPLES:
 Ctrl-C cancels: the guest stays where it is. Once it runs on the destination that is not possible any more, and
 Ctrl-C says so; a second one leaves the migration to itself.";
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Drives a running virtual machine through its QMP socket: sets the parameters, starts the migration, \
+    shows its progress and ends with a summary. The status is 0 when the guest has arrived whole.\n\n\
+    What is not given stays as it is set in the virtual machine.";
+
 /// Arguments of `whimbrel migrate`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Drives a running virtual machine through its QMP socket: sets the parameters, starts the migration, \
-                  shows its progress and ends with a summary. The status is 0 when the guest has arrived whole.\n\n\
-                  What is not given stays as it is set in the virtual machine.",
-    after_long_help = MIGRATE_EXAMPLES
-)]
+#[command(after_long_help = MIGRATE_EXAMPLES)]
 pub struct MigrateArgs {
     /// The QMP socket of the virtual machine: a path, unix:PATH or tcp:HOST:PORT
     #[arg(long, value_name = "SOCKET")]

@@ -42,19 +42,26 @@ pub struct Cli {
 }
 
 /// The subcommands.
+// Their long descriptions are given here, because clap prefers a variant's comment to one that stands at its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a virtual machine, or wait for one to arrive
+    #[command(long_about = run::ABOUT)]
     Run(Box<RunArgs>),
     /// Run a guest that was written to a file
+    #[command(long_about = restore::ABOUT)]
     Restore(Box<RestoreArgs>),
     /// Move a running virtual machine to another host
+    #[command(long_about = migrate::ABOUT)]
     Migrate(MigrateArgs),
     /// Watch a migration as it goes on
+    #[command(long_about = top::ABOUT)]
     Top(TopArgs),
     /// Take a recorded migration apart
+    #[command(long_about = analyze::ABOUT)]
     Analyze(AnalyzeArgs),
     /// Show a live guest moving in every mode, with what each costs; needs no arguments
+    #[command(long_about = demo::ABOUT)]
     Demo(DemoArgs),
     /// The half of 'run' that starts commands; 'run' starts it itself
     #[command(hide = true, name = crate::launcher::SUBCOMMAND)]

@@ -20,13 +20,13 @@ EXAMPLES:
   Run it on at once; its pages are read as it touches them, and the others behind it:
     whimbrel restore --lazy /var/lib/vm/guest --memory 512M";
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Runs a guest that was written to a file by 'migrate file:FILE', or by a command that wrote there what it \
+    read. The other options are those of 'whimbrel run'; memory, CPUs and devices must be what they were.";
+
 /// Arguments of `whimbrel restore`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Runs a guest that was written to a file by 'migrate file:FILE', or by a command that wrote there what it \
-                  read. The other options are those of 'whimbrel run'; memory, CPUs and devices must be what they were.",
-    after_long_help = RESTORE_EXAMPLES
-)]
+#[command(after_long_help = RESTORE_EXAMPLES)]
 pub struct RestoreArgs {
     /// The file.
     file: PathBuf,

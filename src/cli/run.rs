@@ -62,16 +62,16 @@ PLACES:
                      listens there (monitors); port 0 takes a free one, named in the log.
                      A monitor has no password: stay on the loopback address.";
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Runs a virtual machine until the guest ends it, a monitor says 'quit', or SIGINT, SIGTERM or SIGHUP \
+    arrives. With --incoming it waits for a guest that another Whimbrel sends; start it with the same \
+    machine options: a difference that matters is refused before anything moves.\n\n\
+    After the guest has left for another host the process stays, in state 'postmigrate', until 'quit'. \
+    A failed incoming migration ends it with status 1.";
+
 /// Arguments of `whimbrel run`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Runs a virtual machine until the guest ends it, a monitor says 'quit', or SIGINT, SIGTERM or SIGHUP \
-                  arrives. With --incoming it waits for a guest that another Whimbrel sends; start it with the same \
-                  machine options: a difference that matters is refused before anything moves.\n\n\
-                  After the guest has left for another host the process stays, in state 'postmigrate', until 'quit'. \
-                  A failed incoming migration ends it with status 1.",
-    after_long_help = RUN_EXAMPLES
-)]
+#[command(after_long_help = RUN_EXAMPLES)]
 pub struct RunArgs {
     /// A Linux kernel (vmlinuz), an ELF with a PVH note, or builtin:test for the test guest
     ///

@@ -5,7 +5,7 @@ use clap::{CommandFactory, Parser};
 use super::*;
 use crate::config::{CharDevice, Incoming, Kernel, MemoryConfig, MonitorEndpoint, MonitorFace, RunConfig};
 
-fn run(arguments: &str) -> Result<RunConfig, String> {
+fn run_config(arguments: &str) -> Result<RunConfig, String> {
     let words = ["whimbrel", "run"].into_iter().chain(arguments.split_whitespace());
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Run(args) => args.validate().map_err(|error| error.to_string()),
@@ -13,7 +13,7 @@ fn run(arguments: &str) -> Result<RunConfig, String> {
     }
 }
 
-fn migrate(arguments: &str) -> Result<crate::client::Plan, String> {
+fn plan(arguments: &str) -> Result<crate::client::Plan, String> {
     let words = ["whimbrel", "migrate"].into_iter().chain(arguments.split_whitespace());
     match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
         Command::Migrate(args) => args.validate().map_err(|error| error.to_string()),
@@ -26,9 +26,42 @@ fn clap_agrees_with_itself() {
     Cli::command().debug_assert();
 }
 
+/// A variant's comment takes the place of what stands at its arguments, so that the long text was never shown.
+#[test]
+fn the_long_help_of_every_subcommand_is_shown_and_longer_than_the_short_one() {
+    let about = [
+        ("run", run::ABOUT),
+        ("restore", restore::ABOUT),
+        ("migrate", migrate::ABOUT),
+        ("top", top::ABOUT),
+        ("analyze", analyze::ABOUT),
+        ("demo", demo::ABOUT),
+    ];
+    let help = |words: &[&str]| {
+        let words = ["whimbrel"].iter().chain(words);
+        let text = Cli::try_parse_from(words).unwrap_err().to_string();
+        // As wide as the terminal is, if there is one.
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let visible = Cli::command()
+        .get_subcommands()
+        .filter(|it| !it.is_hide_set())
+        .map(|it| it.get_name().to_owned())
+        .collect::<Vec<_>>();
+    assert_eq!(visible, about.map(|(name, _)| name));
+    for (name, about) in about {
+        let about = about.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (long, short) = (help(&[name, "--help"]), help(&[name, "-h"]));
+        assert!(long.contains(&about) && !short.contains(&about) && short.len() < long.len(), "{name}: {long}");
+        assert_eq!(help(&["help", name]), long);
+    }
+    let long = help(&["--help"]);
+    assert!(long.contains("EXIT STATUS") && long.contains("ENVIRONMENT"), "{long}");
+}
+
 #[test]
 fn the_least_that_runs() {
-    let config = run("--kernel builtin:test").unwrap();
+    let config = run_config("--kernel builtin:test").unwrap();
     assert_eq!(config.machine.memory, MemoryConfig { size: 512 << 20, shared: false });
     assert_eq!(config.machine.vcpus, 1);
     assert_eq!(config.machine.serial, CharDevice::Stdio);
@@ -38,9 +71,11 @@ fn the_least_that_runs() {
 
 #[test]
 fn everything_at_once() {
-    let config = run("--kernel k --initrd i --append a=1 --memory 1G,shared=on --cpus 4 --serial unix:/s,server \
+    let config = run_config(
+        "--kernel k --initrd i --append a=1 --memory 1G,shared=on --cpus 4 --serial unix:/s,server \
          --monitor stdio --monitor unix:/m --qmp unix:/q,server=on,wait=off --qmp tcp:127.0.0.1:0,server \
-         --postcopy-after 0 --tls-dir certificates --paused --name n")
+         --postcopy-after 0 --tls-dir certificates --paused --name n",
+    )
     .unwrap();
     let boot = config.machine.boot.unwrap();
     assert_eq!(boot.kernel, Kernel::File(PathBuf::from("k")));
@@ -63,40 +98,40 @@ fn everything_at_once() {
 
 #[test]
 fn a_monitor_on_stdio_takes_it_from_the_serial_port() {
-    let config = run("--kernel k --monitor stdio").unwrap();
+    let config = run_config("--kernel k --monitor stdio").unwrap();
     assert_eq!(config.machine.serial, CharDevice::Null);
-    let error = run("--kernel k --monitor stdio --serial stdio").unwrap_err();
+    let error = run_config("--kernel k --monitor stdio --serial stdio").unwrap_err();
     assert!(error.contains("--serial") && error.contains("--monitor"), "{error}");
-    let error = run("--kernel k --monitor stdio --qmp stdio").unwrap_err();
+    let error = run_config("--kernel k --monitor stdio --qmp stdio").unwrap_err();
     assert!(error.contains("--monitor") && error.contains("--qmp"), "{error}");
 }
 
 #[test]
 fn a_console_has_a_place_of_its_own() {
-    let config = run("--kernel k --console unix:/c,server --rng --balloon").unwrap().machine;
+    let config = run_config("--kernel k --console unix:/c,server --rng --balloon").unwrap().machine;
     assert_eq!(config.serial, CharDevice::Stdio);
     assert_eq!(config.devices.console, Some(CharDevice::Unix { path: "/c".into(), server: true }));
     assert!(config.devices.rng && config.devices.balloon);
-    let config = run("--kernel k --console stdio").unwrap().machine;
+    let config = run_config("--kernel k --console stdio").unwrap().machine;
     assert_eq!((config.serial, config.devices.console), (CharDevice::Null, Some(CharDevice::Stdio)));
-    let config = run("--kernel k").unwrap().machine;
+    let config = run_config("--kernel k").unwrap().machine;
     assert!(config.devices.console.is_none() && !config.devices.balloon);
 }
 
 #[test]
 fn a_destination_needs_no_kernel_and_keeps_one_for_resets() {
-    let config = run("--incoming tcp:0.0.0.0:4444 --paused").unwrap();
+    let config = run_config("--incoming tcp:0.0.0.0:4444 --paused").unwrap();
     assert!(matches!(config.incoming, Some(Incoming::At(_))) && config.machine.paused);
     assert!(config.machine.arriving && config.machine.boot.is_none());
-    let config = run("--kernel k --append x --incoming defer").unwrap();
+    let config = run_config("--kernel k --append x --incoming defer").unwrap();
     assert_eq!(config.incoming, Some(Incoming::Deferred));
     assert!(config.machine.arriving && config.machine.boot.is_some());
-    assert!(run("").unwrap_err().contains("--kernel FILE"));
+    assert!(run_config("").unwrap_err().contains("--kernel FILE"));
 }
 
 #[test]
 fn disks_keep_their_order() {
-    let config = run("--kernel k --disk path=b,format=raw --disk path=a,format=qcow2,readonly").unwrap();
+    let config = run_config("--kernel k --disk path=b,format=raw --disk path=a,format=qcow2,readonly").unwrap();
     let disks: Vec<_> =
         config.machine.devices.disks.iter().map(|it| (it.path.to_str().unwrap(), it.read_only)).collect();
     assert_eq!(disks, [("b", false), ("a", true)]);
@@ -132,7 +167,7 @@ fn bad_values_are_named_with_what_would_be_right() {
             true => arguments.to_owned(),
             false => format!("--kernel k {arguments}"),
         };
-        let error = run(&arguments).unwrap_err();
+        let error = run_config(&arguments).unwrap_err();
         assert!(error.contains(says), "{arguments}: {error}");
     }
 }
@@ -140,15 +175,15 @@ fn bad_values_are_named_with_what_would_be_right() {
 #[test]
 fn migrate_modes() {
     use crate::client::Mode;
-    let mode = |text: &str| migrate(&format!("--qmp /q --to tcp:h:1 {text}")).map(|it| it.mode);
+    let mode = |text: &str| plan(&format!("--qmp /q --to tcp:h:1 {text}")).map(|it| it.mode);
     assert_eq!(mode(""), Ok(None));
     assert_eq!(mode("--mode postcopy"), Ok(Some(Mode::Postcopy)));
     assert_eq!(mode("--mode hybrid"), Ok(Some(Mode::Hybrid { passes: 1 })));
     assert_eq!(mode("--mode hybrid --passes 3"), Ok(Some(Mode::Hybrid { passes: 3 })));
     assert!(mode("--passes 3").unwrap_err().contains("--mode hybrid"));
-    let plan = migrate("--qmp /q --to unix:/d --tls-dir /c --tls-hostname h").unwrap().parameters();
-    assert_eq!(plan, serde_json::json!({"tls-creds": "/c", "tls-hostname": "h"}).as_object().cloned().unwrap());
-    let plan = migrate("--qmp /q --to unix:/d --bandwidth 10 --downtime-limit 50").unwrap();
-    assert_eq!(plan.bandwidth, Some(10 << 20));
-    assert_eq!(plan.downtime_limit, Some(std::time::Duration::from_millis(50)));
+    let given = plan("--qmp /q --to unix:/d --tls-dir /c --tls-hostname h").unwrap().parameters();
+    assert_eq!(given, serde_json::json!({"tls-creds": "/c", "tls-hostname": "h"}).as_object().cloned().unwrap());
+    let given = plan("--qmp /q --to unix:/d --bandwidth 10 --downtime-limit 50").unwrap();
+    assert_eq!(given.bandwidth, Some(10 << 20));
+    assert_eq!(given.downtime_limit, Some(std::time::Duration::from_millis(50)));
 }

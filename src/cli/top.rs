@@ -17,14 +17,14 @@ EXAMPLES:
 
 Keys: q quits. A virtual machine that ends or starts anew meanwhile is waited for.";
 
+/// What the long help says first: see [`super::Command`].
+pub(super) const ABOUT: &str = "Shows a migration as it goes on, through the QMP socket of the source or of the destination: progress, rates, what the guest \
+    dirties against what the link carries, how long touched pages took to come, how long each vCPU waited for them, and which \
+    pages have arrived. It only asks: nothing about the migration changes.";
+
 /// Arguments of `whimbrel top`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Shows a migration as it goes on, through the QMP socket of the source or of the destination: progress, rates, what the guest \
-                  dirties against what the link carries, how long touched pages took to come, how long each vCPU waited for them, and which \
-                  pages have arrived. It only asks: nothing about the migration changes.",
-    after_long_help = TOP_EXAMPLES
-)]
+#[command(after_long_help = TOP_EXAMPLES)]
 pub struct TopArgs {
     /// The QMP socket of the virtual machine: a path, unix:PATH or tcp:HOST:PORT
     #[arg(value_name = "SOCKET")]

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use signal_hook::consts::SIGINT;
+use whimbrel_postcopy::error::sentence;
 
 use super::connection::{Connection, QmpError};
 use super::plan::Plan;
 use super::progress::{Display, summary};
 use super::status::{Phase, Progress};
 use crate::migration::uri::Uri;
+use crate::stdio::{Answer, say};
 
 /// How often the progress is asked for when no event comes.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -52,7 +54,12 @@ pub fn migrate(plan: &Plan) -> Result<(), DriveError> {
     let mut driver = Driver { vm, display: Display::new(), interrupts: Interrupts::None };
     let end = driver.follow(&interrupted);
     driver.display.finish();
-    println!("{}", summary(&end?, &plan.to.to_string()));
+    let mut answer = Answer::begin();
+    answer.line(&summary(&end?, &plan.to.to_string()));
+    // The guest has arrived, and the status says so.
+    if let Err(error) = answer.finish() {
+        say(&sentence(&error));
+    }
     Ok(())
 }
 

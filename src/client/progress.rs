@@ -1,12 +1,13 @@
 //! How a driven migration looks: a bar on a terminal, lines elsewhere, a summary at the end.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::status::Progress;
 use crate::size::format_size;
+use crate::stdio::say;
 
 /// How often a line is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ impl Display {
             }
             Self::Lines { status, at } => {
                 if *status != now.status || at.elapsed() >= LINE_EVERY {
-                    put(&format!("{}: {text}", now.status));
+                    say(&format!("{}: {text}", now.status));
                     (*status, *at) = (now.status.clone(), Instant::now());
                 }
             }
@@ -61,8 +62,8 @@ impl Display {
     /// Says something beside the progress.
     pub fn say(&self, text: &str) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| put(text)),
-            Self::Lines { .. } => put(text),
+            Self::Bar(bar) => bar.suspend(|| say(text)),
+            Self::Lines { .. } => say(text),
         }
     }
 
@@ -72,11 +73,6 @@ impl Display {
             bar.finish_and_clear();
         }
     }
-}
-
-/// A line on standard error, if that takes one: a full disk under it must not end the drive.
-fn put(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// The last words of a migration that completed.

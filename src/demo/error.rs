@@ -7,6 +7,7 @@ use whimbrel_postcopy::uffd::UffdError;
 
 use crate::client::QmpError;
 use crate::kvm::KvmError;
+use crate::stdio::OutputError;
 
 /// Why a demo ended early, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,9 @@ pub enum DemoError {
         #[source]
         source: io::Error,
     },
+    /// The table.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// Ctrl-C.
     #[error("interrupted: both processes were ended, nothing is left running")]
     Interrupted,

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::client::Progress;
 use crate::size::format_size;
+use crate::stdio::say;
 
 /// How often a line is written where no bar can be drawn.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -55,9 +56,9 @@ impl Live {
         match self.bar.take() {
             Some(bar) => {
                 bar.finish_and_clear();
-                eprintln!("{:9} {text}", self.mode);
+                say(&format!("{:9} {text}", self.mode));
             }
-            None => eprintln!("{}: {text}", self.mode),
+            None => say(&format!("{}: {text}", self.mode)),
         }
     }
 
@@ -67,7 +68,7 @@ impl Live {
             None => {
                 let due = self.written.is_none_or(|at| at.elapsed() >= LINE_EVERY);
                 if due || self.phase != phase {
-                    eprintln!("{}: {phase}, {text}", self.mode);
+                    say(&format!("{}: {phase}, {text}", self.mode));
                     self.written = Some(Instant::now());
                 }
             }

@@ -14,6 +14,7 @@ use super::journey::{Context, Journey, travel};
 use super::{DemoError, Options, picture, table};
 use crate::kvm::Hypervisor;
 use crate::size::format_size;
+use crate::stdio::{Answer, say};
 
 /// Shows all modes asked for: progress on standard error, the table on standard output, the picture in its file.
 pub fn demo(options: &Options) -> Result<(), DemoError> {
@@ -25,25 +26,27 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
     }
     let directory = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().map_err(DemoError::Directory)?;
     let place = Kept { directory, keep: options.keep };
-    eprintln!(
+    say(&format!(
         "A guest with {} of RAM writes to {} of it at full speed and moves between two processes over tcp loopback.",
         format_size(options.memory.size),
         format_size(options.working_set()),
-    );
+    ));
     let context =
         Context { options, directory: place.directory.path(), began: Instant::now(), interrupted: &interrupted };
     let journeys = options.modes.iter().map(|mode| travel(&context, *mode)).collect::<Result<Vec<_>, _>>()?;
 
-    println!("\n{}", table::table(&journeys));
+    let mut answer = Answer::begin();
+    answer.line(&format!("\n{}", table::table(&journeys)));
     if journeys.iter().any(|journey| !journey.measured.steady) {
-        println!(
-            "The guest's speed swayed before it moved: other load on this host makes brownout and lost work rough."
+        answer.line(
+            "The guest's speed swayed before it moved: other load on this host makes brownout and lost work rough.",
         );
     }
     write(&options.out, &picture::picture(options, &journeys))?;
-    println!("Guest throughput over time, as a picture: {}", options.out.display());
+    answer.line(&format!("Guest throughput over time, as a picture: {}", options.out.display()));
     place.save(&journeys)?;
-    no_damage(&journeys)
+    no_damage(&journeys)?;
+    Ok(answer.finish()?)
 }
 
 /// Everything that can be known to be missing before anything is started.
@@ -95,7 +98,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if self.keep {
             self.directory.disable_cleanup(true);
-            eprintln!("Logs and heartbeats are kept in {}", self.directory.path().display());
+            say(&format!("Logs and heartbeats are kept in {}", self.directory.path().display()));
         }
     }
 }

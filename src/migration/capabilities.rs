@@ -105,6 +105,11 @@ impl Capability {
         self.spec().0
     }
 
+    /// All names that are built.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(Self::name)
+    }
+
     const fn bit(self) -> u32 {
         1 << self as u32
     }

@@ -348,6 +348,11 @@ impl Parameter {
         self.spec().name
     }
 
+    /// All names that are built.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(Self::name)
+    }
+
     /// What it counts, as `info migrate_parameters` shows it; empty where the name says it.
     pub const fn unit(self) -> &'static str {
         self.spec().unit

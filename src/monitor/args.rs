@@ -62,7 +62,7 @@ impl Args {
         }
         let known = |name: &str| params.iter().any(|param| param.name == name);
         match given.keys().find(|name| !known(name)) {
-            Some(name) => Err(CommandError::Unexpected(name.clone())),
+            Some(name) => Err(CommandError::unexpected(name, params.iter().map(|param| param.name))),
             None => Ok(Self(given)),
         }
     }

@@ -6,6 +6,8 @@ use crate::machine::MachineError;
 use crate::migration::MigrationError;
 use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
+use crate::monitor::table::hint_qmp;
+use crate::nearest::hint;
 use crate::size::SizeError;
 use crate::snapshots::SnapshotError;
 
@@ -63,7 +65,7 @@ pub enum CommandError {
     #[error("File descriptor named '{0}' not found")]
     UnknownFd(String),
     /// No such command.
-    #[error("The command {0} has not been found")]
+    #[error("The command {0} has not been found{hint}", hint = hint_qmp(.0))]
     NotFound(String),
     /// A QMP command before negotiation.
     #[error("Expecting capabilities negotiation with 'qmp_capabilities'")]
@@ -81,8 +83,13 @@ pub enum CommandError {
     #[error("Parameter '{0}' is missing")]
     Missing(String),
     /// An argument that the command does not have.
-    #[error("Parameter '{0}' is unexpected")]
-    Unexpected(String),
+    #[error("Parameter '{name}' is unexpected{hint}")]
+    Unexpected {
+        /// What was given.
+        name: String,
+        /// What it may have meant.
+        hint: String,
+    },
     /// An argument of QEMU's that is not built here.
     #[error("Parameter '{0}' is not supported")]
     Unsupported(&'static str),
@@ -95,16 +102,27 @@ pub enum CommandError {
         expected: &'static str,
     },
     /// A word that is not in the set.
-    #[error("Parameter '{name}' does not accept value '{value}'")]
+    #[error("Parameter '{name}' does not accept value '{value}'{hint}")]
     NotAccepted {
         /// The argument.
         name: &'static str,
         /// What was given.
         value: String,
+        /// What it may have meant.
+        hint: String,
     },
-    /// The same in an HMP command.
-    #[error("invalid parameter value: {0}")]
-    InvalidValue(String),
+    /// A name that HMP does not know.
+    #[error("there is no {kind} '{name}'{hint} ('{lister}' lists them)")]
+    NoSuchName {
+        /// What kind of thing it was to be.
+        kind: &'static str,
+        /// What was given.
+        name: String,
+        /// What it may have meant.
+        hint: String,
+        /// The command that shows them all.
+        lister: &'static str,
+    },
     /// A number outside its range.
     #[error("Parameter '{name}' expects {expected}")]
     OutOfRange {
@@ -122,6 +140,16 @@ pub enum CommandError {
 }
 
 impl CommandError {
+    /// A word that is none of the set.
+    pub fn not_accepted<'a>(name: &'static str, value: &str, set: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::NotAccepted { name, value: value.to_owned(), hint: hint(value, set) }
+    }
+
+    /// An argument that is none of the command's.
+    pub fn unexpected<'a>(name: &str, set: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::Unexpected { name: name.to_owned(), hint: hint(name, set) }
+    }
+
     /// QMP's `class`.
     pub const fn class(&self) -> &'static str {
         match self {

@@ -23,8 +23,8 @@ enum At {
     Gap,
     /// In a bare word or number outside all brackets.
     Word,
-    /// Inside brackets, or between a bare string's quotes.
-    Nested { quoted: bool, escaped: bool },
+    /// Inside brackets, or between a bare string's quotes. A string ends with the quote that it began with: QEMU takes single ones, too.
+    Nested { quote: Option<u8>, escaped: bool },
 }
 
 /// Cuts a stream into values. Checks only what it needs to find their ends: a parser checks the rest.
@@ -65,28 +65,29 @@ impl Splitter {
         }
         self.value.push(byte);
         match self.at {
-            At::Nested { quoted: true, escaped } => self.push_quoted(byte, escaped),
+            At::Nested { quote: Some(quote), escaped } => self.push_quoted(byte, quote, escaped),
             _ => self.push_bare(byte),
         }
     }
 
-    fn push_quoted(&mut self, byte: u8, escaped: bool) -> Option<Piece> {
-        self.at = At::Nested { quoted: escaped || byte != b'"', escaped: !escaped && byte == b'\\' };
+    fn push_quoted(&mut self, byte: u8, quote: u8, escaped: bool) -> Option<Piece> {
+        let ends = !escaped && byte == quote;
+        self.at = At::Nested { quote: (!ends).then_some(quote), escaped: !escaped && byte == b'\\' };
         match byte {
             // JSON has no control characters in strings: a quote was forgotten, and waiting for it would swallow
             // all that follows.
             ..b' ' => Some(self.stray()),
-            b'"' if !escaped && self.depth == 0 => Some(self.take()),
+            _ if ends && self.depth == 0 => Some(self.take()),
             _ => None,
         }
     }
 
     fn push_bare(&mut self, byte: u8) -> Option<Piece> {
-        let open = |quoted| At::Nested { quoted, escaped: false };
+        let open = |quote| At::Nested { quote, escaped: false };
         match byte {
             b'{' | b'[' => {
                 self.depth += 1;
-                self.at = open(false);
+                self.at = open(None);
                 (self.depth > MAX_DEPTH).then_some(Piece::Excess("a value is nested deeper than 64"))
             }
             b'}' | b']' if self.depth > 1 => {
@@ -95,8 +96,8 @@ impl Splitter {
             }
             b'}' | b']' if self.depth == 1 => Some(self.take()),
             b'}' | b']' => Some(self.stray()),
-            b'"' => {
-                self.at = open(true);
+            b'"' | b'\'' => {
+                self.at = open(Some(byte));
                 None
             }
             _ => {
@@ -123,7 +124,7 @@ impl Splitter {
 }
 
 const fn ends_word(byte: u8) -> bool {
-    byte.is_ascii_whitespace() || matches!(byte, b'{' | b'}' | b'[' | b']' | b'"')
+    byte.is_ascii_whitespace() || matches!(byte, b'{' | b'}' | b'[' | b']' | b'"' | b'\'')
 }
 
 #[cfg(test)]

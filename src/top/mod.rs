@@ -9,13 +9,14 @@ mod screen;
 mod snapshot;
 mod watcher;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use crate::client::{Connection, QmpAddress, QmpError};
+use crate::stdio::{Answer, OutputError};
 use model::Model;
 use snapshot::Snapshot;
 
@@ -54,9 +55,12 @@ pub enum TopError {
     /// A live view needs a terminal.
     #[error("standard output is not a terminal; use --once, or --once --json")]
     NoTerminal,
-    /// The terminal, or what standard output goes to.
-    #[error("cannot write to standard output")]
-    Output(#[from] io::Error),
+    /// The terminal.
+    #[error("the terminal cannot be drawn on")]
+    Terminal(#[from] io::Error),
+    /// What standard output goes to.
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 /// Shows the migration.
@@ -66,7 +70,7 @@ pub fn top(options: &Options) -> Result<(), TopError> {
         Form::Live { interval } => live::run(&options.qmp, interval),
         Form::Json => {
             let json = look(options, map::ONCE)?.to_json();
-            Ok(writeln!(io::stdout(), "{json}")?)
+            Ok(print(&json.to_string())?)
         }
         Form::Text => {
             let (columns, rows) = ratatui::crossterm::terminal::size().unwrap_or(NO_SCREEN);
@@ -74,9 +78,16 @@ pub fn top(options: &Options) -> Result<(), TopError> {
             let snapshot = look(options, u32::from(columns) * u32::from(rows))?;
             let mut model = Model::new(options.qmp.to_string());
             model.saw(snapshot, Duration::ZERO);
-            Ok(io::stdout().write_all(text(&model, area).as_bytes())?)
+            Ok(print(text(&model, area).trim_end_matches('\n'))?)
         }
     }
+}
+
+/// All that is printed.
+fn print(text: &str) -> Result<(), OutputError> {
+    let mut answer = Answer::begin();
+    answer.line(text);
+    answer.finish()
 }
 
 /// One look at the virtual machine.

@@ -3,13 +3,13 @@
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::request::Request;
-use crate::monitor::table::{Face, find_hmp};
+use crate::monitor::table::{Face, find_hmp, hint_hmp};
 
 /// A line that is no command.
 #[derive(Debug, thiserror::Error)]
 pub enum LineError {
     /// No such command.
-    #[error("unknown command: '{0}'")]
+    #[error("unknown command: '{0}'{hint}", hint = hint_hmp(.0))]
     Unknown(String),
     /// A command with the wrong arguments.
     #[error("{command}: {what}\nTry \"help {command}\" for more information")]

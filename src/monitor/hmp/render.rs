@@ -90,7 +90,7 @@ fn help(topic: Option<&str>) -> String {
         Some("info") => faces().filter(|it| is_info(it.1)).map(line).collect(),
         Some(name) => match table::find_hmp(name) {
             Some((command, face)) => line((command, face)),
-            None => format!("unknown command: '{name}'\n"),
+            None => format!("unknown command: '{name}'{}\n", table::hint_hmp(name)),
         },
     }
 }

@@ -50,6 +50,7 @@ fn commands_reach_the_machine() {
         ("cancel_vcpu_dirty_limit", "no dirty limit None"),
         ("system_powerdown", "powerdown"),
         ("q", "quit"),
+        ("exit", "quit"),
         ("", ""),
     ] {
         say(&vm, line);
@@ -106,6 +107,19 @@ fn mistakes_are_named() {
     let vm = FakeVm::new();
     for (line, answer) in [
         ("x y", "unknown command: 'x'\n"),
+        ("migrate_cancle", "unknown command: 'migrate_cancle'; did you mean 'migrate_cancel'?\n"),
+        ("info migrat -a", "unknown command: 'info migrat'; did you mean 'info migrate'?\n"),
+        ("help stpo", "unknown command: 'stpo'; did you mean 'stop'?\n"),
+        (
+            "migrate_set_capability postcopy_ram on",
+            "Error: there is no capability 'postcopy_ram'; did you mean 'postcopy-ram'? \
+             ('info migrate_capabilities' lists them)\n",
+        ),
+        (
+            "migrate_set_parameter max-bandwith 1",
+            "Error: there is no parameter 'max-bandwith'; did you mean 'max-bandwidth'? \
+             ('info migrate_parameters' lists them)\n",
+        ),
         ("info x", "unknown command: 'info x'\n"),
         ("cont", "Error: the guest is elsewhere\n"),
         ("migrate -x tcp:h:1", "migrate: unsupported option -x\nTry \"help migrate\" for more information\n"),
@@ -117,7 +131,10 @@ fn mistakes_are_named() {
              use tcp:HOST:PORT, unix:PATH, exec:COMMAND, fd:NAME or file:PATH\n",
         ),
         ("migrate \"unix:", "a quoted word lacks its closing '\"'\n"),
-        ("migrate_set_capability warp on", "Error: invalid parameter value: warp\n"),
+        (
+            "migrate_set_capability warp on",
+            "Error: there is no capability 'warp' ('info migrate_capabilities' lists them)\n",
+        ),
         ("migrate_set_capability rdma-pin-all on", "Error: capability rdma-pin-all is not supported\n"),
         (
             "migrate_set_capability return-path off",
@@ -158,7 +175,10 @@ fn mistakes_are_named() {
             "Error: Parameter 'cpu-throttle-initial' expects an integer in the range of 1 to 99\n",
         ),
         ("balloon 0", "Error: Parameter 'value' expects a size\n"),
-        ("migrate_set_parameter warp 1", "Error: invalid parameter value: warp\n"),
+        (
+            "migrate_set_parameter warp 1",
+            "Error: there is no parameter 'warp' ('info migrate_parameters' lists them)\n",
+        ),
     ] {
         assert_eq!(say(&vm, line), answer, "{line}");
         assert_eq!(vm.told(), "", "{line}");
@@ -268,6 +288,8 @@ fn help_knows_every_command() {
         assert!(all.contains(&line) || info.contains(&line), "{line}");
         assert!(say(&vm, &format!("help {}", face.name)).starts_with(&line));
     }
+    assert_eq!(say(&vm, "?"), all);
+    assert_eq!(say(&vm, "? ?"), say(&vm, "help help"));
     assert_eq!(say(&vm, "help x"), "unknown command: 'x'\n");
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::quotes::standard;
 use crate::monitor::error::CommandError;
 
 /// A QMP command, not yet looked up.
@@ -22,7 +23,7 @@ pub const EXEC_OOB: &str = "exec-oob";
 /// Takes a value apart: the id goes into the answer whatever is wrong with the rest.
 pub fn take_apart(bytes: &[u8]) -> (Option<Value>, Result<RawCommand, CommandError>) {
     let refuse = |what: &str| CommandError::NotACommand(what.to_owned());
-    match serde_json::from_slice(bytes) {
+    match serde_json::from_slice(&standard(bytes)) {
         Ok(Value::Object(mut fields)) => {
             let id = fields.shift_remove("id");
             (id, command(fields))

@@ -1,6 +1,7 @@
 //! The monitor for programs: JSON objects in, JSON objects out, as QEMU's QMP.
 
 mod command;
+mod quotes;
 mod render;
 mod schema;
 mod session;

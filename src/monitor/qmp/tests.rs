@@ -41,6 +41,15 @@ fn error(desc: &str) -> Value {
 }
 
 #[test]
+fn strings_may_stand_in_single_quotes() {
+    let vm = FakeVm::new();
+    let line = br#"{'execute':'stop','id':"it's"}{ 'execute': 'human-monitor-command', 'arguments': {'command-line': '\'"'} }"#;
+    let unknown = json!({"return": "unknown command: ''\"'\n"});
+    assert_eq!(receive(&mut ready(&vm), &vm, line).1, [json!({"id": "it's", "return": {}}), unknown]);
+    assert_eq!(vm.told(), "stop");
+}
+
+#[test]
 fn some_commands_go_out_of_band_once_that_is_agreed() {
     let vm = FakeVm::new();
     let pause = br#"{"exec-oob":"migrate-pause","id":1}"#;
@@ -170,6 +179,9 @@ fn mistakes_in_qemus_words() {
         ask(&vm, json!({"execute": "nope", "id": "a"})),
         json!({"id": "a", "error": {"class": "CommandNotFound", "desc": "The command nope has not been found"}})
     );
+    let desc = "The command qeury-status has not been found; did you mean 'query-status'?";
+    let misspelt = json!({"error": {"class": "CommandNotFound", "desc": desc}});
+    assert_eq!(ask(&vm, json!({"execute": "qeury-status"})), misspelt);
     assert_eq!(vm.told(), "");
 }
 
@@ -186,6 +198,11 @@ fn bad_arguments_are_named() {
             "Invalid parameter type for 'max-bandwidth', expected: integer",
         ),
         ("migrate-set-parameters", json!({"warp": 1}), "Parameter 'warp' is unexpected"),
+        (
+            "migrate-set-parameters",
+            json!({"max_bandwidth": 1}),
+            "Parameter 'max_bandwidth' is unexpected; did you mean 'max-bandwidth'?",
+        ),
         ("migrate-set-parameters", json!({"tls-authz": 1}), "Parameter 'tls-authz' is not supported"),
         ("migrate-set-parameters", json!({"tls-creds": 1}), "Invalid parameter type for 'tls-creds', expected: string"),
         (

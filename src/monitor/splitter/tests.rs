@@ -22,6 +22,7 @@ fn values_need_no_lines_between_them() {
         values("{\"a\":[1,\"}\"]}{} [\n]\"s\\\"\"42 true "),
         ["{\"a\":[1,\"}\"]}", "{}", "[\n]", "\"s\\\"\"", "42", "true"]
     );
+    assert_eq!(values(r#"{'a':'}"\''}{"a":"'}"}7'x'"#), [r#"{'a':'}"\''}"#, r#"{"a":"'}"}"#, "7", "'x'"]);
 }
 
 #[test]
@@ -47,7 +48,7 @@ fn limits_hold_exactly() {
 proptest! {
     #[test]
     fn cuts_do_not_matter(
-        input in prop::collection::vec(prop::sample::select(br#"{}[]":,\ 1t"#.to_vec()), 0..60),
+        input in prop::collection::vec(prop::sample::select(br#"{}[]"':,\ 1t"#.to_vec()), 0..60),
         cut in 0usize..60,
     ) {
         let whole = all(&mut Splitter::new(), &input);

@@ -47,20 +47,20 @@ pub(super) const COMMANDS: &[Command] = &[
                 Param::optional(MODE, Kind::Text),
             ],
             |args| {
-                let not_accepted = |name, value: &str| CommandError::NotAccepted { name, value: value.to_owned() };
                 let unit = match args.optional_text(UNIT) {
                     None => TimeUnit::Second,
                     Some(text) => TimeUnit::ALL
                         .into_iter()
                         .find(|it| it.name() == text)
-                        .ok_or_else(|| not_accepted(UNIT, text))?,
+                        .ok_or_else(|| CommandError::not_accepted(UNIT, text, TimeUnit::ALL.map(TimeUnit::name)))?,
                 };
                 let mode = match args.optional_text(MODE) {
                     None => Mode::PageSampling,
                     Some("dirty-ring") => return Err(PlanError::DirtyRing.into()),
-                    Some(text) => {
-                        Mode::ALL.into_iter().find(|it| it.name() == text).ok_or_else(|| not_accepted(MODE, text))?
-                    }
+                    Some(text) => Mode::ALL
+                        .into_iter()
+                        .find(|it| it.name() == text)
+                        .ok_or_else(|| CommandError::not_accepted(MODE, text, Mode::ALL.map(Mode::name)))?,
                 };
                 let plan = Plan::new(args.integer(TIME).unwrap_or(0), unit, args.integer(SAMPLE_PAGES), mode)?;
                 Ok(Request::MeasureDirtyRate(plan))

@@ -7,9 +7,12 @@ use crate::monitor::request::Request;
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "show the help of all commands or of one",
-        hmp: face("help", &[Param::optional("command", Kind::Line)], |args| {
-            Ok(Request::Help(args.optional_text("command").map(str::to_owned)))
-        }),
+        hmp: aliased(
+            face("help", &[Param::optional("command", Kind::Line)], |args| {
+                Ok(Request::Help(args.optional_text("command").map(str::to_owned)))
+            }),
+            &["?"],
+        ),
         qmp: None,
     },
     Command { help: "list the commands", hmp: None, qmp: face("query-commands", &[], |_| Ok(Request::QueryCommands)) },
@@ -29,12 +32,12 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         help: "stop the virtual CPUs",
-        hmp: aliased("stop", "s", |_| Ok(Request::Stop)),
+        hmp: aliased(face("stop", &[], |_| Ok(Request::Stop)), &["s"]),
         qmp: face("stop", &[], |_| Ok(Request::Stop)),
     },
     Command {
         help: "start the virtual CPUs again",
-        hmp: aliased("cont", "c", |_| Ok(Request::Cont)),
+        hmp: aliased(face("cont", &[], |_| Ok(Request::Cont)), &["c"]),
         qmp: face("cont", &[], |_| Ok(Request::Cont)),
     },
     Command {
@@ -49,7 +52,7 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         help: "end the process, and with it the machine",
-        hmp: aliased("quit", "q", |_| Ok(Request::Quit)),
+        hmp: aliased(face("quit", &[], |_| Ok(Request::Quit)), &["q", "exit"]),
         qmp: face("quit", &[], |_| Ok(Request::Quit)),
     },
     Command {

@@ -10,6 +10,7 @@ use crate::migration::uri::Uri;
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::request::Request;
+use crate::nearest::hint;
 use crate::size::parse_size;
 
 const URI: &[Param] = &[Param::required("uri", Kind::Text)];
@@ -39,7 +40,7 @@ pub(super) const COMMANDS: &[Command] = &[
                 Param::optional("inc", Kind::Unsupported),
             ],
             |args| match args.flag("detach") {
-                Some(false) => Err(CommandError::NotAccepted { name: "detach", value: "false".to_owned() }),
+                Some(false) => Err(CommandError::not_accepted("detach", "false", [])),
                 _ => migrate(args, false),
             },
         ),
@@ -89,8 +90,12 @@ pub(super) const COMMANDS: &[Command] = &[
             &[Param::required("capability", Kind::Text), Param::required("state", Kind::Bool)],
             |args| {
                 let name = args.text("capability")?;
-                let capability =
-                    Capability::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
+                let capability = Capability::find(name).ok_or_else(|| CommandError::NoSuchName {
+                    kind: "capability",
+                    name: name.to_owned(),
+                    hint: hint(name, Capability::names()),
+                    lister: "info migrate_capabilities",
+                })??;
                 let on = args.flag("state") == Some(true);
                 Ok(Request::SetCapabilities(vec![(capability, on)]))
             },
@@ -162,7 +167,7 @@ fn uri(args: &Args) -> Result<Uri, CommandError> {
 fn held(args: &Args) -> Result<Request, CommandError> {
     match args.text("state")? {
         state if state == Status::PreSwitchover.name() => Ok(Request::MigrateContinue),
-        other => Err(CommandError::NotAccepted { name: "state", value: other.to_owned() }),
+        other => Err(CommandError::not_accepted("state", other, [Status::PreSwitchover.name()])),
     }
 }
 
@@ -184,15 +189,14 @@ fn capability_list(args: &Args) -> Result<Request, CommandError> {
             .as_str()
             .ok_or_else(|| wrong(".capability", "string"))?;
         let capability = Capability::find(name)
-            .ok_or_else(|| CommandError::NotAccepted { name: "capability", value: name.to_owned() })??;
+            .ok_or_else(|| CommandError::not_accepted("capability", name, Capability::names()))??;
         let on = fields
             .get("state")
             .ok_or_else(|| missing("state"))
             .and_then(|state| state.as_bool().ok_or_else(|| wrong(".state", "boolean")))?;
         let known = |key: &&String| matches!(key.as_str(), "capability" | "state");
         if let Some(other) = fields.keys().find(|key| !known(key)) {
-            let name = format!("capabilities[{n}].{other}");
-            return Err(CommandError::Unexpected(name));
+            return Err(CommandError::unexpected(&format!("capabilities[{n}].{other}"), []));
         }
         changes.push((capability, on));
     }
@@ -203,7 +207,12 @@ fn capability_list(args: &Args) -> Result<Request, CommandError> {
 fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     const MIB: u64 = 1 << 20;
     let (name, text) = (args.text("parameter")?, args.text("value")?);
-    let parameter = Parameter::find(name).ok_or_else(|| CommandError::InvalidValue(name.to_owned()))??;
+    let parameter = Parameter::find(name).ok_or_else(|| CommandError::NoSuchName {
+        kind: "parameter",
+        name: name.to_owned(),
+        hint: hint(name, Parameter::names()),
+        lister: "info migrate_parameters",
+    })??;
     let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
     let neither = || CommandError::WrongType { name: name.to_owned(), expected: "'on' or 'off'" };
     let setting = match parameter.form() {

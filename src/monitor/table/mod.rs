@@ -14,6 +14,7 @@ mod yank;
 use super::args::{Args, Kind, Param};
 use super::error::CommandError;
 use super::request::Request;
+use crate::nearest;
 
 /// Makes the typed request out of checked arguments.
 pub type Build = fn(&Args) -> Result<Request, CommandError>;
@@ -23,8 +24,8 @@ pub type Build = fn(&Args) -> Result<Request, CommandError>;
 pub struct Face {
     /// Its name; HMP's `info` commands have two words.
     pub name: &'static str,
-    /// A shorter name.
-    pub alias: Option<&'static str>,
+    /// Other names, shorter ones mostly.
+    pub aliases: &'static [&'static str],
     /// What it takes.
     pub params: &'static [Param],
     /// Makes the request.
@@ -45,11 +46,14 @@ pub struct Command {
 }
 
 const fn face(name: &'static str, params: &'static [Param], build: Build) -> Option<Face> {
-    Some(Face { name, alias: None, params, build, out_of_band: false })
+    Some(Face { name, aliases: &[], params, build, out_of_band: false })
 }
 
-const fn aliased(name: &'static str, alias: &'static str, build: Build) -> Option<Face> {
-    Some(Face { name, alias: Some(alias), params: &[], build, out_of_band: false })
+const fn aliased(face: Option<Face>, aliases: &'static [&'static str]) -> Option<Face> {
+    match face {
+        Some(face) => Some(Face { aliases, ..face }),
+        None => None,
+    }
 }
 
 /// The same for QMP's `exec-oob`, too.
@@ -79,7 +83,17 @@ pub fn commands() -> impl Iterator<Item = &'static Command> {
 pub fn find_hmp(name: &str) -> Option<(&'static Command, &'static Face)> {
     commands()
         .filter_map(|command| Some((command, command.hmp.as_ref()?)))
-        .find(|(_, face)| face.name == name || face.alias == Some(name))
+        .find(|(_, face)| face.name == name || face.aliases.contains(&name))
+}
+
+/// What an unknown command of HMP may have meant, as the end of a sentence.
+pub fn hint_hmp(name: &str) -> String {
+    nearest::hint(name, commands().filter_map(|command| Some(command.hmp.as_ref()?.name)))
+}
+
+/// The same of QMP's.
+pub fn hint_qmp(name: &str) -> String {
+    nearest::hint(name, commands().filter_map(|command| Some(command.qmp.as_ref()?.name)))
 }
 
 /// Finds a command by QMP's name.
@@ -90,10 +104,7 @@ pub fn find_qmp(name: &str) -> Option<&'static Face> {
 impl Face {
     /// How to write it in HMP: `migrate [-d] [-r] uri`.
     pub fn usage(&self) -> String {
-        let mut usage = match self.alias {
-            Some(alias) => format!("{}|{alias}", self.name),
-            None => self.name.to_owned(),
-        };
+        let mut usage = std::iter::once(&self.name).chain(self.aliases).copied().collect::<Vec<_>>().join("|");
         for param in self.params {
             usage.push(' ');
             match (param.kind, param.optional) {

@@ -78,7 +78,7 @@ fn names_are_unique() {
     let (mut hmp, mut qmp) = (HashSet::new(), HashSet::new());
     for command in commands() {
         assert!(command.hmp.is_some() || command.qmp.is_some());
-        for name in command.hmp.into_iter().flat_map(|it| [Some(it.name), it.alias]).flatten() {
+        for name in command.hmp.into_iter().flat_map(|it| it.aliases.iter().copied().chain([it.name])) {
             assert!(hmp.insert(name), "{name}");
         }
         if let Some(face) = command.qmp {

@@ -45,10 +45,10 @@ fn kind(n: usize, instance: &Value) -> Result<&str, CommandError> {
     let kind = fields.get("type").ok_or_else(|| CommandError::Missing(format!("{INSTANCES}[{n}].type")))?;
     match kind.as_str().ok_or_else(|| wrong(".type", "string"))? {
         MIGRATION => match fields.keys().find(|key| *key != "type") {
-            Some(other) => Err(CommandError::Unexpected(format!("{INSTANCES}[{n}].{other}"))),
+            Some(other) => Err(CommandError::unexpected(&format!("{INSTANCES}[{n}].{other}"), [])),
             None => Ok(MIGRATION),
         },
         absent if ABSENT.contains(&absent) => Ok(absent),
-        other => Err(CommandError::NotAccepted { name: "type", value: other.to_owned() }),
+        other => Err(CommandError::not_accepted("type", other, [MIGRATION])),
     }
 }
