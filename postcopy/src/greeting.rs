@@ -3,12 +3,17 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use nix::poll::PollFlags;
+
 use crate::channel::{Channel, ChannelError, Connector, Handshake, Peer, TlsError, Wake};
 use crate::error::MigrationError;
-use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERSION_MIN};
+use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERSION_MIN, is_hello};
 
 /// How long the other side may take to say its first bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So many bytes tell a Whimbrel from others.
+const MAGIC: usize = 8;
 
 /// When to stop waiting for the other side.
 pub(crate) struct Until<'a> {
@@ -98,22 +103,96 @@ pub(crate) fn open(
     Ok((channel, features))
 }
 
+/// Destination: the first words of a channel that was accepted, as far as they have come. It never waits.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    step: GreetingStep,
+    hello: [u8; Hello::LEN],
+    have: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GreetingStep {
+    /// Both sides prove who they are.
+    Securing { writes: bool },
+    /// The hello is coming.
+    Hearing,
+}
+
+impl Greeting {
+    /// Of this channel.
+    pub fn on(channel: &Channel) -> Self {
+        let step = match channel.is_encrypted() {
+            true => GreetingStep::Securing { writes: false },
+            false => GreetingStep::Hearing,
+        };
+        Self { step, hello: [0; Hello::LEN], have: 0 }
+    }
+
+    /// Takes what has come; the hello, once it is whole and can be answered.
+    pub fn go_on(&mut self, channel: &Channel) -> Result<Option<Hello>, ChannelError> {
+        if let GreetingStep::Securing { writes } = &mut self.step {
+            match channel.handshake() {
+                Ok(Handshake::Done) => self.step = GreetingStep::Hearing,
+                Ok(waits) => {
+                    *writes = waits == Handshake::Writes;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let error = cut_in(error.into(), "TLS handshake");
+                    if let ChannelError::Tls(TlsError::Plain(_)) = error {
+                        // Nothing else could it read.
+                        let why = TlsError::Plain(Peer::Source).to_string();
+                        channel.say_in_clear(&Answer::Refused(why).encode());
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        while self.have < self.hello.len() {
+            match channel.receive(&mut self.hello[self.have..]) {
+                Ok(0) => return Err(ChannelError::Closed(Some("hello"))),
+                Ok(count) => {
+                    self.have += count;
+                    if self.have >= MAGIC && !is_hello(&self.hello[..MAGIC]) {
+                        // It will be none, however much more of it comes.
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(cut_in(error.into(), "hello")),
+            }
+        }
+        let hello = Hello::decode(&self.hello)?;
+        hello.choose()?;
+        Ok(Some(hello))
+    }
+
+    /// What is to be polled for before it can go on.
+    pub fn waits_for(&self) -> PollFlags {
+        match self.step {
+            GreetingStep::Securing { writes: true } => PollFlags::POLLOUT,
+            _ => PollFlags::POLLIN,
+        }
+    }
+
+    /// Whether what is said on the channel now can be heard.
+    pub fn is_secured(&self) -> bool {
+        self.step == GreetingStep::Hearing
+    }
+}
+
 /// Destination: the hello of a channel that was just accepted.
 pub(crate) fn hello(channel: &Channel, until: &Until<'_>) -> Result<Hello, ChannelError> {
-    // Whoever connects speaks first; a stranger that stays silent must not keep the real source waiting for long.
     let deadline = Instant::now() + PATIENCE / 5;
-    secure(channel, until, deadline).inspect_err(|error| {
-        if let ChannelError::Tls(TlsError::Plain(_)) = error {
-            // Nothing else could it read.
-            let why = TlsError::Plain(Peer::Source).to_string();
-            channel.say_in_clear(&Answer::Refused(why).encode());
+    let mut greeting = Greeting::on(channel);
+    loop {
+        if let Some(hello) = greeting.go_on(channel)? {
+            return Ok(hello);
         }
-    })?;
-    let mut bytes = [0; Hello::LEN];
-    read_first(channel, &mut bytes, until, deadline)?;
-    let hello = Hello::decode(&bytes)?;
-    hello.choose()?;
-    Ok(hello)
+        wait(channel, greeting.waits_for() == PollFlags::POLLOUT, until, deadline)?;
+    }
 }
 
 /// Destination: answers a hello.

@@ -173,6 +173,11 @@ pub trait Guest: Send + Sync {
     /// Source: the destination has everything; this guest never runs here again by itself.
     fn handed_over(&self);
 
+    /// Source, instead of [`Guest::handed_over`]: all of the guest was written down, and nobody is known to run it. It stands still here, and may go on.
+    fn written_down(&self) {
+        self.handed_over();
+    }
+
     /// Destination: which vCPU the thread `tid` runs, for per-vCPU blocktime.
     fn vcpu_of_thread(&self, tid: i32) -> Option<usize>;
 

@@ -228,7 +228,7 @@ impl Progress {
         marks.downtime = marks.stopped.map(|then| now.saturating_sub(then));
     }
 
-    /// Everything, as it stands; `remaining` pages are still to come.
+    /// Everything, as it stands; `remaining` pages are still to come, or all of them if nothing came of it.
     pub fn report(&self, remaining: u64) -> Report {
         let now = self.now();
         let bytes = |phase: Phase| self.bytes[phase as usize].load(Ordering::Relaxed);
@@ -242,7 +242,7 @@ impl Progress {
             error: marks.error.clone(),
             ram: RamReport {
                 transferred: self.transferred(),
-                remaining: remaining * PAGE_SIZE as u64,
+                remaining: if marks.status.came_to_nothing() { self.total } else { remaining * PAGE_SIZE as u64 },
                 total: self.total,
                 duplicate: self.zero.load(Ordering::Relaxed),
                 skipped: self.skipped.load(Ordering::Relaxed),

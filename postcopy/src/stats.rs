@@ -57,6 +57,11 @@ impl Status {
     pub const fn is_ended(self) -> bool {
         matches!(self, Self::None | Self::Cancelled | Self::Completed | Self::Failed)
     }
+
+    /// Whether it ended, and nothing of what was sent is of use to anybody.
+    pub const fn came_to_nothing(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Failed)
+    }
 }
 
 /// Pages and bytes of one migration, by QEMU's field names. Sizes in bytes.
@@ -155,6 +160,11 @@ impl PageMap {
         let buckets = u64::from(buckets).clamp(1, pages.max(1));
         let edge = |n: u64| (u128::from(n) * u128::from(pages) / u128::from(buckets)) as u64;
         Self { pages, arrived: (0..buckets).map(|n| count(edge(n), edge(n + 1))).collect() }
+    }
+
+    /// Where none has arrived.
+    pub fn nothing(pages: u64, buckets: u32) -> Self {
+        Self::new(pages, buckets, |_, _| 0)
     }
 }
 

@@ -17,7 +17,7 @@ use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::source::{self, Limits, SourceHandle};
 use whimbrel_postcopy::stats::Status;
-use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
+use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink};
 use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::{Features, Forward, Header, Hello, tag};
 
@@ -304,7 +304,7 @@ fn a_stream_that_goes_both_ways_carries_a_postcopy() {
     let _destination =
         destination::start_with(arriving.clone(), Box::new(playing), arrived.clone(), Options::default()).unwrap();
     let limits = Limits { policy: source::Policy::AfterPasses(0), ..Limits::default() };
-    let recording = Recording::with_way_back(sink, back).unwrap();
+    let recording = Recording::with_way_back(sink, back, Listening::Needed).unwrap();
     let _source = source::start(leaving.clone(), Arc::new(recording), limits, watch.clone()).unwrap();
     assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
     assert_eq!(arrived.until(&[Status::Completed, Status::Failed]), Status::Completed);
@@ -321,7 +321,7 @@ fn a_destination_that_refuses_is_heard_over_a_stream() {
     let (arriving, arrived) = (TestGuest::new(&[PAGES], false), Watch::new());
     let _destination =
         destination::start_with(arriving, Box::new(playing), arrived.clone(), Options::default()).unwrap();
-    let recording = Recording::with_way_back(sink, back).unwrap();
+    let recording = Recording::with_way_back(sink, back, Listening::Aside).unwrap();
     let source = source::start(leaving.clone(), Arc::new(recording), Limits::default(), watch.clone()).unwrap();
     assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Failed);
     assert!(source.report().error.unwrap().contains("destination"));
@@ -335,7 +335,7 @@ fn words_that_are_no_answer_make_a_stream_go_one_way() {
     printed.write_all(b"gzip: welcome to this program, which has much to say").unwrap();
     let (leaving, watch) = (guest(), Watch::new());
     let sink = Box::new(Descriptor::new(file.try_clone().unwrap().into()).unwrap());
-    let recording = Recording::with_way_back(sink, back.into()).unwrap();
+    let recording = Recording::with_way_back(sink, back.into(), Listening::Aside).unwrap();
     let _source = source::start(leaving.clone(), Arc::new(recording), Limits::default(), watch.clone()).unwrap();
     assert_eq!(watch.until(&[Status::Completed, Status::Failed]), Status::Completed);
     file.rewind().unwrap();

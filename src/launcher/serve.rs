@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,17 +21,77 @@ use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, MOST_FDS, NOT_DONE, Reque
 pub fn serve() -> io::Result<()> {
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     let mut request = vec![0; MAX_REQUEST];
+    let commands = Commands::default();
     loop {
         match recv(&socket, &mut request, RecvFlags::empty()) {
-            Ok((0, _)) => return Ok(()),
-            Ok((count, _)) => answer(socket.as_fd(), launch(&request[..count]))?,
+            Ok((0, _)) => break,
+            Ok((count, _)) => answer(socket.as_fd(), launch(&request[..count], &commands))?,
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+    commands.end();
+    Ok(())
 }
 
-fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
+/// The commands that run. None outlives the machine for which it was started.
+#[derive(Clone, Default)]
+struct Commands(Arc<Mutex<Vec<Pid>>>);
+
+impl Commands {
+    fn lock(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches one that was started, to its end: that is told where it is to be. Whoever closes that place before does not want the command any
+    /// more: it is ended.
+    fn watch(&self, child: Child, tell: Option<io::PipeWriter>) -> io::Result<()> {
+        let pid = Pid::from_child(&child);
+        let ended = pidfd_open(pid, PidfdFlags::empty())?;
+        self.lock().push(pid);
+        let this = self.clone();
+        std::thread::Builder::new().name("wait".into()).spawn(move || this.await_end(child, &ended, tell))?;
+        Ok(())
+    }
+
+    fn await_end(&self, mut child: Child, ended: &OwnedFd, tell: Option<io::PipeWriter>) {
+        let pid = Pid::from_child(&child);
+        let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+        fds.extend(tell.as_ref().map(|tell| PollFd::new(tell.as_fd(), PollFlags::empty())));
+        while let Err(Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
+        if !fds[0].any().unwrap_or(true) {
+            end_group(pid);
+            while let Err(Errno::EINTR) = poll(&mut fds[..1], PollTimeout::NONE) {}
+        }
+        drop(fds);
+        let mut running = self.lock();
+        // From here on its number may become another's.
+        running.retain(|it| *it != pid);
+        let said = match child.wait() {
+            Ok(status) if status.success() => ENDED_WELL.to_vec(),
+            Ok(status) => words(status).into_bytes(),
+            Err(error) => error.to_string().into_bytes(),
+        };
+        drop(running);
+        if let Some(mut tell) = tell {
+            // Nobody may want to know any more.
+            let _ = tell.write_all(&said);
+        }
+    }
+
+    fn end(&self) {
+        for pid in self.lock().iter() {
+            end_group(*pid);
+        }
+    }
+}
+
+/// A command leads a group of its own, with all that the shell started.
+fn end_group(leader: Pid) {
+    let _ = kill_process_group(leader, Signal::TERM);
+}
+
+fn launch(request: &[u8], commands: &Commands) -> io::Result<Vec<OwnedFd>> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let (kind, what) = request.split_first().ok_or_else(invalid)?;
     let what = std::str::from_utf8(what).map_err(|_| invalid())?;
@@ -60,20 +121,20 @@ fn launch(request: &[u8]) -> io::Result<Vec<OwnedFd>> {
             // What it prints is for whoever reads the log: standard output may be the guest's.
             let printed = io::stderr().as_fd().try_clone_to_owned()?;
             let child = shell(what).stdin(read).stdout(printed).spawn()?;
-            Ok(vec![write.into(), tell_end(child)?])
+            Ok(vec![write.into(), tell_end(child, commands)?])
         }
         Request::Writer => {
             let (read, write) = io::pipe()?;
             let (answers, answer) = io::pipe()?;
-            let mut child = shell(what).stdin(answers).stdout(write).spawn()?;
+            let child = shell(what).stdin(answers).stdout(write).spawn()?;
             // Whether it ended well is seen by what it wrote; nobody is told.
-            std::thread::Builder::new().name("wait".into()).spawn(move || drop(child.wait()))?;
+            commands.watch(child, None)?;
             Ok(vec![read.into(), answer.into()])
         }
         Request::Both => {
             let ((input, write), (read, output)) = (io::pipe()?, io::pipe()?);
             let child = shell(what).stdin(input).stdout(output).spawn()?;
-            Ok(vec![write.into(), read.into(), tell_end(child)?])
+            Ok(vec![write.into(), read.into(), tell_end(child, commands)?])
         }
     }
 }
@@ -94,28 +155,11 @@ fn shell(command: &str) -> Command {
     shell
 }
 
-/// Where the child's end will be told. Whoever closes that place before does not want the command any more: it is ended.
-fn tell_end(child: Child) -> io::Result<OwnedFd> {
+/// Where the child's end will be told.
+fn tell_end(child: Child, commands: &Commands) -> io::Result<OwnedFd> {
     let (read, write) = io::pipe()?;
-    let ended = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-    std::thread::Builder::new().name("wait".into()).spawn(move || await_end(child, &ended, write))?;
+    commands.watch(child, Some(write))?;
     Ok(read.into())
-}
-
-fn await_end(mut child: Child, ended: &OwnedFd, mut tell: io::PipeWriter) {
-    let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN), PollFd::new(tell.as_fd(), PollFlags::empty())];
-    while let Err(Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
-    if !fds[0].any().unwrap_or(true) {
-        // It leads a group of its own, with all that the shell started.
-        let _ = kill_process_group(Pid::from_child(&child), Signal::TERM);
-    }
-    let said = match child.wait() {
-        Ok(status) if status.success() => ENDED_WELL.to_vec(),
-        Ok(status) => words(status).into_bytes(),
-        Err(error) => error.to_string().into_bytes(),
-    };
-    // Nobody may want to know any more.
-    let _ = tell.write_all(&said);
 }
 
 fn words(status: ExitStatus) -> String {

@@ -36,6 +36,15 @@ pub(super) enum Hold {
     Released,
 }
 
+/// Where a guest is that a migration took from here, in state `postmigrate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Another process has it and runs it, or may.
+    ForAnotherHost,
+    /// In a file, or wherever else it was written to; it stands still here.
+    WrittenDown,
+}
+
 /// What an operation carries from one to the next.
 pub(super) struct Operation {
     /// How the machine stood before a migration stopped it.
@@ -44,6 +53,8 @@ pub(super) struct Operation {
     pub runs_again: Option<bool>,
     /// See [`Hold`].
     pub hold: Hold,
+    /// See [`Left`].
+    pub guest: Left,
     /// That a reset waits for a vCPU or a device was said.
     waits: bool,
     events: Vec<MachineEvent>,
@@ -51,7 +62,8 @@ pub(super) struct Operation {
 
 impl Operation {
     pub(super) const fn new(hold: Hold) -> Self {
-        Self { before_migration: None, runs_again: None, hold, waits: false, events: Vec::new() }
+        let guest = Left::ForAnotherHost;
+        Self { before_migration: None, runs_again: None, hold, guest, waits: false, events: Vec::new() }
     }
 
     pub(super) fn tell(&mut self, event: MachineEvent) {
@@ -100,6 +112,14 @@ impl Machine {
         }
         *state = next;
         Ok(())
+    }
+
+    /// From `postmigrate` to `paused`: only for a guest that was written down, never for one that another host has.
+    fn go_on_after_writing(&self) {
+        let mut state = self.run_state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == RunState::Postmigrate {
+            *state = RunState::Paused;
+        }
     }
 
     /// Stops every vCPU and the input, and deals with what the guest asked for on the way.
@@ -162,13 +182,25 @@ impl Machine {
         })
     }
 
-    /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there) and in `postmigrate`.
+    /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there), and in `postmigrate` unless the guest was only written
+    /// down.
     pub fn cont(&self) -> Result<(), MachineError> {
         let refused = |words: &str| Err(MachineError::Refused(words.into()));
         self.command(|operation| match self.run_state() {
             RunState::Running => Ok(()),
             RunState::Prelaunch | RunState::Paused => {
                 self.take(operation)?;
+                self.become_state(RunState::Running)?;
+                operation.tell(MachineEvent::Resume);
+                self.thaw();
+                self.network.runs();
+                Ok(())
+            }
+            RunState::Postmigrate if operation.guest == Left::WrittenDown => {
+                // Whoever has read it meanwhile and runs it has its disks, too: then it does not run here.
+                self.take(operation)?;
+                operation.guest = Left::ForAnotherHost;
+                self.go_on_after_writing();
                 self.become_state(RunState::Running)?;
                 operation.tell(MachineEvent::Resume);
                 self.thaw();
@@ -230,6 +262,9 @@ impl Machine {
             }
             // Its state may be on its way already, without the press.
             RunState::FinishMigrate => refused("the guest is about to run at the destination: press the button there"),
+            RunState::Postmigrate if operation.guest == Left::WrittenDown => {
+                refused("the guest stands still since it was written: cont goes on with it first")
+            }
             RunState::Postmigrate => refused("the guest runs at the destination: press the button there"),
             // Refused by `command` already.
             RunState::Inmigrate => refused("the guest has not arrived yet"),
@@ -245,6 +280,7 @@ impl Machine {
         if self.run_state() == RunState::Postmigrate {
             // A guest that took its RAM along runs in it.
             self.ram.leave().map_err(MachineError::Memory)?;
+            operation.guest = Left::ForAnotherHost;
         }
         self.switched_on.chipset.load(&self.vm)?;
         for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {

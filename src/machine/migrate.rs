@@ -14,6 +14,7 @@ use whimbrel_postcopy::ram::{BlockId, PageRun};
 use whimbrel_postcopy::throttle::Throttle;
 use whimbrel_postcopy::wire::grammar::StateLayout;
 
+use super::lifecycle::Left;
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::kvm::GuestRam;
 use crate::sandbox::{self, Thread};
@@ -250,10 +251,24 @@ impl Guest for Machine {
         let result = self.operate(|operation| {
             operation.before_migration = None;
             self.network.left();
-            self.become_state(RunState::Postmigrate)
+            self.become_state(RunState::Postmigrate)?;
+            operation.guest = Left::ForAnotherHost;
+            Ok::<_, MachineError>(())
         });
         if let Err(error) = result {
             log::error!("a guest was handed over that was not stopped for it: {error}");
+        }
+    }
+
+    fn written_down(&self) {
+        let result = self.operate(|operation| {
+            operation.before_migration = None;
+            self.become_state(RunState::Postmigrate)?;
+            operation.guest = Left::WrittenDown;
+            Ok::<_, MachineError>(())
+        });
+        if let Err(error) = result {
+            log::error!("a guest was written down that was not stopped for it: {error}");
         }
     }
 

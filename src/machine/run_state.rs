@@ -10,6 +10,7 @@
 //!                        postmigrate              running --> internal-error
 //! ```
 //! What stands still or runs here may become `inmigrate`, for a snapshot to take its place; from there `internal-error`, if that fails.
+//! `cont` after a migration that only wrote the guest down leads from `postmigrate` to `running`: see `Machine::cont`.
 //! Everything but `shutdown` may become `shutdown`. A migration of a stopped machine goes through
 //! `finish-migrate` too.
 
@@ -26,7 +27,7 @@ pub enum RunState {
     Paused,
     /// Stopped by a migration that ends.
     FinishMigrate,
-    /// The guest went to another host.
+    /// The guest went to another host, or was written down.
     Postmigrate,
     /// KVM gave up on the guest.
     InternalError,

@@ -9,8 +9,8 @@ use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, Slowing, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
-use whimbrel_postcopy::stream::Saving;
 use whimbrel_postcopy::stream::mapped::Access;
+use whimbrel_postcopy::stream::{Listening, Saving};
 use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
@@ -18,7 +18,7 @@ use super::capabilities::{Capabilities, Capability};
 use super::links::{connector, listen, listen_again};
 use super::parameters::{Compression, Parameters};
 use super::rules::{self, Route, Subject};
-use super::streams::{Answers, Form, Streams};
+use super::streams::{Form, Streams};
 use super::uri::{Stream, Uri};
 use crate::dirty::{DirtyRate, Dirtying, Plan, VcpuDirtyLimit};
 use crate::machine::{Machine, RunState};
@@ -217,13 +217,17 @@ impl Migration {
         Ok(())
     }
 
-    /// Where a guest that leaves on `stream` goes. Whoever may want postcopy waits for an answer there.
+    /// Where a guest that leaves on `stream` goes. What only a destination that answers can take begins with its answer.
     fn record(&self, stream: &Stream, settings: &Settings) -> Result<Arc<dyn Connector>, MigrationError> {
-        let answers = match settings.capabilities.get(Capability::PostcopyRam) {
-            true => Answers::Wanted,
-            false => Answers::Unwanted,
+        let by_postcopy = settings.parameters.postcopy_policy != Policy::Manual;
+        let listening = if by_postcopy || encoding(settings).contents != Contents::Whole {
+            Listening::Needed
+        } else if settings.capabilities.get(Capability::PostcopyRam) {
+            Listening::Wished
+        } else {
+            Listening::Aside
         };
-        Ok(self.streams.record(stream, form(settings), answers)?)
+        Ok(self.streams.record(stream, form(settings), listening)?)
     }
 
     /// `migrate -r URI`: joins a paused postcopy again.

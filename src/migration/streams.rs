@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use whimbrel_postcopy::channel::{Acceptor, ChannelError, Connector};
 use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
-use whimbrel_postcopy::stream::{Descriptor, Paging, Playing, Recording, Sink};
+use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink};
 
 use super::uri::{Reading, Stream};
 use crate::fds::NamedFds;
@@ -70,15 +70,6 @@ pub enum Form {
     Mapped(Access),
 }
 
-/// Whether a guest that leaves on a stream waits for somebody to answer there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answers {
-    /// Yes, for a while: it can go on by postcopy then.
-    Wanted,
-    /// No.
-    Unwanted,
-}
-
 /// Opens streams: by the launcher, and with the descriptors that clients handed over.
 #[derive(Debug)]
 pub struct Streams {
@@ -92,8 +83,8 @@ impl Streams {
         Self { launcher, fds }
     }
 
-    /// Where a guest is written to, and whether it wants to be answered.
-    pub fn record(&self, stream: &Stream, form: Form, answers: Answers) -> Result<Arc<dyn Connector>, StreamError> {
+    /// Where a guest is written to, and how long somebody who may answer there is listened for.
+    pub fn record(&self, stream: &Stream, form: Form, listening: Listening) -> Result<Arc<dyn Connector>, StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
         if let Form::Mapped(access) = form {
             let (path, offset) = match stream {
@@ -104,43 +95,36 @@ impl Streams {
             let file = self.open(path, raise)?;
             return Ok(Arc::new(MappedRecording::new(file, offset, access).map_err(raise)?));
         }
-        match self.open_to_write(stream, answers)? {
-            (sink, None) => Ok(Arc::new(Recording::new(sink))),
-            (sink, Some(back)) => Ok(Arc::new(Recording::with_way_back(sink, back).map_err(raise)?)),
+        let (sink, back): (Box<dyn Sink>, _) = match stream {
+            Stream::Exec(command) => {
+                let Talker { to, from, end } = self.launcher.both(command)?;
+                (Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from))
+            }
+            Stream::Fd(name) => {
+                let descriptor = self.descriptor(name)?;
+                let back = way_back(&descriptor).map_err(raise)?;
+                (Box::new(Descriptor::new(descriptor).map_err(raise)?), back)
+            }
+            Stream::File { .. } => (self.sink(stream)?, None),
+        };
+        match back {
+            None => Ok(Arc::new(Recording::new(sink))),
+            Some(back) => Ok(Arc::new(Recording::with_way_back(sink, back, listening).map_err(raise)?)),
         }
     }
 
-    /// Where a guest is written to that stays.
+    /// Where a guest is written to that stays: nobody can answer.
     pub fn sink(&self, stream: &Stream) -> Result<Box<dyn Sink>, StreamError> {
-        self.open_to_write(stream, Answers::Unwanted).map(|(sink, _)| sink)
-    }
-
-    fn open_to_write(
-        &self,
-        stream: &Stream,
-        answers: Answers,
-    ) -> Result<(Box<dyn Sink>, Option<OwnedFd>), StreamError> {
         let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
-        match (stream, answers) {
-            (Stream::Exec(command), Answers::Unwanted) => {
+        match stream {
+            Stream::Exec(command) => {
                 let Reader { pipe, end } = self.launcher.reader(command)?;
-                Ok((Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }), None))
+                Ok(Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }))
             }
-            (Stream::Exec(command), Answers::Wanted) => {
-                let Talker { to, from, end } = self.launcher.both(command)?;
-                Ok((Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from)))
-            }
-            (Stream::Fd(name), answers) => {
-                let descriptor = self.descriptor(name)?;
-                let back = match answers {
-                    Answers::Wanted => way_back(&descriptor).map_err(raise)?,
-                    Answers::Unwanted => None,
-                };
-                Ok((Box::new(Descriptor::new(descriptor).map_err(raise)?), back))
-            }
-            (Stream::File { reading: Reading::OnDemand, .. }, _) => Err(StreamError::Lazy(stream.clone())),
-            (Stream::File { path, offset, .. }, _) => {
-                Ok((Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?), None))
+            Stream::Fd(name) => Ok(Box::new(Descriptor::new(self.descriptor(name)?).map_err(raise)?)),
+            Stream::File { reading: Reading::OnDemand, .. } => Err(StreamError::Lazy(stream.clone())),
+            Stream::File { path, offset, .. } => {
+                Ok(Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?))
             }
         }
     }

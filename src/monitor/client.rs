@@ -34,6 +34,8 @@ pub struct Client {
     outbox: Outbox,
     /// Readiness is reported once, when it begins: it is kept here until a read says otherwise.
     readable: bool,
+    /// It has said something.
+    spoke: bool,
     state: State,
     next_tick: Option<Instant>,
 }
@@ -43,7 +45,7 @@ impl Client {
     pub fn new(wire: Wire, mut session: Box<dyn Session>) -> Self {
         let mut outbox = Outbox::default();
         session.greet(outbox.buffer());
-        Self { wire, session, outbox, readable: true, state: State::Open, next_tick: None }
+        Self { wire, session, outbox, readable: true, spoke: false, state: State::Open, next_tick: None }
     }
 
     /// Asks for readiness of the wire under `token`.
@@ -82,6 +84,11 @@ impl Client {
         self.session.tick_every().filter(|_| self.state == State::Open)
     }
 
+    /// Whether it came by itself and has said nothing so far: another may have its place.
+    pub fn is_silent(&self) -> bool {
+        !self.spoke && self.wire.output.is_none()
+    }
+
     /// Whether it waits for a migration.
     pub fn is_waiting(&self) -> bool {
         self.tick_every().is_some()
@@ -114,6 +121,7 @@ impl Client {
         match self.wire.read(&mut chunk) {
             Ok((0, _)) => self.state = State::Closing,
             Ok((count, fds)) => {
+                self.spoke = true;
                 if !fds.is_empty() {
                     self.session.hand(fds);
                 }

@@ -29,8 +29,10 @@ use crate::migration::{MigrationEvent, Side};
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const FIRST_FREE: usize = 2;
-/// Clients served at once; more are turned away.
+/// Clients served at once. One more takes the place of that which has been silent for longest, or is turned away if all have spoken.
 const MAX_CLIENTS: usize = 64;
+/// A host that has no descriptor left for a client is asked for one again so much later.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why the monitor could not be set up or go on.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,8 @@ pub struct MainLoop {
     balloon: Throttle,
     /// The guest is beyond help, but a client may want to look.
     panicked: bool,
+    /// Where clients wait for whom the host had no descriptor, and when it is asked again.
+    waiting: Option<(Token, Instant)>,
 }
 
 impl MainLoop {
@@ -99,6 +103,7 @@ impl MainLoop {
             next_token: FIRST_FREE,
             balloon: Throttle::default(),
             panicked: false,
+            waiting: None,
         };
         for monitor in monitors {
             this.open_monitor(monitor)?;
@@ -167,6 +172,9 @@ impl MainLoop {
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
+            }
+            if let Some((token, _)) = self.waiting.take_if(|(_, at)| *at <= Instant::now()) {
+                self.accept(token);
             }
             let mut signalled = false;
             for event in &events {
@@ -264,7 +272,8 @@ impl MainLoop {
             true => Some(Duration::ZERO),
             false => {
                 let ticks = self.clients.values().filter_map(Client::next_tick);
-                let next = ticks.chain(self.balloon.deadline()).min();
+                let again = self.waiting.map(|(_, at)| at);
+                let next = ticks.chain(self.balloon.deadline()).chain(again).min();
                 next.map(|at| at.saturating_duration_since(Instant::now()))
             }
         }
@@ -279,7 +288,7 @@ impl MainLoop {
             let face = *face;
             match listener.accept() {
                 Ok(None) => return,
-                Ok(Some(_)) if self.clients.len() >= MAX_CLIENTS => {
+                Ok(Some(_)) if self.clients.len() >= MAX_CLIENTS && !self.drop_silent() => {
                     log::warn!("turning a monitor client away: {MAX_CLIENTS} are connected");
                 }
                 Ok(Some(wire)) => {
@@ -288,12 +297,27 @@ impl MainLoop {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                // Who says nothing must not use up what the machine needs.
+                Err(error) if lacks_descriptors(&error) && self.drop_silent() => {}
                 Err(error) => {
                     log::warn!("cannot accept a monitor client: {error}");
+                    if lacks_descriptors(&error) {
+                        self.waiting = Some((token, Instant::now() + ACCEPT_AGAIN));
+                    }
                     return;
                 }
             }
         }
+    }
+
+    /// Ends the client that came first of those that have said nothing; `false` if there is none.
+    fn drop_silent(&mut self) -> bool {
+        // Tokens are given in the order in which clients come.
+        let silent = self.clients.iter().find(|(_, client)| client.is_silent()).map(|(token, _)| *token);
+        let Some(client) = silent.and_then(|token| self.clients.remove(&token)) else { return false };
+        log::warn!("a monitor client that has said nothing is let go of, for another has come");
+        client.deregister(self.poll.registry());
+        true
     }
 
     /// Empties the signal stream; whether there was a signal.
@@ -332,6 +356,10 @@ fn incoming_failure(event: &MigrationEvent, vm: &dyn Vm) -> Option<String> {
         }
         _ => None,
     }
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// A stream that becomes readable when a signal asks for the end.

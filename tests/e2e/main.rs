@@ -16,6 +16,7 @@ mod live_upgrade;
 mod mapped;
 mod migrate;
 mod monitor;
+mod one_way;
 mod output;
 mod paused;
 mod postcopy_break;

@@ -145,6 +145,66 @@ fn without_a_launcher_no_command_runs_and_no_file_is_made() {
 }
 
 #[test]
+fn a_guest_that_was_only_written_down_goes_on_and_is_written_again() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let mut vm = machine().boot_and_begin(WORKLOAD);
+    let mapped = json!({"capabilities": [{"capability": "mapped-ram", "state": true}]});
+    for (name, uri) in [("file", "file:"), ("command", "exec:cat > "), ("mapped", "file:")] {
+        let file = path(name);
+        if name == "mapped" {
+            vm.qmp.run("migrate-set-capabilities", mapped.clone());
+        } else {
+            vm.qmp.run("stop", json!({}));
+        }
+        vm.migrate(&format!("{uri}{file}"));
+        vm.qmp.await_migration("completed");
+        assert_eq!(vm.qmp.status(), "postmigrate", "{name}");
+        // It stands still: whoever wants it once more says so first.
+        assert!(vm.qmp.refused("migrate", json!({"uri": "file:/nowhere"})).contains("postmigrate"));
+        vm.qmp.run("cont", json!({}));
+        assert_eq!(vm.qmp.status(), "running", "{name}");
+        vm.guest.assert_whole();
+    }
+    for name in ["file", "mapped"] {
+        let mut read = arrive(&machine(), &format!("file:{}", path(name)));
+        read.qmp.await_migration("completed");
+        if read.qmp.status() == "paused" {
+            read.qmp.run("cont", json!({}));
+        }
+        read.guest.assert_whole();
+        assert_eq!(read.end_guest(), 0);
+    }
+    assert_eq!(vm.end_guest(), 0);
+}
+
+#[test]
+fn a_migration_that_came_to_nothing_has_moved_nothing() {
+    if !host::has_kvm() {
+        return;
+    }
+    let mut vm = machine().boot_and_begin(WORKLOAD);
+    let arrived = |vm: &mut Vm| vm.qmp.query("x-query-migrate-pages")["arrived"].as_u64().unwrap_or(0);
+    assert_eq!(arrived(&mut vm), 0);
+    for (uri, end) in [("tcp:127.0.0.1:1", "failed"), ("exec:head -c 3000000 > /dev/null", "failed")] {
+        vm.migrate(uri);
+        vm.qmp.await_migration(end);
+        assert_eq!(arrived(&mut vm), 0, "{uri}");
+        let ram = vm.qmp.query("query-migrate")["ram"].clone();
+        assert!(ram.is_null() || ram["remaining"] == ram["total"], "{uri}: {ram}");
+    }
+    vm.migrate("exec:sleep 60");
+    vm.qmp.await_migration("active");
+    vm.qmp.run("migrate_cancel", json!({}));
+    vm.qmp.await_migration("cancelled");
+    assert_eq!(arrived(&mut vm), 0);
+    assert_eq!(vm.end_guest(), 0);
+}
+
+#[test]
 fn a_stream_that_was_cut_starts_no_guest() {
     if !host::has_kvm() {
         return;

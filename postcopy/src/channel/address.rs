@@ -2,14 +2,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::Backlog;
 
 use super::{Channel, ChannelError, DestinationTls, KEEPALIVE, SourceTls, Wake, listen_private};
+use crate::wire::Features;
 
 /// How long a connection attempt may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -18,12 +20,33 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub trait Connector: Send + Sync {
     /// A new channel.
     fn connect(&self) -> io::Result<Channel>;
+
+    /// Whether what goes over the channels is only written down, in a file or for a reader who has not been heard of: then nobody is known to run the
+    /// guest once the migration is over. Certain from the moment at which the guest was handed over.
+    fn only_keeps(&self) -> bool {
+        false
+    }
+
+    /// What the destination can do, where it was heard of only after the channels had been opened and answered in its place.
+    fn joined_late(&self) -> Option<Features> {
+        None
+    }
 }
 
 /// Gives the channels that a source opens.
 pub trait Acceptor: Send {
     /// Waits for the next channel, or for `wake`.
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError>;
+
+    /// Where anybody can connect: what is readable while connections wait. They are taken with [`Acceptor::try_accept`] then.
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Takes a connection that waits. `WouldBlock` if none does, as it is where nobody can connect.
+    fn try_accept(&self) -> io::Result<Channel> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 /// `tcp:HOST:PORT`.
@@ -140,6 +163,7 @@ impl Listener {
     pub fn tcp(address: &TcpAddress) -> io::Result<Self> {
         let listener = TcpListener::bind((address.host.as_str(), address.port))?;
         listener.set_nonblocking(true)?;
+        wait_in_line(&listener)?;
         Ok(Self { socket: Socket::Tcp(listener), keepalive: KEEPALIVE, tls: None })
     }
 
@@ -154,6 +178,7 @@ impl Listener {
             other => other?,
         };
         listener.set_nonblocking(true)?;
+        wait_in_line(&listener)?;
         Ok(Self { socket: Socket::Unix(listener, path.clone()), keepalive: KEEPALIVE, tls: None })
     }
 
@@ -190,12 +215,24 @@ impl Listener {
         })
     }
 
-    fn try_accept(&self) -> io::Result<OwnedFd> {
+    fn take(&self) -> io::Result<OwnedFd> {
         match &self.socket {
             Socket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
             Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| stream.into()),
         }
     }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix(listener, _) => listener.as_fd(),
+        }
+    }
+}
+
+/// As many connections as the host allows may wait to be accepted: where they may not, a source tries again a second later, behind strangers.
+fn wait_in_line(listener: &impl AsFd) -> io::Result<()> {
+    Ok(nix::sys::socket::listen(listener, Backlog::MAXCONN)?)
 }
 
 /// Whether a socket file exists that nobody answers on.
@@ -207,17 +244,11 @@ impl Acceptor for Listener {
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
         loop {
             match self.try_accept() {
-                Ok(socket) => return Ok(self.channel(socket)?),
+                Ok(channel) => return Ok(channel),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The peer gave up between connecting and being accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(ChannelError::Io(error)),
             }
-            let socket = match &self.socket {
-                Socket::Tcp(listener) => listener.as_fd(),
-                Socket::Unix(listener, _) => listener.as_fd(),
-            };
-            let mut fds = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+            let mut fds = [PollFd::new(self.fd(), PollFlags::POLLIN), PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
             match nix::poll::poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(error) => return Err(ChannelError::Io(error.into())),
@@ -225,6 +256,21 @@ impl Acceptor for Listener {
             if fds[1].revents().is_some_and(|events| !events.is_empty()) {
                 wake.clear();
                 return Err(ChannelError::Interrupted);
+            }
+        }
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd())
+    }
+
+    fn try_accept(&self) -> io::Result<Channel> {
+        loop {
+            match self.take() {
+                Ok(socket) => return self.channel(socket),
+                // The peer gave up between connecting and being accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
             }
         }
     }

@@ -161,6 +161,19 @@ impl Channel {
         let _ = raw::send(self.as_fd(), &[RawSlice::of(bytes)]);
     }
 
+    /// Whether it is one with TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Says something if the channel takes it at once.
+    pub(crate) fn say_at_once(&self, bytes: &[u8]) {
+        match &self.tls {
+            None => self.say_in_clear(bytes),
+            Some(tls) => drop(tls.send(self.as_fd(), &[RawSlice::of(bytes)], &mut 0)),
+        }
+    }
+
     /// Whether bytes were received that a poll does not see, because they wait to be taken out of TLS.
     pub(crate) fn holds_received(&self) -> bool {
         self.tls.as_ref().is_some_and(Tls::holds)

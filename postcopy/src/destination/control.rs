@@ -177,9 +177,13 @@ impl DestinationHandle {
         report
     }
 
-    /// Which pages are here, in so many parts of guest RAM. Reads the bits as they are: takes no lock and holds nobody up.
+    /// Which pages are here, in so many parts of guest RAM: none of a guest that will not arrive. Reads the bits as they are: takes no lock over
+    /// them and holds nobody up.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let received = self.shared.tracker.received();
+        if self.shared.progress.status().came_to_nothing() {
+            return PageMap::nothing(received.pages(), buckets);
+        }
         PageMap::new(received.pages(), buckets, |start, end| received.count_range(start, end))
     }
 

@@ -1,7 +1,9 @@
 //! The channels of one migration, accepted from whoever connects.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::lobby::Lobby;
 use super::multifd::Multifd;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, TlsError};
 use crate::encoding::Unpacker;
@@ -14,6 +16,20 @@ pub(super) const READ_BUFFER: usize = 1024 * 1024;
 
 /// So many multifd channels a migration may have: each has a thread and a buffer here.
 const MOST_MULTIFD: usize = u8::MAX as usize;
+
+/// So many sources may have begun to open channels: who says a right hello may be a stranger all the same, and the first whose channels are all here
+/// is the one.
+const MOST_PARTIES: usize = 8;
+/// For so long a source may take to its next channel.
+const PARTY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A source, not all of whose channels are here.
+struct Party {
+    token: Token,
+    control: Channel,
+    multifd: Vec<Arc<Channel>>,
+    until: Instant,
+}
 
 /// One connection to the source.
 pub(super) struct Link {
@@ -34,34 +50,25 @@ impl Link {
         until: &Until<'_>,
         begin: impl FnOnce(Vec<Arc<Channel>>) -> std::io::Result<Multifd>,
     ) -> Result<Self, MigrationError> {
-        let (mut control, mut token): (Option<Channel>, Option<Token>) = (None, rejoin);
-        let mut multifd = Vec::new();
+        let mut lobby = Lobby::new(acceptor);
+        let mut parties: Vec<Party> = Vec::new();
         loop {
-            let channel = match acceptor.accept(until.wake) {
-                // Most often the fault loop that lost its old channel; only the end of the process ends this wait.
-                Err(ChannelError::Interrupted) if !(until.give_up)() => continue,
-                accepted => accepted.map_err(lost)?,
-            };
-            let hello = match greeting::hello(&channel, until) {
-                Ok(hello) => hello,
-                Err(error @ ChannelError::Interrupted) => return Err(lost(error)),
-                Err(error) => {
-                    turn_away(&channel, &sentence(&error), until);
-                    continue;
-                }
-            };
-            if control.as_ref().is_some_and(Channel::is_closed) {
-                // A source that died between its two channels must not keep the next one out.
-                (control, token) = (None, rejoin);
-                multifd.clear();
-            }
-            let other = |control: &Channel| control.peer_certificate() != channel.peer_certificate();
-            if control.as_ref().is_some_and(other) {
-                turn_away(&channel, &TlsError::OtherCertificate.to_string(), until);
+            // A source that died between two of its channels must not keep the next one out, nor one that does not go on.
+            let now = Instant::now();
+            parties.retain(|party| party.until > now);
+            let deadline = parties.iter().map(|party| party.until).min();
+            let next = lobby.next(deadline, until).map_err(lost)?;
+            parties.retain(|party| !party.control.is_closed());
+            let Some((channel, hello)) = next else { continue };
+            let at = parties.iter().position(|party| party.token == hello.token);
+            let party = at.map(|at| &parties[at]);
+            let other = |party: &Party| party.control.peer_certificate() != channel.peer_certificate();
+            if party.is_some_and(other) {
+                lobby.turn_away(&channel, &TlsError::OtherCertificate.to_string());
                 continue;
             }
-            if let Err(why) = fits(&hello, control.is_some(), token, rejoin.is_some(), multifd.len()) {
-                turn_away(&channel, why, until);
+            if let Err(why) = fits(&hello, party, rejoin, parties.is_empty()) {
+                lobby.turn_away(&channel, why);
                 continue;
             }
             let version = hello.choose().map_err(|error| lost(error.into()))?;
@@ -70,18 +77,28 @@ impl Link {
                 log::warn!("a connection ended before it was answered: {}", sentence(&error));
                 continue;
             }
-            token = Some(hello.token);
-            match hello.kind {
-                ChannelKind::Control => control = Some(channel),
-                ChannelKind::Multifd => multifd.push(Arc::new(channel)),
-                ChannelKind::Demand => {
-                    let Some(control) = control.take() else { continue };
+            match (hello.kind, at) {
+                (ChannelKind::Control, _) => {
+                    if parties.len() == MOST_PARTIES {
+                        parties.remove(0);
+                    }
+                    let until = Instant::now() + PARTY_PATIENCE;
+                    parties.push(Party { token: hello.token, control: channel, multifd: Vec::new(), until });
+                }
+                (ChannelKind::Multifd, Some(at)) => {
+                    parties[at].multifd.push(Arc::new(channel));
+                    parties[at].until = Instant::now() + PARTY_PATIENCE;
+                }
+                (ChannelKind::Demand, Some(at)) => {
+                    let Party { control, multifd, token, .. } = parties.swap_remove(at);
                     let reader = MessageReader::new(Arc::new(control), READ_BUFFER);
                     channel.mark_interactive();
                     let multifd = begin(multifd)?;
                     let unpacker = Unpacker::default();
-                    return Ok(Self { reader, unpacker, demand: Arc::new(channel), multifd, token: hello.token });
+                    return Ok(Self { reader, unpacker, demand: Arc::new(channel), multifd, token });
                 }
+                // Turned away above.
+                (ChannelKind::Multifd | ChannelKind::Demand, None) => {}
             }
         }
     }
@@ -100,36 +117,25 @@ impl Link {
     }
 }
 
-fn turn_away(channel: &Channel, why: &str, until: &Until<'_>) {
-    log::warn!("a connection was turned away: {why}");
-    // A stranger that does not listen is no concern of ours.
-    let _ = greeting::answer(channel, &Answer::Refused(why.to_owned()), until);
-}
-
-/// Whether the channel belongs to the migration that is awaited.
-fn fits(
-    hello: &Hello,
-    has_control: bool,
-    token: Option<Token>,
-    rejoin: bool,
-    multifd: usize,
-) -> Result<(), &'static str> {
-    if hello.recover != rejoin {
-        return Err(if rejoin {
-            "a paused migration is awaited here, not a new one"
-        } else {
+/// Whether the channel belongs to the migration that is awaited, or may be the first of one; `party` is what has come of its migration.
+fn fits(hello: &Hello, party: Option<&Party>, rejoin: Option<Token>, alone: bool) -> Result<(), &'static str> {
+    if hello.recover != rejoin.is_some() {
+        return Err(if hello.recover {
             "no paused migration is here"
+        } else {
+            "a paused migration is awaited here, not a new one"
         });
     }
-    if token.is_some_and(|token| token != hello.token) {
+    if rejoin.is_some_and(|token| token != hello.token) {
         return Err("it belongs to another migration");
     }
-    match (hello.kind, has_control) {
-        (ChannelKind::Control, false) | (ChannelKind::Demand, true) => Ok(()),
-        (ChannelKind::Multifd, true) if multifd < MOST_MULTIFD => Ok(()),
-        (ChannelKind::Multifd, true) => Err("it has more multifd channels than a migration may have"),
-        (ChannelKind::Control, true) => Err("there is a control channel already"),
-        (ChannelKind::Demand | ChannelKind::Multifd, false) => Err("the control channel must come first"),
+    match (hello.kind, party) {
+        (ChannelKind::Control, None) | (ChannelKind::Demand, Some(_)) => Ok(()),
+        (ChannelKind::Multifd, Some(party)) if party.multifd.len() < MOST_MULTIFD => Ok(()),
+        (ChannelKind::Multifd, Some(_)) => Err("it has more multifd channels than a migration may have"),
+        (ChannelKind::Control, Some(_)) => Err("there is a control channel already"),
+        (ChannelKind::Demand | ChannelKind::Multifd, None) if alone => Err("the control channel must come first"),
+        (ChannelKind::Demand | ChannelKind::Multifd, None) => Err("it belongs to another migration"),
     }
 }
 

@@ -13,6 +13,7 @@ mod faults;
 mod intake;
 mod latency;
 mod link;
+mod lobby;
 mod multifd;
 mod place;
 mod populate;

@@ -137,6 +137,8 @@ pub fn start_with(
     multifd: Multifd,
 ) -> io::Result<SourceHandle> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
+    // Until a destination is there every page is still to be sent to it.
+    pending.set_all();
     let released = limits.release.then(|| Arc::new(Released::new(guest.ram())));
     // Which pages have come is told of one channel at a time.
     let multifd = Multifd { postcopy: multifd.postcopy && released.is_none(), ..multifd };
@@ -230,9 +232,13 @@ impl SourceHandle {
         self.shared.progress.report(self.shared.pending.count())
     }
 
-    /// Which pages need not be sent (any more), in so many parts of guest RAM. Reads the bits as they are: takes no lock and holds nobody up.
+    /// Which pages need not be sent (any more), in so many parts of guest RAM: none of a migration that failed or was cancelled. Reads the bits
+    /// as they are: takes no lock over them and holds nobody up.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let pending = &self.shared.pending;
+        if self.shared.progress.status().came_to_nothing() {
+            return PageMap::nothing(pending.pages(), buckets);
+        }
         PageMap::new(pending.pages(), buckets, |start, end| end - start - pending.count_range(start, end))
     }
 

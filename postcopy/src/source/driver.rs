@@ -49,6 +49,10 @@ pub(super) struct Driver {
     /// What the migration began with.
     pub(super) encoding: Encoding,
     seen_pass: u32,
+    /// A destination that was heard late is known.
+    knows_late: bool,
+    /// Nobody is known to run the guest that was handed over.
+    only_keeps: bool,
     releaser: Option<Releaser>,
 }
 
@@ -66,6 +70,8 @@ impl Driver {
             outgoing: Outgoing::default(),
             encoding,
             seen_pass: 0,
+            knows_late: false,
+            only_keeps: false,
             releaser,
         }
     }
@@ -156,6 +162,10 @@ impl Driver {
             source = source.releasing(released.clone());
         }
         loop {
+            if let Some(features) = connector.joined_late().filter(|_| !std::mem::replace(&mut self.knows_late, true)) {
+                source.joined(features);
+                shared.no_postcopy.store(!features.contains(Features::POSTCOPY), Ordering::Release);
+            }
             let action = source.next(shared.progress.now());
             self.tell(&source);
             if action == Action::End {
@@ -167,6 +177,7 @@ impl Driver {
                 break;
             }
             let pauses = action == Action::Pause;
+            self.only_keeps = action == Action::HandedOver && connector.only_keeps();
             if let Err(error) = catch(SOURCE, || self.carry_out(action, &mut source, &mut link)) {
                 if pauses && matches!(error, MigrationError::Panicked { .. }) {
                     // However far it came, the guest is to run on.
@@ -331,7 +342,10 @@ impl Driver {
             }
             Action::HandOver => source.try_hand_over(self.shared.close_door()),
             Action::HandedOver => {
-                guest.handed_over();
+                match self.only_keeps {
+                    true => guest.written_down(),
+                    false => guest.handed_over(),
+                }
                 self.enter(Status::Completed);
             }
             Action::Wait(until) => self.wait(until, source, link)?,

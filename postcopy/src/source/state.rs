@@ -205,6 +205,11 @@ impl Source {
         self.limits = Limits { policy, ..limits };
     }
 
+    /// A destination with these features is there now, where nobody had been heard of before.
+    pub fn joined(&mut self, features: Features) {
+        self.destination = features;
+    }
+
     /// Whether a bandwidth limit holds for the pages that are sent now.
     pub fn is_limited(&self) -> bool {
         match &self.state {

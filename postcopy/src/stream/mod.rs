@@ -22,6 +22,7 @@
 
 mod chunk;
 mod contents;
+mod ear;
 mod index;
 pub mod mapped;
 mod multiplex;
@@ -36,7 +37,7 @@ mod write;
 pub use index::Outline;
 pub use page::Paging;
 pub use play::Playing;
-pub use record::{Descriptor, Recording, Sink};
+pub use record::{Descriptor, Listening, Recording, Sink};
 pub use save::{Saving, Way, save};
 
 use std::io;

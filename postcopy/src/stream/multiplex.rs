@@ -24,7 +24,8 @@ const READ: usize = 256 * 1024;
 /// Both channels are gone: for so long the stream may still take their last words, in milliseconds.
 const LAST_WORDS: u16 = 1000;
 
-/// The demand channel's place among the lines, and its number in frames; the control channel's is 0.
+/// The channels' places among the lines, and their numbers in frames.
+const CONTROL: usize = 0;
 const DEMAND: usize = 1;
 
 /// One channel, as this end of the stream has it.
@@ -74,6 +75,22 @@ impl<'a> Multiplex<'a> {
         }
     }
 
+    /// With the next of what comes over the stream read already.
+    pub fn with_read(mut self, bytes: &[u8]) -> Self {
+        self.read.extend_from_slice(bytes);
+        self
+    }
+
+    /// With the first of what this side's control channel has to say: read off it already.
+    pub fn with_control(mut self, bytes: &[u8]) -> Self {
+        for piece in bytes.chunks(MOST) {
+            self.out.extend_from_slice(&[CONTROL as u8, 0, 0, 0]);
+            self.out.extend_from_slice(&(piece.len() as u32).to_le_bytes());
+            self.out.extend_from_slice(piece);
+        }
+        self
+    }
+
     /// To the end of both channels. An error of the stream ends them, too.
     pub fn run(mut self) -> Result<(), ChannelError> {
         let ended = self.pump();
@@ -114,7 +131,7 @@ impl<'a> Multiplex<'a> {
 
     /// Makes a frame of what a channel has to say, the demand channel first; `false` if none has anything.
     fn next_frame(&mut self) -> io::Result<bool> {
-        for number in [DEMAND, 1 - DEMAND] {
+        for number in [DEMAND, CONTROL] {
             let line = &mut self.lines[number];
             if !line.sends {
                 continue;

@@ -10,10 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
-use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking};
+use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking, welcomed};
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
-use crate::wire::{Answer, ChannelKind, Forward, Hello, tag};
+use crate::wire::{Answer, ChannelKind, Features, Forward, Header, Hello, tag};
 
 /// Between the state and the end of the stream there is little; more is not waited with, in bytes.
 const MOST_HELD: usize = 64 * 1024;
@@ -124,6 +124,7 @@ fn play(stream: Stream, hello: Hello) -> io::Result<(Channel, Channel)> {
         wake: Wake::new()?,
         scanner: Scanner::new(),
         offset: Hello::LEN as u64,
+        answered: 0,
     };
     player.greet(&player.peer, Hello { kind: ChannelKind::Control, ..hello }).map_err(io::Error::other)?;
     let run = move || player.run(hello, asked, stream.back);
@@ -143,43 +144,95 @@ struct Player {
     scanner: Scanner,
     /// So many bytes of the stream were read.
     offset: u64,
+    /// So many of its messages are answered, which the source was told in this side's place.
+    answered: u64,
 }
 
 /// What the stream holds.
 enum Content {
-    /// One channel's messages, which nobody hears an answer to.
-    Messages,
+    /// One channel's messages, which nobody hears an answer to; unless the source joins this side behind one of them, where it can.
+    Messages { joins: bool },
     /// Both channels, in frames; the other end answers.
     Frames,
+}
+
+/// A source that has heard this side's answer, and speaks in frames from there on.
+#[derive(Default)]
+struct Joined {
+    /// What was read of its frames.
+    read: Vec<u8>,
+    /// What it has yet to hear of this side, which was said before.
+    refusal: Vec<u8>,
 }
 
 impl Player {
     fn run(mut self, hello: Hello, demand: Channel, back: Option<OwnedFd>) {
         let welcome = self.welcome(back.as_ref());
         match (welcome, back) {
-            (Ok(Content::Frames), Some(back)) => self.multiplex(demand, &back),
-            (welcome, _) => self.play(welcome, hello, &demand),
+            (Ok(Content::Frames), Some(back)) => self.multiplex(demand, &back, &Joined::default()),
+            (welcome, back) => {
+                if let (Some(joined), Some(back)) = (self.play(welcome, hello, &demand), back) {
+                    self.multiplex(demand, &back, &joined);
+                }
+            }
         }
     }
 
     /// The source is at the other end.
-    fn multiplex(self, demand: Channel, back: &OwnedFd) {
+    fn multiplex(self, demand: Channel, back: &OwnedFd, joined: &Joined) {
         let Some(control) = Arc::into_inner(self.peer) else { return };
-        if let Err(error) = Multiplex::new(&self.stream, back.as_fd(), control, demand).run() {
+        let carried = Multiplex::new(&self.stream, back.as_fd(), control, demand)
+            .with_read(&joined.read)
+            .with_control(&joined.refusal)
+            .run();
+        if let Err(error) = carried {
             log::debug!("nothing more comes over the stream: {}", sentence(&error));
         }
     }
 
-    /// The source was here once.
-    fn play(mut self, welcome: Result<Content, ChannelError>, hello: Hello, demand: &Channel) {
-        // Nobody answers on the demand channel: no page is missing.
-        let greeted = welcome.and_then(|_| self.greet(demand, Hello { kind: ChannelKind::Demand, ..hello }));
-        match greeted.and_then(|()| self.forward()).and_then(|()| answer_for_source(&self.peer, &self.wake)) {
+    /// The source was here once; or it is, and is joined: then there is more to be done.
+    fn play(&mut self, welcome: Result<Content, ChannelError>, hello: Hello, demand: &Channel) -> Option<Joined> {
+        match welcome.and_then(|content| self.play_messages(&content, hello, demand)) {
+            Ok(Some(joined)) => return Some(joined),
             // The destination has said itself why it closed the channel.
-            Ok(()) | Err(ChannelError::Closed(None)) => {}
+            Ok(None) | Err(ChannelError::Closed(None)) => {}
             Err(error) => log::error!("the stream cannot be read on after {} bytes: {}", self.offset, sentence(&error)),
         }
         await_end(&self.peer, &self.wake);
+        None
+    }
+
+    fn play_messages(
+        &mut self,
+        content: &Content,
+        hello: Hello,
+        demand: &Channel,
+    ) -> Result<Option<Joined>, ChannelError> {
+        let Content::Messages { joins } = content else { return Err(ChannelError::Closed(None)) };
+        // Nobody answers on the demand channel: no page is missing.
+        self.greet(demand, Hello { kind: ChannelKind::Demand, ..hello })?;
+        match self.forward(*joins)? {
+            None => answer_for_source(&self.peer, &self.wake).map(|()| None),
+            Some(read) => {
+                welcomed(demand, &self.wake)?;
+                Ok(Some(Joined { refusal: self.take_replies()?, read }))
+            }
+        }
+    }
+
+    /// The source was answered in this side's place up to here: takes what this side has said to it. A refusal it has yet to hear.
+    fn take_replies(&self) -> Result<Vec<u8>, ChannelError> {
+        for _ in 0..self.answered {
+            let mut header = [0; Header::LEN];
+            receive_all(&self.peer, &mut header, &self.wake)?;
+            let Header { tag, length } = Header::decode(header)?;
+            let mut body = vec![0; length as usize];
+            receive_all(&self.peer, &mut body, &self.wake)?;
+            if tag == tag::NOT_STARTED {
+                return Ok([header.as_slice(), &body].concat());
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn greet(&self, channel: &Channel, hello: Hello) -> Result<(), ChannelError> {
@@ -192,54 +245,79 @@ impl Player {
         receive_all(&self.peer, &mut fixed, &self.wake)?;
         let mut text = vec![0; Answer::text_len(&fixed)?];
         receive_all(&self.peer, &mut text, &self.wake)?;
+        let answer = Answer::decode(&fixed, &text)?;
         if let Some(back) = back {
+            let said = match &answer {
+                // This side takes frames wherever they begin.
+                Answer::Welcome { version, features } => {
+                    Answer::Welcome { version: *version, features: features.and(Features::JOINS) }.encode()
+                }
+                Answer::Refused(_) => [&fixed, text.as_slice()].concat(),
+            };
             // A pipe or socket that is empty takes all of it; whoever does not listen does not miss it.
-            let _ = nix::unistd::write(back, &[&fixed, text.as_slice()].concat());
+            let _ = nix::unistd::write(back, &said);
         }
-        match Answer::decode(&fixed, &text)? {
+        match answer {
             Answer::Refused(why) => return Err(ChannelError::Refused(why)),
-            Answer::Welcome { .. } if back.is_none() => return Ok(Content::Messages),
+            Answer::Welcome { .. } if back.is_none() => return Ok(Content::Messages { joins: false }),
             Answer::Welcome { .. } => {}
         }
         while self.begin.len() < FRAMES.len() {
             let mut piece = [0; FRAMES.len()];
             let wanted = FRAMES.len() - self.begin.len();
             match read(&self.stream, &mut piece[..wanted], None)? {
-                0 => return Ok(Content::Messages),
+                0 => return Ok(Content::Messages { joins: false }),
                 count => self.begin.extend_from_slice(&piece[..count]),
             }
         }
-        Ok(if self.begin == FRAMES { Content::Frames } else { Content::Messages })
+        Ok(if self.begin == FRAMES { Content::Frames } else { Content::Messages { joins: true } })
     }
 
-    /// The stream's next bytes: how many; 0 at its end.
+    /// The stream's next bytes: how many; 0 at its end, whatever is held of it.
     fn next(&mut self, buffer: &mut [u8]) -> Result<usize, ChannelError> {
-        if self.begin.is_empty() {
-            return read(&self.stream, buffer, None);
+        let held = std::mem::take(&mut self.begin);
+        buffer[..held.len()].copy_from_slice(&held);
+        // What came with the hello is looked at first.
+        if held.len() == FRAMES.len() {
+            return Ok(held.len());
         }
-        let begin = std::mem::take(&mut self.begin);
-        buffer[..begin.len()].copy_from_slice(&begin);
-        Ok(begin.len())
+        match read(&self.stream, &mut buffer[held.len()..], None)? {
+            0 => Ok(0),
+            count => Ok(held.len() + count),
+        }
     }
 
-    /// The stream up to its last message, or up to where it was cut.
-    fn forward(&mut self) -> Result<(), ChannelError> {
+    /// The stream up to its last message, or up to where it was cut; or, if the source `joins` this side, up to its frames: what was read of these.
+    fn forward(&mut self, joins: bool) -> Result<Option<Vec<u8>>, ChannelError> {
         let mut buffer = vec![0; BUFFER];
         // What follows the state: nothing of it is said before its end is here.
         let mut held = Vec::new();
         let mut holds = false;
         loop {
             let count = match self.next(&mut buffer)? {
-                0 if holds => return self.cancel("the stream was cut after the guest's state"),
+                0 if holds => return self.cancel("the stream was cut after the guest's state").map(|()| None),
                 0 => return Err(ChannelError::Closed(self.scanner.inside().or(Some("stream")))),
                 count => count,
             };
             let bytes = &buffer[..count];
             let (mut at, mut begin) = (0, 0);
             while at < bytes.len() {
+                if joins && !holds && self.scanner.inside().is_none() {
+                    let rest = &bytes[at..];
+                    let (known, follows) = rest.split_at(rest.len().min(FRAMES.len()));
+                    if known == FRAMES {
+                        self.send(&bytes[begin..at])?;
+                        return Ok(Some(follows.to_vec()));
+                    }
+                    if FRAMES.starts_with(known) {
+                        // Whether they are, the next bytes tell.
+                        self.begin = known.to_vec();
+                        break;
+                    }
+                }
                 let (count, passed) = match self.scanner.next(&bytes[at..]) {
                     Ok(passed) => passed,
-                    Err(error) if holds => return self.cancel(&sentence(&error)),
+                    Err(error) if holds => return self.cancel(&sentence(&error)).map(|()| None),
                     Err(error) => {
                         // The destination says what is wrong with it.
                         self.send(&bytes[begin..])?;
@@ -250,9 +328,9 @@ impl Player {
                 self.offset += count as u64;
                 match passed {
                     Some(Passed { tag: tag::MAPPED, .. }) => {
-                        return self.cancel(
-                            "it has mapped RAM, whose pages do not come in order: give the file itself, as file:PATH",
-                        );
+                        let why =
+                            "it has mapped RAM, whose pages do not come in order: give the file itself, as file:PATH";
+                        return self.cancel(why).map(|()| None);
                     }
                     Some(Passed { tag: tag::STATE, .. }) => {
                         self.send(&bytes[begin..at])?;
@@ -260,17 +338,18 @@ impl Player {
                     }
                     Some(Passed { tag: tag::COMPLETE | tag::CANCEL, .. }) => {
                         held.extend_from_slice(&bytes[begin..at]);
-                        return self.send(&held);
+                        return self.send(&held).map(|()| None);
                     }
+                    Some(Passed { tag: tag::DESCRIPTION | tag::MARK, .. }) => self.answered += 1,
                     _ => {}
                 }
             }
             match holds {
                 true if held.len() > MOST_HELD => {
-                    return self.cancel("the stream does not end after the guest's state");
+                    return self.cancel("the stream does not end after the guest's state").map(|()| None);
                 }
-                true => held.extend_from_slice(&bytes[begin..]),
-                false => self.send(&bytes[begin..])?,
+                true => held.extend_from_slice(&bytes[begin..at]),
+                false => self.send(&bytes[begin..at])?,
             }
         }
     }

@@ -1,16 +1,16 @@
 //! [`Recording`]: the source's channels, where what comes over them is kept.
 
-use std::convert::Infallible;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
 
+use super::ear::{Ear, welcome_in};
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
 use super::{BUFFER, receive, receive_all, set_nonblocking};
@@ -18,8 +18,8 @@ use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
 use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
 
-/// Where somebody may answer on the stream, so long is waited for that: less than a source waits for its destination.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(3);
+/// The source is gone: for so long what it said last is still written to who takes it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Where a stream is written.
 pub trait Sink: Send {
@@ -58,29 +58,62 @@ impl Sink for Descriptor {
 /// Gives the channels of one migration, and writes what comes over them to a [`Sink`].
 ///
 /// A thread of its own, which ends with the channels, does the writing; what cannot be written ends the migration with a reason, and
-/// the guest stays. Where there is a way back, and a destination answers on it, the stream carries both channels and a migration of any kind. Where
-/// nobody does it is recorded: a precopy.
+/// the guest stays. It goes one way from the first byte on: a precopy that is recorded. Where there is a way back, and a destination answers on it
+/// before the guest's state was written, the stream carries both channels from there on, and a migration of any kind.
 pub struct Recording {
     next: Mutex<Next>,
+    heard: Arc<Heard>,
 }
 
 /// Which channel is asked for next.
 enum Next {
-    Control { sink: Box<dyn Sink>, back: Option<OwnedFd> },
+    Control { sink: Box<dyn Sink>, back: Option<(OwnedFd, Listening)> },
     Demand(Box<Channel>),
     None,
+}
+
+/// How long a source listens for an answer before it goes on. An answer that comes later is heard, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// Without one nothing can begin: a postcopy was asked for from the first page on, or pages that are not whole.
+    Needed,
+    /// A postcopy may be asked for: a destination that is there already is heard before the first page is sent.
+    Wished,
+    /// Not at all.
+    Aside,
+}
+
+impl Listening {
+    const fn time(self) -> Duration {
+        match self {
+            // Less than a source waits for its destination.
+            Self::Needed => Duration::from_secs(8),
+            Self::Wished => Duration::from_millis(100),
+            Self::Aside => Duration::ZERO,
+        }
+    }
+}
+
+/// What is known of whoever reads the stream.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// A destination has answered.
+    pub answered: AtomicBool,
+    /// What it can do, once it was joined after the beginning.
+    joined: OnceLock<Features>,
 }
 
 impl Recording {
     /// Into `sink`.
     pub fn new(sink: Box<dyn Sink>) -> Self {
-        Self { next: Mutex::new(Next::Control { sink, back: None }) }
+        Self { next: Mutex::new(Next::Control { sink, back: None }), heard: Arc::default() }
     }
 
     /// Into `sink`; `back` is where somebody may answer. Errors: it cannot be put into non-blocking mode.
-    pub fn with_way_back(sink: Box<dyn Sink>, back: OwnedFd) -> io::Result<Self> {
+    pub fn with_way_back(sink: Box<dyn Sink>, back: OwnedFd, listening: Listening) -> io::Result<Self> {
         set_nonblocking(back.as_fd())?;
-        Ok(Self { next: Mutex::new(Next::Control { sink, back: Some(back) }) })
+        let back = Some((back, listening));
+        Ok(Self { next: Mutex::new(Next::Control { sink, back }), heard: Arc::default() })
     }
 }
 
@@ -90,8 +123,16 @@ impl Connector for Recording {
         match std::mem::replace(&mut *next, Next::None) {
             Next::Control { sink, back } => {
                 let ((ours, theirs), (asked, demand)) = (Channel::pair()?, Channel::pair()?);
-                let recorder = Recorder { peer: ours, wake: Wake::new()?, sink: Some(sink), scanner: Scanner::new() };
-                let run = move || recorder.run(asked, back);
+                let (back, listening) = back.map_or((None, Listening::Aside), |(back, it)| (Some(back), it));
+                let recorder = Recorder {
+                    peer: ours,
+                    wake: Wake::new()?,
+                    sink: Some(sink),
+                    scanner: Scanner::new(),
+                    ear: Ear::new(back, self.heard.clone()),
+                    left_since: None,
+                };
+                let run = move || recorder.run(asked, listening);
                 std::thread::Builder::new().name("mig-record".into()).spawn(run)?;
                 *next = Next::Demand(Box::new(demand));
                 Ok(theirs)
@@ -99,6 +140,14 @@ impl Connector for Recording {
             Next::Demand(channel) => Ok(*channel),
             Next::None => Err(io::Error::other("a stream cannot be opened again: give it anew with 'migrate -r'")),
         }
+    }
+
+    fn only_keeps(&self) -> bool {
+        !self.heard.answered.load(Ordering::Acquire)
+    }
+
+    fn joined_late(&self) -> Option<Features> {
+        self.heard.joined.get().copied()
     }
 }
 
@@ -111,33 +160,49 @@ struct Recorder {
     /// `None` once the stream is whole, or cannot be.
     sink: Option<Box<dyn Sink>>,
     scanner: Scanner,
+    ear: Ear,
+    /// Since when the source has been gone, while something is still to be written.
+    left_since: Option<Instant>,
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        if let Some(sink) = &self.sink {
+            end_stream(sink.fd());
+        }
+    }
+}
+
+/// What follows the bytes that were taken.
+enum Then {
+    More,
+    /// A destination has answered: it is joined behind so many of them.
+    Join(Vec<u8>, usize),
 }
 
 impl Recorder {
-    fn run(mut self, demand: Channel, back: Option<OwnedFd>) {
-        if let Err(error) = self.carry(demand, back) {
+    fn run(mut self, demand: Channel, listening: Listening) {
+        if let Err(error) = self.carry(demand, listening) {
             log::debug!("nothing more goes over the stream: {}", sentence(&error));
         }
     }
 
     /// Until the source closes its channels.
-    fn carry(&mut self, demand: Channel, back: Option<OwnedFd>) -> Result<(), ChannelError> {
+    fn carry(&mut self, demand: Channel, listening: Listening) -> Result<(), ChannelError> {
         let hello = self.read_hello()?;
         // What follows is of this version, whichever others the source speaks.
         let first = Hello { versions: (VERSION_MAX, VERSION_MAX), ..hello }.encode();
-        if let Some(Err(error)) =
-            self.sink.as_ref().map(|sink| write_all(sink.fd(), &first, (self.peer.as_fd(), PollFlags::empty())))
-        {
+        if let Err(error) = self.write(&first) {
             return self.refuse(&format!("the stream could not be written: {error}"));
         }
-        if let Some(back) = back {
-            match await_answer(&back, &self.peer)? {
-                Some(answer) => return self.multiplex(&answer, demand, &back),
-                None => {
-                    log::info!("nobody answers on the stream: it goes one way, and the migration is a precopy");
-                    drain(back)?;
-                }
-            }
+        let listening = if hello.recover { Listening::Needed } else { listening };
+        self.ear.listen_until(Instant::now() + listening.time(), &self.peer)?;
+        if let Some(answer) = self.ear.take_answer() {
+            self.peer.send(&answer, &self.wake, &|| false)?;
+            return self.multiplex(demand, &[]);
+        }
+        if listening == Listening::Needed {
+            log::info!("nobody answers on the stream: it goes one way, and can carry no more than a precopy");
         }
         // A destination that can do nothing but take pages as they are.
         let welcome = Answer::Welcome { version: VERSION_MAX, features: Features::default() }.encode();
@@ -148,8 +213,8 @@ impl Recorder {
         for channel in [&self.peer, &demand] {
             channel.send(&welcome, &self.wake, &|| false)?;
         }
-        let Err(error) = self.record();
-        Err(error)
+        let (answer, rest) = self.record()?;
+        self.join(&answer, demand, &rest)
     }
 
     /// The source hears that the stream is of no use.
@@ -157,23 +222,53 @@ impl Recorder {
         self.peer.send(&Answer::Refused(why.to_owned()).encode(), &self.wake, &|| false)
     }
 
-    /// A destination has answered: both channels go over the stream, this way and that.
-    fn multiplex(&mut self, answer: &[u8], demand: Channel, back: &OwnedFd) -> Result<(), ChannelError> {
-        self.peer.send(answer, &self.wake, &|| false)?;
+    /// A destination has answered while a precopy was being written: it has read what was, and was answered for. `rest` is what follows.
+    fn join(&mut self, answer: &[u8], demand: Channel, rest: &[u8]) -> Result<(), ChannelError> {
+        // The source greeted on this channel, too, before it said anything else, and was answered in the destination's place.
+        receive_all(&demand, &mut [0; Hello::LEN], &self.wake)?;
+        if let Some(features) = welcome_in(answer) {
+            let _ = self.heard().joined.set(features);
+        }
+        self.multiplex(demand, rest)
+    }
+
+    fn heard(&self) -> &Heard {
+        &self.ear.heard
+    }
+
+    /// A destination is there: both channels go over the stream, this way and that. `rest` was read of the control channel already.
+    fn multiplex(&mut self, demand: Channel, rest: &[u8]) -> Result<(), ChannelError> {
         self.keep(&FRAMES)?;
-        let Some(sink) = self.sink.take() else { return Ok(()) };
+        let (Some(sink), Some(back)) = (self.sink.take(), self.ear.back.take()) else { return Ok(()) };
         let control = std::mem::replace(&mut self.peer, Channel::pair()?.0);
-        Multiplex::new(back, sink.fd(), control, demand).run()?;
+        let ended = Multiplex::new(&back, sink.fd(), control, demand).with_control(rest).run();
+        end_stream(sink.fd());
+        ended?;
         // The command, if it is one, brings away what it still has.
         Ok(sink.commit()?)
     }
 
-    /// Until the source closes the channel.
-    fn record(&mut self) -> Result<Infallible, ChannelError> {
+    /// Answers for a destination while the stream is written; gives a real one's answer and what was read beyond it, where one is to be joined.
+    fn record(&mut self) -> Result<(Vec<u8>, Vec<u8>), ChannelError> {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let count = receive(&self.peer, &mut buffer, &self.wake)?;
-            self.take(&buffer[..count])?;
+            let mut fds = vec![PollFd::new(self.peer.as_fd(), PollFlags::POLLIN)];
+            fds.extend(self.ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+            let (said, answers) =
+                (fds[0].any().unwrap_or(false), fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false)));
+            if answers {
+                self.ear.listen();
+            }
+            if said {
+                let count = receive(&self.peer, &mut buffer, &self.wake)?;
+                if let Then::Join(answer, at) = self.take(&buffer[..count])? {
+                    return Ok((answer, buffer[at..count].to_vec()));
+                }
+            }
         }
     }
 
@@ -184,32 +279,86 @@ impl Recorder {
     }
 
     /// Writes what was read and answers what is to be answered, once everything up to it is written.
-    fn take(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+    fn take(&mut self, bytes: &[u8]) -> Result<Then, ChannelError> {
         let (mut written, mut at) = (0, 0);
         while self.sink.is_some() && at < bytes.len() {
             match self.scanner.next(&bytes[at..]) {
                 Ok((count, passed)) => {
                     at += count;
-                    if let Some(passed) = passed.filter(|passed| is_answered(passed.tag)) {
+                    let Some(passed) = passed else { continue };
+                    let ends = passed.tag == tag::STATE;
+                    if is_answered(passed.tag) {
                         self.keep(&bytes[written..at])?;
                         written = at;
                         self.answer(passed)?;
+                    }
+                    if ends {
+                        // The guest stands still and goes the way on which it was sent.
+                        self.ear.joins = false;
+                    } else if self.ear.can_join() {
+                        self.keep(&bytes[written..at])?;
+                        if let Some(answer) = self.ear.take_answer().filter(|_| self.sink.is_some()) {
+                            return Ok(Then::Join(answer, at));
+                        }
+                        written = at;
                     }
                 }
                 Err(error) => self.give_up(&sentence(&error))?,
             }
         }
-        self.keep(&bytes[written..])
+        self.keep(&bytes[written..])?;
+        Ok(Then::More)
     }
 
     /// Writes, unless that failed before.
     fn keep(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
-        let Some(sink) = &self.sink else { return Ok(()) };
-        match write_all(sink.fd(), bytes, (self.peer.as_fd(), PollFlags::empty())) {
+        match self.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(ChannelError::Closed(None)),
             Err(error) => self.give_up(&format!("the stream could not be written: {error}")),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Writes all, and hears meanwhile what is said on the way back: a command that cannot print does not read either.
+    /// [`io::ErrorKind::ConnectionAborted`] if this had to wait and the source is gone.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let Self { sink: Some(sink), ear, peer, left_since, .. } = self else { return Ok(()) };
+        while !bytes.is_empty() {
+            match nix::unistd::write(sink.fd(), bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let mut fds =
+                        vec![PollFd::new(sink.fd(), PollFlags::POLLOUT), PollFd::new(peer.as_fd(), PollFlags::empty())];
+                    fds.extend(ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
+                    let timeout = match left_since {
+                        None => PollTimeout::NONE,
+                        Some(since) => {
+                            let left = LAST_WORDS.saturating_sub(since.elapsed());
+                            PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::ZERO)
+                        }
+                    };
+                    match poll(&mut fds, timeout) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                    let [room, gone, said] =
+                        [0, 1, 2].map(|at| fds.get(at).is_some_and(|fd| fd.any().unwrap_or(false)));
+                    if said {
+                        ear.listen();
+                    }
+                    if gone {
+                        // Who reads on may have the last words. Nobody has to.
+                        let since = *left_since.get_or_insert_with(Instant::now);
+                        if !room || since.elapsed() >= LAST_WORDS {
+                            return Err(io::ErrorKind::ConnectionAborted.into());
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// What a destination would say to this.
@@ -223,7 +372,10 @@ impl Recorder {
             tag::STATE => self.say(&Reply::Ready),
             tag::COMPLETE => {
                 let Some(sink) = self.sink.take() else { return Ok(()) };
-                match sink.commit() {
+                end_stream(sink.fd());
+                let committed = self.ear.listen_while(|| sink.commit());
+                self.ear.back = None;
+                match committed {
                     Ok(()) => {
                         self.say(&Reply::Running)?;
                         self.say(&Reply::AllReceived)
@@ -237,7 +389,9 @@ impl Recorder {
 
     /// The guest stays; whatever else the source says goes nowhere.
     fn give_up(&mut self, why: &str) -> Result<(), ChannelError> {
-        self.sink = None;
+        if let Some(sink) = self.sink.take() {
+            end_stream(sink.fd());
+        }
         self.say(&Reply::NotStarted(why.to_owned()))
     }
 
@@ -248,51 +402,10 @@ impl Recorder {
     }
 }
 
-/// A destination's answer to the hello, once it is whole; `None` if nobody answers. [`ChannelError::Closed`] if the source has closed its channel.
-fn await_answer(back: &OwnedFd, peer: &Channel) -> Result<Option<Vec<u8>>, ChannelError> {
-    let deadline = Instant::now() + ANSWERS_WITHIN;
-    let mut answer = Vec::new();
-    loop {
-        let wanted = match answer.first_chunk::<{ Answer::LEN }>() {
-            None => Answer::LEN,
-            // Whatever a command prints that is no destination is none's answer.
-            Some(fixed) => match Answer::text_len(fixed) {
-                Ok(text) => Answer::LEN + text,
-                Err(_) => return Ok(None),
-            },
-        };
-        if answer.len() == wanted {
-            return Ok(Some(answer));
-        }
-        let mut bytes = vec![0; wanted - answer.len()];
-        match nix::unistd::read(back, &mut bytes) {
-            Ok(0) => return Ok(None),
-            Ok(count) => answer.extend_from_slice(&bytes[..count]),
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::ZERO);
-                let mut fds =
-                    [PollFd::new(back.as_fd(), PollFlags::POLLIN), PollFd::new(peer.as_fd(), PollFlags::empty())];
-                if poll(&mut fds, timeout).map_err(io::Error::from)? == 0 {
-                    return Ok(None);
-                }
-                if fds[1].any().unwrap_or(false) {
-                    return Err(ChannelError::Closed(None));
-                }
-            }
-            Err(error) => return Err(ChannelError::Io(error.into())),
-        }
-    }
-}
-
-/// Takes what a command prints, so that it can print.
-fn drain(back: OwnedFd) -> io::Result<()> {
-    let flags = OFlag::from_bits_retain(fcntl(&back, FcntlArg::F_GETFL)?);
-    fcntl(&back, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    let drain = move || drop(io::copy(&mut File::from(back), &mut io::sink()));
-    std::thread::Builder::new().name("mig-drain".into()).spawn(drain)?;
-    Ok(())
+/// Whoever reads a socket sees the stream's end, also where somebody else holds the socket, too.
+fn end_stream(fd: BorrowedFd<'_>) {
+    // Of what is no socket the end is seen when it is closed.
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
 }
 
 fn is_answered(tag: u16) -> bool {

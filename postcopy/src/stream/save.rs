@@ -90,9 +90,12 @@ impl Saving {
         self.shared.progress.report(self.shared.pending.count())
     }
 
-    /// Which pages are written, in so many parts of guest RAM.
+    /// Which pages are written, in so many parts of guest RAM: none if what was written is of no use.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let pending = &self.shared.pending;
+        if self.shared.progress.status().came_to_nothing() {
+            return PageMap::nothing(pending.pages(), buckets);
+        }
         PageMap::new(pending.pages(), buckets, |start, end| end - start - pending.count_range(start, end))
     }
 

@@ -54,6 +54,8 @@ impl Features {
     pub const SHARED_RAM: Self = Self(16);
     /// The destination tells at a mark, also after the hand-over, which pages it has: the source may let go of them.
     pub const RELEASE: Self = Self(32);
+    /// On a stream that goes both ways: the destination can be joined behind any message of a precopy before the state, not only behind the hello.
+    pub const JOINS: Self = Self(64);
 
     /// Whether every feature of `other` is here.
     pub const fn contains(self, other: Self) -> bool {
@@ -188,6 +190,12 @@ impl Hello {
 impl Answer {
     /// Length of the fixed part in bytes; a refusal's text follows it.
     pub const LEN: usize = 24;
+
+    /// Whether an answer can begin with these bytes.
+    pub(crate) fn begins_so(first: &[u8]) -> bool {
+        let count = first.len().min(ANSWER_MAGIC.len());
+        ANSWER_MAGIC.starts_with(&first[..count])
+    }
 
     /// The bytes. A longer text is cut.
     pub fn encode(&self) -> Vec<u8> {

@@ -70,6 +70,40 @@ fn an_image_is_handed_over_at_the_switch_and_back_if_the_guest_stays() {
 }
 
 #[test]
+fn a_guest_that_was_only_written_down_goes_on_unless_another_host_has_its_disks() {
+    if no_kvm() {
+        return;
+    }
+    let file = image(1 << 20);
+    let path = file.path();
+    let source = rig(with_disk(path, ""), Some(COUNT)).machine;
+    source.cont().unwrap();
+    for _ in 0..2 {
+        source.pause().unwrap();
+        source.save().unwrap();
+        source.written_down();
+        assert_eq!(source.run_state(), RunState::Postmigrate);
+        assert!(is_free(path), "whoever reads the guest can have its disk");
+        assert!(source.powerdown().unwrap_err().to_string().contains("cont"));
+        let mut other = Image::new(&disk(path, "")).unwrap();
+        other.open().unwrap();
+        let error = source.cont().unwrap_err();
+        assert!(error.to_string().contains("virtio-blk 0"), "{error}");
+        assert_eq!(source.run_state(), RunState::Postmigrate);
+        drop(other);
+        source.cont().unwrap();
+        assert_eq!(source.run_state(), RunState::Running);
+        assert!(!is_free(path));
+    }
+    // One that another host has never goes on here, however the one before it had left.
+    source.pause().unwrap();
+    source.save().unwrap();
+    source.handed_over();
+    let error = source.cont().unwrap_err();
+    assert!(error.to_string().contains("runs at the destination"), "{error}");
+}
+
+#[test]
 fn a_source_waits_until_the_destination_has_let_go_and_stands_still_if_it_does_not() {
     if no_kvm() {
         return;

@@ -98,6 +98,26 @@ fn a_client_that_does_not_read_holds_nobody_up() {
 }
 
 #[test]
+fn clients_that_say_nothing_keep_nobody_out() {
+    let (ending, ()) = serve(FakeVm::new, |path, sink| {
+        let mut first = Peer::new(path);
+        let silent: Vec<_> = (0..2 * MAX_CLIENTS).map(|_| UnixStream::connect(path).unwrap()).collect();
+        let mut last = Peer::new(path);
+        last.send("{\"execute\":\"query-name\"}");
+        assert!(last.line().contains("guest"));
+        // Who has spoken keeps its place, who came first of the others has lost it.
+        first.send("{\"execute\":\"query-name\"}");
+        assert!(first.line().contains("guest"));
+        let mut read = Vec::new();
+        (&silent[0]).read_to_end(&mut read).unwrap();
+        assert!(read.starts_with(b"{\"QMP\""));
+        drop(silent);
+        sink.quit();
+    });
+    assert_eq!(ending, Ending::Quit);
+}
+
+#[test]
 fn a_descriptor_is_handed_over_named_and_closed() {
     serve(FakeVm::new, |path, sink| {
         let mut peer = Peer::new(path);

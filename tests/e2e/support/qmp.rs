@@ -1,11 +1,12 @@
 //! [`Qmp`]: a client of a QMP socket. Events are awaited, never polled for.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{BufRead, BufReader, ErrorKind, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::LIMIT;
@@ -37,6 +38,21 @@ impl Qmp {
     pub fn try_execute(&mut self, command: &str, arguments: Value) -> Option<Result<Value, String>> {
         let line = json!({"execute": command, "arguments": arguments}).to_string() + "\n";
         self.reader.get_mut().write_all(line.as_bytes()).ok()?;
+        self.answer()
+    }
+
+    /// Hands a descriptor over under a name.
+    pub fn hand(&mut self, name: &str, fd: BorrowedFd<'_>) {
+        let line = json!({"execute": "getfd", "arguments": {"fdname": name}}).to_string() + "\n";
+        let fds = [fd.as_raw_fd()];
+        let handed = [ControlMessage::ScmRights(&fds)];
+        let socket = self.reader.get_ref().as_raw_fd();
+        let sent = sendmsg::<()>(socket, &[IoSlice::new(line.as_bytes())], &handed, MsgFlags::empty(), None);
+        assert_eq!(sent, Ok(line.len()));
+        self.answer().unwrap().unwrap();
+    }
+
+    fn answer(&mut self) -> Option<Result<Value, String>> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let mut value = self.try_read(deadline)?;

@@ -68,6 +68,10 @@ impl Connector for MappedRecording {
         }
         Ok(theirs)
     }
+
+    fn only_keeps(&self) -> bool {
+        true
+    }
 }
 
 /// The file before anything is known of the guest.
