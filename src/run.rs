@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::config::{Incoming, RunConfig};
-use crate::fds::NamedFds;
+use crate::config::{CharDevice, Incoming, MonitorEndpoint, RunConfig, TapSource};
+use crate::fds::{Inherited, NamedFds};
 use crate::launcher::Launcher;
 use crate::machine::{Machine, MachineError};
 use crate::migration::parameters::Parameters;
@@ -39,6 +39,7 @@ pub enum RunError {
 
 /// Runs the machine to its end; `Ok` is the exit code.
 pub fn run(config: &RunConfig) -> Result<u8, RunError> {
+    let fds = Arc::new(NamedFds::new(inherited(config)));
     // It can do what the sandbox takes from this process.
     let launcher = match config.no_exec {
         true => Launcher::none(),
@@ -54,7 +55,6 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         tls_creds: config.tls_dir.clone(),
         ..Parameters::default()
     };
-    let fds = Arc::new(NamedFds::default());
     let streams = Streams::new(launcher.clone(), fds.clone());
     let migration = Migration::new(machine.clone(), parameters, streams, events.migration());
     let snapshots = Snapshots::new(config.snapshots.clone(), launcher, migration.clone(), events.jobs());
@@ -71,6 +71,23 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         Ending::IncomingFailed(error) => Err(RunError::IncomingFailed(error)),
         ending => Ok(ending.exit_code()),
     }
+}
+
+/// The descriptors that this process was started with, and what uses them.
+fn inherited(config: &RunConfig) -> Inherited {
+    let devices = &config.machine.devices;
+    let nets: Vec<_> = devices
+        .nets
+        .iter()
+        .filter_map(|net| match net.tap {
+            TapSource::Inherited(number) => Some(number),
+            TapSource::Named(_) => None,
+        })
+        .collect();
+    let places = [Some(&config.machine.serial), devices.console.as_ref()];
+    let stdio = places.contains(&Some(&CharDevice::Stdio))
+        || config.monitors.iter().any(|monitor| monitor.endpoint == MonitorEndpoint::Stdio);
+    Inherited::take_over(&nets, stdio)
 }
 
 /// Starts the guest, or waits for one.

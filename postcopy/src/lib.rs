@@ -52,6 +52,7 @@ pub mod channel;
 pub mod destination;
 pub mod encoding;
 pub mod error;
+pub mod files;
 mod greeting;
 pub mod guest;
 pub mod memory;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::decode::{Source, Stop};
+use crate::block::lock::{Access, Locked, lock};
 
 /// What is read at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -40,6 +41,11 @@ impl Input {
                 let data = file.metadata()?;
                 if data.is_dir() {
                     return Err(io::ErrorKind::IsADirectory.into());
+                }
+                if data.is_file()
+                    && let Err(used @ (Locked::Written | Locked::Guarded)) = lock(&file, Access::Read)
+                {
+                    return Err(io::Error::other(used));
                 }
                 match data.is_file() {
                     true => Self::new(From::File(BufReader::with_capacity(PIECE, file)), Some(data.len())),

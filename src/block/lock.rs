@@ -54,6 +54,68 @@ impl Access {
     }
 }
 
+/// Why a file cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum Locked {
+    /// Somebody writes to it.
+    #[error("it is being written by another process, maybe on another host, or by this one for another purpose")]
+    Written,
+    /// Somebody relies on its staying as it is.
+    #[error("it is in use by another process, maybe on another host, or by this one for another purpose")]
+    Guarded,
+    /// The file system knows no locks, or its lock server does not answer.
+    #[error("it cannot be locked")]
+    NoLocks(#[source] io::Error),
+}
+
+/// Locks `file` for `access` until all descriptors of its open file description are closed, wherever they are. What it is refused leaves nothing.
+pub fn lock(file: &File, access: Access) -> Result<(), Locked> {
+    let locked = lock_all(file, access);
+    if locked.is_err() {
+        let _ = unlock(file);
+    }
+    locked
+}
+
+fn lock_all(file: &File, access: Access) -> Result<(), Locked> {
+    let no_locks = |error: Errno| Locked::NoLocks(error.into());
+    for byte in bytes(USED, access.uses()).chain(bytes(FORBIDDEN, access.forbids())) {
+        share(file, byte).map_err(|error| match error {
+            // Somebody holds the byte for itself alone: not QEMU, but no good sign.
+            Errno::EAGAIN | Errno::EACCES => Locked::Guarded,
+            other => no_locks(other),
+        })?;
+    }
+    // Who writes is looked for first: of a file that is written to, that is the thing to know.
+    if held_by_others(file, bytes(USED, access.forbids())).map_err(no_locks)? {
+        return Err(Locked::Written);
+    }
+    if held_by_others(file, bytes(FORBIDDEN, access.uses())).map_err(no_locks)? {
+        return Err(Locked::Guarded);
+    }
+    Ok(())
+}
+
+fn share(file: &File, byte: i64) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&region(libc::F_RDLCK, byte, 1))).map(drop)
+}
+
+/// Asks for the lock that shares with nobody; one's own description does not count.
+fn held_by_others(file: &File, bytes: impl Iterator<Item = i64>) -> Result<bool, Errno> {
+    for byte in bytes {
+        let mut found = region(libc::F_WRLCK, byte, 1);
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
+        if c_int::from(found.l_type) != libc::F_UNLCK {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn unlock(file: &File) -> Result<(), Errno> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&region(libc::F_UNLCK, 0, 0))).map(drop)
+}
+
 /// A held lock: dropping it lets go.
 #[derive(Debug)]
 pub struct Lock {
@@ -66,22 +128,13 @@ impl Lock {
     pub fn take(file: &File, path: &Path, access: Access) -> Result<Self, BlockError> {
         let open = |source| BlockError::Open { path: path.to_owned(), source };
         // A second descriptor of the same description, so that the lock goes only after the first was closed.
-        let lock = Self { file: file.try_clone().map_err(open)?, access };
-        for byte in bytes(USED, access.uses()).chain(bytes(FORBIDDEN, access.forbids())) {
-            lock.share(byte).map_err(|error| match error {
-                // Somebody holds the byte for itself alone: not QEMU, but no good sign.
-                Errno::EAGAIN | Errno::EACCES => BlockError::Guarded(path.to_owned()),
-                other => no_locks(path, other),
-            })?;
+        let own = file.try_clone().map_err(open)?;
+        match lock(&own, access) {
+            Ok(()) => Ok(Self { file: own, access }),
+            Err(Locked::Written) => Err(BlockError::Written(path.to_owned())),
+            Err(Locked::Guarded) => Err(BlockError::Guarded(path.to_owned())),
+            Err(Locked::NoLocks(source)) => Err(BlockError::NoLocks { path: path.to_owned(), source }),
         }
-        // Who writes is looked for first: of a file that is written to, that is the thing to know.
-        if lock.held_by_others(bytes(USED, access.forbids())).map_err(|error| no_locks(path, error))? {
-            return Err(BlockError::Written(path.to_owned()));
-        }
-        if lock.held_by_others(bytes(FORBIDDEN, access.uses())).map_err(|error| no_locks(path, error))? {
-            return Err(BlockError::Guarded(path.to_owned()));
-        }
-        Ok(lock)
     }
 
     /// What it was taken for.
@@ -93,28 +146,12 @@ impl Lock {
     pub fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
-
-    fn share(&self, byte: i64) -> Result<(), Errno> {
-        fcntl(&self.file, FcntlArg::F_OFD_SETLK(&region(libc::F_RDLCK, byte, 1))).map(drop)
-    }
-
-    fn held_by_others(&self, bytes: impl Iterator<Item = i64>) -> Result<bool, Errno> {
-        for byte in bytes {
-            // Asks for the lock that shares with nobody; one's own description does not count.
-            let mut found = region(libc::F_WRLCK, byte, 1);
-            fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found))?;
-            if c_int::from(found.l_type) != libc::F_UNLCK {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
 }
 
 impl Drop for Lock {
     /// Closing the file would do, if no child process that was just forked had it, too.
     fn drop(&mut self) {
-        if let Err(error) = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&region(libc::F_UNLCK, 0, 0))) {
+        if let Err(error) = unlock(&self.file) {
             log::warn!("the lock on a disk image cannot be released before its file is closed: {error}");
         }
     }
@@ -128,10 +165,6 @@ fn bytes(base: i64, permissions: &'static [Permission]) -> impl Iterator<Item = 
 fn region(kind: c_int, start: i64, length: i64) -> flock {
     // The kernel wants no process id in here when the lock is to belong to the description.
     flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: start, l_len: length, l_pid: 0 }
-}
-
-fn no_locks(path: &Path, error: Errno) -> BlockError {
-    BlockError::NoLocks { path: path.to_owned(), source: io::Error::from(error) }
 }
 
 #[cfg(test)]
@@ -171,6 +204,19 @@ mod tests {
         take(image.path(), Access::Read).unwrap();
         drop(reader);
         take(image.path(), Access::Write).unwrap();
+    }
+
+    #[test]
+    fn a_lock_without_a_holder_goes_with_the_last_descriptor() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(image.path()).unwrap();
+        lock(&file, Access::Write).unwrap();
+        let other = OpenOptions::new().read(true).write(true).open(image.path()).unwrap();
+        let second = file.try_clone().unwrap();
+        drop(file);
+        assert!(matches!(lock(&other, Access::Write), Err(Locked::Written)));
+        drop(second);
+        lock(&other, Access::Write).unwrap();
     }
 
     #[test]

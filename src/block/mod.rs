@@ -13,7 +13,7 @@
 mod chain;
 mod error;
 mod image;
-mod lock;
+pub mod lock;
 mod status;
 
 pub use error::BlockError;

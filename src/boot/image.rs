@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use whimbrel_postcopy::files;
+
 use super::BootError;
 use crate::config::Kernel;
 
@@ -63,9 +65,12 @@ impl KernelImage {
     }
 }
 
-/// The whole file.
+/// No kernel and no initrd is longer than this, in bytes.
+const MOST: u64 = 16 << 30;
+
+/// The whole file. Nothing but a regular one is read: a reset, which reads it again, must not wait for anybody.
 pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
-    std::fs::read(path).map_err(|source| BootError::Read { what, name: path.display().to_string(), source })
+    files::read(path, MOST).map_err(|source| BootError::Read { what, name: path.display().to_string(), source })
 }
 
 #[cfg(test)]

@@ -1,22 +1,28 @@
 //! Opening each kind of character device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use whimbrel_postcopy::channel::listen_private;
+use whimbrel_postcopy::channel::{PrivateListener, connect_private};
 use whimbrel_postcopy::error::sentence;
+use whimbrel_postcopy::files::{self, FileKind};
 
 use super::terminal::RawTerminal;
 use super::{CharDeviceError, Output};
+use crate::block::lock::{Access, Locked, lock};
 use crate::config::CharDevice;
 use crate::stdio::Answer;
+
+/// So long a server may take to make room for this client.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Where input comes from.
 pub(super) enum Endpoint {
@@ -32,7 +38,7 @@ pub(super) enum Endpoint {
         _keep: Option<Box<dyn Send>>,
     },
     /// Clients come one at a time.
-    Server(Listener),
+    Server(PrivateListener),
 }
 
 impl Endpoint {
@@ -47,9 +53,9 @@ impl Endpoint {
             CharDevice::Unix { path, server: false } => {
                 connect(path, output).map_err(|source| CharDeviceError::Connect { path: path.clone(), source })
             }
-            CharDevice::Unix { path, server: true } => Listener::bind(path)
+            CharDevice::Unix { path, server: true } => PrivateListener::bind(path)
                 .map(Self::Server)
-                .map_err(|source| CharDeviceError::Listen { path: path.clone(), source }),
+                .map_err(|error| CharDeviceError::Listen { path: path.clone(), source: error.into() }),
             CharDevice::Pty => pty(label, output).map_err(CharDeviceError::Pty),
         }
     }
@@ -69,22 +75,49 @@ fn stdio(output: &Output) -> io::Result<Endpoint> {
     Ok(Endpoint::Stream { file, _keep: keep })
 }
 
-/// A FIFO is opened for reading too: then neither opening nor writing waits for, or fails without, a reader.
+/// A FIFO is opened for reading too: then neither opening nor writing waits for, or fails without, a reader. A regular file is this process's alone
+/// and begins anew, unless it holds what is nobody's log.
 fn file(path: &Path, output: &Output) -> io::Result<Endpoint> {
-    let fifo = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
     let mut options = OpenOptions::new();
-    options.write(true).custom_flags(libc::O_NONBLOCK);
-    if fifo {
-        options.read(true);
-    } else {
-        options.create(true).truncate(true);
+    options.read(true).write(true);
+    let file = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            options.create(true).truncate(false).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?
+        }
+        Err(error) => return Err(error),
+        Ok(found) => {
+            if found.file_type().is_char_device() {
+                options.read(false);
+            }
+            let kinds = [FileKind::Regular, FileKind::Fifo, FileKind::CharacterDevice];
+            files::open(path, &mut options, &kinds, "a file, a FIFO or a terminal")?.0
+        }
+    };
+    if file.metadata()?.is_file() {
+        match lock(&file, Access::Write) {
+            Ok(()) | Err(Locked::NoLocks(_)) => {}
+            Err(used) => return Err(io::Error::other(used)),
+        }
+        if is_binary(&file)? {
+            return Err(io::Error::other(
+                "it holds something else than text, which would be lost; remove it first, or give another path",
+            ));
+        }
+        file.set_len(0)?;
     }
-    output.connect(options.open(path)?);
+    output.connect(file);
     Ok(Endpoint::Mute)
 }
 
+/// Whether the file begins with something that is no text, such as a disk image, a kernel or a saved guest.
+fn is_binary(file: &File) -> io::Result<bool> {
+    let mut begin = [0; 512];
+    let count = file.read_at(&mut begin, 0)?;
+    Ok(begin[..count].contains(&0))
+}
+
 fn connect(path: &Path, output: &Output) -> io::Result<Endpoint> {
-    let stream = stream(UnixStream::connect(path)?)?;
+    let stream = stream(connect_private(path, PATIENCE)?)?;
     output.connect(stream.try_clone()?);
     Ok(Endpoint::Stream { file: stream, _keep: None })
 }
@@ -112,30 +145,4 @@ fn pty(label: &str, output: &Output) -> io::Result<Endpoint> {
     let master = File::from(master);
     output.connect(master.try_clone()?);
     Ok(Endpoint::Stream { file: master, _keep: Some(Box::new(slave)) })
-}
-
-/// A listening socket, for this user only; its path goes away with it.
-pub(super) struct Listener {
-    pub socket: UnixListener,
-    path: PathBuf,
-}
-
-impl Listener {
-    fn bind(path: &Path) -> io::Result<Self> {
-        // A socket that an earlier process left behind; one that somebody still listens on stays.
-        let stale = std::fs::symlink_metadata(path).is_ok_and(|at| at.file_type().is_socket())
-            && UnixStream::connect(path).is_err();
-        if stale {
-            std::fs::remove_file(path)?;
-        }
-        let socket = listen_private(path)?;
-        socket.set_nonblocking(true)?;
-        Ok(Self { socket, path: path.into() })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
 }

@@ -149,6 +149,32 @@ fn a_file_holds_the_output() {
 }
 
 #[test]
+fn a_file_is_one_machines_and_nothing_but_text_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let refused = |path: PathBuf| {
+        let error = CharBackend::open(&CharDevice::File(path.clone()), "serial0").err().unwrap();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        whimbrel_postcopy::error::sentence(&error)
+    };
+    std::fs::write(at("log"), "yesterday's, longer than today's\n").unwrap();
+    let backend = open(&CharDevice::File(at("log")));
+    backend.output().write_all(b"today's\n").unwrap();
+    assert!(refused(at("log")).contains("is being written by another process"));
+    assert_eq!(std::fs::read(at("log")).unwrap(), b"today's\n");
+    for (name, bytes) in
+        [("vmlinux", &b"\x7fELF\x02\x01\x01\0"[..]), ("disk", &[0; 4096]), ("image", b"QFI\xfb\0\0\0\x03")]
+    {
+        std::fs::write(at(name), bytes).unwrap();
+        assert!(refused(at(name)).contains("would be lost"), "{name}");
+        assert_eq!(std::fs::read(at(name)).unwrap(), bytes);
+    }
+    let _living = UnixListener::bind(at("socket")).unwrap();
+    assert!(refused(at("socket")).contains("it is a socket"));
+    assert!(refused(folder.path().to_owned()).contains("it is a directory"));
+}
+
+#[test]
 fn what_cannot_be_opened_is_named() {
     let missing = PathBuf::from("/nonexistent/serial");
     let device = CharDevice::Unix { path: missing.clone(), server: false };

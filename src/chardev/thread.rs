@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use whimbrel_postcopy::channel::PrivateListener;
 
 use super::open::{Endpoint, stream};
 use super::{Output, Receive};
@@ -57,7 +58,7 @@ pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut 
             _ if input_ended || !pending.is_empty() => None,
             (Endpoint::Stream { file, .. }, _) => Some(Source::File(file)),
             (Endpoint::Server(_), Some(file)) => Some(Source::File(file)),
-            (Endpoint::Server(listener), None) => Some(Source::Client(listener.socket.as_fd())),
+            (Endpoint::Server(listener), None) => Some(Source::Client(listener.as_fd())),
             (Endpoint::Null | Endpoint::Mute, _) => None,
         };
         if !wait(source.as_ref(), output, waker) {
@@ -68,7 +69,7 @@ pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut 
             Some(Source::Client(_)) | None => false,
         };
         if let (Endpoint::Server(listener), None) = (&mut endpoint, &client) {
-            client = accept(&listener.socket, output);
+            client = accept(listener, output);
         } else if ended && client.take().is_some() {
             output.close();
         } else if ended {
@@ -112,8 +113,8 @@ fn wait(source: Option<&Source<'_>>, output: &Output, waker: &Waker) -> bool {
 }
 
 /// Takes the next client.
-fn accept(listener: &std::os::unix::net::UnixListener, output: &Output) -> Option<File> {
-    let (socket, _) = listener.accept().ok()?;
+fn accept(listener: &PrivateListener, output: &Output) -> Option<File> {
+    let socket = listener.accept().ok()?;
     let client = stream(socket).ok()?;
     output.connect(client.try_clone().ok()?);
     Some(client)

@@ -55,9 +55,11 @@ PLACES:
   stdio              this terminal; only one of serial, console and monitors can have it
   null | none        nowhere (serial, console) | no monitor
   pty                a new pseudo-terminal, named in the log (serial, console)
-  file:PATH          a file or FIFO, output only (serial, console)
+  file:PATH          a file or FIFO, output only (serial, console); a file begins anew, and
+                     must be empty or hold text
   unix:PATH          connects to a unix socket
-  unix:PATH,server   listens there (mode 0600), does not wait, removes it at the end
+  unix:PATH,server   listens there (mode 0600), does not wait, removes it at the end; a
+                     dead process's socket is replaced, anything else there is refused
   tcp:HOST:PORT,server
                      listens there (monitors); port 0 takes a free one, named in the log.
                      A monitor has no password: stay on the loopback address.";

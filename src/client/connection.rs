@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
+use whimbrel_postcopy::channel::connect_private;
 
 use super::plan::QmpAddress;
 
@@ -73,7 +74,7 @@ impl Connection {
     /// Connects and negotiates.
     pub fn open(address: &QmpAddress) -> Result<Self, QmpError> {
         let stream: io::Result<Box<dyn Stream>> = match address {
-            QmpAddress::Unix(path) => UnixStream::connect(path).map(|it| Box::new(it) as _),
+            QmpAddress::Unix(path) => connect_private(path, PATIENCE).map(|it| Box::new(it) as _),
             QmpAddress::Tcp(address) => TcpStream::connect(address).map(|it| Box::new(it) as _),
         };
         let stream = stream.map_err(|source| QmpError::Connect { address: address.clone(), source })?;

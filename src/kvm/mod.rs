@@ -33,7 +33,8 @@ pub use kick::{Kick, ThreadId, install_kick_signal};
 pub use ram::{GuestMemory, GuestRam, RamRange};
 pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
 pub use tap::{
-    TapMode, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header, set_tap_offload,
+    TapMode, adopt_fd, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header,
+    set_tap_offload,
 };
 pub use vcpu::{Exit, VcpuHandle};
 pub use vm::Vm;

@@ -15,6 +15,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
+use crate::block::lock::{Access, Locked, lock};
+
 use super::{DONE, ENDED_WELL, MAX_ANSWER, MAX_REQUEST, MOST_FDS, NOT_DONE, Request};
 
 /// Serves the socket at standard input to its end. Errors: standard input is no such socket.
@@ -97,15 +99,24 @@ fn launch(request: &[u8], commands: &Commands) -> io::Result<Vec<OwnedFd>> {
     let what = std::str::from_utf8(what).map_err(|_| invalid())?;
     match Request::of(*kind).ok_or_else(invalid)? {
         Request::File => {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(what)?;
-            Ok(vec![file.into()])
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            Ok(vec![options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(what)?.into()])
         }
         Request::New => {
-            std::fs::remove_file(what).or_else(|error| match error.kind() {
-                io::ErrorKind::NotFound => Ok(()),
-                _ => Err(error),
-            })?;
-            Ok(vec![OpenOptions::new().write(true).create_new(true).mode(0o600).open(what)?.into()])
+            let old = options(false).open(what);
+            match old {
+                // What an earlier process left behind, unless somebody is writing it.
+                Ok(old) => {
+                    lock(&old, Access::Write).or_else(unlockable)?;
+                    std::fs::remove_file(what)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            let new = options(true).open(what)?;
+            lock(&new, Access::Write).or_else(unlockable)?;
+            Ok(vec![new.into()])
         }
         Request::Rename => {
             let (from, to) = what.split_once('\0').ok_or_else(invalid)?;
@@ -136,6 +147,22 @@ fn launch(request: &[u8], commands: &Commands) -> io::Result<Vec<OwnedFd>> {
             let child = shell(what).stdin(input).stdout(output).spawn()?;
             Ok(vec![write.into(), read.into(), tell_end(child, commands)?])
         }
+    }
+}
+
+/// A file that is made, or one that is there, and is never waited for.
+fn options(new: bool) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(new).mode(0o600);
+    options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_NOFOLLOW);
+    options
+}
+
+/// Where there are no locks nobody is kept from anything.
+fn unlockable(locked: Locked) -> io::Result<()> {
+    match locked {
+        Locked::NoLocks(_) => Ok(()),
+        used => Err(io::Error::other(used)),
     }
 }
 

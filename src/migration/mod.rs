@@ -2,6 +2,7 @@
 
 pub mod capabilities;
 mod error;
+pub mod files;
 mod job;
 mod links;
 pub mod parameters;

@@ -3,17 +3,18 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
-use whimbrel_postcopy::channel::{Acceptor, ChannelError, Connector};
+use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Connector, Wake};
+use whimbrel_postcopy::files::FileKind;
 use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
 use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink};
 
+use super::files::{self, Direction, FileError};
 use super::uri::{Reading, Stream};
-use crate::fds::NamedFds;
-use crate::kvm::duplicate_fd;
+use crate::fds::{FdsError, NamedFds};
 use crate::launcher::{End, Launcher, LauncherError, Reader, Talker, Writer};
 
 /// Why a stream cannot be used.
@@ -22,9 +23,20 @@ pub enum StreamError {
     /// A file or a command.
     #[error(transparent)]
     Launcher(#[from] LauncherError),
-    /// Nobody handed it over.
-    #[error("no file descriptor is named '{0}': hand one over with 'getfd {0}' first")]
-    NoSuchName(String),
+    /// A name that nobody gave, or a number that is nobody's to give.
+    #[error(transparent)]
+    Number(#[from] FdsError),
+    /// A file that cannot be used for it, is in use, or holds what would be lost.
+    #[error("{stream} cannot be {doing}")]
+    File {
+        /// Which.
+        stream: Stream,
+        /// Written or read.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: Box<FileError>,
+    },
     /// The file that is to be read, or anything that is to be written.
     #[error("{stream} cannot be {doing}")]
     Open {
@@ -85,14 +97,18 @@ impl Streams {
 
     /// Where a guest is written to, and how long somebody who may answer there is listened for.
     pub fn record(&self, stream: &Stream, form: Form, listening: Listening) -> Result<Arc<dyn Connector>, StreamError> {
-        let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
+        let raise = |source| StreamError::Open { stream: stream.clone(), doing: WRITTEN, source };
+        let refused = |error| refused(stream, WRITTEN, error);
         if let Form::Mapped(access) = form {
             let (path, offset) = match stream {
                 Stream::File { path, offset, reading: Reading::InOrder } => (path, *offset),
                 Stream::File { .. } => return Err(StreamError::Lazy(stream.clone())),
                 _ => return Err(StreamError::Unmapped(stream.clone())),
             };
-            let file = self.open(path, raise)?;
+            let file = files::to_write(path, &self.launcher).map_err(refused)?;
+            self.is_nobodys(&file).map_err(refused)?;
+            MappedRecording::check(&file, access).map_err(raise)?;
+            files::check_contents(&file, offset).map_err(refused)?;
             return Ok(Arc::new(MappedRecording::new(file, offset, access).map_err(raise)?));
         }
         let (sink, back): (Box<dyn Sink>, _) = match stream {
@@ -101,9 +117,9 @@ impl Streams {
                 (Box::new(Command { pipe: Descriptor::new(to).map_err(raise)?, end }), Some(from))
             }
             Stream::Fd(name) => {
-                let descriptor = self.descriptor(name)?;
+                let (descriptor, lock) = self.descriptor(name, Direction::Out).map_err(refused)?;
                 let back = way_back(&descriptor).map_err(raise)?;
-                (Box::new(Descriptor::new(descriptor).map_err(raise)?), back)
+                (Box::new(Locked { stream: Descriptor::new(descriptor).map_err(raise)?, _lock: lock }), back)
             }
             Stream::File { .. } => (self.sink(stream)?, None),
         };
@@ -115,43 +131,64 @@ impl Streams {
 
     /// Where a guest is written to that stays: nobody can answer.
     pub fn sink(&self, stream: &Stream) -> Result<Box<dyn Sink>, StreamError> {
-        let raise = |source| StreamError::Open { stream: stream.clone(), doing: "written", source };
+        let raise = |source| StreamError::Open { stream: stream.clone(), doing: WRITTEN, source };
+        let refused = |error| refused(stream, WRITTEN, error);
         match stream {
             Stream::Exec(command) => {
                 let Reader { pipe, end } = self.launcher.reader(command)?;
                 Ok(Box::new(Command { pipe: Descriptor::new(pipe).map_err(raise)?, end }))
             }
-            Stream::Fd(name) => Ok(Box::new(Descriptor::new(self.descriptor(name)?).map_err(raise)?)),
+            Stream::Fd(name) => {
+                let (descriptor, lock) = self.descriptor(name, Direction::Out).map_err(refused)?;
+                Ok(Box::new(Locked { stream: Descriptor::new(descriptor).map_err(raise)?, _lock: lock }))
+            }
             Stream::File { reading: Reading::OnDemand, .. } => Err(StreamError::Lazy(stream.clone())),
             Stream::File { path, offset, .. } => {
-                Ok(Box::new(Descriptor::new(self.file(path, *offset, raise)?).map_err(raise)?))
+                let mut file = files::to_write(path, &self.launcher).map_err(refused)?;
+                self.is_nobodys(&file).map_err(refused)?;
+                files::check_contents(&file, *offset).map_err(refused)?;
+                // What stands in the file before the offset stays; the rest goes.
+                match FileKind::from(file.metadata().map_err(raise)?.file_type()) {
+                    FileKind::Regular => {
+                        file.set_len(*offset).map_err(raise)?;
+                        file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
+                    }
+                    FileKind::BlockDevice => drop(file.seek(SeekFrom::Start(*offset)).map_err(raise)?),
+                    _ => {}
+                }
+                Ok(Box::new(Descriptor::new(file.into()).map_err(raise)?))
             }
         }
     }
 
     /// Where a guest is read from; `access` is for files with mapped RAM.
     pub fn play(&self, stream: &Stream, access: Access) -> Result<Box<dyn Acceptor>, StreamError> {
-        let raise = |source| StreamError::Open { stream: stream.clone(), doing: "read", source };
-        let (source, back) = match stream {
+        let raise = |source| StreamError::Open { stream: stream.clone(), doing: READ, source };
+        let refused = |error| refused(stream, READ, error);
+        let (source, back, lock) = match stream {
             Stream::Exec(command) => {
                 let Writer { pipe, answers } = self.launcher.writer(command)?;
-                (pipe, Some(answers))
+                (pipe, Some(answers), None)
             }
             Stream::Fd(name) => {
-                let descriptor = self.descriptor(name)?;
+                let (descriptor, lock) = self.descriptor(name, Direction::In).map_err(refused)?;
                 let back = way_back(&descriptor).map_err(raise)?;
-                (descriptor, back)
+                (descriptor, back, lock)
             }
             Stream::File { path, offset, reading } => {
-                let mut file = File::open(path).map_err(raise)?;
-                file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
+                let mut file = files::to_read(path).map_err(refused)?;
+                self.is_nobodys(&file).map_err(refused)?;
+                // A pipe has no places; what stands there first is the guest.
+                if *offset > 0 || FileKind::from(file.metadata().map_err(raise)?.file_type()) != FileKind::Fifo {
+                    file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
+                }
                 let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
                 let indirect = |why| StreamError::Indirect { stream: stream.clone(), why };
                 match reading {
                     Reading::InOrder => match MappedPlaying::of(&file, access).map_err(unreadable)? {
                         Some(playing) => return Ok(Box::new(playing)),
                         None if access == Access::Direct => return Err(indirect("this holds a stream")),
-                        None => (file.into(), None),
+                        None => (file.into(), None, None),
                     },
                     Reading::OnDemand if access == Access::Direct => return Err(indirect("lazy=on does not")),
                     Reading::OnDemand => return Ok(Box::new(Paging::new(file).map_err(unreadable)?)),
@@ -162,35 +199,61 @@ impl Streams {
             None => Playing::new(source),
             Some(back) => Playing::with_way_back(source, back),
         };
-        Ok(Box::new(playing.map_err(raise)?))
+        Ok(Box::new(Locked { stream: playing.map_err(raise)?, _lock: lock }))
     }
 
-    /// A name of `getfd`, which is used up by this, or the number of a descriptor that this process was started with.
-    fn descriptor(&self, name: &str) -> Result<OwnedFd, StreamError> {
-        let none = || StreamError::NoSuchName(name.to_owned());
-        match name.parse::<RawFd>() {
-            Ok(number) => duplicate_fd(number).map_err(|_| none()),
-            Err(_) => self.fds.take(name).ok_or_else(none),
-        }
+    /// A name of `getfd`, or the number of a descriptor that this process was started with; used up by this. With what keeps others from the file
+    /// behind it, if there is one.
+    fn descriptor(&self, name: &str, direction: Direction) -> Result<(OwnedFd, Option<File>), FileError> {
+        let descriptor = match name.parse::<RawFd>() {
+            Ok(number) => self.fds.take_inherited(number)?,
+            Err(_) => self.fds.take(name).ok_or_else(|| FdsError::NoSuchName(name.to_owned()))?,
+        };
+        let file = File::from(descriptor);
+        let lock = files::check_handed(&file, direction)?;
+        Ok((file.into(), lock))
     }
 
-    /// What stands in the file before `offset` stays; the rest goes.
-    fn file(&self, path: &Path, offset: u64, raise: impl Fn(io::Error) -> StreamError) -> Result<OwnedFd, StreamError> {
-        let mut file = self.open(path, &raise)?;
-        if file.metadata().map_err(&raise)?.is_file() {
-            file.set_len(offset).map_err(&raise)?;
-            file.seek(SeekFrom::Start(offset)).map_err(&raise)?;
+    /// Refuses a file that this process's standard input or output is, while a serial port or a monitor has those.
+    fn is_nobodys(&self, file: &File) -> Result<(), FileError> {
+        let found = file.metadata()?;
+        match self.fds.use_of((found.dev(), found.ino())) {
+            Some(has) => Err(FileError::Standard(has)),
+            None => Ok(()),
         }
-        Ok(file.into())
+    }
+}
+
+const WRITTEN: &str = "written";
+const READ: &str = "read";
+
+fn refused(stream: &Stream, doing: &'static str, error: FileError) -> StreamError {
+    match error {
+        // It names what it is about.
+        FileError::Number(error) => StreamError::Number(error),
+        error => StreamError::File { stream: stream.clone(), doing, source: error.into() },
+    }
+}
+
+/// A stream, and what keeps others from the file behind it.
+struct Locked<T> {
+    stream: T,
+    _lock: Option<File>,
+}
+
+impl Sink for Locked<Descriptor> {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.fd()
     }
 
-    /// For writing, all that stands in it left as it is.
-    fn open(&self, path: &Path, raise: impl Fn(io::Error) -> StreamError) -> Result<File, StreamError> {
-        // One that exists needs no help.
-        match File::options().write(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(File::from(self.launcher.file(path)?)),
-            opened => opened.map_err(raise),
-        }
+    fn commit(self: Box<Self>) -> io::Result<()> {
+        Box::new(self.stream).commit()
+    }
+}
+
+impl Acceptor for Locked<Playing> {
+    fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
+        self.stream.accept(wake)
     }
 }
 

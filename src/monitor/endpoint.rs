@@ -1,30 +1,31 @@
 //! Where monitors are reached: listening sockets, connected ones, and this process's standard input and output.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut, IsTerminal, Read};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::fs::OpenOptionsExt;
+#[cfg(test)]
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use whimbrel_postcopy::channel::listen_private;
+use whimbrel_postcopy::channel::{ListenError, PrivateListener, connect_private};
 
 /// At least so many descriptors are taken with one message; the kernel closes what is more. A command takes one.
 const MAX_HANDED: usize = 4;
+/// So long a server may take to make room for this client.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A place that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// Somebody answers there.
-    #[error("a running process already listens at '{0}'; give another path, or end that process")]
-    InUse(PathBuf),
-    /// Something is in the way.
-    #[error("'{0}' exists and is not a socket; remove it or give another path")]
-    NotASocket(PathBuf),
+    /// Something or somebody is there.
+    #[error(transparent)]
+    Taken(ListenError),
     /// The system refused to listen.
     #[error("cannot listen at '{place}'; give a place where this user may")]
     Listen {
@@ -70,7 +71,7 @@ impl Wire {
 
     /// Connects to a unix socket.
     pub fn connect(path: &Path) -> Result<Self, EndpointError> {
-        UnixStream::connect(path)
+        connect_private(path, PATIENCE)
             .and_then(|stream| Self::socket(stream.into()))
             .map_err(|source| EndpointError::Connect { path: path.to_owned(), source })
     }
@@ -137,7 +138,7 @@ fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
 #[derive(Debug)]
 pub enum Listener {
     /// A unix socket, whose file goes when this does.
-    Unix(UnixListener, SocketFile),
+    Unix(PrivateListener),
     /// A tcp port.
     Tcp(TcpListener),
 }
@@ -145,17 +146,13 @@ pub enum Listener {
 impl Listener {
     /// Listens at a unix socket, which only this user may open. A file that a dead process left there is replaced.
     pub fn unix(path: &Path) -> Result<Self, EndpointError> {
-        let failed = |source| EndpointError::Listen { place: path.display().to_string(), source };
-        let listener = match listen_private(path) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                remove_stale(path)?;
-                listen_private(path).map_err(failed)?
+        match PrivateListener::bind(path) {
+            Ok(listener) => Ok(Self::Unix(listener)),
+            Err(ListenError::System(source)) => {
+                Err(EndpointError::Listen { place: path.display().to_string(), source })
             }
-            other => other.map_err(failed)?,
-        };
-        listener.set_nonblocking(true).map_err(failed)?;
-        let file = SocketFile::of(path).map_err(failed)?;
-        Ok(Self::Unix(listener, file))
+            Err(taken) => Err(EndpointError::Taken(taken)),
+        }
     }
 
     /// Listens at a tcp port.
@@ -171,7 +168,7 @@ impl Listener {
     /// The next client; `None` when there is none yet.
     pub fn accept(&self) -> io::Result<Option<Wire>> {
         let accepted = match self {
-            Self::Unix(listener, _) => listener.accept().map(|it| OwnedFd::from(it.0)),
+            Self::Unix(listener) => listener.accept().map(OwnedFd::from),
             Self::Tcp(listener) => listener.accept().map(|it| OwnedFd::from(it.0)),
         };
         match accepted {
@@ -184,7 +181,7 @@ impl Listener {
     /// Whether it is more than this host that can connect.
     pub fn is_open_to_other_hosts(&self) -> bool {
         match self {
-            Self::Unix(..) => false,
+            Self::Unix(_) => false,
             Self::Tcp(listener) => !listener.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback()),
         }
     }
@@ -192,7 +189,7 @@ impl Listener {
     /// The address listened on, with the port that the system chose.
     pub fn address(&self) -> String {
         match self {
-            Self::Unix(_, file) => format!("unix:{}", file.path.display()),
+            Self::Unix(listener) => format!("unix:{}", listener.path().display()),
             Self::Tcp(listener) => match listener.local_addr() {
                 Ok(address) => format!("tcp:{address}"),
                 Err(error) => format!("tcp (unknown address: {error})"),
@@ -204,52 +201,8 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         match self {
-            Self::Unix(listener, _) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
             Self::Tcp(listener) => listener.as_fd(),
-        }
-    }
-}
-
-/// Removes a socket file that nobody listens at.
-fn remove_stale(path: &Path) -> Result<(), EndpointError> {
-    let failed = |source| EndpointError::Listen { place: path.display().to_string(), source };
-    let kind = fs::symlink_metadata(path).map_err(failed)?.file_type();
-    if !kind.is_socket() {
-        return Err(EndpointError::NotASocket(path.to_owned()));
-    }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            log::info!("replacing the stale socket '{}'", path.display());
-            fs::remove_file(path).map_err(failed)
-        }
-        _ => Err(EndpointError::InUse(path.to_owned())),
-    }
-}
-
-/// A socket's file, removed with this value unless another file has taken its place.
-#[derive(Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), identity: identity(path)? })
-    }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            log::warn!("cannot remove '{}': {error}", self.path.display());
         }
     }
 }
@@ -268,48 +221,6 @@ pub fn send_with(socket: &UnixStream, bytes: &[u8], fds: &[std::os::fd::Borrowed
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_socket_is_private_and_goes_with_its_listener() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let listener = Listener::unix(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        drop(listener);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        drop(UnixListener::bind(&path).unwrap());
-        let live = Listener::unix(&path).unwrap();
-        assert!(matches!(Listener::unix(&path), Err(EndpointError::InUse(_))));
-        // The refused attempt must not have harmed the live one.
-        UnixStream::connect(&path).unwrap();
-        assert!(live.accept().unwrap().is_some());
-    }
-
-    #[test]
-    fn what_is_no_socket_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("precious");
-        fs::write(&path, "data").unwrap();
-        assert!(matches!(Listener::unix(&path), Err(EndpointError::NotASocket(_))));
-        assert_eq!(fs::read(&path).unwrap(), b"data");
-    }
-
-    #[test]
-    fn another_ones_socket_is_not_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("s");
-        let first = Listener::unix(&path).unwrap();
-        fs::rename(&path, dir.path().join("moved")).unwrap();
-        let _second = Listener::unix(&path).unwrap();
-        drop(first);
-        assert!(path.exists());
-    }
 
     #[test]
     fn descriptors_come_with_the_bytes_they_were_sent_with_and_end_with_this_program() {

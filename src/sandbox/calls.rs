@@ -319,7 +319,9 @@ fn net() -> Result<Calls, BackendError> {
 }
 
 fn character() -> Result<Calls, BackendError> {
+    // A socket's file is looked at before it is removed.
     let calls = Calls::default().any(&[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_unlink]);
+    let calls = calls.any(&[libc::SYS_statx, libc::SYS_newfstatat, libc::SYS_lstat]);
     // What comes in for the serial port interrupts the guest.
     calls.ioctl(&requests::TERMINAL)?.ioctl(&[requests::FIONBIO, requests::KVM_IRQ_LINE])
 }
@@ -474,7 +476,8 @@ fn listens() -> Result<Calls, BackendError> {
 
 fn serves_monitors() -> Result<Calls, BackendError> {
     let calls = character()?.and(awaits_queues());
-    // Clients hand descriptors over, which only recvmsg takes. Snapshots are listed.
-    let calls = calls.any(&[libc::SYS_getdents64]);
+    // Clients hand descriptors over, which only recvmsg takes. Snapshots are listed. Whether somebody writes to a FIFO is seen by tee; standard input
+    // and output are given away.
+    let calls = calls.any(&[libc::SYS_getdents64, libc::SYS_tee, libc::SYS_dup2, libc::SYS_dup3]);
     Ok(calls.any(&[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_shutdown]))
 }

@@ -11,6 +11,7 @@ mod cancel;
 mod clients;
 mod cpu;
 mod encodings;
+mod files;
 mod lifecycle;
 mod live_upgrade;
 mod mapped;

@@ -3,14 +3,13 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::Backlog;
 
-use super::{Channel, ChannelError, DestinationTls, KEEPALIVE, SourceTls, Wake, listen_private};
+use super::{Channel, ChannelError, DestinationTls, KEEPALIVE, PrivateListener, SourceTls, Wake, connect_private};
 use crate::wire::Features;
 
 /// How long a connection attempt may take.
@@ -77,7 +76,7 @@ pub struct UnixAddress(pub PathBuf);
 
 impl UnixAddress {
     fn dial(&self) -> io::Result<OwnedFd> {
-        Ok(UnixStream::connect(&self.0)?.into())
+        Ok(connect_private(&self.0, CONNECT_TIMEOUT)?.into())
     }
 }
 
@@ -155,7 +154,7 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(PrivateListener),
 }
 
 impl Listener {
@@ -167,19 +166,11 @@ impl Listener {
         Ok(Self { socket: Socket::Tcp(listener), keepalive: KEEPALIVE, tls: None })
     }
 
-    /// Listens on a unix socket, which only this user may open. A socket file that nobody listens on any more is replaced.
+    /// Listens on a unix socket, which only this user may open. A socket file that nobody listens on any more is replaced; anything else stays.
     pub fn unix(address: &UnixAddress) -> io::Result<Self> {
-        let path = &address.0;
-        let listener = match listen_private(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-                std::fs::remove_file(path)?;
-                listen_private(path)?
-            }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
+        let listener = PrivateListener::bind(&address.0)?;
         wait_in_line(&listener)?;
-        Ok(Self { socket: Socket::Unix(listener, path.clone()), keepalive: KEEPALIVE, tls: None })
+        Ok(Self { socket: Socket::Unix(listener), keepalive: KEEPALIVE, tls: None })
     }
 
     /// With a TCP peer that is silent for so long taken for lost.
@@ -198,7 +189,7 @@ impl Listener {
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok(),
-            Socket::Unix(..) => None,
+            Socket::Unix(_) => None,
         }
     }
 
@@ -218,14 +209,14 @@ impl Listener {
     fn take(&self) -> io::Result<OwnedFd> {
         match &self.socket {
             Socket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
-            Socket::Unix(listener, _) => listener.accept().map(|(stream, _)| stream.into()),
+            Socket::Unix(listener) => listener.accept().map(Into::into),
         }
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(listener, _) => listener.as_fd(),
+            Socket::Unix(listener) => listener.as_fd(),
         }
     }
 }
@@ -233,11 +224,6 @@ impl Listener {
 /// As many connections as the host allows may wait to be accepted: where they may not, a source tries again a second later, behind strangers.
 fn wait_in_line(listener: &impl AsFd) -> io::Result<()> {
     Ok(nix::sys::socket::listen(listener, Backlog::MAXCONN)?)
-}
-
-/// Whether a socket file exists that nobody answers on.
-fn is_stale(path: &PathBuf) -> bool {
-    matches!(UnixStream::connect(path), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 impl Acceptor for Listener {
@@ -272,14 +258,6 @@ impl Acceptor for Listener {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -155,8 +155,11 @@ impl Files {
     }
 }
 
+/// A file of credentials is no longer than this, in bytes: lists of revocations grow.
+const MOST: u64 = 64 << 20;
+
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::File { path: path.to_owned(), source })
+    crate::files::read(path, MOST).map_err(|source| TlsError::File { path: path.to_owned(), source })
 }
 
 /// Everything of one kind that a file holds, one at least.

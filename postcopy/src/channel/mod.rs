@@ -28,7 +28,7 @@ pub use batch::Batch;
 pub use credentials::{DestinationTls, SourceTls};
 pub use handed::{Handed, MOST_FILES};
 pub use network::Network;
-pub use private::listen_private;
+pub use private::{ListenError, PrivateListener, connect_private};
 pub use reader::MessageReader;
 pub use refusal::{Peer, TlsError};
 pub(crate) use tls::Handshake;

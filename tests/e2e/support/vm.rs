@@ -246,6 +246,13 @@ impl Vm {
         self.qmp.run("migrate", json!({"uri": uri}));
     }
 
+    /// Waits until its guest has come out of a file, which may be before anybody heard its events.
+    pub fn await_arrived(&mut self) {
+        if self.qmp.query("query-migrate")["status"] != "completed" {
+            self.qmp.await_migration("completed");
+        }
+    }
+
     /// One number of `query-migrate`'s RAM statistics.
     pub fn ram(&mut self, field: &str) -> u64 {
         let answer = self.qmp.query("query-migrate");

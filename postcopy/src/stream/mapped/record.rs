@@ -31,18 +31,23 @@ enum Next {
 impl MappedRecording {
     /// Into `file`, from byte `offset` on; what stands before it stays, the rest goes at once. Errors: it is no regular file, or its file system does not do `access`.
     pub fn new(file: File, offset: u64, access: Access) -> io::Result<Self> {
+        Self::check(&file, access)?;
+        // What was there is no guest's from here on.
+        file.set_len(offset)?;
+        Ok(Self { next: Mutex::new(Next::Control(Opening { file, offset, access })) })
+    }
+
+    /// Whether [`MappedRecording::new`] takes the file. Changes nothing.
+    pub fn check(file: &File, access: Access) -> io::Result<()> {
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("mapped-ram needs a regular file, in which any place can be written"));
         }
-        access.check(&file).map_err(|error| {
+        access.check(file).map_err(|error| {
             io::Error::new(
                 error.kind(),
                 format!("its file system does not do direct I/O, so switch direct-io off: {error}"),
             )
-        })?;
-        // What was there is no guest's from here on.
-        file.set_len(offset)?;
-        Ok(Self { next: Mutex::new(Next::Control(Opening { file, offset, access })) })
+        })
     }
 }
 
