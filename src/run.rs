@@ -12,7 +12,7 @@ use crate::migration::{Migration, MigrationError};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
 use crate::sandbox::{self, SandboxError};
-use crate::snapshots::Snapshots;
+use crate::snapshots::{Identity, Snapshots};
 
 /// Why a machine could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,8 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     };
     let streams = Streams::new(launcher.clone(), fds.clone());
     let migration = Migration::new(machine.clone(), parameters, streams, events.migration());
-    let snapshots = Snapshots::new(config.snapshots.clone(), launcher, migration.clone(), events.jobs());
+    let identity = Identity::of(&config.machine);
+    let snapshots = Snapshots::new(config.snapshots.clone(), identity, launcher, migration.clone(), events.jobs());
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;

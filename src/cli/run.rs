@@ -209,7 +209,8 @@ pub struct RunArgs {
     no_exec: bool,
     /// The directory for snapshots: 'savevm', 'loadvm', 'delvm' and 'info snapshots' work in it, and are refused without one
     ///
-    /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore' runs, too.
+    /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore' runs, too. Machines may share
+    /// it: each sees others' snapshots and leaves them alone. They are known by --uuid and --name, so give one.
     #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
     snapshots: Option<PathBuf>,
     /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,

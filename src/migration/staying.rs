@@ -5,7 +5,7 @@ use std::sync::Arc;
 use whimbrel_postcopy::destination::{self, Options};
 use whimbrel_postcopy::memory::Backing;
 use whimbrel_postcopy::progress::Observer;
-use whimbrel_postcopy::stream::{Paging, Sink, Way, save};
+use whimbrel_postcopy::stream::{Outline, Paging, Sink, Way, save};
 use whimbrel_postcopy::uffd::{Uffd, UffdError};
 use whimbrel_postcopy::wire::Features;
 
@@ -79,6 +79,11 @@ impl Migration {
         let saving = save(self.machine.clone(), sink, way, observer).map_err(MigrationError::Resource)?;
         *job = Job::Staying(saving, Visible::No);
         Ok(())
+    }
+
+    /// Whether what a file holds can run here, as far as that is to be seen without loading it.
+    pub fn check_snapshot(&self, outline: &Outline) -> Result<(), MigrationError> {
+        Ok(self.machine.check_outline(outline)?)
     }
 
     /// Has the guest of a file take this one's place. Until the file has been looked through nothing is changed. Whether the guest runs, or why not,

@@ -18,7 +18,7 @@ use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
 use crate::migration::{MigrationError, Side};
 use crate::net::{InterfaceInfo, MacAddr, Schedule, Timing};
-use crate::snapshots::{Act, JobInfo, JobStatus, SnapshotError, SnapshotInfo};
+use crate::snapshots::{Act, JobInfo, JobStatus, Owner, SnapshotError, SnapshotInfo};
 
 /// See the module.
 pub struct FakeVm {
@@ -213,7 +213,13 @@ impl Vm for FakeVm {
         Ok(id)
     }
     fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
-        let of = |tag: &str, size, clock| SnapshotInfo { tag: tag.parse().unwrap(), size, date: UNIX_EPOCH, clock };
+        let of = |tag: &str, size, clock| SnapshotInfo {
+            tag: tag.parse().unwrap(),
+            size,
+            date: UNIX_EPOCH,
+            clock,
+            owner: Owner::Ours,
+        };
         Ok(vec![of("before", 6_951_077, Some(3_723_004_000_000)), of("a name that is long", 33 << 20, None)])
     }
     fn jobs(&self) -> Vec<JobInfo> {

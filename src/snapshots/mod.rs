@@ -4,26 +4,31 @@
 //! |---|---|
 //! | `tag` | what a snapshot may be called |
 //! | `place` | the directory: names, lists |
+//! | `identity` | which machine a snapshot is of |
 //! | `jobs` | what is under way and what became of it, by QEMU's names |
 //! | `work` | the jobs' work, each on a thread of its own |
 //!
 //! A file is the stream that `migrate file:` writes, so that `whimbrel restore` runs it, too.
 
+mod identity;
 mod jobs;
 mod place;
 mod tag;
 mod work;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use whimbrel_postcopy::channel::ChannelError;
 
 use crate::launcher::{Launcher, LauncherError};
+use crate::migration::files::FileError;
 use crate::migration::{Migration, MigrationError};
 
+pub use identity::Identity;
 pub use jobs::{JobEvent, JobInfo, JobStatus, Jobs, Kind};
-pub use place::{Place, SnapshotInfo, date_of};
+pub use place::{Owner, Place, SnapshotInfo, date_of};
 pub use tag::Tag;
 
 /// Why a snapshot cannot be saved, loaded, deleted or listed.
@@ -69,6 +74,38 @@ pub enum SnapshotError {
         /// Why not.
         #[source]
         source: ChannelError,
+    },
+    /// A file that somebody has.
+    #[error("snapshot '{tag}' is in use: {source}")]
+    InUse {
+        /// Whose.
+        tag: Tag,
+        /// By whom.
+        source: Box<FileError>,
+    },
+    /// Another machine shares the directory.
+    #[error(
+        "snapshot '{tag}' is of {owner}, not of this machine: give this one another name, or run that one's guest with 'whimbrel restore {}'",
+        path.display()
+    )]
+    Another {
+        /// Which.
+        tag: Tag,
+        /// Whose it is.
+        owner: String,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// Who knows where it comes from.
+    #[error(
+        "snapshot '{tag}' does not say of which machine it is: run its guest with 'whimbrel restore {0}', or remove the file {0}",
+        path.display()
+    )]
+    Unknown {
+        /// Which.
+        tag: Tag,
+        /// Its file.
+        path: PathBuf,
     },
     /// A file that cannot be made, renamed or removed.
     #[error(transparent)]
@@ -122,29 +159,35 @@ pub struct Act {
 /// This machine's snapshots. No method waits for a guest.
 pub struct Snapshots {
     place: Option<Place>,
+    identity: Identity,
+    /// Open as long as this machine is the one that was started so: see [`Identity::claim`].
+    _claim: Option<File>,
     launcher: Arc<Launcher>,
     migration: Arc<Migration>,
     jobs: Arc<Jobs>,
 }
 
 impl Snapshots {
-    /// In `directory`; `events` is called from the jobs' threads.
+    /// Those of machine `identity` in `directory`; `events` is called from the jobs' threads.
     pub fn new(
         directory: Option<PathBuf>,
+        mut identity: Identity,
         launcher: Arc<Launcher>,
         migration: Arc<Migration>,
         events: Arc<dyn Fn(JobEvent) + Send + Sync>,
     ) -> Self {
-        Self { place: directory.map(Place::new), launcher, migration, jobs: Arc::new(Jobs::new(events)) }
+        let claim = directory.as_deref().and_then(|directory| identity.claim(directory));
+        let (place, jobs) = (directory.map(Place::new), Arc::new(Jobs::new(events)));
+        Self { place, identity, _claim: claim, launcher, migration, jobs }
     }
 
     fn place(&self) -> Result<&Place, SnapshotError> {
         self.place.as_ref().ok_or(SnapshotError::NoPlace)
     }
 
-    /// Those that there are, the oldest first.
+    /// Those that there are, also other machines', the oldest first.
     pub fn list(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
-        self.place()?.list()
+        self.place()?.list(&self.identity)
     }
 
     /// The jobs.
@@ -170,6 +213,7 @@ impl Snapshots {
             file: place.file(&tag),
             draft: place.draft(&tag),
             tag,
+            identity: self.identity.clone(),
             launcher: self.launcher.clone(),
             migration: self.migration.clone(),
         };

@@ -1,12 +1,14 @@
 //! [`Place`]: the directory with the snapshots.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use whimbrel_postcopy::files::{self, FileKind};
 use whimbrel_postcopy::stream::Outline;
 
-use super::{SnapshotError, Tag};
+use super::{Identity, SnapshotError, Tag};
 use crate::machine::Machine;
 
 const SUFFIX: &str = ".whimbrel";
@@ -22,6 +24,30 @@ pub struct SnapshotInfo {
     pub date: SystemTime,
     /// The guest's clock then, in nanoseconds; `None` if its file does not say.
     pub clock: Option<u64>,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// Whose a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This machine's.
+    Ours,
+    /// Another machine's, whose name or UUID this is.
+    Another(String),
+    /// Its file does not say.
+    Unknown,
+}
+
+impl Owner {
+    /// Of the snapshot with this label.
+    pub fn of(label: &str, here: &Identity) -> Self {
+        match Identity::parse(label) {
+            None => Self::Unknown,
+            Some(machine) if here.is(&machine) => Self::Ours,
+            Some(machine) => Self::Another(machine.to_string()),
+        }
+    }
 }
 
 /// A directory.
@@ -49,14 +75,14 @@ impl Place {
         self.file(tag).exists()
     }
 
-    /// Those that there are, the oldest first.
-    pub fn list(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+    /// Those that there are, whoever saved them, the oldest first.
+    pub fn list(&self, here: &Identity) -> Result<Vec<SnapshotInfo>, SnapshotError> {
         let unlisted = |source| SnapshotError::List { path: self.0.clone(), source };
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.0).map_err(unlisted)? {
             let path = entry.map_err(unlisted)?.path();
             // One that goes away meanwhile is not listed.
-            all.extend(tag_of(&path).and_then(|tag| info(tag, &path)));
+            all.extend(tag_of(&path).and_then(|tag| info(tag, &path, here)));
         }
         all.sort_by(|one, other| (one.date, &one.tag).cmp(&(other.date, &other.tag)));
         Ok(all)
@@ -67,11 +93,16 @@ fn tag_of(path: &Path) -> Option<Tag> {
     path.file_name()?.to_str()?.strip_suffix(SUFFIX)?.parse().ok()
 }
 
-fn info(tag: Tag, path: &Path) -> Option<SnapshotInfo> {
-    let file = File::open(path).ok()?;
-    let about = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    let clock = Outline::of(file).ok().and_then(|outline| Machine::clock_of(&outline.state));
-    Some(SnapshotInfo { tag, size: about.len(), date: about.modified().ok()?, clock })
+/// Opens a snapshot's file; whatever else has such a name is none.
+pub(super) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<(File, fs::Metadata)> {
+    files::open(path, options, &[FileKind::Regular], "a regular file")
+}
+
+fn info(tag: Tag, path: &Path, here: &Identity) -> Option<SnapshotInfo> {
+    let (file, about) = open(path, OpenOptions::new().read(true)).ok()?;
+    let outline = Outline::of(file).unwrap_or_default();
+    let (clock, owner) = (Machine::clock_of(&outline.state), Owner::of(&outline.label, here));
+    Some(SnapshotInfo { tag, size: about.len(), date: about.modified().ok()?, clock, owner })
 }
 
 /// A name for a snapshot that got none, as QEMU makes them.
@@ -119,17 +150,21 @@ mod tests {
     fn only_snapshots_are_listed() {
         let dir = tempfile::tempdir().unwrap();
         let place = Place::new(dir.path().to_owned());
+        let here = Identity::parse(r#"{"start": "0"}"#).unwrap();
         let tag: Tag = "b".parse().unwrap();
-        assert!(!place.has(&tag) && place.list().unwrap().is_empty());
+        assert!(!place.has(&tag) && place.list(&here).unwrap().is_empty());
         for name in ["b.whimbrel", ".c.whimbrel.part", "d", ".e.whimbrel"] {
             fs::write(dir.path().join(name), b"four").unwrap();
         }
         fs::create_dir(dir.path().join("f.whimbrel")).unwrap();
-        let all = place.list().unwrap();
-        assert_eq!(all.iter().map(|it| (&it.tag, it.size, it.clock)).collect::<Vec<_>>(), [(&tag, 4, None)]);
+        // Nobody is waited for.
+        nix::unistd::mkfifo(&dir.path().join("g.whimbrel"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let all = place.list(&here).unwrap();
+        let told = all.iter().map(|it| (&it.tag, it.size, it.clock, &it.owner)).collect::<Vec<_>>();
+        assert_eq!(told, [(&tag, 4, None, &Owner::Unknown)]);
         assert!(place.has(&tag));
         assert!(place.draft(&tag).ends_with(".b.whimbrel.part"));
         let nowhere = Place::new(dir.path().join("nowhere"));
-        assert!(nowhere.list().unwrap_err().to_string().contains("nowhere cannot be listed"));
+        assert!(nowhere.list(&here).unwrap_err().to_string().contains("nowhere cannot be listed"));
     }
 }

@@ -1,17 +1,23 @@
 //! The jobs' work. Each is done on a thread of its own, for it waits: for the disk, and for the guest.
 
-use std::fs::File;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use whimbrel_postcopy::channel::ChannelError;
 use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::stats::Status;
-use whimbrel_postcopy::stream::{Descriptor, Paging};
+use whimbrel_postcopy::stream::{Descriptor, Outline, Paging, Sink};
 
-use super::{Kind, SnapshotError, Tag};
+use super::{Identity, Kind, Owner, SnapshotError, Tag, place};
+use crate::block::lock::Access;
 use crate::launcher::Launcher;
 use crate::migration::Migration;
+use crate::migration::files::{self, FileError};
 
 /// One job's.
 pub(super) struct Work {
@@ -20,6 +26,8 @@ pub(super) struct Work {
     pub file: PathBuf,
     /// What becomes it.
     pub draft: PathBuf,
+    /// Whose it is.
+    pub identity: Identity,
     pub launcher: Arc<Launcher>,
     pub migration: Arc<Migration>,
 }
@@ -30,7 +38,7 @@ impl Work {
         match kind {
             Kind::Save => self.save(),
             Kind::Load => self.load(),
-            Kind::Delete => Ok(self.launcher.remove(&self.file)?),
+            Kind::Delete => self.delete(),
         }
     }
 
@@ -43,8 +51,15 @@ impl Work {
     }
 
     fn save(&self) -> Result<(), SnapshotError> {
-        let draft = self.launcher.new_file(&self.draft)?;
-        let saved = self.write(draft.into()).and_then(|()| Ok(self.launcher.rename(&self.draft, &self.file)?));
+        // What is another machine's is not replaced: that is told before the guest stands still.
+        self.check_replaced()?;
+        let draft = File::from(self.launcher.new_file(&self.draft)?);
+        // Until it has its name, the file is locked.
+        let held = draft.try_clone().map_err(|source| self.unopened(source));
+        let saved = held.and_then(|held| {
+            self.write(draft)?;
+            self.name_it(&held)
+        });
         if saved.is_err()
             && let Err(error) = self.launcher.remove(&self.draft)
         {
@@ -54,8 +69,8 @@ impl Work {
     }
 
     fn write(&self, draft: File) -> Result<(), SnapshotError> {
-        let sink =
-            Descriptor::new(draft.into()).map_err(|source| SnapshotError::Open { tag: self.tag.clone(), source })?;
+        let sink = Descriptor::new(draft.into()).map_err(|source| self.unopened(source))?;
+        let sink = Labelled { to: sink, label: self.identity.label() };
         let end = Arc::new(Await::default());
         self.migration.save_snapshot(Box::new(sink), end.clone())?;
         match end.first_of(Status::is_ended) {
@@ -64,10 +79,49 @@ impl Work {
         }
     }
 
+    /// The draft becomes the snapshot, unless somebody else reads the one before it. (Over NFS that one would vanish under the reader.)
+    fn name_it(&self, draft: &File) -> Result<(), SnapshotError> {
+        let _old = self.check_replaced()?;
+        let unopened = |source| self.unopened(source);
+        let (ours, there) = (draft.metadata().map_err(unopened)?, fs::symlink_metadata(&self.draft).map_err(unopened)?);
+        if (ours.dev(), ours.ino()) != (there.dev(), there.ino()) {
+            return Err(self.unopened(io::Error::other("another process has replaced its file meanwhile")));
+        }
+        Ok(self.launcher.rename(&self.draft, &self.file)?)
+    }
+
+    /// The snapshot that is there already, locked: this machine's, and nobody reads it. `None` if there is none.
+    fn check_replaced(&self) -> Result<Option<File>, SnapshotError> {
+        match fs::symlink_metadata(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => self.open_to_replace().map(Some),
+        }
+    }
+
+    fn delete(&self) -> Result<(), SnapshotError> {
+        let _old = self.open_to_replace()?;
+        Ok(self.launcher.remove(&self.file)?)
+    }
+
+    fn open_to_replace(&self) -> Result<File, SnapshotError> {
+        let (file, _) = place::open(&self.file, OpenOptions::new().read(true).write(true))
+            .map_err(|source| self.unopened(source))?;
+        files::take(&file, Access::Write).map_err(|error| self.in_use(error))?;
+        let outline = file.try_clone().map_err(ChannelError::Io).and_then(Outline::of).unwrap_or_default();
+        self.check_owner(&outline)?;
+        Ok(file)
+    }
+
     fn load(&self) -> Result<(), SnapshotError> {
         let tag = || self.tag.clone();
-        let file = File::open(&self.file).map_err(|source| SnapshotError::Open { tag: tag(), source })?;
+        let (file, _) =
+            place::open(&self.file, OpenOptions::new().read(true)).map_err(|source| self.unopened(source))?;
+        files::take(&file, Access::Read).map_err(|error| self.in_use(error))?;
         let paging = Paging::new(file).map_err(|source| SnapshotError::Damaged { tag: tag(), source })?;
+        let outline = paging.outline();
+        // What could not run here at all is told first.
+        self.migration.check_snapshot(&outline).map_err(|source| SnapshotError::Unfit { tag: tag(), source })?;
+        self.check_owner(&outline)?;
         let end = Arc::new(Await::default());
         let loading = self.migration.load_snapshot(paging, end.clone());
         loading.map_err(|source| SnapshotError::Unfit { tag: tag(), source })?;
@@ -83,9 +137,46 @@ impl Work {
         }
     }
 
+    fn check_owner(&self, outline: &Outline) -> Result<(), SnapshotError> {
+        let (tag, path) = (self.tag.clone(), self.file.clone());
+        match Owner::of(&outline.label, &self.identity) {
+            Owner::Ours => Ok(()),
+            Owner::Another(owner) => Err(SnapshotError::Another { tag, owner, path }),
+            Owner::Unknown => Err(SnapshotError::Unknown { tag, path }),
+        }
+    }
+
+    fn in_use(&self, error: FileError) -> SnapshotError {
+        SnapshotError::InUse { tag: self.tag.clone(), source: error.into() }
+    }
+
+    fn unopened(&self, source: io::Error) -> SnapshotError {
+        SnapshotError::Open { tag: self.tag.clone(), source }
+    }
+
     fn failed(&self, status: Status) -> SnapshotError {
         let why = self.migration.snapshot_error();
         SnapshotError::Failed(why.unwrap_or_else(|| format!("snapshot '{}': {}", self.tag, status.name())))
+    }
+}
+
+/// A file that says whose snapshot it is.
+struct Labelled {
+    to: Descriptor,
+    label: String,
+}
+
+impl Sink for Labelled {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.to.fd()
+    }
+
+    fn label(&self) -> &str {
+        &self.label
+    }
+
+    fn commit(self: Box<Self>) -> io::Result<()> {
+        Box::new(self.to).commit()
     }
 }
 

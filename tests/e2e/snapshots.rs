@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::monitor::Person;
-use crate::support::{Machine, Vm, host};
+use crate::support::{Machine, Transport, Vm, host};
 
 const WORKLOAD: &str = "ws=8M order=rand write=50";
 
@@ -17,7 +17,11 @@ fn machine(dir: &Path) -> Machine {
 
 /// Runs a job to its end, through QEMU's states, and forgets it; its error, if it has one.
 fn job(vm: &mut Vm, command: &str, tag: &str) -> Option<String> {
-    vm.qmp.run(command, json!({"job-id": "job0", "tag": tag, "vmstate": "", "devices": []}));
+    let mut arguments = json!({"job-id": "job0", "tag": tag, "devices": []});
+    if command != "snapshot-delete" {
+        arguments["vmstate"] = "".into();
+    }
+    vm.qmp.run(command, arguments);
     conclude(vm)
 }
 
@@ -132,7 +136,7 @@ fn programs_save_load_and_delete_by_jobs() {
     for lazily in [None, Some("--lazy")] {
         let more = |_: &Path| lazily.map(str::to_owned).into_iter().collect();
         let mut other = Machine::new("32M").restoring(&path).start("destination", true, more);
-        other.qmp.await_migration("completed");
+        other.await_arrived();
         other.guest.assert_whole();
         assert_eq!(other.end_guest(), 0);
     }
@@ -179,6 +183,68 @@ fn what_fails_leaves_the_guest_running_and_nothing_else() {
     assert!(Person::at(&other).says("info snapshots").contains("cannot be listed"));
     other.guest.assert_whole();
     assert_eq!(other.end_guest(), 0);
+}
+
+#[test]
+fn machines_that_share_a_directory_leave_each_others_snapshots_alone() {
+    if !host::has_kvm_and_uffd() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let named = |name: &str| machine(dir.path()).with(&["--name", name]);
+    let (mut a, mut b) = (named("a").boot_and_begin(WORKLOAD), named("b").boot_and_begin(WORKLOAD));
+    assert_eq!(job(&mut a, "snapshot-save", "before"), None);
+    let bytes = fs::read(dir.path().join("before.whimbrel")).unwrap();
+    let mut person = Person::at(&b);
+    for line in ["savevm before", "loadvm before", "delvm before"] {
+        let said = person.says(line);
+        assert!(said.contains("snapshot 'before' is of machine 'a', not of this machine"), "{line}: {said}");
+    }
+    let list = person.says("info snapshots");
+    assert!(list.starts_with("There is no snapshot available.\n") && list.contains("machine 'a'"), "{list}");
+    for command in ["snapshot-load", "snapshot-delete"] {
+        let error = job(&mut b, command, "before").unwrap();
+        assert!(error.contains("is of machine 'a'"), "{error}");
+    }
+    assert_eq!(fs::read(dir.path().join("before.whimbrel")).unwrap(), bytes);
+    assert_eq!(b.end_guest(), 0);
+    // Where the machine has gone to, it finds them.
+    let mut there = named("a").receive(Transport::Unix);
+    let address = there.address();
+    a.migrate(&address);
+    there.qmp.await_migration("completed");
+    there.guest.jumps();
+    assert_eq!(job(&mut there, "snapshot-load", "before"), None);
+    there.guest.assert_whole();
+    assert_eq!(job(&mut there, "snapshot-delete", "before"), None);
+    assert_eq!(there.end_guest(), 0);
+    drop(a);
+
+    // Machines without a name that are started alike: at one time only one of them is that machine.
+    let (mut first, mut second) =
+        (machine(dir.path()).boot_and_begin(WORKLOAD), machine(dir.path()).boot_and_begin(WORKLOAD));
+    assert_eq!(job(&mut first, "snapshot-save", "mine"), None);
+    let error = job(&mut second, "snapshot-load", "mine").unwrap();
+    assert!(error.contains("is of another machine without a name"), "{error}");
+    assert_eq!(first.end_guest(), 0);
+    let mut again = machine(dir.path()).boot_and_begin(WORKLOAD);
+    again.guest.jumps();
+    assert_eq!(job(&mut again, "snapshot-load", "mine"), None);
+    again.guest.assert_whole();
+    assert!(job(&mut second, "snapshot-delete", "mine").unwrap().contains("not of this machine"));
+    second.guest.assert_whole();
+    assert_eq!(second.end_guest(), 0);
+    // What is no snapshot, and a stream that does not say whose it is.
+    fs::write(dir.path().join("text.whimbrel"), "precious").unwrap();
+    nix::unistd::mkfifo(&dir.path().join("fifo.whimbrel"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    assert!(job(&mut again, "snapshot-load", "fifo").unwrap().contains("it is a FIFO"));
+    for command in ["snapshot-delete", "snapshot-load"] {
+        job(&mut again, command, "text").unwrap();
+    }
+    assert!(Person::at(&again).says("savevm text").contains("does not say of which machine it is"));
+    assert_eq!(fs::read(dir.path().join("text.whimbrel")).unwrap(), b"precious");
+    assert!(Person::at(&again).says("info snapshots").contains("(its file does not say)"));
+    assert_eq!(again.end_guest(), 0);
 }
 
 #[test]
@@ -239,7 +305,7 @@ fn a_hot_guest_runs_while_it_is_saved_and_what_is_saved_is_whole() {
         let _ = downtime(&vm.qmp.query("query-migrate"));
         vm.guest.assert_whole();
         let mut other = plain.clone().restoring(&path).start("destination", true, |_| Vec::new());
-        other.qmp.await_migration("completed");
+        other.await_arrived();
         other.guest.assert_whole();
         assert_eq!(other.end_guest(), 0);
     }

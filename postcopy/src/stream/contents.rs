@@ -1,13 +1,13 @@
 //! [`Contents`]: the table behind a snapshot's last message that says where each page stands, so that nobody has to look through all of the file.
 //!
 //! ```text
-//!  stream ... state, hand-over, complete | places ...          | footer (56 bytes)
-//!                                        | block u16, 0 u16,   | "WHIMPAGE", places u64, where they begin u64,
-//!                                        | count u32, page u64,| where the state's message begins u64,
-//!                                        | at u64              | pages u64, 0 u64, sum u64
+//!  stream ... state, hand-over, complete | places ...          | label     | footer (56 bytes)
+//!                                        | block u16, 0 u16,   | text, and | "WHIMPAGE", places u64, where they begin u64,
+//!                                        | count u32, page u64,| zeros up  | where the state's message begins u64,
+//!                                        | at u64              | to 8 bytes| pages u64, label's bytes u64, sum u64
 //! ```
 //! All numbers are little-endian and all places count from the stream's first byte; `at` 0 is a run of zeros. The sum is over everything in the table
-//! before it. Whoever reads the stream in order never sees the table.
+//! before it. The label is the monitor's, which says there whose snapshot it is. Whoever reads the stream in order never sees the table.
 
 use std::fs::File;
 use std::io;
@@ -21,6 +21,8 @@ const PLACE: usize = 24;
 const FOOTER: usize = 56;
 /// A table for more places is no snapshot's: each has a page of its own.
 const MOST_PLACES: u64 = 1 << 34;
+/// No label is longer, in bytes.
+const MOST_LABEL: u64 = 1 << 16;
 
 /// Where pages stand, in the order in which they were written.
 #[derive(Default)]
@@ -28,6 +30,8 @@ pub(super) struct Contents {
     pub places: Vec<Place>,
     /// Where the state's message begins.
     pub state: u64,
+    /// What the monitor wants to be said of it.
+    pub label: String,
 }
 
 impl Contents {
@@ -53,8 +57,10 @@ impl Contents {
             bytes.extend(run.start.0.to_le_bytes());
             bytes.extend(at.unwrap_or(0).to_le_bytes());
         }
+        bytes.extend(self.label.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
         let pages = self.places.iter().map(|place| u64::from(place.run.count)).sum();
-        for word in [MAGIC, self.places.len() as u64, offset, self.state, pages, 0] {
+        for word in [MAGIC, self.places.len() as u64, offset, self.state, pages, self.label.len() as u64] {
             bytes.extend(word.to_le_bytes());
         }
         bytes.extend(sum(&bytes).to_le_bytes());
@@ -68,10 +74,11 @@ impl Contents {
         let mut footer = [0; FOOTER];
         file.read_exact_at(&mut footer, footer_at)?;
         let (words, _) = footer.as_chunks::<8>();
-        let [magic, count, offset, state, pages, _, _] = words else { return Ok(None) };
-        let [magic, count, offset, state, pages] =
-            [magic, count, offset, state, pages].map(|word| u64::from_le_bytes(*word));
-        let length = count.checked_mul(PLACE as u64).filter(|_| count <= MOST_PLACES);
+        let [magic, count, offset, state, pages, label, _] = words else { return Ok(None) };
+        let [magic, count, offset, state, pages, label] =
+            [magic, count, offset, state, pages, label].map(|word| u64::from_le_bytes(*word));
+        let length = count.checked_mul(PLACE as u64).filter(|_| count <= MOST_PLACES && label <= MOST_LABEL);
+        let length = length.map(|places| places + label.next_multiple_of(8));
         let from = begin.checked_add(offset);
         if magic != MAGIC || state >= offset || from.zip(length).and_then(|(a, b)| a.checked_add(b)) != Some(footer_at)
         {
@@ -86,13 +93,15 @@ impl Contents {
         if sum(body).to_le_bytes() != told {
             return Ok(None);
         }
-        let (words, _) = body[..count as usize * PLACE].as_chunks::<PLACE>();
+        let (places, rest) = body.split_at(count as usize * PLACE);
+        let Ok(label) = std::str::from_utf8(&rest[..label as usize]) else { return Ok(None) };
+        let (words, _) = places.as_chunks::<PLACE>();
         let places: Vec<Place> = words.iter().map(place).collect();
         let whole = places.iter().map(|place| u64::from(place.run.count)).sum::<u64>() == pages;
         let inside = places
             .iter()
             .all(|it| it.at.is_none_or(|at| at.checked_add(it.run.bytes() as u64).is_some_and(|end| end <= state)));
-        Ok((whole && inside).then_some(Self { places, state }))
+        Ok((whole && inside).then(|| Self { places, state, label: label.to_owned() }))
     }
 }
 
@@ -123,7 +132,7 @@ mod tests {
     }
 
     fn contents() -> Contents {
-        let mut contents = Contents { state: 60_000, ..Contents::default() };
+        let mut contents = Contents { state: 60_000, label: "größer".to_owned(), ..Contents::default() };
         contents.add(&[Place { run: run(0, 3), at: Some(24) }, Place { run: run(3, 1), at: None }], 100);
         contents.add(&[Place { run: run(4, 2), at: None }, Place { run: run(6, 1), at: Some(24) }], 20_000);
         contents
@@ -146,6 +155,7 @@ mod tests {
         let bytes = [vec![7; 1000 + 70_000], contents().encode(70_000)].concat();
         let read = Contents::read(&file(&bytes), 1000).unwrap().unwrap();
         assert_eq!((read.places.as_slice(), read.state), (wanted.as_slice(), 60_000));
+        assert_eq!(read.label, "größer");
         // Another begin is another stream.
         assert!(Contents::read(&file(&bytes), 0).unwrap().is_none());
     }

@@ -27,6 +27,8 @@ pub struct Outline {
     pub state: Vec<Section>,
     /// Whether the guest ran.
     pub running: bool,
+    /// What was said of it when it was saved ([`super::Sink::label`]).
+    pub label: String,
 }
 
 impl Outline {
@@ -34,12 +36,12 @@ impl Outline {
     /// or something else wrote it.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
         let begin = file.stream_position()?;
-        let Some(Contents { state, .. }) = Contents::read(&file, begin)? else {
+        let Some(Contents { state, label, .. }) = Contents::read(&file, begin)? else {
             return Err(damaged("no table stands behind it".to_owned()));
         };
         let mut walk = Walk::of(file, begin);
         walk.hello()?;
-        let mut outline = Self::default();
+        let mut outline = Self { label, ..Self::default() };
         loop {
             match walk.message()? {
                 Forward::PassBegin(_) => walk.go_to(begin + state)?,
@@ -67,6 +69,8 @@ pub(super) struct Index {
     pub state: Forward,
     /// Whether the guest ran.
     pub running: bool,
+    /// See [`Outline::label`].
+    label: String,
     blocks: Vec<Places>,
 }
 
@@ -159,9 +163,10 @@ impl Index {
         let begin = file.stream_position()?;
         if let Some(Layout { hello, introduction, state, running, areas }) = Layout::of(&file, begin)? {
             let blocks = areas.into_iter().map(Places::Mapped).collect();
-            return Ok(Self { hello, introduction, state, running, blocks });
+            return Ok(Self { hello, introduction, state, running, label: String::new(), blocks });
         }
         let mut table = Contents::read(&file, begin)?;
+        let label = table.as_mut().map(|table| std::mem::take(&mut table.label)).unwrap_or_default();
         let mut walk = Walk::of(file, begin);
         let hello = walk.hello()?;
         let (mut introduction, mut state, mut runs) = (Vec::new(), None, None);
@@ -213,7 +218,7 @@ impl Index {
         match (state, runs) {
             (Some(state), Some(running)) if walk.at <= length => {
                 let blocks = blocks.into_iter().map(Places::Listed).collect();
-                Ok(Self { hello, introduction, state, running, blocks })
+                Ok(Self { hello, introduction, state, running, label, blocks })
             }
             _ => Err(damaged("it has no guest's state".to_owned())),
         }
@@ -221,7 +226,7 @@ impl Index {
 
     /// Without the pages.
     pub fn outline(&self) -> Outline {
-        let mut outline = Outline { running: self.running, ..Outline::default() };
+        let mut outline = Outline { running: self.running, label: self.label.clone(), ..Outline::default() };
         self.introduction.iter().chain([&self.state]).for_each(|message| outline.note(message));
         outline
     }

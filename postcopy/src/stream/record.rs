@@ -26,6 +26,11 @@ pub trait Sink: Send {
     /// What is polled and written to. Where it can block, it is in non-blocking mode.
     fn fd(&self) -> BorrowedFd<'_>;
 
+    /// What is to be said of a guest that stays, behind its stream, where that is a file: for whoever lists such files.
+    fn label(&self) -> &str {
+        ""
+    }
+
     /// All of the stream was written: returns once it is as safe as it can be here. The guest is given up after that; an error keeps it.
     fn commit(self: Box<Self>) -> io::Result<()>;
 }

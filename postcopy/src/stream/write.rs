@@ -88,6 +88,7 @@ impl<'a> Writer<'a> {
         // Behind a pipe whoever reads may have gone after the last message.
         let kind = fstat(self.sink.fd()).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT);
         if kind == Ok(SFlag::S_IFREG) {
+            self.contents.label = self.sink.label().to_owned();
             let table = self.contents.encode(self.offset);
             self.write(&table)?;
         }
