@@ -4,6 +4,8 @@ use std::io;
 
 use vm_memory::GuestMemoryError;
 
+use super::load::Misfit;
+
 /// A kernel, initrd or command line that cannot be booted. Each names what it is about.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
@@ -36,13 +38,15 @@ pub enum BootError {
         /// What unpacks it.
         tool: &'static str,
     },
-    /// An ELF, but of another machine.
-    #[error(
-        "kernel {name} is an ELF, but not a whole one for x86-64: give one built for x86-64, or a bzImage (vmlinuz)"
-    )]
-    NotOurElf {
+    /// Something else that is known.
+    #[error("kernel {name} is {what}: {advice}")]
+    Foreign {
         /// The kernel.
         name: String,
+        /// What it is.
+        what: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// A bzImage of 32 bits, or from before Linux 3.8.
     #[error("kernel {name} has no 64-bit entry (boot protocol 2.12): give an x86-64 kernel, Linux 3.8 or newer")]
@@ -56,9 +60,9 @@ pub enum BootError {
         /// The kernel.
         name: String,
         /// How long it is.
-        bytes: usize,
+        bytes: u64,
         /// How long it should be.
-        wanted: usize,
+        wanted: u64,
     },
     /// No PVH note.
     #[error("kernel {name} has no PVH entry note: build it with CONFIG_PVH, or give its bzImage (vmlinuz)")]
@@ -66,8 +70,18 @@ pub enum BootError {
         /// The kernel.
         name: String,
     },
-    /// It does not fit.
-    #[error("kernel {name} does not fit: it needs guest RAM from {start:#x} to {end:#x}; use more --memory")]
+    /// A multiboot kernel.
+    #[error(
+        "kernel {name} is a {protocol} kernel, to be started by GRUB, and has no PVH entry note: give one that has, or a bzImage (vmlinuz)"
+    )]
+    Multiboot {
+        /// The kernel.
+        name: String,
+        /// Which protocol.
+        protocol: &'static str,
+    },
+    /// It cannot be where it wants to be.
+    #[error("kernel {name} does not fit: it wants guest RAM from {start:#x} to {end:#x}, {why}")]
     KernelDoesNotFit {
         /// The kernel.
         name: String,
@@ -75,23 +89,30 @@ pub enum BootError {
         start: u64,
         /// The byte after its last.
         end: u64,
+        /// What is there, and what to do.
+        why: Misfit,
     },
     /// Its headers contradict themselves.
-    #[error("kernel {name} is damaged")]
+    #[error("kernel {name} is damaged: {what}; build or copy it again")]
     Damaged {
         /// The kernel.
         name: String,
         /// What was found.
-        #[source]
-        source: linux_loader::loader::Error,
+        what: String,
     },
     /// The initrd does not fit.
-    #[error("initrd {name} of {bytes} bytes does not fit above the kernel; use more --memory")]
+    #[error("initrd {name} of {bytes} bytes does not fit between the kernel's end at {start:#x} and {limit:#x}: {}", initrd_advice(*.more))]
     InitrdDoesNotFit {
         /// The initrd.
         name: String,
         /// Its length.
         bytes: usize,
+        /// Where the kernel ends.
+        start: u64,
+        /// What it must end below: where low RAM ends, or what the kernel's header says.
+        limit: u64,
+        /// The bytes of RAM with which it would fit, if there are.
+        more: Option<u64>,
     },
     /// The command line is too long or holds a NUL.
     #[error(
@@ -117,4 +138,11 @@ pub enum BootError {
     /// The boot parameters cannot be written.
     #[error("the PVH start info cannot be written into guest RAM")]
     StartInfo(#[source] linux_loader::configurator::Error),
+}
+
+fn initrd_advice(more: Option<u64>) -> String {
+    more.map_or_else(
+        || "no --memory helps; use a smaller one".into(),
+        |bytes| format!("use --memory {}M or more", bytes >> 20),
+    )
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use whimbrel_postcopy::files;
 
 use super::BootError;
+use super::elf::Fault;
+use super::foreign::{self, Foreign};
 use crate::config::Kernel;
 
 /// The test guest, built by `tests/guest/build.rs`.
@@ -59,8 +61,31 @@ impl KernelImage {
             Ok(Format::BzImage)
         } else if let Some((_, by, tool)) = COMPRESSED.iter().find(|(magic, ..)| bytes.starts_with(magic)) {
             Err(BootError::Compressed { name: name(), by, tool })
+        } else if let Some(Foreign { what, advice }) = foreign::of_file(bytes) {
+            Err(BootError::Foreign { name: name(), what, advice })
         } else {
             Err(BootError::NotAKernel { name: name() })
+        }
+    }
+
+    /// An ELF's fault as an error that names the file.
+    pub(super) fn fault(&self, fault: Fault) -> BootError {
+        let name = self.name.clone();
+        match fault {
+            Fault::CutOff(wanted) => BootError::CutOff { name, bytes: self.bytes.len() as u64, wanted },
+            Fault::Foreign(what) => {
+                BootError::Foreign { name, what, advice: "give a kernel built for x86-64, or a bzImage (vmlinuz)" }
+            }
+            Fault::Damaged(what) => BootError::Damaged { name, what },
+        }
+    }
+
+    /// What to say of an ELF that has no PVH note.
+    pub(super) fn without_note(&self) -> BootError {
+        let name = self.name.clone();
+        match foreign::multiboot(&self.bytes) {
+            Some(protocol) => BootError::Multiboot { name, protocol },
+            None => BootError::NoPvhNote { name },
         }
     }
 }
@@ -91,7 +116,7 @@ mod tests {
         // A bzImage is also a program for EFI.
         image[..2].copy_from_slice(b"MZ");
         assert_eq!(format(&image), Ok(Format::BzImage));
-        for other in [&b""[..], b"#!/bin/sh\n", b"MZ", &[0; 0x400]] {
+        for other in [&b"hello\n"[..], b"MZ", &[0; 0x400]] {
             assert!(format(other).unwrap_err().contains("neither"));
         }
     }

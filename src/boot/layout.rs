@@ -13,7 +13,7 @@ use std::ops::Range;
 use crate::kvm::RamRange;
 
 /// Where the hole begins.
-const HOLE: u64 = 3 << 30;
+pub(super) const HOLE: u64 = 3 << 30;
 /// Where RAM goes on after the hole.
 pub const RAM_ABOVE_HOLE: u64 = 4 << 30;
 

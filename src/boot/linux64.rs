@@ -4,15 +4,12 @@
 //! The kernel is entered in long mode, 512 bytes behind its start, so its real-mode setup code never runs. It unpacks
 //! itself within the `init_size` bytes that its header asks for.
 
-use std::io::Cursor;
-
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
-use linux_loader::loader::{BzImage, KernelLoader};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::image::KernelImage;
-use super::layout::{ACPI, COMMAND_LINE, GDT, PAGE_TABLES, ZERO_PAGE};
-use super::load::{Initrd, fits, load_initrd, low_end, write_command_line};
+use super::layout::{ACPI, COMMAND_LINE, GDT, PAGE_TABLES, RAM_ABOVE_HOLE, ZERO_PAGE};
+use super::load::{Initrd, Misfit, load_initrd, place, write_command_line};
 use super::memory_map::memory_map;
 use super::{BootError, EntryPoint};
 use crate::config::BootConfig;
@@ -37,30 +34,30 @@ const DIRECTORIES: u64 = 4;
 /// A bzImage, its header checked against its length.
 struct Parts<'a> {
     header: setup_header,
-    /// Setup code and kernel, without what may follow, such as a signature.
-    image: &'a [u8],
-    /// The kernel alone.
-    kernel_bytes: u64,
+    /// The kernel alone, without setup code and what may follow, such as a signature.
+    kernel: &'a [u8],
 }
 
 /// Loads `kernel` and what goes with it.
 pub(super) fn load(kernel: &KernelImage, boot: &BootConfig, ram: &GuestRam) -> Result<EntryPoint, BootError> {
     let memory = ram.memory();
-    let low = low_end(ram);
-    let Parts { header, image, kernel_bytes } = parts(kernel)?;
+    let Parts { header, kernel: code } = parts(kernel)?;
     let start = header.pref_address;
-    let needed = kernel_bytes.max(header.init_size.into());
-    let end = fits(start, needed, low).ok_or_else(|| BootError::KernelDoesNotFit {
+    let needed = (code.len() as u64).max(header.init_size.into());
+    // The page tables map no more than 4 GiB.
+    let end =
+        if start >= RAM_ABOVE_HOLE { Err(Misfit::Beyond { address_space: false }) } else { place(start, needed, ram) };
+    let end = end.map_err(|why| BootError::KernelDoesNotFit {
         name: kernel.name.clone(),
         start,
         end: start.saturating_add(needed),
+        why,
     })?;
-    BzImage::load(memory, Some(GuestAddress(start)), &mut Cursor::new(image), None)
-        .map_err(|source| BootError::Damaged { name: kernel.name.clone(), source })?;
+    memory.write_slice(code, GuestAddress(start))?;
     write_command_line(&boot.cmdline, header.cmdline_size as usize, memory)?;
     // The highest address that the initrd's last byte may have.
     let highest = u64::from(header.initrd_addr_max) + 1;
-    let initrd = boot.initrd.as_ref().map(|path| load_initrd(path, memory, end, low.min(highest))).transpose()?;
+    let initrd = boot.initrd.as_ref().map(|path| load_initrd(path, ram, end, highest)).transpose()?;
     memory.write_obj(boot_parameters(header, ram.bytes(), initrd), GuestAddress(ZERO_PAGE))?;
     write_long_mode(memory)?;
     Ok(EntryPoint::Linux64 { address: start + ENTRY, zero_page: ZERO_PAGE, page_tables: PAGE_TABLES, gdt: GDT })
@@ -70,19 +67,30 @@ pub(super) fn load(kernel: &KernelImage, boot: &BootConfig, ram: &GuestRam) -> R
 fn parts(kernel: &KernelImage) -> Result<Parts<'_>, BootError> {
     let name = || kernel.name.clone();
     let bytes = kernel.bytes.as_slice();
-    let cut_off = |wanted: usize| BootError::CutOff { name: name(), bytes: bytes.len(), wanted };
+    let cut_off = |wanted: u64| BootError::CutOff { name: name(), bytes: bytes.len() as u64, wanted };
     let mut header = setup_header::default();
     let end = HEADER + size_of::<setup_header>();
-    header.as_mut_slice().copy_from_slice(bytes.get(HEADER..end).ok_or_else(|| cut_off(end))?);
+    header.as_mut_slice().copy_from_slice(bytes.get(HEADER..end).ok_or_else(|| cut_off(end as u64))?);
     if header.version < OLDEST || header.loadflags & LOADED_HIGH == 0 || header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(BootError::No64BitEntry { name: name() });
     }
-    // Zero means four for the sake of very old kernels; the boot sector is not counted; `syssize` counts 16 bytes.
+    // Zero means four for the sake of very old kernels; the boot sector is not counted. `syssize` counts units of 16 bytes, rounded up:
+    // of the last one, only what the file has is there. Builders that leave it out mean the rest of the file.
     let sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
-    let kernel_bytes = u64::from(header.syssize) * 16;
-    let wanted = (sectors + 1) * 512 + kernel_bytes as usize;
-    let image = bytes.get(..wanted).ok_or_else(|| cut_off(wanted))?;
-    Ok(Parts { header, image, kernel_bytes })
+    let setup = (sectors + 1) * 512;
+    let rest = bytes.get(setup..).ok_or_else(|| cut_off(setup as u64 + ENTRY))?;
+    let told = u64::from(header.syssize) * 16;
+    let length = if told == 0 { rest.len() as u64 } else { told.min(rest.len() as u64) };
+    if told.saturating_sub(length) >= 16 {
+        return Err(cut_off(setup as u64 + told));
+    }
+    if length <= ENTRY {
+        return Err(BootError::Damaged {
+            name: name(),
+            what: format!("its kernel has {length} bytes and no 64-bit entry"),
+        });
+    }
+    Ok(Parts { header, kernel: &rest[..length as usize] })
 }
 
 /// The zero page: the image's own header with the loader's part filled in, memory map and RSDP.

@@ -5,6 +5,7 @@
 //! | `load` | all of it, in the kernel's own way |
 //! | `image` | a kernel's bytes and what they are |
 //! | `elf` | an ELF's headers |
+//! | `foreign` | files that are something else, told as what they are |
 //! | `pvh` | an ELF with a PVH note |
 //! | `linux64` | a bzImage, by Linux's 64-bit boot protocol |
 //! | `acpi` | the tables that describe the machine |
@@ -13,6 +14,7 @@
 pub mod acpi;
 mod elf;
 mod error;
+mod foreign;
 mod image;
 mod layout;
 mod linux64;

@@ -61,3 +61,110 @@ pub fn bzimage(code: &[u8]) -> Vec<u8> {
     put(0x400 + 0x200, code);
     image
 }
+
+/// An ELF of either class, made of parts: whatever a linker may write.
+pub struct ElfParts {
+    pub wide: bool,
+    /// Type and machine.
+    pub kind: [u16; 2],
+    /// Program headers with what they are about: type, address, bytes in memory, alignment, contents.
+    pub headers: Vec<(u32, u64, u64, u64, Vec<u8>)>,
+    /// Note sections that no program header speaks of.
+    pub sections: Vec<Vec<u8>>,
+}
+
+impl ElfParts {
+    /// A PVH kernel with a segment of `code` at `address`, where it is entered.
+    pub fn pvh(address: u64, code: &[u8]) -> Self {
+        let headers = vec![Self::notes(4, &pvh_note(address as u32)), Self::load(address, code)];
+        Self { wide: true, kind: [2, 62], headers, sections: Vec::new() }
+    }
+
+    /// A segment of notes.
+    pub fn notes(alignment: u64, notes: &[u8]) -> (u32, u64, u64, u64, Vec<u8>) {
+        (4, 0, notes.len() as u64, alignment, notes.to_vec())
+    }
+
+    /// A segment to load, as long in memory as in the file.
+    pub fn load(address: u64, code: &[u8]) -> (u32, u64, u64, u64, Vec<u8>) {
+        (1, address, code.len() as u64, 4096, code.to_vec())
+    }
+
+    /// The file.
+    pub fn build(&self) -> Vec<u8> {
+        let header = if self.wide { 64 } else { 52 };
+        let length = if self.wide { 56 } else { 32 };
+        let section = if self.wide { 64 } else { 40 };
+        let word = |value: u64| -> Vec<u8> {
+            if self.wide { value.to_le_bytes().to_vec() } else { (value as u32).to_le_bytes().to_vec() }
+        };
+        let quarter = |value: u32| value.to_le_bytes().to_vec();
+        let mut data = Vec::new();
+        let data_at = (header + length * self.headers.len()) as u64;
+        let mut table = Vec::new();
+        for (kind, address, memory, alignment, contents) in &self.headers {
+            let offset = data_at + data.len() as u64;
+            data.extend(contents);
+            table.extend(quarter(*kind));
+            if self.wide {
+                table.extend(quarter(7));
+            }
+            for value in [offset, *address, *address, contents.len() as u64, *memory] {
+                table.extend(word(value));
+            }
+            if !self.wide {
+                table.extend(quarter(7));
+            }
+            table.extend(word(*alignment));
+        }
+        let mut sections = Vec::new();
+        for contents in &self.sections {
+            let offset = data_at + data.len() as u64;
+            data.extend(contents);
+            sections.extend([quarter(0), quarter(7)].concat());
+            for value in [0, 0, offset, contents.len() as u64] {
+                sections.extend(word(value));
+            }
+            sections.extend([quarter(0), quarter(0)].concat());
+            sections.extend([word(4), word(0)].concat());
+        }
+        let sections_at = if sections.is_empty() { 0 } else { data_at + data.len() as u64 };
+        let mut elf = [b"\x7fELF".as_slice(), &[if self.wide { 2 } else { 1 }, 1, 1], &[0; 9]].concat();
+        for half in self.kind {
+            elf.extend(half.to_le_bytes());
+        }
+        elf.extend(quarter(1));
+        for value in [0, header as u64, sections_at] {
+            elf.extend(word(value));
+        }
+        elf.extend(quarter(0));
+        let counts = [header, length, self.headers.len(), section, self.sections.len(), 0];
+        for half in counts {
+            elf.extend((half as u16).to_le_bytes());
+        }
+        [elf, table, data, sections].concat()
+    }
+}
+
+/// A note with its name and contents padded to four bytes.
+pub fn note(name: &[u8], kind: u32, contents: &[u8]) -> Vec<u8> {
+    padded_note(name, kind, contents, 4)
+}
+
+/// A note with its contents and its end at multiples of `padding` bytes.
+pub fn padded_note(name: &[u8], kind: u32, contents: &[u8], padding: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in [name.len() as u32, contents.len() as u32, kind] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.extend(name);
+    bytes.resize(bytes.len().next_multiple_of(padding), 0);
+    bytes.extend(contents);
+    bytes.resize(bytes.len().next_multiple_of(padding), 0);
+    bytes
+}
+
+/// The note that says where a PVH boot enters.
+pub fn pvh_note(entry: u32) -> Vec<u8> {
+    note(b"Xen\0", 18, &entry.to_le_bytes())
+}

@@ -24,6 +24,7 @@
 | `table`    | the result |
 | `docs`     | the result on docs/lab.md |
 | `progress` | lines with elapsed seconds, failures in one sentence |
+| `boots`    | `boots`: kernels of Debian's archive, each started as far as it gets |
 | `developer`| `run`, `boot-linux` and `shell`: the lab for trying things by hand |
 | `walkthrough`| what the README says about a Debian guest, carried out |
 """

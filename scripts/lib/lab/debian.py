@@ -10,6 +10,8 @@ from .progress import LabFailed
 
 KERNEL = "linux-image-cloud-amd64"
 BUSYBOX = "busybox-static"
+# A file beside the package's own: what was unpacked.
+ORIGIN = ".package"
 
 
 class Packages:
@@ -30,6 +32,19 @@ class Packages:
             if (folder / path).exists():
                 return folder / path
         raise LabFailed(f"package {BUSYBOX} has no busybox in it")
+
+    def folder(self, package):
+        """The folder of any other package; of a meta package, that of the kernel that it stands for today."""
+        if package == KERNEL:
+            return self.kernel()
+        if package.startswith("linux-image-"):
+            return self._unpacked(package, lambda: _dependency(package, r"linux-image-\d.*"))
+        return self._unpacked(package, lambda: package)
+
+    def origin(self, package):
+        """The package that was unpacked, with its version."""
+        told = self.folder(package) / ORIGIN
+        return told.read_text() if told.exists() else package
 
     def _unpacked(self, name, package):
         folder = self.cache / "debian" / name
@@ -64,6 +79,8 @@ def _fetch(package, folder, progress):
             raise LabFailed(f"package {package} cannot be downloaded (try 'apt-get update'): {done.stderr.strip()}")
     for archive in downloads.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
+        told = subprocess.run(["dpkg-deb", "--show", "--showformat=${Package} ${Version}", archive], stdout=subprocess.PIPE, text=True, check=True)
+        (folder / ORIGIN).write_text(told.stdout)
     shutil.rmtree(downloads)
 
 

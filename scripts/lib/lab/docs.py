@@ -16,10 +16,11 @@ def setting(description, seconds, slots, seed):
     return f"{day}: {description}; {os.cpu_count()} processors, {slots} cases at a time; {seconds / 60:.0f} minutes; random seed {seed}."
 
 
-def write(text, run, page=PAGE):
+def write(text, run, page=PAGE, marks=(BEGIN, END)):
     """Puts the table between the marks of the page."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    if END not in rest:
-        raise LabFailed(f"{page} has no lines '{BEGIN}' and '{END}' to put the figures between")
-    page.write_text(f"{before}{BEGIN}\n\n{run}\n\n{text}\n\n{END}{after}")
+    begin, end = marks
+    before, _, rest = page.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    if end not in rest:
+        raise LabFailed(f"{page} has no lines '{begin}' and '{end}' to put the figures between")
+    page.write_text(f"{before}{begin}\n\n{run}\n\n{text}\n\n{end}{after}")

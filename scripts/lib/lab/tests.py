@@ -1,6 +1,7 @@
 """Tests of what the lab computes. None boots anything."""
 
 import json
+import lzma
 import shlex
 import shutil
 import socket
@@ -12,7 +13,7 @@ import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import agent, catalogue, channel, course, disk, docs, echo, frames, kernel, machine, native, network, table
+from . import agent, boots, catalogue, channel, course, disk, docs, echo, frames, kernel, machine, native, network, table
 from .bench import Bench, Outcome
 from .cpio import Archive
 from .guest import MODES, Guest, Move, Plan
@@ -469,6 +470,34 @@ class Table(unittest.TestCase):
 
     def test_the_verdict_is_counted_by_scripts_test(self):
         self.assertEqual(table.verdict(self.outcomes()), "test result: FAILED. 1 passed; 1 failed; 0 ignored")
+
+
+class Boots(unittest.TestCase):
+    def candidate(self, protocol="PVH", says="init runs"):
+        return boots.Candidate("a kernel", "a package", "boot/k", protocol, says, "its init")
+
+    def test_a_kernel_is_where_its_console_says(self):
+        self.assertEqual(boots.reached(self.candidate(), "noise\ninit runs on 6.1\n"), 'its init ("init runs")')
+        self.assertEqual(boots.reached(self.candidate(), "Kernel panic"), "")
+
+    def test_a_refusal_stands_there_in_its_own_words_without_the_labs_path(self):
+        refused = self.candidate("", "no PVH entry")
+        self.assertEqual(boots.reached(refused, "whimbrel: kernel /tmp/kernel has no PVH entry note: build it\n"), "has no PVH entry note: build it")
+        self.assertEqual(boots.reached(refused, "it runs"), "")
+
+    def test_a_terminals_sequences_are_no_text(self):
+        self.assertEqual(boots.plain(b"\x1b[1;37mMem\x1b[0mtest"), "Memtest")
+
+    def test_the_elf_in_a_bzimage_is_found(self):
+        packed = lzma.compress(b"\x7fELF and so on", format=lzma.FORMAT_XZ)
+        image = bytearray(0x400)
+        image[0x1F1] = 1
+        struct.pack_into("<II", image, 0x248, 16, len(packed) + 4)
+        self.assertEqual(boots.vmlinux(bytes(image) + bytes(16) + packed + b"size"), b"\x7fELF and so on")
+
+    def test_the_page_of_kernels_has_its_marks(self):
+        begin, end = boots.MARKS
+        self.assertIn(end, boots.PAGE.read_text().partition(begin)[2])
 
 
 if __name__ == "__main__":
