@@ -18,6 +18,7 @@ use rustls::{
     WantsVerifier, WantsVersions,
 };
 
+use super::private_key::{self, Keys};
 use super::refusal::{Peer, TlsError};
 use super::tls::Tls;
 
@@ -97,7 +98,7 @@ impl fmt::Debug for DestinationTls {
     }
 }
 
-fn provider() -> Arc<CryptoProvider> {
+pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
@@ -125,11 +126,12 @@ impl Files {
         }
         let file = |what: &str| directory.join(format!("{who}-{what}.pem"));
         let (certificate_path, key_path) = (file("cert"), file("key"));
+        let chain = certificates(&certificate_path)?;
         Ok(Self {
             roots,
             revoked: revocations(&directory.join("ca-crl.pem"))?,
-            chain: certificates(&certificate_path)?,
-            key: private_key(&key_path)?,
+            key: private_key(&key_path, &certificate_path, &chain)?,
+            chain,
             authority,
             certificate_path,
             key_path,
@@ -180,17 +182,22 @@ fn revocations(path: &Path) -> Result<Revocations, TlsError> {
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// The key of the certificate at `certificate`, whose chain it is.
+fn private_key(path: &Path, certificate: &Path, chain: &Chain) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read(path)?;
     if std::fs::metadata(path).is_ok_and(|it| it.permissions().mode() & 0o077 != 0) {
         log::warn!("the private key '{}' can be read by others: take their rights away (chmod 600)", path.display());
     }
-    let nothing = |_| TlsError::Contents { path: path.to_owned(), what: "private key without a passphrase" };
-    PrivateKeyDer::from_pem_slice(&bytes).map_err(nothing)
+    match private_key::of_certificate(&bytes, chain) {
+        Keys::Found(key) => Ok(key),
+        Keys::OthersOnly => Err(TlsError::OtherKey { key: path.to_owned(), certificate: certificate.to_owned() }),
+        Keys::Unusable(why) => Err(TlsError::Unusable { path: path.to_owned(), why }),
+        Keys::None => Err(TlsError::Contents { path: path.to_owned(), what: "private key" }),
+    }
 }
 
 fn unusable(path: PathBuf, error: &dyn std::error::Error) -> TlsError {
-    TlsError::Unusable { path, why: error.to_string() }
+    TlsError::Unusable { path, why: format!("{error}; make a new one") }
 }
 
 /// The library takes a certificate and its key together.
@@ -198,11 +205,6 @@ fn pair(error: Error, certificate: PathBuf, key: PathBuf) -> TlsError {
     match error {
         Error::InconsistentKeys(_) => TlsError::OtherKey { key, certificate },
         Error::InvalidCertificate(_) => unusable(certificate, &error),
-        // It tells no kinds of keys apart.
-        Error::General(_) => {
-            let why = "a key is RSA of 2048 to 4096 bits, EC on P-256 or P-384, or Ed25519".to_owned();
-            TlsError::Unusable { path: key, why }
-        }
         error => unusable(key, &error),
     }
 }

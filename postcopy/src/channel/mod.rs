@@ -10,6 +10,7 @@ mod handed;
 mod lend;
 mod network;
 mod private;
+mod private_key;
 mod raw;
 mod reader;
 mod refusal;

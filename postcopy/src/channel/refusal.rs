@@ -26,11 +26,11 @@ pub enum TlsError {
         what: &'static str,
     },
     /// A file of the credentials holds what cannot be used.
-    #[error("'{}' cannot be used: {why}; make a new one", .path.display())]
+    #[error("'{}' cannot be used: {why}", .path.display())]
     Unusable {
         /// Which.
         path: PathBuf,
-        /// Why.
+        /// Why, and what to do.
         why: String,
     },
     /// Two files of the credentials that do not belong together.
