@@ -10,6 +10,7 @@ mod contents;
 mod control;
 mod driver;
 mod faults;
+mod groups;
 mod intake;
 mod latency;
 mod link;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use super::groups;
 use super::place::Place;
 use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
@@ -89,26 +90,18 @@ fn is_untouched(place: &Place, chunk: PageRun) -> bool {
     received.and_then(|received| received.next_set(chunk.start)).is_none_or(|page| page >= chunk.end())
 }
 
-/// Whether the host, and the control group that this process is in, have so many bytes to spare.
+/// Whether the host, and the control groups that this process is in, have so many bytes to spare.
 fn host_has(bytes: usize) -> bool {
     let Ok(told) = read_to_string("/proc/meminfo") else { return false };
     let (Some(total), Some(available)) = (kib(&told, "MemTotal:"), kib(&told, "MemAvailable:")) else { return false };
     let wanted = bytes as u64 / 1024;
-    available >= total / RESERVE + wanted && group_room().is_none_or(|room| room >= 2 * bytes as u64)
+    available >= total / RESERVE + wanted && groups::room().is_none_or(|room| room >= 2 * bytes as u64)
 }
 
 /// A line of /proc/meminfo, in KiB.
 fn kib(told: &str, name: &str) -> Option<u64> {
     let line = told.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-/// What the process's control group (version 2) may still take, in bytes; `None` without such a limit.
-fn group_room() -> Option<u64> {
-    let told = read_to_string("/proc/self/cgroup").ok()?;
-    let path = told.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let number = |file: &str| read_to_string(format!("/sys/fs/cgroup{path}/{file}")).ok()?.trim().parse::<u64>().ok();
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
 }
 
 #[cfg(test)]
