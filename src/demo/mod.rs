@@ -8,10 +8,12 @@
 //! | `vm.rs` | a child process with its serial port and its monitor |
 //! | `ears.rs` | hears both serial ports and notes when |
 //! | `trace.rs`, `measure.rs` | what the guest said and when; what that means (pure) |
+//! | `host.rs` | what the figures are from |
 //! | `live.rs`, `table.rs`, `picture.rs`, `svg.rs` | how it is shown |
 
 mod ears;
 mod error;
+mod host;
 mod journey;
 mod live;
 mod measure;

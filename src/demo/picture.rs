@@ -64,7 +64,7 @@ fn since(zero: Duration, at: Duration) -> f64 {
 }
 
 /// The whole SVG file.
-pub fn picture(options: &Options, journeys: &[Journey]) -> String {
+pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
     let height = TOP + PITCH * journeys.len() as f64 + 26.0;
     let mut svg = Svg::new(WIDTH, height, BACKGROUND, STYLE);
     title(&mut svg, options);
@@ -85,6 +85,9 @@ pub fn picture(options: &Options, journeys: &[Journey]) -> String {
         let (x, w) = ZOOM;
         switch(&mut svg, journey, Scale { plot: Rect { x, y: y + 32.0, w, h }, time: (-0.02, reach), top: 1.0 });
     }
+    let built = if cfg!(debug_assertions) { ", development build" } else { "" };
+    let from = format!("Whimbrel {}{built}; {host}", env!("CARGO_PKG_VERSION"));
+    svg.text((PLOT.0, height - 16.0), r#"class="sub""#, &from);
     svg.finish()
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use whimbrel_postcopy::uffd::Uffd;
 
 use super::journey::{Context, Journey, travel};
-use super::{DemoError, Options, picture, table};
+use super::{DemoError, Options, host, picture, table};
 use crate::kvm::Hypervisor;
 use crate::size::format_size;
 use crate::stdio::{Answer, say};
@@ -35,14 +35,15 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
         Context { options, directory: place.directory.path(), began: Instant::now(), interrupted: &interrupted };
     let journeys = options.modes.iter().map(|mode| travel(&context, *mode)).collect::<Result<Vec<_>, _>>()?;
 
+    let host = host::described();
     let mut answer = Answer::begin();
-    answer.line(&format!("\n{}", table::table(&journeys)));
+    answer.line(&format!("\n{}\nHost: {host}.", table::table(&journeys)));
     if journeys.iter().any(|journey| !journey.measured.steady) {
         answer.line(
             "The guest's speed swayed before it moved: other load on this host makes brownout and lost work rough.",
         );
     }
-    write(&options.out, &picture::picture(options, &journeys))?;
+    write(&options.out, &picture::picture(options, &journeys, &host))?;
     answer.line(&format!("Guest throughput over time, as a picture: {}", options.out.display()));
     place.save(&journeys)?;
     no_damage(&journeys)?;
