@@ -11,7 +11,7 @@ from qemu.qmp import EventListener, ExecuteError, QMPClient
 
 # The statuses on the way by each mode.
 PRECOPY = ["setup", "active", "device", "completed"]
-POSTCOPY = ["setup", "active", "device", "postcopy-active", "completed"]
+POSTCOPY = ["setup", "active", "device", "postcopy-device", "postcopy-active", "completed"]
 RECOVERED = POSTCOPY[:-1] + ["postcopy-paused", "postcopy-recover-setup", "postcopy-recover", "postcopy-active", "completed"]
 MODES = {"precopy": PRECOPY, "postcopy": POSTCOPY, "hybrid": POSTCOPY, "recover": RECOVERED}
 # Where a migration needs somebody, or no one any more.

@@ -125,7 +125,8 @@ impl Guest for Adder {
         self.set_state((count, sum));
         Ok(())
     }
-    fn run(&self, _: bool) -> Result<(), GuestError> {
+    fn run(&self, _: bool, sure: &dyn Fn()) -> Result<(), GuestError> {
+        sure();
         Ok(self.run.send(())?)
     }
     fn handed_over(&self) {}

@@ -160,8 +160,9 @@ pub trait Guest: Send + Sync {
     fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
 
     /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused. An error
-    /// means that nothing was started and nothing will be: the source resumes the guest on the strength of it.
-    fn run(&self, running: bool) -> Result<(), GuestError>;
+    /// means that nothing was started and nothing will be: the source resumes the guest on the strength of it. `sure` is called once no such error
+    /// can come any more, and before anybody hears that the guest runs; it returns at once and calls nothing of the guest's.
+    fn run(&self, running: bool, sure: &dyn Fn()) -> Result<(), GuestError>;
 
     /// Destination: the guest was not started here and never will be. Said before the source is told so, which then takes
     /// back what only one host may have, such as the locks on disks.

@@ -27,6 +27,8 @@ pub enum Phase {
     Downtime,
     /// It runs on the destination.
     Postcopy,
+    /// On multifd channels, wherever it runs.
+    Multifd,
 }
 
 #[derive(Debug)]
@@ -52,11 +54,10 @@ struct Marks {
 pub struct Progress {
     begun: OnceLock<Instant>,
     total: u64,
-    bytes: [AtomicU64; 3],
+    bytes: [AtomicU64; 4],
     normal: AtomicU64,
     zero: AtomicU64,
     skipped: AtomicU64,
-    multifd: AtomicU64,
     requests: AtomicU64,
     marks: Mutex<Marks>,
 }
@@ -67,11 +68,10 @@ impl Progress {
         Self {
             begun: OnceLock::new(),
             total: pages * PAGE_SIZE as u64,
-            bytes: [const { AtomicU64::new(0) }; 3],
+            bytes: [const { AtomicU64::new(0) }; 4],
             normal: AtomicU64::new(0),
             zero: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-            multifd: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             marks: Mutex::new(Marks {
                 status: Status::Setup,
@@ -151,11 +151,6 @@ impl Progress {
     /// So many pages were not sent and are there all the same.
     pub fn skipped(&self, pages: u64) {
         self.skipped.store(pages, Ordering::Relaxed);
-    }
-
-    /// So many bytes of what moved went on multifd channels.
-    pub fn by_multifd(&self, bytes: u64) {
-        self.multifd.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// How it stands with pages of which only the changes go.
@@ -255,7 +250,7 @@ impl Progress {
                 precopy_bytes: bytes(Phase::Precopy),
                 downtime_bytes: bytes(Phase::Downtime),
                 postcopy_bytes: bytes(Phase::Postcopy),
-                multifd_bytes: self.multifd.load(Ordering::Relaxed),
+                multifd_bytes: bytes(Phase::Multifd),
             },
             deltas: marks.deltas,
             demand: None,

@@ -15,6 +15,8 @@ pub enum Status {
     Cancelled,
     /// Precopy passes.
     Active,
+    /// Everything but the pages that follow is there, and the destination loads it; it does not run yet.
+    PostcopyDevice,
     /// The destination runs, pages follow.
     PostcopyActive,
     /// The destination runs (or may run), the link is broken.
@@ -29,6 +31,8 @@ pub enum Status {
     Device,
     /// The guest is on the destination, whole.
     Completed,
+    /// It failed, and the guest is about to go on on the source.
+    Failing,
     /// The migration failed; the guest is on the source.
     Failed,
 }
@@ -42,6 +46,7 @@ impl Status {
             Self::Cancelling => "cancelling",
             Self::Cancelled => "cancelled",
             Self::Active => "active",
+            Self::PostcopyDevice => "postcopy-device",
             Self::PostcopyActive => "postcopy-active",
             Self::PostcopyPaused => "postcopy-paused",
             Self::PostcopyRecoverSetup => "postcopy-recover-setup",
@@ -49,6 +54,7 @@ impl Status {
             Self::PreSwitchover => "pre-switchover",
             Self::Device => "device",
             Self::Completed => "completed",
+            Self::Failing => "failing",
             Self::Failed => "failed",
         }
     }
@@ -89,13 +95,13 @@ pub struct RamReport {
     pub postcopy_requests: u64,
     /// Pages sent per second, over the last measured interval.
     pub pages_per_second: u64,
-    /// Bytes sent while the guest ran on the source.
+    /// Bytes sent while the guest ran on the source, but for those on multifd channels.
     pub precopy_bytes: u64,
-    /// Bytes sent while it ran nowhere.
+    /// The same while it ran nowhere.
     pub downtime_bytes: u64,
-    /// Bytes sent while it ran on the destination.
+    /// The same while it ran on the destination.
     pub postcopy_bytes: u64,
-    /// Bytes of these that went on multifd channels.
+    /// Bytes sent on multifd channels.
     pub multifd_bytes: u64,
 }
 
@@ -118,6 +124,9 @@ pub struct DeltaReport {
     pub overflow: u64,
 }
 
+/// How many powers of two of a microsecond latencies are counted by.
+pub const BUCKETS: usize = 24;
+
 /// Demand-page latency as the destination sees it: from reading the fault to the page being in place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LatencyReport {
@@ -131,8 +140,13 @@ pub struct LatencyReport {
     pub p99: Duration,
     /// The slowest.
     pub max: Duration,
-    /// Counts by power of two: entry `n` counts latencies in `[2^n, 2^(n+1))` microseconds, entry 0 also those below 1.
-    pub distribution: Vec<u64>,
+    /// Counts by power of two: entry `n` counts latencies in `[2^n, 2^(n+1))` microseconds, entry 0 also those below 1, the last one also
+    /// those above. As many as QEMU has.
+    pub distribution: [u64; BUCKETS],
+    /// Mean of the pages that each vCPU waited for; zero where it waited for none.
+    pub vcpus: Vec<Duration>,
+    /// Mean of the pages that others waited for.
+    pub others: Duration,
 }
 
 /// One traced step of the switchover.

@@ -35,6 +35,14 @@ impl TimeUnit {
             Self::Millisecond => "millisecond",
         }
     }
+
+    /// So many of them is this, rounded down.
+    pub const fn count(self, time: Duration) -> u64 {
+        match self {
+            Self::Second => time.as_secs(),
+            Self::Millisecond => time.as_millis() as u64,
+        }
+    }
 }
 
 /// How it is measured.
@@ -63,7 +71,7 @@ impl Mode {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Too short or too long.
-    #[error("Calculation time is out of range [50, 60000] ms.")]
+    #[error("Calculation time is out of range [50ms, 60000ms].")]
     Time,
     /// Too few or too many.
     #[error("sample-pages is out of range[128, 65536].")]
@@ -114,10 +122,7 @@ impl Plan {
 
     /// The time in its unit.
     pub fn calc_time(&self) -> u64 {
-        match self.unit {
-            TimeUnit::Second => self.time.as_secs(),
-            TimeUnit::Millisecond => self.time.as_millis() as u64,
-        }
+        self.unit.count(self.time)
     }
 }
 

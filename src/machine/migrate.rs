@@ -208,19 +208,22 @@ impl Guest for Machine {
         .map_err(Into::into)
     }
 
-    fn run(&self, running: bool) -> Result<(), GuestError> {
+    fn run(&self, running: bool, sure: &dyn Fn()) -> Result<(), GuestError> {
         self.operate(|operation| {
             if self.run_state() != RunState::Inmigrate {
                 return Err(wrong_moment("started", self.run_state()));
             }
             if !operation.runs_again.take().unwrap_or(running && !self.arrives_paused) {
                 self.network.arrived();
-                return self.become_state(RunState::Paused);
+                self.become_state(RunState::Paused)?;
+                sure();
+                return Ok(());
             }
             // Here with its state already, unless that was to be late. Where it is not to be had the guest goes on at the source.
             self.take(operation)?;
             self.network.arrived();
             self.become_state(RunState::Running)?;
+            sure();
             self.thaw();
             self.network.runs();
             operation.tell(MachineEvent::Resume);

@@ -67,11 +67,25 @@ impl RunState {
 }
 
 #[cfg(test)]
+impl RunState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Prelaunch,
+        Self::Inmigrate,
+        Self::Running,
+        Self::Paused,
+        Self::FinishMigrate,
+        Self::Postmigrate,
+        Self::InternalError,
+        Self::Shutdown,
+    ];
+}
+
+#[cfg(test)]
 mod tests {
     use super::RunState::{self, *};
 
-    const ALL: [RunState; 8] =
-        [Prelaunch, Inmigrate, Running, Paused, FinishMigrate, Postmigrate, InternalError, Shutdown];
+    const ALL: [RunState; 8] = RunState::ALL;
 
     #[test]
     fn every_transition_is_as_the_table_says() {

@@ -333,7 +333,7 @@ fn a_guest_goes_on_in_another_machine() {
     let second = u64::from(source.machine.processor.tsc_khz) * 1000;
     assert!(there[0].abs_diff(here[0]) < second / 20, "{there:?} {here:?}");
     assert!(there[0].abs_diff(there[1]) < second / 1000, "{there:?}");
-    destination.machine.run(true).unwrap();
+    destination.machine.run(true, &|| {}).unwrap();
     source.machine.handed_over();
     destination.await_count(left + 1000);
     assert_eq!(source.count(), left);
@@ -489,7 +489,7 @@ fn the_phases_of_a_blackout_in_microseconds() {
         lap(&mut times);
         destination.machine.load(&sections).unwrap();
         lap(&mut times);
-        destination.machine.run(true).unwrap();
+        destination.machine.run(true, &|| {}).unwrap();
         lap(&mut times);
         let at = source.count();
         destination.await_count(at);
@@ -555,7 +555,7 @@ fn the_test_guest_moves_with_two_vcpus_and_all_its_memory() {
     destination.machine.load(&sections).unwrap();
     // Input that comes before the guest waits for it.
     speak.write_all(b"v").unwrap();
-    destination.machine.run(true).unwrap();
+    destination.machine.run(true, &|| {}).unwrap();
     source.machine.handed_over();
     let verified = line(&mut heard, 'V');
     assert!(verified.contains("errors=0"), "{verified}");

@@ -52,7 +52,7 @@ enum First {
 }
 
 impl Capability {
-    /// All of them, in the order in which they are shown.
+    /// All of them.
     pub const ALL: [Self; 17] = [
         Self::PostcopyRam,
         Self::ReturnPath,
@@ -73,7 +73,33 @@ impl Capability {
         Self::BackgroundSnapshot,
     ];
 
-    /// QEMU's capabilities that are not built here.
+    /// What is shown, in QEMU's order, which lists all that it knows, whatever is built; behind that what QEMU has no more.
+    pub const SHOWN: [&'static str; 22] = [
+        "xbzrle",
+        "rdma-pin-all",
+        "auto-converge",
+        "events",
+        "postcopy-ram",
+        "x-colo",
+        "release-ram",
+        "return-path",
+        "pause-before-switchover",
+        "multifd",
+        "dirty-bitmaps",
+        "postcopy-blocktime",
+        "late-block-activate",
+        "x-ignore-shared",
+        "validate-uuid",
+        "background-snapshot",
+        "zero-copy-send",
+        "postcopy-preempt",
+        "switchover-ack",
+        "dirty-limit",
+        "mapped-ram",
+        "zero-blocks",
+    ];
+
+    /// QEMU's capabilities that are not built here. Those that it still has are shown, and are always off.
     pub const UNSUPPORTED: [&'static str; 7] =
         ["rdma-pin-all", "compress", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack", "block"];
 
@@ -121,6 +147,23 @@ impl Capability {
         }
         let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
         Some(Err(SettingError::CapabilityUnsupported(known)))
+    }
+
+    /// The capability that is to be switched `on` or off: `Ok(None)` where it is not built and is to be off, which it is.
+    pub fn to_switch(name: &str, on: bool) -> Option<Result<Option<Self>, SettingError>> {
+        match Self::find(name)? {
+            Err(_) if !on && Self::SHOWN.contains(&name) => Some(Ok(None)),
+            found => Some(found.map(Some)),
+        }
+    }
+}
+
+/// What is shown: names, and whether they are on.
+impl Capabilities {
+    /// In QEMU's order.
+    pub fn shown(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let is_on = move |name: &str| Capability::ALL.into_iter().any(|it| it.name() == name && self.get(it));
+        Capability::SHOWN.into_iter().map(move |name| (name, is_on(name)))
     }
 }
 
@@ -189,6 +232,21 @@ mod tests {
             assert_eq!(first.with(capability, all), all);
             assert!(Capability::ALL.into_iter().all(|it| it == capability || all.get(it) == first.get(it)));
         }
+    }
+
+    /// Management tools set all that is listed, and most of it to off.
+    #[test]
+    fn what_is_not_built_is_shown_and_off_and_can_be_switched_off_only() {
+        let shown: Vec<_> = Capabilities::default().shown().collect();
+        assert!(Capability::ALL.into_iter().all(|it| shown.iter().any(|(name, _)| *name == it.name())));
+        for name in ["rdma-pin-all", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack"] {
+            assert!(shown.contains(&(name, false)), "{name}");
+            assert_eq!(Capability::to_switch(name, false), Some(Ok(None)));
+            assert!(matches!(Capability::to_switch(name, true), Some(Err(_))), "{name}");
+        }
+        assert!(matches!(Capability::to_switch("compress", false), Some(Err(_))));
+        assert_eq!(Capability::to_switch("xbzrle", false), Some(Ok(Some(Capability::Xbzrle))));
+        assert_eq!(Capability::to_switch("warp", false), None);
     }
 
     #[test]

@@ -101,6 +101,6 @@ pub enum MigrationError {
     #[error(transparent)]
     Dirty(#[from] DirtyError),
     /// `migrate_pause` outside a postcopy.
-    #[error("migrate-pause is currently only supported during postcopy-active state")]
+    #[error("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")]
     NotPostcopy,
 }

@@ -28,7 +28,7 @@ use crate::machine::{Machine, RunState};
 pub enum MigrationEvent {
     /// The status changed (event `MIGRATION`).
     Status(Status),
-    /// A precopy pass began (event `MIGRATION_PASS`), counted from 1.
+    /// A precopy pass began (event `MIGRATION_PASS`), counted from 1. Only the source tells of it, and not of the first.
     Pass(u64),
 }
 
@@ -57,14 +57,17 @@ const SPARE_PROCESSORS: usize = 2;
 type Events = Arc<dyn Fn(MigrationEvent) + Send + Sync>;
 
 /// The engine's observer, as the monitor's callback.
-struct Tell(Events);
+struct Tell(Events, Side);
 
 impl Observer for Tell {
     fn status(&self, status: Status) {
         (self.0)(MigrationEvent::Status(status));
     }
     fn pass(&self, pass: u64) {
-        (self.0)(MigrationEvent::Pass(pass));
+        // As in QEMU: that the first one begins is told by the status, and what arrives is the source's business.
+        if self.1 == Side::Source && pass > 1 {
+            (self.0)(MigrationEvent::Pass(pass));
+        }
     }
 }
 
@@ -114,10 +117,10 @@ impl Job {
 
     /// A link, or on the source a thread that waits for one.
     fn has_link(&self) -> bool {
-        use Status::{Active, Device, PostcopyActive, PostcopyPaused, PostcopyRecover};
+        use Status::{Active, PostcopyActive, PostcopyDevice, PostcopyPaused, PostcopyRecover};
         self.report().is_some_and(|(side, report)| match side {
             Side::Source => !report.status.is_ended() && report.status != PostcopyPaused,
-            Side::Destination => matches!(report.status, Active | Device | PostcopyActive | PostcopyRecover),
+            Side::Destination => matches!(report.status, Active | PostcopyDevice | PostcopyActive | PostcopyRecover),
         })
     }
 
@@ -157,6 +160,8 @@ pub struct Migration {
     pub(super) streams: Streams,
     dirtying: Dirtying,
     pub(super) job: Mutex<Job>,
+    /// Where a guest, or the source of a paused one, was last listened for.
+    place: Mutex<Option<Uri>>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -170,15 +175,23 @@ impl Migration {
         let settings = Settings { capabilities: Capabilities::default(), parameters, shared_ram };
         let settings = Arc::new(Mutex::new(settings));
         let dirtying = Dirtying::new(machine.clone());
-        Arc::new(Self { machine, events, settings, streams, dirtying, job: Mutex::new(Job::None) })
+        Arc::new(Self {
+            machine,
+            events,
+            settings,
+            streams,
+            dirtying,
+            job: Mutex::new(Job::None),
+            place: Mutex::default(),
+        })
     }
 
     fn vcpus(&self) -> u64 {
         self.machine.vcpus().len() as u64
     }
 
-    pub(super) fn observer(&self) -> Arc<dyn Observer> {
-        Arc::new(Tell(self.events.clone()))
+    pub(super) fn observer(&self, side: Side) -> Arc<dyn Observer> {
+        Arc::new(Tell(self.events.clone(), side))
     }
 
     /// `migrate -d URI`: begins; the rest is told by events and [`Migration::report`].
@@ -211,7 +224,7 @@ impl Migration {
             // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
             handle.abandon();
         }
-        let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(), multifd)
+        let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(Side::Source), multifd)
             .map_err(MigrationError::Resource)?;
         *job = Job::Leaving(handle, route);
         Ok(())
@@ -365,10 +378,11 @@ impl Migration {
                 (Box::new(listener), at, Options { features, listen_again: Some(again) })
             }
         };
-        let handle = destination::start_with(self.machine.clone(), acceptor, self.observer(), options)
+        let handle = destination::start_with(self.machine.clone(), acceptor, self.observer(Side::Destination), options)
             .map_err(MigrationError::Resource)?;
         handle.set_reconnects(!settings.parameters.reconnect.is_zero());
         *job = Job::Arriving(handle);
+        *lock(&self.place) = Some(at.clone());
         Ok(at)
     }
 
@@ -381,9 +395,12 @@ impl Migration {
                     handle.rejoin(self.streams.play(stream, Access::Cached)?);
                     Ok(uri.clone())
                 }
+                // As in QEMU it may be said again.
+                _ if handle.awaits_rejoin() && lock(&self.place).as_ref() == Some(uri) => Ok(uri.clone()),
                 _ => {
                     let (listener, at) = listen(uri, &lock(&self.settings).parameters)?;
                     handle.rejoin(Box::new(listener));
+                    *lock(&self.place) = Some(at.clone());
                     Ok(at)
                 }
             },

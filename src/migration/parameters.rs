@@ -131,6 +131,8 @@ pub enum Parameter {
     TlsHostname,
     /// See [`Parameters::direct_io`].
     DirectIo,
+    /// Which kind of migration it is. There is one.
+    Mode,
 }
 
 /// Auto-converge's numbers.
@@ -213,6 +215,8 @@ pub enum Form {
     Bytes,
     /// A text, empty for none.
     Text,
+    /// One of some words.
+    Word,
     /// On or off.
     Flag,
 }
@@ -233,8 +237,8 @@ impl Spec {
 }
 
 impl Parameter {
-    /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 28] = [
+    /// All of them, in the order in which they are shown: QEMU's, and behind them those that are ours.
+    pub const ALL: [Self; 29] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),
         Self::Announce(Timing::Rounds),
@@ -244,29 +248,40 @@ impl Parameter {
         Self::Converge(Percentage::Increment),
         Self::ThrottleTailslow,
         Self::Converge(Percentage::Most),
+        Self::TlsCreds,
+        Self::TlsHostname,
         Self::MaxBandwidth,
-        Self::MaxPostcopyBandwidth,
         Self::AvailSwitchoverBandwidth,
+        Self::MaxPostcopyBandwidth,
         Self::DowntimeLimit,
-        Self::PostcopyAfter,
-        Self::PostcopyPolicy,
         Self::MultifdChannels,
-        Self::DirtyLimitPeriod,
-        Self::VcpuDirtyLimit,
         Self::MultifdCompression,
         Self::MultifdZlibLevel,
         Self::MultifdZstdLevel,
-        Self::XbzrleCacheSize,
         Self::ZeroPageDetection,
+        Self::XbzrleCacheSize,
+        Self::DirtyLimitPeriod,
+        Self::VcpuDirtyLimit,
+        Self::Mode,
+        Self::DirectIo,
+        Self::PostcopyAfter,
+        Self::PostcopyPolicy,
         Self::Reconnect,
         Self::Keepalive,
-        Self::TlsCreds,
-        Self::TlsHostname,
-        Self::DirectIo,
     ];
 
+    /// The one that is not built and may be set to nothing.
+    pub const NOTHING: &'static str = "tls-authz";
+
     /// QEMU's parameters that are not built here.
-    pub const UNSUPPORTED: [&'static str; 4] = ["tls-authz", "x-checkpoint-delay", "block-bitmap-mapping", "mode"];
+    pub const UNSUPPORTED: [&'static str; 6] = [
+        Self::NOTHING,
+        "x-checkpoint-delay",
+        "block-bitmap-mapping",
+        "multifd-qatzip-level",
+        "x-rdma-chunk-size",
+        "cpr-exec-command",
+    ];
 
     /// All that is told of it.
     const fn spec(self) -> Spec {
@@ -293,7 +308,7 @@ impl Parameter {
             }
             Self::PostcopyPolicy => {
                 let expected = "'manual', 'stalled', 'after-passes=N' or 'time=SECONDS', of 1 to 86400 seconds";
-                Spec::new("postcopy-policy", Form::Text, "", expected)
+                Spec::new("postcopy-policy", Form::Word, "", expected)
             }
             Self::MultifdChannels => Spec::new("multifd-channels", Form::Number, "", "a value between 1 and 255"),
             Self::Converge(percentage) => {
@@ -317,7 +332,7 @@ impl Parameter {
                 let expected = "an integer in the range of 1 to 1000 ms";
                 Spec::new("x-vcpu-dirty-limit-period", Form::Number, "ms", expected)
             }
-            Self::MultifdCompression => Spec::new("multifd-compression", Form::Text, "", "'none', 'zlib' or 'zstd'"),
+            Self::MultifdCompression => Spec::new("multifd-compression", Form::Word, "", "'none', 'zlib' or 'zstd'"),
             Self::MultifdZlibLevel => Spec::new("multifd-zlib-level", Form::Number, "", "a value between 0 and 9"),
             Self::MultifdZstdLevel => Spec::new("multifd-zstd-level", Form::Number, "", "a value between 0 and 20"),
             Self::XbzrleCacheSize => {
@@ -325,7 +340,7 @@ impl Parameter {
                 Spec::new("xbzrle-cache-size", Form::Bytes, "bytes", expected)
             }
             Self::ZeroPageDetection => {
-                Spec::new("zero-page-detection", Form::Text, "", "'none', 'legacy' or 'multifd'")
+                Spec::new("zero-page-detection", Form::Word, "", "'none', 'legacy' or 'multifd'")
             }
             Self::Reconnect => Spec::new("x-reconnect", Form::Number, "s", "an integer in the range of 0 to 86400 s"),
             Self::Keepalive => {
@@ -340,6 +355,7 @@ impl Parameter {
                 Spec::new("tls-hostname", Form::Text, "", expected)
             }
             Self::DirectIo => Spec::new("direct-io", Form::Flag, "", "'on' or 'off'"),
+            Self::Mode => Spec::new("mode", Form::Word, "", "'normal'"),
         }
     }
 
@@ -415,16 +431,23 @@ fn policy(text: &str) -> Option<Policy> {
     }
 }
 
+/// The only `mode`.
+const NORMAL: &str = "normal";
+/// QEMU's others.
+const OTHER_MODES: [&str; 3] = ["cpr-reboot", "cpr-transfer", "cpr-exec"];
+
 /// A level of compression.
-fn level(value: i64, most: u8) -> Option<u8> {
+fn level(value: i128, most: u8) -> Option<u8> {
     u8::try_from(value).ok().filter(|level| *level <= most)
 }
 
 impl Parameters {
     /// What the parameter is set to.
     pub fn get(&self, parameter: Parameter) -> Setting {
-        let saturate = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let saturate = i128::from;
+        let ms = |time: Duration| i128::try_from(time.as_millis()).unwrap_or(i128::MAX);
         Setting::Number(match parameter {
+            Parameter::Mode => return Setting::from(NORMAL),
             Parameter::TlsCreds => {
                 let path = self.tls_creds.as_deref().map(Path::to_string_lossy);
                 return Setting::Text(path.unwrap_or_default().into_owned());
@@ -435,12 +458,12 @@ impl Parameters {
             Parameter::MultifdCompression => return name_of(&Compression::ALL, &self.compression),
             Parameter::ZeroPageDetection => return name_of(&ZERO_PAGES, &self.zero_pages),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
-            Parameter::Keepalive => i64::try_from(self.keepalive.as_millis()).unwrap_or(i64::MAX),
-            Parameter::Announce(timing) => self.announce.get(timing),
+            Parameter::Keepalive => ms(self.keepalive),
+            Parameter::Announce(timing) => self.announce.get(timing).into(),
             Parameter::MaxBandwidth => saturate(self.max_bandwidth),
             Parameter::MaxPostcopyBandwidth => saturate(self.max_postcopy_bandwidth),
             Parameter::AvailSwitchoverBandwidth => saturate(self.avail_switchover_bandwidth),
-            Parameter::DowntimeLimit => i64::try_from(self.downtime_limit.as_millis()).unwrap_or(i64::MAX),
+            Parameter::DowntimeLimit => ms(self.downtime_limit),
             Parameter::PostcopyAfter => match self.postcopy_policy {
                 Policy::AfterPasses(passes) => passes.into(),
                 _ => -1,
@@ -448,7 +471,7 @@ impl Parameters {
             Parameter::MultifdChannels => self.multifd_channels.into(),
             Parameter::Converge(percentage) => percentage.of(&self.auto_converge).into(),
             Parameter::VcpuDirtyLimit => saturate(self.vcpu_dirty_limit),
-            Parameter::DirtyLimitPeriod => i64::try_from(self.dirty_limit_period.as_millis()).unwrap_or(i64::MAX),
+            Parameter::DirtyLimitPeriod => ms(self.dirty_limit_period),
             Parameter::MultifdZlibLevel => self.zlib_level.into(),
             Parameter::MultifdZstdLevel => self.zstd_level.into(),
             Parameter::XbzrleCacheSize => saturate(self.xbzrle_cache),
@@ -477,16 +500,30 @@ impl Parameters {
     fn set_text(&mut self, parameter: Parameter, text: String) -> Result<(), SettingError> {
         let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
         let given = Some(text).filter(|text| !text.is_empty());
+        let not_accepted = |value: Option<String>| SettingError::NotAccepted {
+            name: parameter.name(),
+            value: value.unwrap_or_default(),
+            expected: parameter.expected(),
+        };
         match parameter {
             Parameter::PostcopyPolicy => {
                 self.postcopy_policy = given.as_deref().and_then(policy).ok_or_else(refuse)?;
             }
             Parameter::MultifdCompression => {
-                self.compression = given.and_then(|name| named(&Compression::ALL, &name)).ok_or_else(refuse)?;
+                let known = given.as_deref().and_then(|name| named(&Compression::ALL, name));
+                self.compression = known.ok_or_else(|| not_accepted(given))?;
             }
             Parameter::ZeroPageDetection => {
-                self.zero_pages = given.and_then(|name| named(&ZERO_PAGES, &name)).ok_or_else(refuse)?;
+                let known = given.as_deref().and_then(|name| named(&ZERO_PAGES, name));
+                self.zero_pages = known.ok_or_else(|| not_accepted(given))?;
             }
+            Parameter::Mode => match given.as_deref() {
+                Some(NORMAL) => {}
+                Some(mode) if OTHER_MODES.contains(&mode) => {
+                    return Err(SettingError::ModeUnsupported(given.unwrap_or_default()));
+                }
+                _ => return Err(not_accepted(given)),
+            },
             // A path that begins elsewhere would be looked for where the process was started.
             Parameter::TlsCreds if given.as_ref().is_none_or(|path| path.starts_with('/')) => {
                 self.tls_creds = given.map(PathBuf::from);
@@ -497,11 +534,14 @@ impl Parameters {
         Ok(())
     }
 
-    fn set_number(&mut self, parameter: Parameter, value: i64) -> Result<(), SettingError> {
+    fn set_number(&mut self, parameter: Parameter, value: i128) -> Result<(), SettingError> {
         let refuse = || SettingError::OutOfRange { name: parameter.name(), expected: parameter.expected() };
         let unsigned = || u64::try_from(value).map_err(|_| refuse());
         match parameter {
-            Parameter::Announce(timing) => self.announce.set(timing, value).map_err(|_| refuse())?,
+            Parameter::Announce(timing) => {
+                let value = i64::try_from(value).map_err(|_| refuse())?;
+                self.announce.set(timing, value).map_err(|_| refuse())?;
+            }
             Parameter::MaxBandwidth => self.max_bandwidth = unsigned()?,
             Parameter::MaxPostcopyBandwidth => self.max_postcopy_bandwidth = unsigned()?,
             Parameter::AvailSwitchoverBandwidth => self.avail_switchover_bandwidth = unsigned()?,
@@ -559,6 +599,7 @@ impl Parameters {
             }
             Parameter::TlsCreds
             | Parameter::TlsHostname
+            | Parameter::Mode
             | Parameter::PostcopyPolicy
             | Parameter::ThrottleTailslow
             | Parameter::DirectIo
@@ -591,6 +632,7 @@ mod tests {
                 Parameter::ThrottleTailslow => true.into(),
                 Parameter::TlsHostname => "host.example.org".into(),
                 Parameter::DirectIo => true.into(),
+                Parameter::Mode => "normal".into(),
                 _ => Setting::Number(7),
             };
             all.set(parameter, setting.clone()).unwrap();
@@ -621,6 +663,7 @@ mod tests {
             (Parameter::Keepalive, 28_800_001),
             (Parameter::TlsCreds, 7),
             (Parameter::DirectIo, 1),
+            (Parameter::Mode, 0),
             (Parameter::ThrottleTailslow, 1),
             (Parameter::Converge(Percentage::Threshold), 101),
             (Parameter::Converge(Percentage::Initial), 0),
@@ -645,6 +688,8 @@ mod tests {
             (Parameter::DirectIo, "on"),
             (Parameter::MultifdCompression, "qpl"),
             (Parameter::ZeroPageDetection, ""),
+            (Parameter::Mode, "cpr-transfer"),
+            (Parameter::Mode, ""),
         ] {
             assert!(all.set(parameter, text).is_err());
         }

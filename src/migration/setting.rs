@@ -6,7 +6,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// A number, in the parameter's own unit.
-    Number(i64),
+    Number(i128),
     /// A text, empty for none.
     Text(String),
     /// On or off.
@@ -25,7 +25,7 @@ impl fmt::Display for Setting {
 
 impl From<i64> for Setting {
     fn from(number: i64) -> Self {
-        Self::Number(number)
+        Self::Number(number.into())
     }
 }
 
@@ -53,6 +53,21 @@ pub enum SettingError {
     /// QEMU knows it, this program does not have it.
     #[error("parameter {0} is not supported")]
     ParameterUnsupported(&'static str),
+    /// A word that is none of those it may be.
+    #[error("Parameter '{name}' does not accept value '{value}': it is {expected}")]
+    NotAccepted {
+        /// The parameter.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// QEMU's ways to replace a process by its successor.
+    #[error(
+        "mode '{0}' is not supported: here capability x-ignore-shared hands a guest's memory to another process of the same host"
+    )]
+    ModeUnsupported(String),
     /// Outside what makes sense.
     #[error("Parameter '{name}' expects {expected}")]
     OutOfRange {

@@ -11,7 +11,7 @@ use whimbrel_postcopy::wire::Features;
 
 use super::MigrationError;
 use super::capabilities::Capability;
-use super::job::{Job, Migration, Visible, lock};
+use super::job::{Job, Migration, Side, Visible, lock};
 use super::uri::Stream;
 use crate::machine::RunState;
 
@@ -40,7 +40,8 @@ impl Migration {
             // It has been here for long: whoever it came from has nothing more to hear.
             handle.abandon();
         }
-        let saving = save(self.machine.clone(), sink, way, self.observer()).map_err(MigrationError::Resource)?;
+        let saving =
+            save(self.machine.clone(), sink, way, self.observer(Side::Source)).map_err(MigrationError::Resource)?;
         *job = Job::Staying(saving, Visible::Yes);
         Ok(())
     }

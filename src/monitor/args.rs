@@ -17,6 +17,12 @@ pub enum Kind {
     Bool,
     /// A number without a fraction.
     Integer,
+    /// The same up to 2^64; one below 0 counts from there, as in QEMU.
+    Size,
+    /// QMP: a string or null, which is as good as an empty one.
+    TextOrNull,
+    /// The same, but nothing other than nothing is supported.
+    Nothing,
     /// QMP: an array; the command looks into it.
     Array,
     /// An argument of QEMU's that is refused by name.
@@ -87,6 +93,17 @@ impl Args {
         self.0.get(name).and_then(Value::as_bool)
     }
 
+    /// A text, if given; null is an empty one.
+    pub fn text_or_null(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(|value| if value.is_null() { Some("") } else { value.as_str() })
+    }
+
+    /// A size, if given.
+    pub fn size(&self, name: &str) -> Option<u64> {
+        let value = self.0.get(name)?;
+        value.as_u64().or_else(|| value.as_i64().map(|it| it as u64))
+    }
+
     /// An integer, if given.
     pub fn integer(&self, name: &str) -> Option<i64> {
         self.0.get(name).and_then(Value::as_i64)
@@ -110,7 +127,11 @@ fn check_type(param: &Param, value: &Value) -> Result<(), CommandError> {
         Kind::Text | Kind::Line => (value.is_string(), "string"),
         Kind::Switch(_) | Kind::Bool => (value.is_boolean(), "boolean"),
         Kind::Integer => (value.is_i64(), "integer"),
+        Kind::Size => (value.is_i64() || value.is_u64(), "integer"),
+        Kind::TextOrNull => (value.is_string() || value.is_null(), "string"),
         Kind::Array => (value.is_array(), "array"),
+        Kind::Nothing if value.is_null() || value.as_str() == Some("") => return Ok(()),
+        Kind::Nothing => return Err(CommandError::Unsupported(param.name)),
         Kind::Unsupported => return Err(CommandError::Unsupported(param.name)),
     };
     match fits {

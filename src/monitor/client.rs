@@ -32,6 +32,8 @@ pub struct Client {
     wire: Wire,
     session: Box<dyn Session>,
     outbox: Outbox,
+    /// Answers, until the events that belong before them are in the outbox.
+    held: Vec<u8>,
     /// Readiness is reported once, when it begins: it is kept here until a read says otherwise.
     readable: bool,
     /// It has said something.
@@ -45,7 +47,16 @@ impl Client {
     pub fn new(wire: Wire, mut session: Box<dyn Session>) -> Self {
         let mut outbox = Outbox::default();
         session.greet(outbox.buffer());
-        Self { wire, session, outbox, readable: true, spoke: false, state: State::Open, next_tick: None }
+        Self {
+            wire,
+            session,
+            outbox,
+            held: Vec::new(),
+            readable: true,
+            spoke: false,
+            state: State::Open,
+            next_tick: None,
+        }
     }
 
     /// Asks for readiness of the wire under `token`.
@@ -108,11 +119,16 @@ impl Client {
         }
     }
 
-    /// Reads at most one chunk, answers it, and writes what the wire takes.
+    /// Reads at most one chunk and carries out what it says. [`Client::answer`] belongs behind it.
     pub fn turn(&mut self, vm: &dyn Vm) {
         if self.is_runnable() {
             self.read(vm);
         }
+    }
+
+    /// Says what was held back, and writes what the wire takes.
+    pub fn answer(&mut self) {
+        self.outbox.buffer().append(&mut self.held);
         self.flush();
     }
 
@@ -125,7 +141,11 @@ impl Client {
                 if !fds.is_empty() {
                     self.session.hand(fds);
                 }
-                let flow = self.session.receive(&chunk[..count], vm, self.outbox.buffer());
+                let out = match self.session.answers_behind_events() {
+                    true => &mut self.held,
+                    false => self.outbox.buffer(),
+                };
+                let flow = self.session.receive(&chunk[..count], vm, out);
                 self.follow(flow);
             }
             Err(error) => match error.kind() {

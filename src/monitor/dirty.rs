@@ -7,13 +7,13 @@ use crate::dirty::{DirtyRate, Measuring, Mode, Plan, TimeUnit, VcpuDirtyLimit};
 /// What people are told who changed a limit.
 pub const INFO_LIMIT_CHANGED: &str = "[Please use 'info vcpu_dirty_limit' to query dirty limit for virtual CPU]\n";
 
-/// `query-dirty-rate`.
-pub fn query_dirty_rate(rate: &DirtyRate) -> Value {
+/// `query-dirty-rate`, with its time in this unit.
+pub fn query_dirty_rate(rate: &DirtyRate, wanted: TimeUnit) -> Value {
     let mut value = json!({
         "status": rate.measuring.name(),
         "start-time": rate.start,
-        "calc-time": rate.plan.map_or(0, |plan| plan.calc_time()),
-        "calc-time-unit": unit(rate).name(),
+        "calc-time": rate.plan.map_or(0, |plan| wanted.count(plan.time)),
+        "calc-time-unit": wanted.name(),
         "sample-pages": rate.plan.filter(|plan| plan.mode == Mode::PageSampling).map_or(0, |plan| plan.sample_pages),
         "mode": mode(rate).name(),
     });
@@ -82,7 +82,7 @@ mod tests {
     fn before_the_first_measurement() {
         let none = DirtyRate { measuring: Measuring::Unstarted, start: 0, plan: None };
         assert_eq!(
-            query_dirty_rate(&none),
+            query_dirty_rate(&none, TimeUnit::Second),
             json!({"status": "unstarted", "start-time": 0, "calc-time": 0, "calc-time-unit": "second", "sample-pages": 0,
                 "mode": "page-sampling"})
         );
@@ -94,7 +94,7 @@ mod tests {
         let plan = Plan::new(250, TimeUnit::Millisecond, None, Mode::DirtyBitmap).ok();
         let rate = DirtyRate { measuring: Measuring::Measured(7), start: 3, plan };
         assert_eq!(
-            query_dirty_rate(&rate),
+            query_dirty_rate(&rate, TimeUnit::Millisecond),
             json!({"status": "measured", "dirty-rate": 7, "start-time": 3, "calc-time": 250, "calc-time-unit": "millisecond",
                 "sample-pages": 0, "mode": "dirty-bitmap"})
         );

@@ -101,6 +101,28 @@ pub enum CommandError {
         /// The type's name in JSON's words.
         expected: &'static str,
     },
+    /// Where to: not said, or said twice.
+    #[error("need either 'uri' or 'channels' argument")]
+    UriOrChannels,
+    /// One is the main one.
+    #[error("Channel list has more than one main entry")]
+    TwoMainChannels,
+    /// QEMU's second channel, for descriptors.
+    #[error(
+        "channel type 'cpr' is not supported: here capability x-ignore-shared hands a guest's memory to another process of the same host, \
+         over the main channel"
+    )]
+    CprChannel,
+    /// A word of QEMU's that is not built here.
+    #[error(
+        "Parameter '{name}': '{value}' is not supported; use an address of type inet, unix or fd, a command or a file"
+    )]
+    NotBuilt {
+        /// The argument.
+        name: &'static str,
+        /// What was given.
+        value: &'static str,
+    },
     /// A word that is not in the set.
     #[error("Parameter '{name}' does not accept value '{value}'{hint}")]
     NotAccepted {

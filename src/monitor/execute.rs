@@ -2,7 +2,7 @@
 
 use super::error::CommandError;
 use super::hmp;
-use super::request::{Reply, Request};
+use super::request::{Reply, Request, Whose};
 use super::vm::Vm;
 use crate::fds::Handed;
 
@@ -49,7 +49,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
             vm.measure_dirty_rate(plan)?;
             Ok(Reply::Measuring(plan))
         }
-        Request::QueryDirtyRate => Ok(Reply::DirtyRate(vm.dirty_rate())),
+        Request::QueryDirtyRate(unit) => Ok(Reply::DirtyRate(vm.dirty_rate(), unit)),
         Request::SetDirtyLimit { vcpu, rate } => {
             vm.set_dirty_limit(vcpu, rate)?;
             Ok(Reply::DirtyLimitChanged)
@@ -63,12 +63,13 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
         Request::QueryParameters => Ok(Reply::Parameters(vm.parameters())),
         Request::QueryStatus => Ok(Reply::Status(vm.run_state())),
         Request::QueryCpus => Ok(Reply::Cpus(vm.vcpus())),
-        Request::QueryRegisters { vcpu } => registers(vm, vcpu),
+        Request::QueryRegisters(whose) => registers(vm, whose),
         Request::QueryBlock => Ok(Reply::Block(vm.disks())),
         Request::QueryVersion => Ok(Reply::Version),
         Request::QueryName => Ok(Reply::Name(vm.name())),
         Request::QueryUuid => Ok(Reply::Uuid(vm.uuid())),
         Request::QueryKvm => Ok(Reply::Kvm),
+        Request::QueryAccelerators => Ok(Reply::Accelerators),
         Request::QueryCommands => Ok(Reply::Commands),
         Request::QuerySchema => Ok(Reply::Schema),
         Request::Stop => done(vm.stop()),
@@ -99,13 +100,22 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
             Ok(Reply::Done)
         }
         Request::Help(topic) => Ok(Reply::Help(topic)),
-        Request::HumanMonitorCommand(line) => Ok(Reply::Text(hmp::run_detached(&line, vm))),
+        Request::HumanMonitorCommand { line, vcpu } => {
+            let refused = CommandError::OutOfRange { name: "cpu-index", expected: "a CPU number" };
+            let vcpu = usize::try_from(vcpu.unwrap_or(0)).ok().filter(|it| *it < vm.vcpus().len()).ok_or(refused)?;
+            Ok(Reply::Text(hmp::run_detached(&line, vm, vcpu)))
+        }
     }
 }
 
-fn registers(vm: &dyn Vm, vcpu: Option<usize>) -> Result<Reply, CommandError> {
+fn registers(vm: &dyn Vm, whose: Whose) -> Result<Reply, CommandError> {
     let mut all: Vec<_> = vm.registers()?.into_iter().enumerate().collect();
-    if let Some(index) = vcpu {
+    let one = match whose {
+        Whose::All => None,
+        Whose::Current => Some(0),
+        Whose::Of(index) => Some(index),
+    };
+    if let Some(index) = one {
         all.retain(|it| it.0 == index);
         if all.is_empty() {
             return Err(CommandError::NoSuchVcpu(index));

@@ -1,11 +1,12 @@
-//! `info migrate`, in the rows of QEMU 10, with rows of our own for what QEMU does not measure.
+//! `info migrate`, in the rows of QEMU 11.1, with rows of our own for what QEMU does not measure.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, RamReport, Report, Status, Throttling};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, RamReport, Report, Throttling};
 
+use super::query_migrate::{has_figures, shows_downtime, shows_remaining, waits};
 use crate::migration::Side;
 use crate::migration::uri::Uri;
 use crate::size::format_size;
@@ -14,36 +15,46 @@ use crate::size::format_size;
 pub fn info_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>, all: bool) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = write_report(&mut text, report.map(|it| &it.1), listening, all);
+    let _ = write_report(&mut text, report, listening, all);
     text
 }
 
-fn write_report(out: &mut String, report: Option<&Report>, listening: Option<&Uri>, all: bool) -> std::fmt::Result {
-    let status = report.map_or(Status::None, |it| it.status);
-    write!(out, "Status: \t\t{}", status.name())?;
-    match report.and_then(|it| it.error.as_ref()) {
+fn write_report(
+    out: &mut String,
+    report: Option<&(Side, Report)>,
+    listening: Option<&Uri>,
+    all: bool,
+) -> std::fmt::Result {
+    let Some((side, report)) = report else {
+        return Ok(());
+    };
+    write!(out, "Status: \t\t{}", report.status.name())?;
+    match &report.error {
         Some(error) => writeln!(out, " ({error})")?,
         None => writeln!(out)?,
     }
-    if let Some(uri) = listening {
-        writeln!(out, "Sockets: \t\t{uri}")?;
+    if let Some(uri) = listening.filter(|_| waits(*side, report.status)) {
+        writeln!(out, "Sockets: [\n\t{uri}\n]")?;
     }
-    let Some(report) = report else {
+    if !has_figures(*side, report.status) {
         return Ok(());
-    };
-    write_times(out, report)?;
-    write_ram(out, &report.ram)?;
-    match report.throttling {
-        Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU Throttle (%): {percent}")?,
-        Some(Throttling::DirtyLimit(rest)) => writeln!(out, "Dirty-limit Throttle (us): {}", rest.as_micros())?,
-        None => {}
     }
-    if let Some(demand) = &report.demand {
+    write_times(out, *side, report)?;
+    if shows_remaining(*side, report.status) {
+        writeln!(out, "Remaining: \t\t{}", format_size(report.ram.remaining))?;
+    }
+    write_ram(out, &report.ram)?;
+    if let Some(demand) = report.demand.as_ref().filter(|demand| demand.count > 0) {
         write_demand(out, demand)?;
     }
     if all {
         if let Some(deltas) = &report.deltas {
             write_deltas(out, deltas)?;
+        }
+        match report.throttling {
+            Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU Throttle (%): {percent}")?,
+            Some(Throttling::DirtyLimit(rest)) => writeln!(out, "Dirty-limit Throttle (us): {}", rest.as_micros())?,
+            None => {}
         }
         write_blocktime(out, report)?;
         write_steps(out, report)?;
@@ -51,14 +62,13 @@ fn write_report(out: &mut String, report: Option<&Report>, listening: Option<&Ur
     Ok(())
 }
 
-fn write_times(out: &mut String, report: &Report) -> std::fmt::Result {
+fn write_times(out: &mut String, side: Side, report: &Report) -> std::fmt::Result {
     let ms = |time: Duration| time.as_millis();
     write!(out, "Time (ms): \t\ttotal={}, setup={}", ms(report.total_time), ms(report.setup_time))?;
-    if let Some(time) = report.expected_downtime {
-        write!(out, ", exp_down={}", ms(time))?;
-    }
-    if let Some(time) = report.downtime {
-        write!(out, ", down={}", ms(time))?;
+    match (shows_downtime(report.status), report.downtime, report.expected_downtime) {
+        (true, Some(time), _) => write!(out, ", down={}", ms(time))?,
+        (false, _, Some(time)) if side == Side::Source => write!(out, ", exp_down={}", ms(time))?,
+        _ => {}
     }
     writeln!(out)
 }
@@ -125,10 +135,13 @@ fn write_blocktime(out: &mut String, report: &Report) -> std::fmt::Result {
         writeln!(out, "Postcopy vCPU Blocktime (ms):")?;
         writeln!(out, " [{}]", times.join(", "))?;
     }
-    let Some(demand) = &report.demand else {
+    let (Some(_), Some(demand)) = (report.blocktime, &report.demand) else {
         return Ok(());
     };
     writeln!(out, "Postcopy Latency (ns): {}", demand.mean.as_nanos())?;
+    writeln!(out, "Postcopy non-vCPU Latency (ns): {}", demand.others.as_nanos())?;
+    let latencies: Vec<String> = demand.vcpus.iter().map(|it| it.as_nanos().to_string()).collect();
+    writeln!(out, "Postcopy vCPU Latencies (ns):\n [{}]", latencies.join(", "))?;
     writeln!(out, "Postcopy Latency Distribution:")?;
     for (n, count) in demand.distribution.iter().enumerate() {
         writeln!(out, "  [ {:>8} - {:>8} ]: {count:>10}", bucket_edge(n), bucket_edge(n + 1))?;

@@ -164,7 +164,10 @@ impl MainLoop {
                 self.say_goodbye(&ending, vm);
                 return Ok(ending);
             }
-            self.serve(vm);
+            if let Some(ending) = self.serve(vm) {
+                self.say_goodbye(&ending, vm);
+                return Ok(ending);
+            }
             if self.panicked && self.clients.is_empty() {
                 return Ok(Ending::Guest(ShutdownCause::GuestPanic));
             }
@@ -251,11 +254,22 @@ impl MainLoop {
     }
 
     /// One turn for every client.
-    fn serve(&mut self, vm: &dyn Vm) {
-        for client in self.clients.values_mut() {
-            client.turn(vm);
-            client.tick(Instant::now(), vm);
-            client.flush();
+    fn serve(&mut self, vm: &dyn Vm) -> Option<Ending> {
+        let tokens: Vec<Token> = self.clients.keys().copied().collect();
+        for token in tokens {
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.turn(vm);
+            }
+            // What its commands led to at once is told before they are answered.
+            let ending = self.hear(vm);
+            if let Some(client) = self.clients.get_mut(&token) {
+                client.answer();
+                client.tick(Instant::now(), vm);
+                client.flush();
+            }
+            if ending.is_some() {
+                return ending;
+            }
         }
         let registry = self.poll.registry();
         self.clients.retain(|_, client| {
@@ -265,6 +279,7 @@ impl MainLoop {
             }
             !done
         });
+        None
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -314,7 +329,9 @@ impl MainLoop {
     fn drop_silent(&mut self) -> bool {
         // Tokens are given in the order in which clients come.
         let silent = self.clients.iter().find(|(_, client)| client.is_silent()).map(|(token, _)| *token);
-        let Some(client) = silent.and_then(|token| self.clients.remove(&token)) else { return false };
+        let Some(mut client) = silent.and_then(|token| self.clients.remove(&token)) else { return false };
+        // It may have come a moment ago, and is greeted all the same.
+        client.flush();
         log::warn!("a monitor client that has said nothing is let go of, for another has come");
         client.deregister(self.poll.registry());
         true

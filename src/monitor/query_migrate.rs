@@ -4,36 +4,41 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Throttling};
+use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Throttling};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
 
-/// The whole object; empty before the first migration, as in QEMU.
+/// The whole object; empty before the first migration, as in QEMU. `listening` is where this process waits or waited for a guest.
 pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -> Value {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| {
         fields.insert(name.to_owned(), value);
     };
-    if let Some(uri) = listening {
-        set("socket-address", json!(socket_address(uri).into_iter().collect::<Vec<_>>()));
-    }
-    let Some((_, report)) = report else {
+    let Some((side, report)) = report else {
         return Value::Object(fields);
     };
+    if let Some(uri) = listening.filter(|_| waits(*side, report.status)) {
+        set("socket-address", json!(socket_address(uri).into_iter().collect::<Vec<_>>()));
+    }
     set("status", report.status.name().into());
-    set("total-time", ms(report.total_time));
-    set("setup-time", ms(report.setup_time));
-    if let Some(time) = report.downtime {
-        set("downtime", ms(time));
-    }
-    if let Some(time) = report.expected_downtime {
-        set("expected-downtime", ms(time));
-    }
     if let Some(error) = &report.error {
         set("error-desc", error.as_str().into());
     }
+    if !has_figures(*side, report.status) {
+        return Value::Object(fields);
+    }
+    set("total-time", ms(report.total_time));
+    set("setup-time", ms(report.setup_time));
+    match (shows_downtime(report.status), report.downtime, report.expected_downtime) {
+        (true, Some(time), _) => set("downtime", ms(time)),
+        (false, _, Some(time)) if *side == Side::Source => set("expected-downtime", ms(time)),
+        _ => {}
+    }
     set("ram", ram(&report.ram));
+    if shows_remaining(*side, report.status) {
+        set("remaining", report.ram.remaining.into());
+    }
     match report.throttling {
         Some(Throttling::AutoConverge(percent)) => set("cpu-throttle-percentage", percent.into()),
         Some(Throttling::DirtyLimit(rest)) => set("dirty-limit-throttle-time-per-round", integer(rest.as_micros())),
@@ -49,10 +54,14 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         let times: Vec<Value> = report.vcpu_blocktime.iter().copied().map(ms).collect();
         set("postcopy-vcpu-blocktime", times.into());
     }
-    if let Some(demand) = &report.demand {
+    if let Some(demand) = report.demand.as_ref().filter(|demand| demand.count > 0) {
+        set("x-demand-pages", demand_pages(demand));
+    }
+    if let (Some(_), Some(demand)) = (report.blocktime, &report.demand) {
         set("postcopy-latency", ns(demand.mean));
         set("postcopy-latency-dist", demand.distribution.clone().into());
-        set("x-demand-pages", demand_pages(demand));
+        set("postcopy-vcpu-latency", demand.vcpus.iter().copied().map(ns).collect::<Vec<_>>().into());
+        set("postcopy-non-vcpu-latency", ns(demand.others));
     }
     if !report.steps.is_empty() {
         let steps = report.steps.iter();
@@ -61,6 +70,32 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         set("x-switchover-steps", steps.into());
     }
     Value::Object(fields)
+}
+
+/// Whether a source may still come to where this side listens.
+pub fn waits(side: Side, status: Status) -> bool {
+    side == Side::Destination && !status.is_ended()
+}
+
+/// Whether there is more to say than how it stands: a source that has nothing under way, and did not bring anything to its end, has no figures.
+pub fn has_figures(side: Side, status: Status) -> bool {
+    use Status::{Cancelled, Cancelling, Failed, Failing, Setup};
+    let nothing = matches!(status, Setup | Cancelling | Cancelled | Failing | Failed);
+    !matches!((side, nothing), (Side::Source, true)) && !matches!((side, status), (Side::Destination, Setup))
+}
+
+/// Whether the guest's standstill is over, or has begun for good.
+pub fn shows_downtime(status: Status) -> bool {
+    use Status::{Completed, PostcopyActive, PostcopyDevice, PostcopyPaused, PostcopyRecover, PostcopyRecoverSetup};
+    matches!(
+        status,
+        Completed | PostcopyActive | PostcopyDevice | PostcopyPaused | PostcopyRecover | PostcopyRecoverSetup
+    )
+}
+
+/// Whether something is still on its way from here.
+pub fn shows_remaining(side: Side, status: Status) -> bool {
+    side == Side::Source && !status.is_ended()
 }
 
 /// `x-query-migrate-pages`; empty before the first migration, as `query-migrate` is.

@@ -4,7 +4,7 @@ use uuid::Uuid;
 use whimbrel_postcopy::stats::{PageMap, Report};
 
 use crate::block::DiskInfo;
-use crate::dirty::{DirtyRate, Plan, VcpuDirtyLimit};
+use crate::dirty::{DirtyRate, Plan, TimeUnit, VcpuDirtyLimit};
 use crate::machine::{RunState, VcpuInfo};
 use crate::migration::Side;
 use crate::migration::capabilities::{Capabilities, Capability};
@@ -58,8 +58,8 @@ pub enum Request {
     QueryPages(u32),
     /// Begins to measure the dirty rate.
     MeasureDirtyRate(Plan),
-    /// How that stands.
-    QueryDirtyRate,
+    /// How that stands, in this unit of time.
+    QueryDirtyRate(TimeUnit),
     /// Limits the dirty rate.
     SetDirtyLimit {
         /// Of one vCPU; `None`: of each.
@@ -83,10 +83,7 @@ pub enum Request {
     /// The vCPUs.
     QueryCpus,
     /// Registers.
-    QueryRegisters {
-        /// Whose; `None`: of all vCPUs.
-        vcpu: Option<usize>,
-    },
+    QueryRegisters(Whose),
     /// The disks.
     QueryBlock,
     /// This program's version.
@@ -97,6 +94,8 @@ pub enum Request {
     QueryUuid,
     /// Whether KVM is used.
     QueryKvm,
+    /// The accelerators.
+    QueryAccelerators,
     /// QMP's commands.
     QueryCommands,
     /// What QMP's commands take.
@@ -141,8 +140,27 @@ pub enum Request {
     /// HMP's help on one command, or all.
     Help(Option<String>),
     /// An HMP line by way of QMP.
-    HumanMonitorCommand(String),
+    HumanMonitorCommand {
+        /// The line.
+        line: String,
+        /// The vCPU that it is about, if it is about one and names none.
+        vcpu: Option<i64>,
+    },
 }
+
+/// Which vCPUs' registers are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// Of all.
+    All,
+    /// Of the one that the monitor's commands are about, the first unless said otherwise.
+    Current,
+    /// Of this one.
+    Of(usize),
+}
+
+/// What QEMU calls a vCPU that has what the host has.
+pub const CPU_MODEL: &str = "host";
 
 /// An answer, not yet rendered.
 #[derive(Clone, Debug)]
@@ -165,7 +183,7 @@ pub enum Reply {
     /// To [`Request::MeasureDirtyRate`]: what was begun.
     Measuring(Plan),
     /// To [`Request::QueryDirtyRate`].
-    DirtyRate(DirtyRate),
+    DirtyRate(DirtyRate, TimeUnit),
     /// To [`Request::SetDirtyLimit`] and [`Request::CancelDirtyLimit`].
     DirtyLimitChanged,
     /// To [`Request::QueryDirtyLimit`]; none where there is no limit.
@@ -202,6 +220,8 @@ pub enum Reply {
     Yank(bool),
     /// To [`Request::QueryKvm`]: there is no other accelerator.
     Kvm,
+    /// To [`Request::QueryAccelerators`]: there is one.
+    Accelerators,
     /// To [`Request::QueryCommands`].
     Commands,
     /// To [`Request::QuerySchema`].

@@ -32,6 +32,11 @@ pub trait Session {
         true
     }
 
+    /// Whether the answers that [`Session::receive`] gave are sent behind the events that the commands led to, as QEMU does.
+    fn answers_behind_events(&self) -> bool {
+        false
+    }
+
     /// Something happened.
     fn notify(&mut self, event: &Event, vm: &dyn Vm, out: &mut Vec<u8>) -> Flow;
 

@@ -45,7 +45,7 @@ fn max_bandwidth_limits_precopy() {
     source.set(json!({"max-bandwidth": LIMIT}));
 
     source.migrate(&link.address());
-    source.qmp.await_event("MIGRATION_PASS");
+    source.qmp.await_migration("active");
     let rate = Rate::begin(&link);
     destination.qmp.await_migration("completed");
     let rate = rate.end(&link);

@@ -103,7 +103,7 @@ fn qemus_shell_moves_the_guest() {
     shell.types(r#"migrate-set-capabilities capabilities=[{"capability":"events","state":true}]"#);
     shell.types("migrate-set-parameters max-bandwidth=8388608");
     shell.types(&format!("migrate uri={}", destination.address()));
-    source.qmp.await_event("MIGRATION_PASS");
+    source.qmp.await_migration("active");
     shell.types("migrate-start-postcopy");
     shell.types("migrate-set-parameters max-bandwidth=0");
     source.qmp.await_migration("completed");

@@ -64,7 +64,7 @@ fn the_cache_of_xbzrle_changes_its_size_on_the_way() {
     source.set(json!({"max-bandwidth": 8 * MIB, "xbzrle-cache-size": MIB}));
     let uri = destination.address();
     source.migrate(&uri);
-    source.qmp.await_event("MIGRATION_PASS");
+    source.qmp.await_migration("active");
     for refused in [json!({"zero-page-detection": "none"}), json!({"multifd-zlib-level": 2})] {
         source.qmp.refused("migrate-set-parameters", refused);
     }

@@ -95,7 +95,7 @@ fn a_guest_that_is_stopped_on_the_way() {
     source.set(json!({"max-bandwidth": 32 << 20}));
     let uri = destination.address();
     source.migrate(&uri);
-    source.qmp.await_event("MIGRATION_PASS");
+    source.qmp.await_migration("active");
     source.qmp.query("stop");
     source.set(json!({"max-bandwidth": 0}));
     source.qmp.await_migration("completed");

@@ -258,7 +258,7 @@ fn a_measurement_by_the_log_and_a_migration_exclude_each_other() {
 
     source.set(json!({"max-bandwidth": 8 * MIB}));
     source.migrate(&uri);
-    source.qmp.await_event("MIGRATION_PASS");
+    source.qmp.await_migration("active");
     for (command, arguments) in [("calc-dirty-rate", log), ("set-vcpu-dirty-limit", json!({"dirty-rate": 5}))] {
         let refusal = source.qmp.refused(command, arguments);
         assert!(refusal.contains("a migration is in progress"), "{refusal}");

@@ -27,6 +27,8 @@ pub(super) struct Shared {
     pub reconnects: AtomicBool,
     /// Both sides know how it ended.
     pub over: AtomicBool,
+    /// Somebody may join again: a place is listened on.
+    pub listens: AtomicBool,
     /// The link's channels, to be ended under a thread that waits inside a message.
     pub channels: Mutex<Vec<Arc<Channel>>>,
     pub tracker: Arc<Tracker>,
@@ -127,11 +129,14 @@ pub fn start_with(
         listen_again: options.listen_again,
         reconnects: AtomicBool::new(false),
         over: AtomicBool::new(false),
+        listens: AtomicBool::new(false),
         channels: Mutex::default(),
         progress: Arc::new(Progress::new(tracker.received().pages())),
         tracker,
         place: Mutex::default(),
     });
+    // Whoever asked for it hears of it before anything else that comes of it.
+    observer.status(Status::Setup);
     let driver = Driver::new(guest, shared.clone(), observer, options.features);
     let thread = std::thread::Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
     Ok(DestinationHandle { shared, thread: Some(thread) })
@@ -158,6 +163,11 @@ impl DestinationHandle {
         self.shared.wake.ring();
     }
 
+    /// Whether this side listens for a source that joins again.
+    pub fn awaits_rejoin(&self) -> bool {
+        self.shared.has_rejoin() || self.shared.listens.load(Ordering::Acquire)
+    }
+
     /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now on.
     pub fn set_reconnects(&self, yes: bool) {
         self.shared.reconnects.store(yes, Ordering::Release);
@@ -169,10 +179,10 @@ impl DestinationHandle {
         let shared = &self.shared;
         let mut report = shared.progress.report(shared.tracker.missing());
         let place = shared.place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(place) = place {
+        if let Some(place) = place.filter(|place| place.latency.is_measured()) {
             let (blocktime, vcpus) = place.latency.blocktime();
             (report.blocktime, report.vcpu_blocktime) = (Some(blocktime), vcpus);
-            report.demand = Some(place.latency.report()).filter(|latency| latency.count > 0);
+            report.demand = Some(place.latency.report());
         }
         report
     }

@@ -96,7 +96,10 @@ impl Driver {
     }
 
     pub(super) fn tell(&self, destination: &Destination) {
-        let status = destination.status();
+        self.enter(destination.status());
+    }
+
+    fn enter(&self, status: Status) {
         if self.shared.progress.enter(status) {
             log::info!("incoming migration: {}", status.name());
             self.observer.status(status);
@@ -343,6 +346,7 @@ impl Driver {
                 let Faults { place, line, populate, .. } = faults.as_mut().map_err(|_| MigrationError::NoPostcopy)?;
                 populate.finish();
                 place.drop_missing(self.guest.ram()).map_err(MigrationError::Resource)?;
+                place.latency.begin();
                 line.begin_watch(|| self.guest.ram().iter().try_for_each(|block| place.uffd.register(block)))?;
                 self.reply(link, &Reply::Armed)?;
             }
@@ -356,7 +360,14 @@ impl Driver {
                 if let Ok(faults) = faults {
                     faults.line.keep_watch()?;
                 }
-                let ran = catch(INCOMING, || self.guest.run(running).map_err(failed_to("run")));
+                let watched = destination.is_starting_watched();
+                // Before the guest's own event, as in QEMU; its own thread has nothing to do with it.
+                let sure = || {
+                    if watched {
+                        self.enter(Status::PostcopyActive);
+                    }
+                };
+                let ran = catch(INCOMING, || self.guest.run(running, &sure).map_err(failed_to("run")));
                 if matches!(ran, Err(MigrationError::Panicked { .. })) {
                     // Nobody knows how far it came: the source must not start the guest any more.
                     destination.started();

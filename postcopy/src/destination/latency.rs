@@ -1,12 +1,13 @@
 //! How long touched pages took to come, and how long each vCPU waited.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
 use crate::ram::{BlockId, PageIndex, PageRun};
-use crate::stats::LatencyReport;
+use crate::stats::{BUCKETS, LatencyReport};
 
 /// The longest latency told apart, in nanoseconds: a page that waits longer waits for a recovery.
 const LONGEST: u64 = 3_600_000_000_000;
@@ -20,12 +21,31 @@ struct Waiting {
     vcpu: Option<usize>,
 }
 
+/// What a vCPU, or whoever is none, has waited so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waited {
+    time: Duration,
+    pages: u32,
+}
+
+impl Waited {
+    fn add(&mut self, time: Duration) {
+        self.time += time;
+        self.pages = self.pages.saturating_add(1);
+    }
+
+    fn mean(self) -> Duration {
+        self.time.checked_div(self.pages).unwrap_or_default()
+    }
+}
+
 #[derive(Debug)]
 struct Figures {
     waiting: Vec<Waiting>,
     histogram: Histogram<u64>,
-    distribution: [u64; 32],
-    vcpus: Vec<Duration>,
+    distribution: [u64; BUCKETS],
+    vcpus: Vec<Waited>,
+    others: Waited,
     blocked: usize,
     all_blocked_since: Option<Instant>,
     all_blocked: Duration,
@@ -34,6 +54,7 @@ struct Figures {
 /// The measured latencies. One lock, taken by the thread that serves faults, by the other one only for pages somebody waits for.
 #[derive(Debug)]
 pub struct Latency {
+    begun: AtomicBool,
     figures: Mutex<Figures>,
 }
 
@@ -42,16 +63,28 @@ impl Latency {
     pub fn new(vcpus: usize) -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST, 3).expect("the bounds are constants and in order");
         Self {
+            begun: AtomicBool::new(false),
             figures: Mutex::new(Figures {
                 waiting: Vec::with_capacity(vcpus + 16),
                 histogram,
-                distribution: [0; 32],
-                vcpus: vec![Duration::ZERO; vcpus],
+                distribution: [0; BUCKETS],
+                vcpus: vec![Waited::default(); vcpus],
+                others: Waited::default(),
                 blocked: 0,
                 all_blocked_since: None,
                 all_blocked: Duration::ZERO,
             }),
         }
+    }
+
+    /// RAM is watched from now on: there is something to measure.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+    }
+
+    /// Whether it ever was.
+    pub fn is_measured(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
     }
 
     fn figures(&self) -> MutexGuard<'_, Figures> {
@@ -85,11 +118,12 @@ impl Latency {
             let latency = now.saturating_duration_since(waiting.since);
             let nanos = (latency.as_nanos() as u64).clamp(1, LONGEST);
             figures.histogram.saturating_record(nanos);
-            figures.distribution[((nanos / 1000).max(1).ilog2() as usize).min(31)] += 1;
-            if let Some(vcpu) = waiting.vcpu {
-                if let Some(total) = figures.vcpus.get_mut(vcpu) {
-                    *total += latency;
-                }
+            figures.distribution[((nanos / 1000).max(1).ilog2() as usize).min(BUCKETS - 1)] += 1;
+            let waited = waiting.vcpu.map_or(Some(&mut figures.others), |vcpu| figures.vcpus.get_mut(vcpu));
+            if let Some(waited) = waited {
+                waited.add(latency);
+            }
+            if waiting.vcpu.is_some() {
                 figures.blocked = figures.blocked.saturating_sub(1);
                 if let Some(since) = figures.all_blocked_since.take() {
                     figures.all_blocked += now.saturating_duration_since(since);
@@ -102,21 +136,22 @@ impl Latency {
     pub fn report(&self) -> LatencyReport {
         let figures = self.figures();
         let histogram = &figures.histogram;
-        let last = figures.distribution.iter().rposition(|&count| count > 0).map_or(0, |at| at + 1);
         LatencyReport {
             count: histogram.len(),
             mean: Duration::from_nanos(histogram.mean() as u64),
             p50: Duration::from_nanos(histogram.value_at_quantile(0.5)),
             p99: Duration::from_nanos(histogram.value_at_quantile(0.99)),
             max: Duration::from_nanos(histogram.max()),
-            distribution: figures.distribution[..last].to_vec(),
+            distribution: figures.distribution,
+            vcpus: figures.vcpus.iter().map(|waited| waited.mean()).collect(),
+            others: figures.others.mean(),
         }
     }
 
     /// Time in which every vCPU waited, and the time each of them did.
     pub fn blocktime(&self) -> (Duration, Vec<Duration>) {
         let figures = self.figures();
-        (figures.all_blocked, figures.vcpus.clone())
+        (figures.all_blocked, figures.vcpus.iter().map(|waited| waited.time).collect())
     }
 }
 
@@ -148,5 +183,6 @@ mod tests {
         assert_eq!(report.count, 3);
         assert!(about(report.max, 40) && about(report.p50, 10), "{report:?}");
         assert_eq!(report.distribution.iter().sum::<u64>(), 3);
+        assert!(about(report.vcpus[0], 40) && about(report.vcpus[1], 10) && about(report.others, 10), "{report:?}");
     }
 }

@@ -34,7 +34,12 @@ impl Driver {
             }
             let given = self.shared.take_rejoin();
             if let Some(acceptor) = given.or_else(|| by_itself.then(|| self.listen_again()).flatten()) {
-                match catch(INCOMING, || self.rejoin(&*acceptor, destination, link.token, faults)) {
+                self.shared.listens.store(true, Ordering::Release);
+                let joined = catch(INCOMING, || self.rejoin(&*acceptor, destination, link.token, faults));
+                // Whoever is told that nobody listens any more may listen at the same place.
+                drop(acceptor);
+                self.shared.listens.store(false, Ordering::Release);
+                match joined {
                     Ok(link) => return Some(link),
                     Err(error) => {
                         if !self.shared.has_rejoin() {

@@ -160,11 +160,14 @@ impl Destination {
         match &self.state {
             State::Configuration | State::Ram => Status::Setup,
             State::Precopy | State::Adopted | State::Armed => Status::Active,
-            State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Device,
+            State::Loading { armed: true } | State::Loaded { armed: true } | State::Starting { armed: true } => {
+                Status::PostcopyDevice
+            }
+            State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Active,
             State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
-            State::Running { armed: false } => Status::Device,
+            State::Running { armed: false } => Status::Active,
             State::LinkLost { .. } | State::NeverRan { linked: false, .. } => Status::PostcopyPaused,
-            State::NeverRan { linked: true, .. } => Status::Device,
+            State::NeverRan { linked: true, .. } => Status::PostcopyRecover,
             State::Rejoining { .. } => Status::PostcopyRecover,
             State::Completed { .. } => Status::Completed,
             State::Failed(_) => Status::Failed,
@@ -196,6 +199,11 @@ impl Destination {
     /// Whether both sides know how it ended: there is nothing to be said any more.
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Failed(_) | State::Completed { told: true, .. })
+    }
+
+    /// Whether the guest is being started on pages that still have to come.
+    pub fn is_starting_watched(&self) -> bool {
+        matches!(self.state, State::Starting { armed: true })
     }
 
     /// Whether RAM is watched while the state is loaded.

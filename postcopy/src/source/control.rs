@@ -115,6 +115,7 @@ impl Shared {
 /// A migration under way. Dropping it does not end the migration.
 pub struct SourceHandle {
     shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -159,9 +160,11 @@ pub fn start_with(
         multifd,
         released,
     });
-    let driver = Driver::new(guest, shared.clone(), observer);
+    // Whoever asked for it hears of it before anything else that comes of it.
+    observer.status(Status::Setup);
+    let driver = Driver::new(guest, shared.clone(), observer.clone());
     let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;
-    Ok(SourceHandle { shared, thread: Some(thread) })
+    Ok(SourceHandle { shared, observer, thread: Some(thread) })
 }
 
 impl SourceHandle {
@@ -170,8 +173,8 @@ impl SourceHandle {
         match self.shared.door.compare_exchange(OPEN, CANCELLED, Ordering::AcqRel, Ordering::Acquire) {
             Err(HANDED_OVER) => Err(TooLate),
             _ => {
-                if !self.report().status.is_ended() {
-                    self.shared.progress.enter(Status::Cancelling);
+                if !self.report().status.is_ended() && self.shared.progress.enter(Status::Cancelling) {
+                    self.observer.status(Status::Cancelling);
                 }
                 self.shared.wake.ring();
                 Ok(())

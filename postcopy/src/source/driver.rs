@@ -80,7 +80,6 @@ impl Driver {
     pub fn run(mut self, connector: Arc<dyn Connector>) {
         self.guest.thread_begins(EngineThread::Source);
         self.shared.progress.begin();
-        self.observer.status(Status::Setup);
         let outcome = catch(SOURCE, || Ok(self.migrate(connector)));
         self.throttled.set(Throttle::NONE);
         let outcome = match outcome {
@@ -96,6 +95,7 @@ impl Driver {
                 return self.enter(Status::PostcopyPaused);
             }
             Err(error) => {
+                self.enter(Status::Failing);
                 // What the state machine held is gone with it: nobody but this thread could hand the guest over, so it runs on here.
                 if let Err(error) = self.guest.resume(true) {
                     log::error!("the guest could not be resumed: {error}");
@@ -125,7 +125,10 @@ impl Driver {
                 self.drive(token, features, link, connector)
             }
             Err(_) if self.shared.cancelled() => Some(Outcome::Cancelled),
-            Err(error) => Some(Outcome::Failed(error)),
+            Err(error) => {
+                self.enter(Status::Failing);
+                Some(Outcome::Failed(error))
+            }
         }
     }
 
@@ -202,11 +205,14 @@ impl Driver {
 
     /// Status, pass and estimates for whoever looks.
     pub(super) fn tell(&mut self, source: &Source) {
-        let status = source.status();
-        // A cancel that was accepted shows as such until it is done.
-        let cancelling = self.shared.cancelled() && status != Status::PostcopyActive;
-        if !status.is_ended() && !cancelling {
-            self.enter(status);
+        match source.status() {
+            // The guest still has to go on here.
+            Status::Failed => self.enter(Status::Failing),
+            Status::Cancelled => self.enter(Status::Cancelling),
+            status if status.is_ended() => {}
+            // A cancel that was accepted shows as such until it is done.
+            status if self.shared.cancelled() && status != Status::PostcopyActive => self.enter(Status::Cancelling),
+            status => self.enter(status),
         }
         self.throttled.set(source.throttle());
         self.shared.progress.slowed(source.throttling());
@@ -425,23 +431,23 @@ impl Driver {
             .outgoing
             .send(self.guest.ram(), &link.channel, &shared.wake, &interrupted)
             .map_err(|error| MigrationError::Link { peer: "destination", source: error })?;
-        self.count(sent, source);
+        let phase = match source.status() {
+            Status::Device | Status::PostcopyDevice => Phase::Downtime,
+            Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => Phase::Postcopy,
+            _ => Phase::Precopy,
+        };
+        self.count(sent, phase, source);
         if let Some(changed) = self.outgoing.changed() {
             self.shared.progress.changed(changed.report());
         }
         Ok(())
     }
 
-    pub(super) fn count(&self, sent: Sent, source: &mut Source) {
+    pub(super) fn count(&self, sent: Sent, phase: Phase, source: &mut Source) {
         if sent == Sent::default() {
             return;
         }
         let shared = &self.shared;
-        let phase = match source.status() {
-            Status::Device => Phase::Downtime,
-            Status::PostcopyActive | Status::PostcopyPaused | Status::PostcopyRecover => Phase::Postcopy,
-            _ => Phase::Precopy,
-        };
         shared.progress.moved(phase, sent.bytes as u64, sent.normal, sent.zero);
         shared.progress.sample();
         source.moved((sent.normal + sent.changed) * PAGE_SIZE as u64);
@@ -463,7 +469,8 @@ impl Driver {
         source: &mut Source,
         link: &mut Connection,
     ) -> Result<(), MigrationError> {
-        let sending_state = source.status() == Status::Device && !self.outgoing.is_empty();
+        let sending_state =
+            matches!(source.status(), Status::Device | Status::PostcopyDevice) && !self.outgoing.is_empty();
         let happened = self.give(source, link)?;
         self.send(source, link)?;
         if sending_state {

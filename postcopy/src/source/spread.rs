@@ -6,6 +6,7 @@ use super::outgoing::parts;
 use super::state::Source;
 use crate::encoding::ZeroPages;
 use crate::error::MigrationError;
+use crate::progress::Phase;
 use crate::ram::PageRun;
 use crate::wire::Forward;
 
@@ -81,8 +82,7 @@ impl Driver {
     pub(super) fn heard(&mut self, source: &mut Source, link: &Connection) -> Result<(), MigrationError> {
         if let Some(multifd) = &link.multifd {
             let sent = multifd.sent()?;
-            self.shared.progress.by_multifd(sent.bytes as u64);
-            self.count(sent, source);
+            self.count(sent, Phase::Multifd, source);
         }
         Ok(())
     }

@@ -229,9 +229,11 @@ impl Source {
             State::Describing | State::Arming => Status::Setup,
             State::Sharing | State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
             State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
+            // The guest still runs, as far as is known.
+            State::Pausing(_) => Status::Active,
             State::PreSwitchover(..) => Status::PreSwitchover,
-            State::Pausing(_) | State::Saving(..) | State::FinalSync(..) => Status::Device,
-            State::AwaitReady(..) => Status::Device,
+            State::Saving(..) | State::FinalSync(..) | State::AwaitReady(Way::Precopy, _) => Status::Device,
+            State::AwaitReady(Way::Postcopy, _) => Status::PostcopyDevice,
             State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
             State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
             State::Pushing(..) | State::AwaitAllReceived(Way::Postcopy, _) => Status::PostcopyActive,

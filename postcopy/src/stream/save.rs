@@ -56,6 +56,7 @@ struct Shared {
 /// A guest that is being saved. Dropping it does not end that.
 pub struct Saving {
     shared: Arc<Shared>,
+    observer: Arc<dyn Observer>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -70,17 +71,18 @@ pub fn save(guest: Arc<dyn Guest>, sink: Box<dyn Sink>, way: Way, observer: Arc<
         progress: Progress::new(pending.pages()),
         pending,
     });
-    let saver = Saver { guest, shared: shared.clone(), observer };
+    observer.status(Status::Setup);
+    let saver = Saver { guest, shared: shared.clone(), observer: observer.clone() };
     let thread = std::thread::Builder::new().name(SNAPSHOT.into()).spawn(move || saver.run(sink, way))?;
-    Ok(Saving { shared, thread: Some(thread) })
+    Ok(Saving { shared, observer, thread: Some(thread) })
 }
 
 impl Saving {
     /// Gives it up, unless it has ended.
     pub fn cancel(&self) {
         self.shared.cancelled.store(true, Ordering::Release);
-        if !self.report().status.is_ended() {
-            self.shared.progress.enter(Status::Cancelling);
+        if !self.report().status.is_ended() && self.shared.progress.enter(Status::Cancelling) {
+            self.observer.status(Status::Cancelling);
         }
         self.shared.wake.ring();
     }
@@ -126,7 +128,6 @@ impl Saver {
     fn run(self, sink: Box<dyn Sink>, way: Way) {
         self.guest.thread_begins(EngineThread::Snapshot);
         self.shared.progress.begin();
-        self.observer.status(Status::Setup);
         let saved = catch(SNAPSHOT, || self.save(sink, way));
         let (status, broken) = match saved {
             Ok(broken) => (Status::Completed, broken),
@@ -135,6 +136,7 @@ impl Saver {
                 let text = sentence(&error);
                 log::error!("the guest was not saved, and stays as it is: {text}");
                 self.shared.progress.fail(text);
+                self.enter(Status::Failing);
                 (Status::Failed, Vec::new())
             }
         };

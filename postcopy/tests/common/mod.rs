@@ -216,10 +216,11 @@ impl Guest for TestGuest {
         *self.state.lock().unwrap() = sections[0].bytes.clone();
         Ok(())
     }
-    fn run(&self, running: bool) -> Result<(), GuestError> {
+    fn run(&self, running: bool, sure: &dyn Fn()) -> Result<(), GuestError> {
         if self.refuse_run.load(Ordering::SeqCst) {
             return Err("the vCPUs are refused".into());
         }
+        sure();
         self.set_running(running);
         self.called("run");
         Ok(())

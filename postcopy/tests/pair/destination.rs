@@ -359,7 +359,7 @@ impl World {
         let waits = destination.blocked[LOADER].is_some();
         if destination.touch(LOADER, page) {
             // A source that gave up has resumed its guest, which writes on: what is loaded here is nobody's any more.
-            if self.source.machine.status() == Status::Device {
+            if matches!(self.source.machine.status(), Status::Device | Status::PostcopyDevice) {
                 self.truth.check(&destination.memory.ram, page.0, page.1, "loading destination");
             }
             destination.loading.as_mut().unwrap().pop();

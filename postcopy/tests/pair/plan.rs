@@ -203,7 +203,7 @@ pub fn limits(random: &mut Random) -> Limits {
 }
 
 fn events(random: &mut Random) -> Vec<Planned> {
-    use Status::{Active, Device, PostcopyActive, PostcopyRecover, PreSwitchover, Setup};
+    use Status::{Active, Device, PostcopyActive, PostcopyDevice, PostcopyRecover, PreSwitchover, Setup};
     let mut events = Vec::new();
     let mut plan = |event, statuses: &[Status], random: &mut Random| {
         events.push(Planned { event, status: random.pick(statuses), after: random.spread(9) });
@@ -214,7 +214,7 @@ fn events(random: &mut Random) -> Vec<Planned> {
             Active,
             PreSwitchover,
             Device,
-            Device,
+            PostcopyDevice,
             PostcopyActive,
             PostcopyActive,
             PostcopyActive,
@@ -227,13 +227,13 @@ fn events(random: &mut Random) -> Vec<Planned> {
         let death = random.pick(&[Event::SourceThreadDies(thread), Event::DestinationThreadDies(thread)]);
         plan(
             death,
-            &[Setup, Active, PreSwitchover, Device, Device, PostcopyActive, PostcopyActive, PostcopyRecover],
+            &[Setup, Active, PreSwitchover, Device, PostcopyDevice, PostcopyActive, PostcopyActive, PostcopyRecover],
             random,
         );
     }
     for (event, share) in [(Event::Cancel, 12), (Event::StartPostcopy, 40), (Event::NewLimits, 30)] {
         if random.percent(share) {
-            plan(event, &[Setup, Active, Active, PreSwitchover, Device, PostcopyActive], random);
+            plan(event, &[Setup, Active, Active, PreSwitchover, Device, PostcopyDevice, PostcopyActive], random);
         }
     }
     events

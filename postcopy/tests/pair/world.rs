@@ -211,7 +211,8 @@ impl World {
     /// What holds after every step.
     fn check(&mut self) {
         use Status::{
-            Active, Cancelled, Completed, Device, Failed, PostcopyActive, PostcopyPaused, PostcopyRecover, Setup,
+            Active, Cancelled, Completed, Device, Failed, PostcopyActive, PostcopyDevice, PostcopyPaused,
+            PostcopyRecover, Setup,
         };
         let (source, destination) = (&self.source, &self.destination);
         let (leaving, arriving) = (source.machine.status(), destination.machine.status());
@@ -220,7 +221,10 @@ impl World {
             assert!(matches!(leaving, Setup | Active | Device | Cancelled | Failed), "{}", self.describe());
         }
         if destination.has_run {
-            let there = matches!(arriving, Device | PostcopyActive | PostcopyPaused | PostcopyRecover | Completed);
+            let there = matches!(
+                arriving,
+                Active | PostcopyDevice | PostcopyActive | PostcopyPaused | PostcopyRecover | Completed
+            );
             assert!(there && !matches!(leaving, Setup | Active | Cancelled | Failed), "{}", self.describe());
         }
         if arriving == Completed {

@@ -73,6 +73,8 @@ def _wrong_amount(mode, account):
     mib = lambda size: f"{size / (1 << 20):,.0f} MiB"
     sent, used = account.before, account.used
     if mode == "postcopy":
+        # No pass went before it, so what went over several channels went afterwards.
+        sent -= account.ram.get("multifd-bytes", 0)
         if sent > used * BEFORE_AT_ONCE:
             return f"{mib(sent)} went before the switch of a postcopy at once"
     elif sent < used:

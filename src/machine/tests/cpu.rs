@@ -94,7 +94,7 @@ fn a_guest_keeps_what_it_was_shown_wherever_it_goes() {
         assert_eq!(*destination.machine.vcpus[0].cpuid(), shown, "{cpu}");
         // The next host is asked for what the guest needs, not for what this machine could have shown.
         assert_eq!(destination.machine.configuration(), configuration, "{cpu}");
-        destination.machine.run(true).unwrap();
+        destination.machine.run(true, &|| {}).unwrap();
         destination.await_count(source.count());
     }
 }

@@ -7,13 +7,7 @@ use crate::block::Image;
 use crate::config::{DiskConfig, ImageFormat};
 
 fn disk(path: &Path, serial: &str) -> DiskConfig {
-    DiskConfig {
-        path: path.to_owned(),
-        format: ImageFormat::Raw,
-        read_only: false,
-        backing_format: None,
-        serial: serial.into(),
-    }
+    DiskConfig { path: path.to_owned(), format: ImageFormat::Raw, read_only: false, serial: serial.into() }
 }
 
 fn with_disk(path: &Path, serial: &str) -> MachineConfig {
@@ -62,7 +56,7 @@ fn an_image_is_handed_over_at_the_switch_and_back_if_the_guest_stays() {
     let running = source.pause().unwrap();
     let sections = source.save().unwrap();
     destination.load(&sections).unwrap();
-    destination.run(running).unwrap();
+    destination.run(running, &|| {}).unwrap();
     source.handed_over();
     assert_eq!(destination.disks()[0].opened.as_ref().unwrap().capacity, 1 << 20);
     // What is the destination's now cannot be had again, not even by a reset.

@@ -7,7 +7,7 @@ mod session;
 use whimbrel_postcopy::error::sentence;
 
 use super::execute::execute;
-use super::request::{Reply, Request};
+use super::request::{Reply, Request, Whose};
 use super::vm::Vm;
 use crate::fds::Handed;
 
@@ -31,10 +31,21 @@ pub enum Awaited {
     Job(String),
 }
 
+/// As QEMU ends lines, on a terminal or not.
+pub fn with_carriage_returns(text: &str) -> String {
+    text.replace('\n', "\r\n")
+}
+
 /// Executes one line of a client that handed over some descriptors.
 pub fn run(line: &str, vm: &dyn Vm, handed: &mut Handed) -> Answer {
+    run_on(line, vm, handed, 0)
+}
+
+/// The same for a client whose commands are about this vCPU where they name none.
+fn run_on(line: &str, vm: &dyn Vm, handed: &mut Handed, vcpu: usize) -> Answer {
     let request = match parse::parse(line) {
         Ok(None) => return Answer::of(String::new()),
+        Ok(Some(Request::QueryRegisters(Whose::Current))) => Request::QueryRegisters(Whose::Of(vcpu)),
         Ok(Some(request)) => request,
         Err(error) => return Answer::of(format!("{error}\n")),
     };
@@ -46,15 +57,16 @@ pub fn run(line: &str, vm: &dyn Vm, handed: &mut Handed) -> Answer {
     }
 }
 
-/// Executes one line for a client that cannot wait (QMP's `human-monitor-command`).
-pub fn run_detached(line: &str, vm: &dyn Vm) -> String {
-    let answer = run(line, vm, &mut Handed::default());
+/// Executes one line for a client that cannot wait (QMP's `human-monitor-command`), on this vCPU where it names none. Lines end as QEMU's do.
+pub fn run_detached(line: &str, vm: &dyn Vm, vcpu: usize) -> String {
+    let answer = run_on(line, vm, &mut Handed::default(), vcpu);
     let what = match answer.waits {
         Some(Awaited::Migration) => "migration",
         Some(Awaited::Job(_)) => "snapshot",
-        None => return answer.text,
+        None => return with_carriage_returns(&answer.text),
     };
-    format!("{}this connection cannot wait for the {what}: it continues detached\n", answer.text)
+    let text = format!("{}this connection cannot wait for the {what}: it continues detached\n", answer.text);
+    with_carriage_returns(&text)
 }
 
 impl Answer {

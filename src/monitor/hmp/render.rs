@@ -1,12 +1,12 @@
 //! Replies as text.
 
 use crate::machine::RunState;
-use crate::migration::capabilities::Capability;
-use crate::migration::parameters::Parameter;
+use crate::migration::parameters::{Form, Parameter};
+use crate::migration::setting::Setting;
 use crate::monitor::block::info_block;
 use crate::monitor::dirty;
 use crate::monitor::info_migrate::info_migrate;
-use crate::monitor::request::Reply;
+use crate::monitor::request::{CPU_MODEL, Reply};
 use crate::monitor::snapshots::info_snapshots;
 use crate::monitor::table::{self, Command, Face};
 
@@ -25,15 +25,17 @@ pub fn render(reply: &Reply) -> String {
         Reply::Listening(uri) => format!("Listening at {uri}\n"),
         Reply::Migration { report, listening, all } => info_migrate(report.as_deref(), listening.as_ref(), *all),
         Reply::Measuring(plan) => dirty::info_measuring(plan),
-        Reply::DirtyRate(rate) => dirty::info_dirty_rate(rate),
+        Reply::DirtyRate(rate, _) => dirty::info_dirty_rate(rate),
         Reply::DirtyLimitChanged => dirty::INFO_LIMIT_CHANGED.to_owned(),
         Reply::DirtyLimits(limits) => dirty::info_dirty_limit(limits),
-        Reply::Capabilities(all) => {
-            Capability::ALL.into_iter().map(|it| format!("{}: {}\n", it.name(), on_off(all.get(it)))).collect()
-        }
+        Reply::Capabilities(all) => all.shown().map(|(name, on)| format!("{name}: {}\n", on_off(on))).collect(),
         Reply::Parameters(all) => {
+            let value = |it: Parameter| match (it.form(), all.get(it)) {
+                (Form::Word, Setting::Text(word)) => word,
+                (_, value) => value.to_string(),
+            };
             let line =
-                |it: Parameter| format!("{}: {} {}", it.name(), all.get(it), it.unit()).trim_end().to_owned() + "\n";
+                |it: Parameter| format!("{}: {} {}", it.name(), value(it), it.unit()).trim_end().to_owned() + "\n";
             Parameter::ALL.into_iter().map(line).collect()
         }
         Reply::Status(state) => status(*state),
@@ -42,7 +44,7 @@ pub fn render(reply: &Reply) -> String {
             .map(|cpu| {
                 // As in QEMU, the mark is on the CPU that the monitor's commands would be about.
                 let mark = if cpu.index == 0 { '*' } else { ' ' };
-                format!("{mark} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
+                format!("{mark} CPU #{}: thread_id={} model={CPU_MODEL}\n", cpu.index, cpu.thread_id)
             })
             .collect(),
         Reply::Registers(all) => {
@@ -60,6 +62,8 @@ pub fn render(reply: &Reply) -> String {
         // All zero for none, as in QEMU.
         Reply::Uuid(uuid) => format!("{}\n", uuid.unwrap_or_default()),
         Reply::Kvm => "kvm support: enabled\n".to_owned(),
+        // The one in brackets is in use.
+        Reply::Accelerators => "[kvm]\n".to_owned(),
         Reply::Help(topic) => help(topic.as_deref()),
         Reply::Text(text) => text.clone(),
     }

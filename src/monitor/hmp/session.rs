@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::{Awaited, run};
+use super::{Awaited, run, with_carriage_returns};
 use crate::fds::Handed;
 use crate::monitor::event::Event;
 use crate::monitor::info_migrate::{progress_bar, progress_line};
@@ -76,7 +76,7 @@ impl HmpSession {
             let line = String::from_utf8_lossy(&self.pending[done..done + length]).into_owned();
             done += length + 1;
             let answer = run(&line, vm, &mut self.handed);
-            out.extend_from_slice(answer.text.as_bytes());
+            say(out, &answer.text);
             match answer.waits {
                 Some(awaited) => self.state = State::Waiting(awaited),
                 None => out.extend_from_slice(PROMPT.as_bytes()),
@@ -84,7 +84,7 @@ impl HmpSession {
         }
         self.pending.drain(..done);
         if self.state == State::Prompt && self.pending.len() > MAX_LINE {
-            out.extend_from_slice(b"Error: the line is longer than 64 KiB\n");
+            say(out, "Error: the line is longer than 64 KiB\n");
             return Flow::Close;
         }
         Flow::Continue
@@ -98,7 +98,7 @@ impl HmpSession {
             State::Waiting(Awaited::Job(id)) => job_end(id, vm),
         };
         let Some(text) = text else { return Flow::Continue };
-        out.extend_from_slice(text.as_bytes());
+        say(out, &text);
         out.extend_from_slice(PROMPT.as_bytes());
         self.state = State::Prompt;
         self.run_lines(vm, out)
@@ -118,6 +118,10 @@ impl HmpSession {
         };
         Some(if self.display == Display::Bar { format!("{CLEAR}{text}") } else { text })
     }
+}
+
+fn say(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(with_carriage_returns(text).as_bytes());
 }
 
 /// The same of a job, which is forgotten with that.
@@ -143,7 +147,7 @@ impl Session for HmpSession {
     fn greet(&mut self, out: &mut Vec<u8>) {
         let version = env!("CARGO_PKG_VERSION");
         let text = format!("Whimbrel {version} monitor - type 'help' for more information\n{PROMPT}");
-        out.extend_from_slice(text.as_bytes());
+        say(out, &text);
     }
 
     fn receive(&mut self, input: &[u8], vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
@@ -180,7 +184,7 @@ impl Session for HmpSession {
                 Display::Lines => progress_line(&report),
                 Display::Bar => format!("{CLEAR}{}", progress_bar(&report)),
             };
-            out.extend_from_slice(text.as_bytes());
+            say(out, &text);
         }
         flow
     }

@@ -12,4 +12,6 @@ pub use session::QmpSession;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+pub(in crate::monitor) use tests::run;
+#[cfg(test)]
 mod types;

@@ -5,13 +5,12 @@ use serde_json::{Map, Value, json};
 use super::schema::schema;
 use super::session::NEGOTIATE;
 use crate::machine::RunState;
-use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Parameter, Parameters};
 use crate::migration::setting::Setting;
 use crate::monitor::block::query_block;
 use crate::monitor::dirty;
 use crate::monitor::query_migrate::{query_migrate, query_pages};
-use crate::monitor::request::Reply;
+use crate::monitor::request::{CPU_MODEL, Reply};
 use crate::monitor::snapshots::query_jobs;
 use crate::monitor::table;
 
@@ -19,14 +18,12 @@ use crate::monitor::table;
 pub fn render(reply: &Reply) -> Value {
     match reply {
         Reply::Done | Reply::Listening(_) | Reply::Measuring(_) | Reply::DirtyLimitChanged | Reply::Job(_) => json!({}),
-        Reply::DirtyRate(rate) => dirty::query_dirty_rate(rate),
+        Reply::DirtyRate(rate, unit) => dirty::query_dirty_rate(rate, *unit),
         Reply::DirtyLimits(limits) => dirty::query_dirty_limit(limits),
         Reply::Jobs(all) => query_jobs(all),
         Reply::Migration { report, listening, .. } => query_migrate(report.as_deref(), listening.as_ref()),
         Reply::Pages(map) => query_pages(map.as_ref()),
-        Reply::Capabilities(all) => {
-            Capability::ALL.into_iter().map(|it| json!({"capability": it.name(), "state": all.get(it)})).collect()
-        }
+        Reply::Capabilities(all) => all.shown().map(|(name, on)| json!({"capability": name, "state": on})).collect(),
         Reply::Parameters(all) => parameters(all),
         Reply::Status(state) => json!({
             "status": state.name(),
@@ -37,6 +34,7 @@ pub fn render(reply: &Reply) -> Value {
             .map(|cpu| {
                 json!({
                     "cpu-index": cpu.index,
+                    "qom-type": format!("{CPU_MODEL}-x86_64-cpu"),
                     "qom-path": format!("/machine/unattached/device[{}]", cpu.index),
                     "thread-id": cpu.thread_id,
                     "target": "x86_64",
@@ -56,6 +54,7 @@ pub fn render(reply: &Reply) -> Value {
             false => json!([]),
         },
         Reply::Kvm => json!({"enabled": true, "present": true}),
+        Reply::Accelerators => json!({"enabled": "kvm", "present": ["kvm"]}),
         Reply::Commands => commands(),
         Reply::Schema => schema(),
         // Asked for by HMP only.
@@ -85,7 +84,7 @@ fn parameters(all: &Parameters) -> Value {
 
 fn value(setting: Setting) -> Value {
     match setting {
-        Setting::Number(number) => number.into(),
+        Setting::Number(number) => u64::try_from(number).map_or_else(|_| (number as i64).into(), Value::from),
         Setting::Text(text) => text.into(),
         Setting::Flag(on) => on.into(),
     }

@@ -12,6 +12,7 @@ use crate::monitor::table;
 const ANY: &str = "any";
 const ARRAY_OF_ANY: &str = "[any]";
 const EMPTY: &str = "q_empty";
+const STR_OR_NULL: &str = "StrOrNull";
 
 /// The whole schema.
 pub fn schema() -> Value {
@@ -45,6 +46,8 @@ fn builtins() -> Vec<Value> {
         builtin("bool", "boolean"),
         builtin(ANY, "value"),
         json!({"name": ARRAY_OF_ANY, "meta-type": "array", "element-type": ANY}),
+        builtin("null", "null"),
+        json!({"name": STR_OR_NULL, "meta-type": "alternate", "members": [{"type": "str"}, {"type": "null"}]}),
         json!({"name": EMPTY, "meta-type": "object", "members": []}),
     ]
 }
@@ -53,8 +56,9 @@ fn builtins() -> Vec<Value> {
 fn member(param: &Param) -> Option<Value> {
     let kind = match param.kind {
         Kind::Text | Kind::Line => "str",
+        Kind::TextOrNull | Kind::Nothing => STR_OR_NULL,
         Kind::Bool | Kind::Switch(_) => "bool",
-        Kind::Integer => "int",
+        Kind::Integer | Kind::Size => "int",
         Kind::Array => ARRAY_OF_ANY,
         Kind::Unsupported => return None,
     };
@@ -107,7 +111,8 @@ mod tests {
         );
         assert_eq!(
             entries["q_obj_migrate-arg"]["members"],
-            json!([{"name": "uri", "type": "str"}, {"name": "resume", "type": "bool", "default": null},
+            json!([{"name": "uri", "type": "str", "default": null}, {"name": "channels", "type": ARRAY_OF_ANY, "default": null},
+                {"name": "resume", "type": "bool", "default": null},
                 {"name": "detach", "type": "bool", "default": null}])
         );
         assert_eq!(entries["stop"]["arg-type"], "q_empty");

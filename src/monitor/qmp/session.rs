@@ -124,6 +124,10 @@ impl Session for QmpSession {
         self.handed.replace(fds);
     }
 
+    fn answers_behind_events(&self) -> bool {
+        true
+    }
+
     fn notify(&mut self, event: &Event, _vm: &dyn Vm, out: &mut Vec<u8>) -> Flow {
         if self.mode != Mode::Negotiating {
             write_line(out, &event.to_json());

@@ -32,7 +32,7 @@ fn ask(vm: &FakeVm, command: Value) -> Value {
     answers.remove(0)
 }
 
-pub fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
+pub(in crate::monitor) fn run(vm: &FakeVm, name: &str, arguments: Value) -> Value {
     ask(vm, json!({"execute": name, "arguments": arguments}))
 }
 
@@ -170,7 +170,7 @@ fn mistakes_in_qemus_words() {
         (json!({"execute": 1}), "QMP input member 'execute' must be a string"),
         (json!({"execute": "stop", "arguments": []}), "QMP input member 'arguments' must be an object"),
         (json!({"execute": "stop", "arguments": {"a": 1}}), "Parameter 'a' is unexpected"),
-        (json!({"execute": "migrate"}), "Parameter 'uri' is missing"),
+        (json!({"execute": "migrate"}), "need either 'uri' or 'channels' argument"),
         (json!({"execute": "cont"}), "the guest is elsewhere"),
     ] {
         assert_eq!(ask(&vm, command), error(desc));
@@ -191,7 +191,30 @@ fn bad_arguments_are_named() {
     let capabilities = |list: Value| json!({ "capabilities": list });
     for (name, arguments, desc) in [
         ("migrate", json!({"uri": 1}), "Invalid parameter type for 'uri', expected: string"),
-        ("migrate", json!({"channels": [], "uri": ""}), "Parameter 'channels' is not supported"),
+        ("migrate", json!({"channels": 1, "uri": ""}), "Invalid parameter type for 'channels', expected: array"),
+        (
+            "human-monitor-command",
+            json!({"command-line": "", "cpu-index": 2}),
+            "Parameter 'cpu-index' expects a CPU number",
+        ),
+        (
+            "human-monitor-command",
+            json!({"command-line": "", "cpu-index": -1}),
+            "Parameter 'cpu-index' expects a CPU number",
+        ),
+        (
+            "query-dirty-rate",
+            json!({"calc-time-unit": "year"}),
+            "Parameter 'calc-time-unit' does not accept value 'year'",
+        ),
+        ("migrate-set-parameters", json!({"tls-authz": "x"}), "Parameter 'tls-authz' is not supported"),
+        (
+            "migrate-set-parameters",
+            json!({"multifd-qatzip-level": 1}),
+            "Parameter 'multifd-qatzip-level' is not supported",
+        ),
+        ("migrate-set-parameters", json!({"x-rdma-chunk-size": 1}), "Parameter 'x-rdma-chunk-size' is not supported"),
+        ("migrate-set-parameters", json!({"cpr-exec-command": []}), "Parameter 'cpr-exec-command' is not supported"),
         (
             "migrate-set-parameters",
             json!({"max-bandwidth": "1"}),
@@ -267,17 +290,63 @@ fn settings_change_all_or_nothing() {
         run(&vm, "query-migrate-parameters", json!({}))["return"],
         json!({"announce-initial": 50, "announce-max": 550, "announce-rounds": 5, "announce-step": 100,
                "throttle-trigger-threshold": 50, "cpu-throttle-initial": 20, "cpu-throttle-increment": 10,
-               "cpu-throttle-tailslow": false, "max-cpu-throttle": 99, "x-vcpu-dirty-limit-period": 1000, "vcpu-dirty-limit": 1,
-               "max-bandwidth": 5, "max-postcopy-bandwidth": 0, "avail-switchover-bandwidth": 0,
-               "downtime-limit": 300, "x-postcopy-after": 0, "postcopy-policy": "after-passes=0", "multifd-channels": 2,
-               "multifd-compression": "none", "multifd-zlib-level": 1, "multifd-zstd-level": 1, "xbzrle-cache-size": 67108864,
-               "zero-page-detection": "multifd", "x-reconnect": 0, "x-keepalive": 10000,
-               "tls-creds": "/pki", "tls-hostname": "", "direct-io": false})
+               "cpu-throttle-tailslow": false, "max-cpu-throttle": 99, "tls-creds": "/pki", "tls-hostname": "",
+               "max-bandwidth": 5, "avail-switchover-bandwidth": 0, "max-postcopy-bandwidth": 0, "downtime-limit": 300,
+               "multifd-channels": 2, "multifd-compression": "none", "multifd-zlib-level": 1, "multifd-zstd-level": 1,
+               "zero-page-detection": "multifd", "xbzrle-cache-size": 67108864, "x-vcpu-dirty-limit-period": 1000,
+               "vcpu-dirty-limit": 1, "mode": "normal", "direct-io": false, "x-postcopy-after": 0,
+               "postcopy-policy": "after-passes=0", "x-reconnect": 0, "x-keepalive": 10000})
     );
     let list = json!([{"capability": "events", "state": true}, {"capability": "return-path", "state": false}]);
     let answer = run(&vm, "migrate-set-capabilities", json!({ "capabilities": list }));
     assert!(answer["error"].is_object());
     assert!(!vm.capabilities.get().get(Capability::Events));
+}
+
+/// As QEMU takes them, and its management tools give them.
+#[test]
+fn sizes_of_64_bits_nulls_and_words_are_taken() {
+    let vm = FakeVm::new();
+    let set = |arguments: Value| run(&vm, "migrate-set-parameters", arguments);
+    let get = |name: &str| run(&vm, "query-migrate-parameters", json!({}))["return"][name].clone();
+    for bandwidth in [json!(-1), json!(u64::MAX)] {
+        assert_eq!(set(json!({"max-bandwidth": bandwidth})), json!({"return": {}}));
+        assert_eq!(get("max-bandwidth"), json!(u64::MAX));
+    }
+    set(json!({"tls-creds": "/pki", "tls-hostname": "there"}));
+    assert_eq!(set(json!({"tls-creds": null, "tls-hostname": null, "tls-authz": null})), json!({"return": {}}));
+    assert_eq!((get("tls-creds"), get("tls-hostname")), (json!(""), json!("")));
+    assert_eq!(set(json!({"mode": "normal", "tls-authz": ""})), json!({"return": {}}));
+    let refused = |arguments: Value| set(arguments)["error"]["desc"].as_str().unwrap().to_owned();
+    assert!(refused(json!({"mode": "cpr-transfer"})).contains("x-ignore-shared"));
+    assert!(refused(json!({"mode": "x"})).starts_with("Parameter 'mode' does not accept value 'x'"));
+    assert!(
+        refused(json!({"multifd-compression": "x"}))
+            .starts_with("Parameter 'multifd-compression' does not accept value 'x'")
+    );
+    assert!(refused(json!({"xbzrle-cache-size": -1})).contains("a power of two"));
+    assert!(refused(json!({"downtime-limit": 1u64 << 63})).contains("integer"));
+}
+
+#[test]
+fn all_capabilities_may_be_set_as_they_are_listed() {
+    let vm = FakeVm::new();
+    let listed = run(&vm, "query-migrate-capabilities", json!({}))["return"].take();
+    assert_eq!(listed.as_array().unwrap().len(), 22);
+    assert_eq!(run(&vm, "migrate-set-capabilities", json!({"capabilities": listed})), json!({"return": {}}));
+    for name in ["rdma-pin-all", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack"] {
+        let on = json!({"capabilities": [{"capability": name, "state": true}]});
+        let answer = run(&vm, "migrate-set-capabilities", on);
+        assert_eq!(answer["error"]["desc"], format!("capability {name} is not supported"));
+    }
+}
+
+#[test]
+fn a_line_of_people_may_be_about_one_vcpu() {
+    let vm = FakeVm::new();
+    let of =
+        |vcpu: u64| run(&vm, "human-monitor-command", json!({"command-line": "info registers", "cpu-index": vcpu}));
+    assert_eq!((of(0), of(1)), (json!({"return": "CPU#0\r\nrip=1\r\n"}), json!({"return": "CPU#1\r\nrip=2\r\n"})));
 }
 
 #[test]
@@ -317,6 +386,8 @@ fn queries() {
     assert_eq!(query("query-name"), json!({"name": "guest"}));
     assert_eq!(query("query-uuid"), json!({"UUID": "6f0ec1a4-7d53-4a3c-9a56-0d1c1f2b3a4d"}));
     assert_eq!(query("query-kvm"), json!({"enabled": true, "present": true}));
+    assert_eq!(query("query-accelerators"), json!({"enabled": "kvm", "present": ["kvm"]}));
+    assert_eq!(query("query-cpus-fast")[1]["qom-type"], "host-x86_64-cpu");
     assert_eq!(query("query-cpus-fast")[1]["thread-id"], 101);
     assert_eq!((query("query-migrate"), query("x-query-migrate-pages")), (json!({}), json!({})));
     assert!(query("query-version")["package"].as_str().unwrap().starts_with("whimbrel "));
@@ -325,7 +396,7 @@ fn queries() {
     assert!(names.as_array().unwrap().contains(&json!({"name": "migrate"})));
     let schema = query("query-qmp-schema");
     assert!(schema.as_array().unwrap().iter().any(|it| it["name"] == "migrate" && it["meta-type"] == "command"));
-    assert_eq!(run(&vm, "human-monitor-command", json!({"command-line": "info name"})), json!({"return": "guest\n"}));
+    assert_eq!(run(&vm, "human-monitor-command", json!({"command-line": "info name"})), json!({"return": "guest\r\n"}));
     let line = json!({"command-line": "migrate tcp:h:1"});
     let answer = run(&vm, "human-monitor-command", line);
     assert!(answer["return"].as_str().unwrap().contains("continues detached"));
@@ -439,7 +510,7 @@ fn dirty_rates_and_limits() {
             json!({"calc-time": 1, "mode": "dirty-bitmap", "sample-pages": 512}),
             "sample-pages is used only in page-sampling mode",
         ),
-        (json!({"calc-time": 61}), "Calculation time is out of range [50, 60000] ms."),
+        (json!({"calc-time": 61}), "Calculation time is out of range [50ms, 60000ms]."),
     ] {
         assert_eq!(run(&vm, "calc-dirty-rate", arguments), error(desc));
         assert_eq!(vm.told(), "");

@@ -74,6 +74,10 @@ fn a_migrations_report_is_qemus_in_every_status() {
     for status in all {
         vm.report.replace(Some((Side::Source, report(status))));
         let info: qemu::MigrationInfo = query(&vm, "query-migrate");
+        if matches!(status, Setup | Cancelling | Cancelled | Failed) {
+            assert!(info.ram.is_none());
+            continue;
+        }
         let cache = info.xbzrle_cache.unwrap();
         assert_eq!((cache.cache_size, cache.pages, cache.cache_miss, cache.overflow), (64 << 20, 99, 13, 2));
         assert_eq!((cache.cache_miss_rate, cache.encoding_rate), (0.25, 86.078));

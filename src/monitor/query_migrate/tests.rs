@@ -16,7 +16,6 @@ fn qemus_fields_and_ours() {
             "total-time": 1283,
             "setup-time": 4,
             "downtime": 9,
-            "expected-downtime": 310,
             "error-desc": "why",
             "ram": {
                 "transferred": 1_342_177_280u64,
@@ -51,7 +50,9 @@ fn qemus_fields_and_ours() {
             "postcopy-blocktime": 12,
             "postcopy-vcpu-blocktime": [14, 15],
             "postcopy-latency": 142_500,
-            "postcopy-latency-dist": [0, 1, 2, 3, 4, 5, 60, 1, 0, 0, 1],
+            "postcopy-latency-dist": [0, 1, 2, 3, 4, 5, 60, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            "postcopy-vcpu-latency": [143_000, 142_000],
+            "postcopy-non-vcpu-latency": 131_000,
             "x-demand-pages": {"count": 77, "mean-ns": 142_500, "p50-ns": 120_000, "p99-ns": 1_313_000, "max-ns": 7_700_000},
             "x-switchover-steps": [{"name": "pause", "at-us": 800}, {"name": "load", "at-us": 4100}],
         })
@@ -70,7 +71,7 @@ fn what_is_not_known_is_left_out() {
     report.ram.mbps = f64::NAN;
     let value = query_migrate(Some(&(Side::Source, report)), None);
     let names: Vec<&String> = value.as_object().unwrap().keys().collect();
-    assert_eq!(names, ["status", "total-time", "setup-time", "ram"]);
+    assert_eq!(names, ["status", "total-time", "setup-time", "ram", "remaining"]);
     assert_eq!(value["ram"]["mbps"], 0.0);
 }
 
@@ -126,4 +127,32 @@ fn a_limit_shows_for_how_long_vcpus_rest() {
     let value = query_migrate(Some(&(Side::Source, Report { throttling, ..report(Status::Active) })), None);
     assert_eq!(value["dirty-limit-throttle-time-per-round"], 2500);
     assert_eq!(value.get("cpu-throttle-percentage"), None);
+}
+
+/// QEMU tells each of these where it means something, and only there.
+#[test]
+fn each_moment_has_its_members() {
+    let listening = "unix:/run/in".parse().unwrap();
+    let has =
+        |side, status, name: &str| query_migrate(Some(&(side, report(status))), Some(&listening)).get(name).is_some();
+    use Status::{Active, Cancelled, Completed, Failed, Failing, PostcopyActive, PostcopyPaused, Setup};
+    let (here, there) = (Side::Source, Side::Destination);
+    for status in [Setup, Active, PostcopyActive, PostcopyPaused] {
+        assert!(has(there, status, "socket-address"), "{status:?}");
+    }
+    assert!(!has(there, Completed, "socket-address") && !has(here, Active, "socket-address"));
+    assert!(has(here, Active, "expected-downtime") && !has(here, Active, "downtime"));
+    assert!(has(here, Completed, "downtime") && !has(here, Completed, "expected-downtime"));
+    assert!(has(here, PostcopyActive, "downtime") && !has(here, PostcopyActive, "expected-downtime"));
+    assert!(has(here, Active, "remaining") && has(here, PostcopyPaused, "remaining"));
+    assert!(!has(here, Completed, "remaining") && !has(there, Active, "remaining"));
+    for status in [Setup, Failing, Failed, Cancelled] {
+        let value = query_migrate(Some(&(here, report(status))), None);
+        assert_eq!(value, json!({"status": status.name()}));
+    }
+    // Without the capability nothing is measured.
+    let report = Report { blocktime: None, ..report(Completed) };
+    let value = query_migrate(Some(&(there, report)), None);
+    assert!(value.as_object().unwrap().keys().all(|name| !name.starts_with("postcopy-latency")), "{value}");
+    assert_eq!(query_migrate(None, Some(&listening)), json!({}));
 }

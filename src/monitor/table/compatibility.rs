@@ -9,7 +9,7 @@ use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
 use crate::monitor::event::Event;
 
-const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/qemu-compatibility.md");
+pub(super) const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/qemu-compatibility.md");
 const WORKS: &str = "works";
 const REFUSED: &str = "refused by name";
 
@@ -53,6 +53,12 @@ const PROGRAMS: &[&str] = &[
     "x-colo-lost-heartbeat",
     "xen-save-devices-state",
     "xen-load-devices-state",
+    "xen-colo-do-checkpoint",
+    "job-cancel",
+    "job-complete",
+    "job-finalize",
+    "job-pause",
+    "job-resume",
 ];
 
 /// The same for people.
@@ -90,7 +96,8 @@ const PEOPLE: &[&str] = &[
 ];
 
 /// QEMU's events that a migration may bring.
-const EVENTS: &[&str] = &["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "UNPLUG_PRIMARY", "COLO_EXIT"];
+const EVENTS: &[&str] =
+    &["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "UNPLUG_PRIMARY", "COLO_EXIT", "VFIO_MIGRATION"];
 
 /// One section of the document: its mark, and every name with whether it works.
 struct Section {
@@ -129,7 +136,7 @@ fn sections() -> Vec<Section> {
 }
 
 /// A section's begin, its rows, its end.
-fn cut<'a>(document: &'a str, mark: &str) -> (&'a str, &'a str, &'a str) {
+pub(super) fn cut<'a>(document: &'a str, mark: &str) -> (&'a str, &'a str, &'a str) {
     let begin = format!("<!-- generated: {mark} -->\n");
     let at = document.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
     let end = at + document[at..].find("<!-- end -->\n").unwrap_or_else(|| panic!("no end of {mark}"));

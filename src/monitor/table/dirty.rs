@@ -47,13 +47,7 @@ pub(super) const COMMANDS: &[Command] = &[
                 Param::optional(MODE, Kind::Text),
             ],
             |args| {
-                let unit = match args.optional_text(UNIT) {
-                    None => TimeUnit::Second,
-                    Some(text) => TimeUnit::ALL
-                        .into_iter()
-                        .find(|it| it.name() == text)
-                        .ok_or_else(|| CommandError::not_accepted(UNIT, text, TimeUnit::ALL.map(TimeUnit::name)))?,
-                };
+                let unit = unit(args)?;
                 let mode = match args.optional_text(MODE) {
                     None => Mode::PageSampling,
                     Some("dirty-ring") => return Err(PlanError::DirtyRing.into()),
@@ -69,8 +63,10 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         help: "show the dirty rate that was measured last",
-        hmp: face("info dirty_rate", &[], |_| Ok(Request::QueryDirtyRate)),
-        qmp: face("query-dirty-rate", &[], |_| Ok(Request::QueryDirtyRate)),
+        hmp: face("info dirty_rate", &[], |_| Ok(Request::QueryDirtyRate(TimeUnit::Second))),
+        qmp: face("query-dirty-rate", &[Param::optional(UNIT, Kind::Text)], |args| {
+            Ok(Request::QueryDirtyRate(unit(args)?))
+        }),
     },
     Command {
         help: "slow the guest down so that it dirties no more than so many MiB a second for each vCPU, all together (0: no limit)",
@@ -103,6 +99,13 @@ pub(super) const COMMANDS: &[Command] = &[
         qmp: face("query-vcpu-dirty-limit", &[], |_| Ok(Request::QueryDirtyLimit)),
     },
 ];
+
+/// The unit of time; seconds unless given.
+fn unit(args: &Args) -> Result<TimeUnit, CommandError> {
+    let Some(text) = args.optional_text(UNIT) else { return Ok(TimeUnit::Second) };
+    let refused = || CommandError::not_accepted(UNIT, text, TimeUnit::ALL.map(TimeUnit::name));
+    TimeUnit::ALL.into_iter().find(|it| it.name() == text).ok_or_else(refused)
+}
 
 /// A number that a person wrote.
 fn number(args: &Args, name: &'static str) -> Result<Option<i64>, CommandError> {

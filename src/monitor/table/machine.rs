@@ -26,8 +26,11 @@ pub(super) const COMMANDS: &[Command] = &[
         hmp: None,
         qmp: face(
             "human-monitor-command",
-            &[Param::required("command-line", Kind::Text), Param::optional("cpu-index", Kind::Unsupported)],
-            |args| Ok(Request::HumanMonitorCommand(args.text("command-line")?.to_owned())),
+            &[Param::required("command-line", Kind::Text), Param::optional("cpu-index", Kind::Integer)],
+            |args| {
+                let line = args.text("command-line")?.to_owned();
+                Ok(Request::HumanMonitorCommand { line, vcpu: args.integer("cpu-index") })
+            },
         ),
     },
     Command {
@@ -68,7 +71,8 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "show the disks and their images",
         hmp: face("info block", &[], |_| Ok(Request::QueryBlock)),
-        qmp: face("query-block", &[], |_| Ok(Request::QueryBlock)),
+        // Images below are never told of in the one above: that is what `flat` asks for.
+        qmp: face("query-block", &[Param::optional("flat", Kind::Bool)], |_| Ok(Request::QueryBlock)),
     },
     Command {
         help: "show the machine's name",
@@ -89,5 +93,10 @@ pub(super) const COMMANDS: &[Command] = &[
         help: "show whether KVM is used",
         hmp: face("info kvm", &[], |_| Ok(Request::QueryKvm)),
         qmp: face("query-kvm", &[], |_| Ok(Request::QueryKvm)),
+    },
+    Command {
+        help: "show the accelerators, and which of them is used",
+        hmp: face("info accelerators", &[], |_| Ok(Request::QueryAccelerators)),
+        qmp: face("query-accelerators", &[], |_| Ok(Request::QueryAccelerators)),
     },
 ];

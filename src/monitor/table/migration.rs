@@ -2,7 +2,7 @@
 
 use whimbrel_postcopy::stats::Status;
 
-use super::{Command, face, out_of_band};
+use super::{Command, channels, face, out_of_band};
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::{Form, Parameter};
 use crate::migration::setting::Setting;
@@ -26,22 +26,22 @@ pub(super) const COMMANDS: &[Command] = &[
                 Param::optional("resume", Kind::Switch('r')),
                 Param::required("uri", Kind::Text),
             ],
-            |args| migrate(args, args.flag("detach") != Some(true)),
+            |args| migrate(args, uri(args)?, args.flag("detach") != Some(true)),
         ),
         qmp: face(
             "migrate",
             &[
-                Param::required("uri", Kind::Text),
+                channels::URI,
+                channels::CHANNELS,
                 Param::optional("resume", Kind::Bool),
                 // QMP's migrate never waits; 'detach' was made to say so, and management tools still do.
                 Param::optional("detach", Kind::Bool),
-                Param::optional("channels", Kind::Unsupported),
                 Param::optional("blk", Kind::Unsupported),
                 Param::optional("inc", Kind::Unsupported),
             ],
             |args| match args.flag("detach") {
                 Some(false) => Err(CommandError::not_accepted("detach", "false", [])),
-                _ => migrate(args, false),
+                _ => migrate(args, channels::address(args)?, false),
             },
         ),
     },
@@ -50,12 +50,8 @@ pub(super) const COMMANDS: &[Command] = &[
         hmp: face("migrate_incoming", URI, |args| uri(args).map(Request::MigrateIncoming)),
         qmp: face(
             "migrate-incoming",
-            &[
-                Param::required("uri", Kind::Text),
-                Param::optional("channels", Kind::Unsupported),
-                Param::optional("exit-on-error", Kind::Unsupported),
-            ],
-            |args| uri(args).map(Request::MigrateIncoming),
+            &[channels::URI, channels::CHANNELS, Param::optional("exit-on-error", Kind::Unsupported)],
+            |args| channels::address(args).map(Request::MigrateIncoming),
         ),
     },
     Command {
@@ -90,14 +86,14 @@ pub(super) const COMMANDS: &[Command] = &[
             &[Param::required("capability", Kind::Text), Param::required("state", Kind::Bool)],
             |args| {
                 let name = args.text("capability")?;
-                let capability = Capability::find(name).ok_or_else(|| CommandError::NoSuchName {
+                let on = args.flag("state") == Some(true);
+                let capability = Capability::to_switch(name, on).ok_or_else(|| CommandError::NoSuchName {
                     kind: "capability",
                     name: name.to_owned(),
                     hint: hint(name, Capability::names()),
                     lister: "info migrate_capabilities",
                 })??;
-                let on = args.flag("state") == Some(true);
-                Ok(Request::SetCapabilities(vec![(capability, on)]))
+                Ok(Request::SetCapabilities(capability.into_iter().map(|it| (it, on)).collect()))
             },
         ),
         qmp: face("migrate-set-capabilities", &[Param::required("capabilities", Kind::Array)], capability_list),
@@ -111,10 +107,14 @@ pub(super) const COMMANDS: &[Command] = &[
         ),
         qmp: face("migrate-set-parameters", PARAMETERS, |args| {
             let given = |it: Parameter| {
-                let number = args.integer(it.name()).map(Setting::Number);
-                let flag = || args.flag(it.name()).map(Setting::Flag);
-                let text = || args.optional_text(it.name()).map(Setting::from);
-                Some((it, number.or_else(flag).or_else(text)?))
+                let name = it.name();
+                let setting = match it.form() {
+                    Form::Number => args.integer(name).map(Setting::from),
+                    Form::Size | Form::Bytes => args.size(name).map(|it| Setting::Number(it.into())),
+                    Form::Text | Form::Word => args.text_or_null(name).map(Setting::from),
+                    Form::Flag => args.flag(name).map(Setting::Flag),
+                };
+                Some((it, setting?))
             };
             Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
         }),
@@ -147,11 +147,15 @@ const PARAMETERS: &[Param] = &{
             true => Param::optional(
                 Parameter::ALL[n].name(),
                 match Parameter::ALL[n].form() {
-                    Form::Text => Kind::Text,
-                    Form::Number | Form::Size | Form::Bytes => Kind::Integer,
+                    Form::Text => Kind::TextOrNull,
+                    Form::Word => Kind::Text,
+                    Form::Number => Kind::Integer,
+                    Form::Size | Form::Bytes => Kind::Size,
                     Form::Flag => Kind::Bool,
                 },
             ),
+            // The first of them is the one that may be set to nothing.
+            false if n == Parameter::ALL.len() => Param::optional(Parameter::NOTHING, Kind::Nothing),
             false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
         };
         n += 1;
@@ -171,8 +175,8 @@ fn held(args: &Args) -> Result<Request, CommandError> {
     }
 }
 
-fn migrate(args: &Args, wait: bool) -> Result<Request, CommandError> {
-    Ok(Request::Migrate { uri: uri(args)?, resume: args.flag("resume") == Some(true), wait })
+fn migrate(args: &Args, uri: Uri, wait: bool) -> Result<Request, CommandError> {
+    Ok(Request::Migrate { uri, resume: args.flag("resume") == Some(true), wait })
 }
 
 /// QMP's `[{"capability": NAME, "state": BOOL}, ...]`.
@@ -188,8 +192,6 @@ fn capability_list(args: &Args) -> Result<Request, CommandError> {
             .ok_or_else(|| missing("capability"))?
             .as_str()
             .ok_or_else(|| wrong(".capability", "string"))?;
-        let capability = Capability::find(name)
-            .ok_or_else(|| CommandError::not_accepted("capability", name, Capability::names()))??;
         let on = fields
             .get("state")
             .ok_or_else(|| missing("state"))
@@ -198,7 +200,9 @@ fn capability_list(args: &Args) -> Result<Request, CommandError> {
         if let Some(other) = fields.keys().find(|key| !known(key)) {
             return Err(CommandError::unexpected(&format!("capabilities[{n}].{other}"), []));
         }
-        changes.push((capability, on));
+        let capability = Capability::to_switch(name, on)
+            .ok_or_else(|| CommandError::not_accepted("capability", name, Capability::names()))??;
+        changes.extend(capability.map(|it| (it, on)));
     }
     Ok(Request::SetCapabilities(changes))
 }
@@ -217,9 +221,9 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let neither = || CommandError::WrongType { name: name.to_owned(), expected: "'on' or 'off'" };
     let setting = match parameter.form() {
         // As QEMU's people write an empty text.
-        Form::Text => Setting::from(if text == "\"\"" { "" } else { text }),
-        Form::Size => Setting::Number(i64::try_from(parse_size(text, MIB)?).map_err(|_| wrong())?),
-        Form::Bytes => Setting::Number(i64::try_from(parse_size(text, 1)?).map_err(|_| wrong())?),
+        Form::Text | Form::Word => Setting::from(if text == "\"\"" { "" } else { text }),
+        Form::Size => Setting::Number(parse_size(text, MIB)?.into()),
+        Form::Bytes => Setting::Number(parse_size(text, 1)?.into()),
         Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
         Form::Flag => match text {
             "on" => Setting::Flag(true),

@@ -1,6 +1,7 @@
 //! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
 
 mod balloon;
+mod channels;
 mod dirty;
 mod fds;
 mod machine;
@@ -136,5 +137,7 @@ impl Face {
 mod coming_from_qemu;
 #[cfg(test)]
 mod compatibility;
+#[cfg(test)]
+mod qemu_schema;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 use super::{Command, face};
 use crate::monitor::args::{Kind, Param};
 use crate::monitor::error::CommandError;
-use crate::monitor::request::Request;
+use crate::monitor::request::{Request, Whose};
 
 const VCPU: &str = "vcpu";
 
@@ -14,11 +14,11 @@ pub(super) const COMMANDS: &[Command] = &[Command {
         &[Param::optional("all", Kind::Switch('a')), Param::optional(VCPU, Kind::Text)],
         |args| {
             if args.flag("all") == Some(true) {
-                return Ok(Request::QueryRegisters { vcpu: None });
+                return Ok(Request::QueryRegisters(Whose::All));
             }
-            let text = args.optional_text(VCPU).unwrap_or("0");
+            let Some(text) = args.optional_text(VCPU) else { return Ok(Request::QueryRegisters(Whose::Current)) };
             let vcpu = text.parse().map_err(|_| CommandError::OutOfRange { name: VCPU, expected: "a number" })?;
-            Ok(Request::QueryRegisters { vcpu: Some(vcpu) })
+            Ok(Request::QueryRegisters(Whose::Of(vcpu)))
         },
     ),
     qmp: None,

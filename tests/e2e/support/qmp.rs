@@ -129,6 +129,22 @@ impl Qmp {
         }
     }
 
+    /// Takes all events up to the MIGRATION event with this status, in their order: of those the status, of others the name.
+    pub fn told_until(&mut self, last: &str) -> Vec<String> {
+        let mut told = Vec::new();
+        while told.last().is_none_or(|it| it != last) {
+            let event = self.events.pop_front().unwrap_or_else(|| self.read(Instant::now() + LIMIT));
+            let name = event["event"].as_str().unwrap_or_else(|| panic!("not an event: {event}"));
+            told.push(event["data"]["status"].as_str().unwrap_or(name).to_owned());
+        }
+        told
+    }
+
+    /// Whether a MIGRATION event with this status has come already.
+    pub fn has_heard(&self, status: &str) -> bool {
+        self.events.iter().any(|event| event["data"]["status"] == status)
+    }
+
     /// The run state's name.
     pub fn status(&mut self) -> String {
         let status = self.query("query-status");

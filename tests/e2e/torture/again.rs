@@ -52,7 +52,7 @@ fn fail(source: Vm, chance: &mut Chance, runs: bool) -> (Vm, &'static str) {
             let mut journey = Journey::prepare(Machine::new(MACHINE), source, None);
             journey.source.set(json!({"max-bandwidth": 16 << 20}));
             journey.begin(Mode::Precopy, chance.below(2) == 0);
-            journey.source.qmp.await_event("MIGRATION_PASS");
+            journey.source.qmp.await_migration("active");
             for _ in 0..chance.below(30) {
                 if runs {
                     journey.source.guest.next_record();

@@ -223,7 +223,7 @@ impl Journey {
             |vm: &mut Vm, command: &str| vm.qmp.try_execute(command, json!({})).is_some_and(|answer| answer.is_ok());
         let mut done = false;
         match here.migration.as_str() {
-            "setup" | "active" | "device" => {
+            "setup" | "active" | "device" | "postcopy-device" => {
                 done |= say(&mut self.source, "migrate_cancel") || say(&mut self.source, "migrate-pause");
             }
             "postcopy-active" | "postcopy-recover" => done |= say(&mut self.source, "migrate-pause"),

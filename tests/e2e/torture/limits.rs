@@ -86,7 +86,7 @@ fn the_destination_is_killed_for_memory() {
     let mut journey = Journey::prepare(limited, source, None);
     journey.source.set(json!({"max-bandwidth": 4 << 20}));
     journey.begin(Mode::Precopy, false);
-    journey.source.qmp.await_event("MIGRATION_PASS");
+    journey.source.qmp.await_migration("active");
     group.fill();
     assert!(journey.destination.ends_within(LIMIT), "the kernel kills nobody");
     journey.link.cut();

@@ -73,7 +73,8 @@ impl Guest for Body {
     fn load(&self, _sections: &[Section]) -> Result<(), GuestError> {
         Ok(())
     }
-    fn run(&self, _running: bool) -> Result<(), GuestError> {
+    fn run(&self, _running: bool, sure: &dyn Fn()) -> Result<(), GuestError> {
+        sure();
         self.running.store(true, Ordering::SeqCst);
         Ok(())
     }
