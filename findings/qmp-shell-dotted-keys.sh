@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Software:  PyPI qemu.qmp 0.0.6 (qmp-shell), QEMU's own QMP library
-# Guess:     dotted keys build nested arguments, plain keys behind them belong to the command again, as its
-#            documentation's example `blockdev-add driver=qcow2 file.driver=file ... node-name=...` has it and
-#            as -blockdev on QEMU's command line does.
+# Guess:     dotted keys build nested arguments (file.driver=, file.filename=), and plain keys behind them belong to
+#            the command again, as they do for -blockdev on QEMU's command line.
 # Happens:   after the first dotted key every later key goes into that object: node-name becomes
 #            file.node-name, and a second `file.filename=` becomes file.file.filename.
 # Where:     qemu/qmp/qmp_shell.py, _cli_expr: the loop over the keys rebinds `parent` and never goes back.
