@@ -165,7 +165,7 @@ mod tests {
     fn of_two_nameless_machines_started_alike_one_at_a_time_is_that_machine() {
         let dir = tempfile::tempdir().unwrap();
         let (mut first, mut second, mut third) =
-            (identity(None, None, 5), identity(None, None, 5), identity(None, None, 6));
+            (identity(None, None, 5), identity(None, None, 5), identity(None, None, 500));
         let claim = first.claim(dir.path());
         assert!(claim.is_some() && second.claim(dir.path()).is_none());
         assert!(!first.is(&second));
