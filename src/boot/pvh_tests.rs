@@ -123,6 +123,16 @@ fn a_kernel_of_many_parts_is_loaded_whatever_their_order() {
 }
 
 #[test]
+fn a_segment_above_the_hole_goes_there_if_there_is_ram() {
+    let mut parts = ElfParts::pvh(0x20_0000, b"code");
+    parts.headers.push(ElfParts::load(4 << 30, b"high"));
+    let (_file, boot) = boot(&parts.build());
+    let ram = GuestRam::new(&ram_ranges((3 << 30) + (2 << 20)), false).unwrap();
+    load_all(&boot, &ram, &Inventory::default()).unwrap();
+    assert_eq!(&ram.memory().read_obj::<[u8; 4]>(GuestAddress(4 << 30)).unwrap(), b"high");
+}
+
+#[test]
 fn an_entry_outside_of_the_kernel_is_refused() {
     let mut parts = ElfParts::pvh(0x10_0000, b"code");
     parts.headers[0] = ElfParts::notes(4, &pvh_note(0x20_0000));

@@ -219,6 +219,11 @@ class Mode(unittest.TestCase):
         for name in plan.AFTER_A_PASS:
             self.assertEqual(qemu.parameters(name)["avail-switchover-bandwidth"] * qemu.parameters(name)["downtime-limit"], 1_000_000)
 
+    def test_a_qemu_without_a_parameter_is_not_asked_for_it(self):
+        self.assertEqual(vmm.settable(vmm.NEVER_FITS, {"downtime-limit": 300}), {"downtime-limit": 1})
+        self.assertEqual(vmm.settable(vmm.NEVER_FITS, {"downtime-limit": 300, "avail-switchover-bandwidth": 0}), vmm.NEVER_FITS)
+        self.assertEqual(vmm.settable({"x-postcopy-after": 1}, {}), {"x-postcopy-after": 1}, "what a mode rests on is asked for, and refused")
+
     def test_whimbrel_switches_by_itself_unless_the_mode_is_about_asking(self):
         whimbrel = vmm.Whimbrel("whimbrel")
         self.assertEqual([whimbrel.parameters(name).get("x-postcopy-after") for name in plan.MODES], [None, 0, 1, None, None, None, 1])

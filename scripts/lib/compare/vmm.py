@@ -141,7 +141,7 @@ class Vm:
             raise RunSkipped(f"{self.vmm.name} has no multifd channels")
         wanted = [{"capability": name, "state": True} for name in self.vmm.capabilities(mode) if name in known]
         self.qmp.execute("migrate-set-capabilities", capabilities=wanted)
-        parameters = self.vmm.parameters(mode)
+        parameters = settable(self.vmm.parameters(mode), self.qmp.execute("query-migrate-parameters"))
         if parameters:
             self.qmp.execute("migrate-set-parameters", **parameters)
 
@@ -175,6 +175,11 @@ class Vm:
                 self.process.kill()
                 self.process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def settable(wanted, known):
+    """What can be set of what is wanted: QEMU before 8.2 has no avail-switchover-bandwidth, and does with the downtime limit."""
+    return {name: value for name, value in wanted.items() if name in known or name != "avail-switchover-bandwidth"}
 
 
 def status_mib(text, field):
