@@ -23,6 +23,7 @@ pub mod nearest;
 pub mod net;
 pub mod run;
 pub mod sandbox;
+pub mod signals;
 pub mod size;
 pub mod snapshots;
 pub mod state;

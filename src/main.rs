@@ -37,7 +37,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error, USAGE),
         },
         Command::Migrate(args) => match args.validate() {
-            Ok(plan) => exit(client::migrate(&plan).map(|()| 0)),
+            Ok(plan) => client::migrate(&plan).into(),
             Err(error) => fail(&error, USAGE),
         },
         Command::Top(args) => exit(top::top(&args.options()).map(|()| 0)),

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::migrate::ModeName;
 use super::parse;
+use super::settings::ModeName;
 use crate::client::Mode;
 use crate::config::MemoryConfig;
 use crate::demo::Options;

@@ -1,14 +1,16 @@
 //! `whimbrel migrate`.
 
-use std::time::Duration;
+use std::fmt::Write;
+use std::path::Path;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::StyledStr;
 
-use super::parse;
-use crate::client::{Mode, Plan, QmpAddress};
-use crate::migration::uri::Uri;
+use super::settings::{NoSetting, SettingsArgs};
+use crate::client::{CODES, Plan, QmpAddress, Task};
+use crate::migration::uri::{Stream, Uri};
 
-const MIGRATE_EXAMPLES: &str = "\
+const EXAMPLES: &str = "\
 EXAMPLES:
   Memory first, then the CPUs:
     whimbrel migrate --qmp /run/vm.qmp --to tcp:otherhost:4444
@@ -19,89 +21,115 @@ EXAMPLES:
   One pass over memory, then the CPUs, with at most 100 MiB/s for what nobody waits for:
     whimbrel migrate --qmp /run/vm.qmp --to unix:/run/vm.in --mode hybrid --postcopy-bandwidth 100M
 
-Ctrl-C cancels: the guest stays where it is. Once it runs on the destination that is not possible any more, and
-Ctrl-C says so; a second one leaves the migration to itself.";
+  Begin, and look later:
+    whimbrel migrate --qmp /run/vm.qmp --to tcp:otherhost:4444 --detach
+    whimbrel migrate --qmp /run/vm.qmp --follow
+
+  Join the halves of a postcopy whose link broke:
+    whimbrel migrate --qmp /run/vm.qmp --recover --to tcp:otherhost:4444 --destination-qmp /run/other.qmp
+
+SIGNALS:
+  Ctrl-C, SIGTERM and SIGHUP cancel: the guest stays where it is. Once it runs on the destination that is not possible any more: \
+  Ctrl-C says so, and a second one leaves the migration to itself; SIGTERM and SIGHUP leave at once. With --follow \
+  they only end the looking. SIGHUP does nothing under 'nohup'.
+
+SETTINGS:
+  What is set for this migration is put back when it has ended, unless somebody has changed it meanwhile. It stays while the migration \
+  may still need it: after --detach, after a signal that left it to itself, in a pause, or when the monitor was lost; what stays is told.
+
+EXIT STATUS:
+";
+
+const JSON: &str = "
+JSON:
+  One object: outcome (completed, failed, cancelled, paused, left-running, lost or refused), exit-code, reason, guest (source, destination, \
+  both, file, stream, unknown; unmoved where nothing began), to, next (a command line), still-set, and migration, the \
+  last answer to 'query-migrate'.
+";
 
 /// What the long help says first: see [`super::Command`].
-pub(super) const ABOUT: &str = "Drives a running virtual machine through its QMP socket: sets the parameters, starts the migration, \
-    shows its progress and ends with a summary. The status is 0 when the guest has arrived whole.\n\n\
+pub(super) const ABOUT: &str = "Drives a running virtual machine through its QMP socket: sets what is wished for, starts the migration, \
+    shows its progress on standard error and ends with a summary on standard output. The exit status tells what became of it.\n\n\
     What is not given stays as it is set in the virtual machine.";
+
+/// Examples, signals and exit codes.
+fn after_long_help() -> StyledStr {
+    let mut text = EXAMPLES.to_owned();
+    for (code, means) in CODES {
+        // A text takes everything.
+        let _ = writeln!(text, "  {code}  {means}");
+    }
+    (text + JSON).into()
+}
 
 /// Arguments of `whimbrel migrate`.
 #[derive(Args, Debug)]
-#[command(after_long_help = MIGRATE_EXAMPLES)]
+#[command(after_long_help = after_long_help())]
 pub struct MigrateArgs {
     /// The QMP socket of the virtual machine: a path, unix:PATH or tcp:HOST:PORT
     #[arg(long, value_name = "SOCKET")]
     qmp: QmpAddress,
 
-    /// Where another Whimbrel waits: tcp:HOST:PORT or unix:PATH
-    #[arg(long, value_name = "URI")]
-    to: Uri,
+    /// Where another Whimbrel waits, tcp:HOST:PORT or unix:PATH, or a stream: file:PATH, exec:COMMAND or fd:NAME
+    #[arg(long, value_name = "URI", required_unless_present = "follow")]
+    to: Option<Uri>,
 
-    /// How to move [default: as the virtual machine was told by --postcopy-after]
-    #[arg(long, value_enum)]
-    mode: Option<ModeName>,
+    /// End as soon as the migration has begun, with status 5
+    #[arg(long, conflicts_with_all = ["follow", "recover"])]
+    detach: bool,
 
-    /// hybrid: how many precopy passes come before postcopy [default: 1]
-    #[arg(long, value_name = "N")]
-    passes: Option<u32>,
+    /// Look on at the migration that is under way there, or that ended last; on either side
+    #[arg(long, conflicts_with_all = ["to", "recover", "SettingsArgs"])]
+    follow: bool,
 
-    /// Limit per second, suffix K, M, G or T, a bare number in MiB; 0: none
-    #[arg(long, value_name = "SIZE", value_parser = parse::bandwidth)]
-    bandwidth: Option<u64>,
+    /// Join the halves of a paused postcopy: SOCKET is the source's, URI where the destination waits again
+    #[arg(long)]
+    recover: bool,
 
-    /// The same for pages that nobody waits for, in postcopy
-    #[arg(long, value_name = "SIZE", value_parser = parse::bandwidth)]
-    postcopy_bandwidth: Option<u64>,
+    /// recover: the QMP socket of the destination, which is told to wait [default: it has been told by 'migrate_recover URI']
+    #[arg(long, value_name = "SOCKET", requires = "recover")]
+    destination_qmp: Option<QmpAddress>,
 
-    /// precopy: how long the guest may stand still, in milliseconds
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=2_000_000))]
-    downtime_limit: Option<u64>,
+    /// recover: where the destination is to wait, if it sees that otherwise than the source, such as tcp:0.0.0.0:4444
+    #[arg(long, value_name = "URI", requires = "destination_qmp")]
+    listen: Option<Uri>,
 
-    /// Encrypt: the directory with the certificates, on the host of the virtual machine; '' for not
-    #[arg(long, value_name = "DIR")]
-    tls_dir: Option<String>,
+    /// Tell the end as one JSON object on standard output
+    #[arg(long)]
+    json: bool,
 
-    /// What the destination's certificate must be for [default: the host in --to]
-    #[arg(long, value_name = "NAME")]
-    tls_hostname: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum ModeName {
-    /// All memory first, then the CPUs
-    Precopy,
-    /// The CPUs at once, memory follows
-    Postcopy,
-    /// Some passes over memory, then the CPUs, then the rest
-    Hybrid,
-}
-
-/// `--passes` without hybrid.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("--passes goes with --mode hybrid only; add that, or leave --passes out")]
-pub struct PassesWithoutHybrid;
 
 impl MigrateArgs {
     /// Checks the arguments against each other.
-    pub fn validate(self) -> Result<Plan, PassesWithoutHybrid> {
-        let mode = match (self.mode, self.passes) {
-            (Some(ModeName::Hybrid), passes) => Some(Mode::Hybrid { passes: passes.unwrap_or(1) }),
-            (_, Some(_)) => return Err(PassesWithoutHybrid),
-            (Some(ModeName::Precopy), None) => Some(Mode::Precopy),
-            (Some(ModeName::Postcopy), None) => Some(Mode::Postcopy),
-            (None, None) => None,
+    pub fn validate(self) -> Result<Plan, NoSetting> {
+        let mut settings = self.settings;
+        let here = |uri| if matches!(self.qmp, QmpAddress::Unix(_)) { from_anywhere(uri) } else { uri };
+        if matches!(self.qmp, QmpAddress::Unix(_)) {
+            settings.make_absolute();
+        }
+        let task = match self.to.map(here) {
+            None => Task::Follow,
+            Some(to) if self.recover => {
+                let listen = self.listen.unwrap_or_else(|| to.clone());
+                Task::Recover { to, listen, destination: self.destination_qmp }
+            }
+            Some(to) => Task::Move { to, detach: self.detach },
         };
-        Ok(Plan {
-            qmp: self.qmp,
-            to: self.to,
-            mode,
-            bandwidth: self.bandwidth,
-            postcopy_bandwidth: self.postcopy_bandwidth,
-            downtime_limit: self.downtime_limit.map(Duration::from_millis),
-            tls_dir: self.tls_dir,
-            tls_hostname: self.tls_hostname,
-        })
+        Ok(Plan { qmp: self.qmp, task, settings: settings.validate()?, json: self.json })
+    }
+}
+
+/// A path is meant from where it was typed, and the virtual machine stands elsewhere.
+fn from_anywhere(uri: Uri) -> Uri {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match uri {
+        Uri::Unix(path) => Uri::Unix(absolute(&path)),
+        Uri::Stream(Stream::File { path, offset, reading }) => {
+            Uri::Stream(Stream::File { path: absolute(&path), offset, reading })
+        }
+        other => other,
     }
 }

@@ -9,6 +9,7 @@ mod net;
 mod parse;
 mod restore;
 mod run;
+mod settings;
 mod top;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +19,7 @@ pub use demo::{DemoArgs, TooLittleMemory};
 pub use migrate::MigrateArgs;
 pub use restore::RestoreArgs;
 pub use run::{CliError, RunArgs};
+pub use settings::NoSetting;
 pub use top::TopArgs;
 
 /// A KVM virtual machine monitor built around postcopy-first live migration.
@@ -32,7 +34,7 @@ pub use top::TopArgs;
     after_long_help = "ENVIRONMENT:\n  RUST_LOG   what is logged to standard error: error, warn, info (default), debug, trace; \
                        for one part only, such as whimbrel::monitor=debug\n  WHIMBREL_SECCOMP\n             what 'run' does at a system call that it does not need: refuse (default), or kill the process\n\n\
                        EXIT STATUS:\n  0 when all went well; the guest's own code when it used the exit port; 1 on failure; \
-                       2 when the command line is wrong.\n\n\
+                       2 when the command line is wrong. 'migrate' has more, which its own help lists.\n\n\
                        'whimbrel COMMAND --help' has the details and examples of each command."
 )]
 pub struct Cli {
@@ -53,7 +55,7 @@ pub enum Command {
     Restore(Box<RestoreArgs>),
     /// Move a running virtual machine to another host
     #[command(long_about = migrate::ABOUT)]
-    Migrate(MigrateArgs),
+    Migrate(Box<MigrateArgs>),
     /// Watch a migration as it goes on
     #[command(long_about = top::ABOUT)]
     Top(TopArgs),

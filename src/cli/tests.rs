@@ -4,6 +4,7 @@ use clap::{CommandFactory, Parser};
 
 use super::*;
 use crate::config::{CharDevice, Incoming, Kernel, MemoryConfig, MonitorEndpoint, MonitorFace, RunConfig};
+use crate::migration::uri::Uri;
 
 fn run_config(arguments: &str) -> Result<RunConfig, String> {
     let words = ["whimbrel", "run"].into_iter().chain(arguments.split_whitespace());
@@ -173,17 +174,81 @@ fn bad_values_are_named_with_what_would_be_right() {
 }
 
 #[test]
-fn migrate_modes() {
-    use crate::client::Mode;
-    let mode = |text: &str| plan(&format!("--qmp /q --to tcp:h:1 {text}")).map(|it| it.mode);
-    assert_eq!(mode(""), Ok(None));
-    assert_eq!(mode("--mode postcopy"), Ok(Some(Mode::Postcopy)));
-    assert_eq!(mode("--mode hybrid"), Ok(Some(Mode::Hybrid { passes: 1 })));
-    assert_eq!(mode("--mode hybrid --passes 3"), Ok(Some(Mode::Hybrid { passes: 3 })));
-    assert!(mode("--passes 3").unwrap_err().contains("--mode hybrid"));
-    let given = plan("--qmp /q --to unix:/d --tls-dir /c --tls-hostname h").unwrap().parameters();
-    assert_eq!(given, serde_json::json!({"tls-creds": "/c", "tls-hostname": "h"}).as_object().cloned().unwrap());
-    let given = plan("--qmp /q --to unix:/d --bandwidth 10 --downtime-limit 50").unwrap();
-    assert_eq!(given.bandwidth, Some(10 << 20));
-    assert_eq!(given.downtime_limit, Some(std::time::Duration::from_millis(50)));
+fn everything_of_one_move_can_be_said() {
+    use crate::client::Task;
+    let set = |text: &str| {
+        let plan = plan(&format!("--qmp /q --to tcp:h:1 {text}"))?;
+        let parameters = plan.settings.parameters.iter().map(|(it, to)| format!("{}={to}", it.name()));
+        let capabilities = plan.settings.capabilities.iter().map(|(it, on)| format!("{}={on}", it.name()));
+        Ok::<_, String>(capabilities.chain(parameters).collect::<Vec<_>>().join(" "))
+    };
+    for (text, says) in [
+        ("", ""),
+        ("--mode precopy", "postcopy-policy='manual'"),
+        ("--mode postcopy", "postcopy-ram=true postcopy-policy='after-passes=0'"),
+        ("--mode hybrid", "postcopy-ram=true postcopy-policy='after-passes=1'"),
+        ("--mode hybrid --passes 3", "postcopy-ram=true postcopy-policy='after-passes=3'"),
+        ("--postcopy-policy time=5", "postcopy-ram=true postcopy-policy='time=5'"),
+        ("--bandwidth 10 --downtime-limit 50", "max-bandwidth=10485760 downtime-limit=50"),
+        (
+            "--postcopy-bandwidth 1K --switchover-bandwidth 1G",
+            "max-postcopy-bandwidth=1024 avail-switchover-bandwidth=1073741824",
+        ),
+        ("--channels 4", "multifd=true multifd-channels=4"),
+        ("--channels 0", "multifd=false"),
+        ("--compression zstd", "multifd-compression='zstd'"),
+        ("--compression zlib:9", "multifd-compression='zlib' multifd-zlib-level=9"),
+        ("--xbzrle on --auto-converge off", "xbzrle=true auto-converge=false"),
+        ("--dirty-limit 10", "dirty-limit=true vcpu-dirty-limit=10"),
+        ("--reconnect 60 --keepalive 5000", "x-reconnect=60 x-keepalive=5000"),
+        ("--tls-dir /c --tls-hostname h", "tls-creds='/c' tls-hostname='h'"),
+        ("--tls-dir=", "tls-creds=''"),
+        ("--parameter cpu-throttle-initial=30 --capability release-ram=on", "release-ram=true cpu-throttle-initial=30"),
+        ("--parameter x-postcopy-after=-1", "postcopy-policy='manual'"),
+        ("--parameter max-bandwidth=1M", "max-bandwidth=1048576"),
+        ("--capability zero-blocks=off", "zero-page-detection='none'"),
+    ] {
+        assert_eq!(set(text).as_deref(), Ok(says), "{text}");
+    }
+    for (text, says) in [
+        ("--passes 3", "--mode hybrid"),
+        ("--mode precopy --postcopy-policy stalled", "cannot be used with"),
+        ("--postcopy-policy never", "'postcopy-policy' expects"),
+        ("--compression zip", "'zip' is no way to compress"),
+        ("--compression none:3", "'none:3' is no way"),
+        ("--compression zstd:21", "multifd-zstd-level' expects"),
+        ("--parameter max-bandwith=1", "did you mean 'max-bandwidth'?"),
+        ("--parameter max-bandwidth", "lacks a value"),
+        ("--parameter multifd-channels=0", "between 1 and 255"),
+        ("--parameter tls-authz=x", "not supported"),
+        ("--capability postcopy_ram=on", "did you mean 'postcopy-ram'?"),
+        ("--capability xbzrle=yes", "neither 'on' nor 'off'"),
+        ("--bandwidth 1 --parameter max-bandwidth=2", "'max-bandwidth' is given twice"),
+        ("--detach --follow", "cannot be used with"),
+        ("--listen tcp:h:1", "--destination-qmp"),
+    ] {
+        let error = set(text).unwrap_err();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    assert!(plan("--qmp /q").unwrap_err().contains("--to"));
+    assert!(plan("--qmp /q --follow --bandwidth 1").unwrap_err().contains("cannot be used with"));
+    assert_eq!(plan("--qmp /q --follow --json").map(|it| (it.task, it.json)), Ok((Task::Follow, true)));
+    let recover = plan("--qmp /q --recover --to tcp:h:1 --destination-qmp /d --listen tcp:0.0.0.0:1").unwrap().task;
+    let at = |text: &str| text.parse::<Uri>().unwrap();
+    assert_eq!(
+        recover,
+        Task::Recover { to: at("tcp:h:1"), listen: at("tcp:0.0.0.0:1"), destination: "/d".parse().ok() }
+    );
+}
+
+/// The machine's own directory is another one.
+#[test]
+fn a_path_is_meant_from_where_it_was_typed() {
+    let here = std::env::current_dir().unwrap();
+    for (given, meant) in [("file:guest,offset=4096", "file:{}/guest,offset=4096"), ("unix:in", "unix:{}/in")] {
+        let to = plan(&format!("--qmp q --to {given}")).unwrap().to().unwrap().to_string();
+        assert_eq!(to, meant.replace("{}", here.to_str().unwrap()));
+        // Of another host's directories nothing is known.
+        assert_eq!(plan(&format!("--qmp tcp:h:1 --to {given}")).unwrap().to().unwrap().to_string(), given);
+    }
 }

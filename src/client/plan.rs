@@ -4,32 +4,90 @@ use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
-use serde_json::{Map, Value};
-
+use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
+use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 
-/// One migration to drive. `None` leaves the virtual machine's own setting alone.
+/// One migration to drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// The source.
+    /// The source; of [`Task::Follow`] either side.
     pub qmp: QmpAddress,
-    /// The destination.
-    pub to: Uri,
-    /// How to move.
-    pub mode: Option<Mode>,
-    /// `max-bandwidth` in bytes per second.
-    pub bandwidth: Option<u64>,
-    /// `max-postcopy-bandwidth` in bytes per second.
-    pub postcopy_bandwidth: Option<u64>,
-    /// `downtime-limit`.
-    pub downtime_limit: Option<Duration>,
-    /// `tls-creds`, empty for no TLS.
-    pub tls_dir: Option<String>,
-    /// `tls-hostname`.
-    pub tls_hostname: Option<String>,
+    /// What to do.
+    pub task: Task,
+    /// What is set for this migration. The rest stays as it is set in the virtual machine.
+    pub settings: Settings,
+    /// The end is told as JSON.
+    pub json: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Move the guest.
+    Move {
+        /// The destination.
+        to: Uri,
+        /// End as soon as it has begun.
+        detach: bool,
+    },
+    /// Look on at a migration that somebody else began.
+    Follow,
+    /// Join the halves of a paused postcopy.
+    Recover {
+        /// Where the destination waits, as the source sees it.
+        to: Uri,
+        /// Where the destination is to wait, as it sees it itself.
+        listen: Uri,
+        /// Its monitor; `None`: it waits already.
+        destination: Option<QmpAddress>,
+    },
+}
+
+/// What is set for one migration, each thing once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Capabilities that are on or off.
+    pub capabilities: Vec<(Capability, bool)>,
+    /// Parameters.
+    pub parameters: Vec<(Parameter, Setting)>,
+}
+
+/// Something was set to two values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is given twice for one migration; leave one of them out")]
+pub struct GivenTwice(&'static str);
+
+impl Settings {
+    /// Sets a parameter. Of two names of one thing it is the one that says more, so that it can be put back.
+    pub fn parameter(&mut self, parameter: Parameter, setting: Setting) -> Result<(), GivenTwice> {
+        let (parameter, setting) = match (parameter, setting) {
+            (Parameter::PostcopyAfter, Setting::Number(passes)) => {
+                let policy = u32::try_from(passes).map_or(Mode::Precopy, |passes| Mode::Hybrid { passes }).policy();
+                (Parameter::PostcopyPolicy, Setting::Text(policy))
+            }
+            other => other,
+        };
+        if self.parameters.iter().any(|(it, _)| *it == parameter) {
+            return Err(GivenTwice(parameter.name()));
+        }
+        self.parameters.push((parameter, setting));
+        Ok(())
+    }
+
+    /// Switches a capability.
+    pub fn capability(&mut self, capability: Capability, on: bool) -> Result<(), GivenTwice> {
+        if capability == Capability::ZeroBlocks {
+            return self.parameter(Parameter::ZeroPageDetection, if on { "multifd" } else { "none" }.into());
+        }
+        if self.capabilities.iter().any(|(it, _)| *it == capability) {
+            return Err(GivenTwice(capability.name()));
+        }
+        self.capabilities.push((capability, on));
+        Ok(())
+    }
 }
 
 /// How to move.
@@ -56,31 +114,13 @@ impl Mode {
         }
     }
 
-    /// The value of `x-postcopy-after` that stands for it.
-    pub fn postcopy_after(self) -> i64 {
+    /// The value of `postcopy-policy` that stands for it.
+    pub fn policy(self) -> String {
         match self {
-            Self::Precopy => -1,
-            Self::Postcopy => 0,
-            Self::Hybrid { passes } => passes.into(),
+            Self::Precopy => "manual".to_owned(),
+            Self::Postcopy => "after-passes=0".to_owned(),
+            Self::Hybrid { passes } => format!("after-passes={passes}"),
         }
-    }
-}
-
-impl Plan {
-    /// The arguments of `migrate-set-parameters`: what the plan says and nothing else.
-    pub fn parameters(&self) -> Map<String, Value> {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        [
-            (Parameter::PostcopyAfter, self.mode.map(|mode| Value::from(mode.postcopy_after()))),
-            (Parameter::MaxBandwidth, self.bandwidth.map(Value::from)),
-            (Parameter::MaxPostcopyBandwidth, self.postcopy_bandwidth.map(Value::from)),
-            (Parameter::TlsCreds, self.tls_dir.clone().map(Value::from)),
-            (Parameter::TlsHostname, self.tls_hostname.clone().map(Value::from)),
-            (Parameter::DowntimeLimit, self.downtime_limit.map(|time| Value::from(ms(time)))),
-        ]
-        .into_iter()
-        .filter_map(|(parameter, value)| Some((parameter.name().to_owned(), value?)))
-        .collect()
     }
 }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use tempfile::TempDir;
 use whimbrel_postcopy::uffd::Uffd;
 
 use super::journey::{Context, Journey, travel};
 use super::{DemoError, Options, host, picture, table};
 use crate::kvm::Hypervisor;
+use crate::signals::{ENDING, remember};
 use crate::size::format_size;
 use crate::stdio::{Answer, say};
 
@@ -21,9 +21,7 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
     check_host(options)?;
     // Only remembered by the signals: the loops act on it, so that the children are ended on every way out.
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signal)?;
-    }
+    remember(&ENDING, &interrupted).map_err(DemoError::Signal)?;
     let directory = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().map_err(DemoError::Directory)?;
     let place = Kept { directory, keep: options.keep };
     say(&format!(

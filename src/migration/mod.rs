@@ -6,6 +6,7 @@ pub mod files;
 mod job;
 mod links;
 pub mod parameters;
+pub mod reading;
 pub mod rules;
 pub mod setting;
 mod staying;

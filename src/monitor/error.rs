@@ -4,6 +4,7 @@ use crate::dirty::PlanError;
 use crate::fds::FdsError;
 use crate::machine::MachineError;
 use crate::migration::MigrationError;
+use crate::migration::reading::ReadError;
 use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
 use crate::monitor::table::hint_qmp;
@@ -49,6 +50,9 @@ pub enum CommandError {
     /// Not a size.
     #[error(transparent)]
     Size(#[from] SizeError),
+    /// No value of a migration parameter.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// A descriptor cannot be kept.
     #[error(transparent)]
     Fds(#[from] FdsError),

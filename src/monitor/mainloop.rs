@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use whimbrel_postcopy::stats::Status;
 
 use super::client::Client;
@@ -25,6 +24,7 @@ use crate::config::{MonitorConfig, MonitorEndpoint, MonitorFace};
 use crate::machine::{MachineEvent, ShutdownCause};
 use crate::migration::capabilities::Capability;
 use crate::migration::{MigrationEvent, Side};
+use crate::signals::{ENDING, heard};
 
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -383,7 +383,7 @@ fn lacks_descriptors(error: &io::Error) -> bool {
 fn signal_stream(poll: &Poll) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    for signal in heard(&ENDING) {
         signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
     }
     let fd = ours.as_raw_fd();

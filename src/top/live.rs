@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::model::Model;
 use super::snapshot::Snapshot;
 use super::watcher::{News, Watcher};
 use super::{TopError, map, screen};
 use crate::client::{Connection, QmpAddress};
+use crate::signals::{ENDING, remember};
 
 /// How often signals and answers are looked for while no key is pressed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -37,9 +37,7 @@ impl Drop for Screen {
 /// Shows the migration until somebody presses q, or a signal ends it.
 pub fn run(qmp: &QmpAddress, interval: Duration) -> Result<(), TopError> {
     let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&ended))?;
-    }
+    remember(&ENDING, &ended)?;
     // Before the screen is taken: whoever is not there is said to be so on the plain one.
     let mut vm = Connection::open(qmp)?;
     let mut model = Model::new(qmp.to_string());

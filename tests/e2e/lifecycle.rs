@@ -252,7 +252,7 @@ fn wrong_command_lines_are_refused() {
     refused(&["run", "--kernel", "builtin:test", "--monitor", "stdio", "--qmp", "stdio"], 2, &["--monitor", "--qmp"]);
     refused(&["run", "--kernel", "builtin:test", "--postcopy-after", "-1"], 2, &["--postcopy-after"]);
     refused(&["migrate", "--to", "tcp:a:1"], 2, &["--qmp"]);
-    refused(&["migrate", "--qmp", "/nowhere", "--to", "tcp:127.0.0.1:1"], 1, &["/nowhere"]);
+    refused(&["migrate", "--qmp", "/nowhere", "--to", "tcp:127.0.0.1:1"], 6, &["/nowhere"]);
     refused(&["fly"], 2, &["fly"]);
 }
 

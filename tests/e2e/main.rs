@@ -10,6 +10,7 @@ mod both_ways;
 mod cancel;
 mod clients;
 mod cpu;
+mod driven;
 mod encodings;
 mod files;
 mod lifecycle;

@@ -11,7 +11,6 @@ use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::request::Request;
 use crate::nearest::hint;
-use crate::size::parse_size;
 
 const URI: &[Param] = &[Param::required("uri", Kind::Text)];
 const STATE: &[Param] = &[Param::required("state", Kind::Text)];
@@ -209,7 +208,6 @@ fn capability_list(args: &Args) -> Result<Request, CommandError> {
 
 /// HMP's `NAME VALUE`.
 fn named_parameter(args: &Args) -> Result<Request, CommandError> {
-    const MIB: u64 = 1 << 20;
     let (name, text) = (args.text("parameter")?, args.text("value")?);
     let parameter = Parameter::find(name).ok_or_else(|| CommandError::NoSuchName {
         kind: "parameter",
@@ -217,19 +215,6 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
         hint: hint(name, Parameter::names()),
         lister: "info migrate_parameters",
     })??;
-    let wrong = || CommandError::WrongType { name: name.to_owned(), expected: "integer" };
-    let neither = || CommandError::WrongType { name: name.to_owned(), expected: "'on' or 'off'" };
-    let setting = match parameter.form() {
-        // As QEMU's people write an empty text.
-        Form::Text | Form::Word => Setting::from(if text == "\"\"" { "" } else { text }),
-        Form::Size => Setting::Number(parse_size(text, MIB)?.into()),
-        Form::Bytes => Setting::Number(parse_size(text, 1)?.into()),
-        Form::Number => Setting::Number(text.parse().map_err(|_| wrong())?),
-        Form::Flag => match text {
-            "on" => Setting::Flag(true),
-            "off" => Setting::Flag(false),
-            _ => return Err(neither()),
-        },
-    };
+    let setting = parameter.read(text)?;
     Ok(Request::SetParameters(vec![(parameter, setting)]))
 }
