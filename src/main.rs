@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
+fn exit<E: Error + 'static>(result: Result<u8, E>) -> ExitCode {
     match result {
         Ok(code) => code.into(),
         Err(error) => fail(&error, 1),
@@ -60,7 +60,7 @@ fn exit<E: Error>(result: Result<u8, E>) -> ExitCode {
 }
 
 /// One line on standard error: the error and what caused it.
-fn fail(error: &dyn Error, code: u8) -> ExitCode {
+fn fail(error: &(dyn Error + 'static), code: u8) -> ExitCode {
     say(&format!("whimbrel: {}", sentence(error)));
     code.into()
 }

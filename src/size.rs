@@ -44,6 +44,15 @@ pub fn parse_size(text: &str, unit: u64) -> Result<u64, SizeError> {
         .ok_or_else(too_large)
 }
 
+/// Writes a size exactly and as short as people type it: `512M`, `1536M`; in bytes what is no multiple of a KiB.
+pub fn exact_size(bytes: u64) -> String {
+    let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
+    match units.into_iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 /// Writes a size with three significant digits and a binary suffix, as QEMU's monitor does: `1.5 GiB`.
 pub fn format_size(bytes: u64) -> String {
     const SUFFIXES: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -91,6 +100,17 @@ mod tests {
         for text in ["8388608T", "99999999999999999999", "18446744073709551615"] {
             assert!(matches!(parse_size(text, MIB), Err(SizeError::TooLarge(_))), "{text}");
         }
+    }
+
+    #[test]
+    fn an_exact_size_reads_back() {
+        for (bytes, text) in
+            [(512 * MIB, "512M"), (1536 * MIB, "1536M"), (2048 * MIB, "2G"), (4096, "4K"), (1 << 40, "1T")]
+        {
+            assert_eq!(exact_size(bytes), text);
+            assert_eq!(parse_size(text, 1), Ok(bytes));
+        }
+        assert_eq!((exact_size(0), exact_size(696_824)), ("0 bytes".to_owned(), "696824 bytes".to_owned()));
     }
 
     #[test]

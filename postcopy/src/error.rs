@@ -1,5 +1,6 @@
 //! Why a migration failed, paused or was refused: each text is a sentence for the user.
 
+use crate::advice::advice;
 use crate::channel::ChannelError;
 use crate::encoding::EncodingError;
 use crate::guest::GuestError;
@@ -129,7 +130,7 @@ pub enum MigrationError {
 
 /// An error with everything that caused it, in one sentence. What a peer said is a part of some: it gets no line of its own in a log, and no say
 /// over a terminal.
-pub fn sentence(error: &dyn std::error::Error) -> String {
+pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -141,7 +142,17 @@ pub fn sentence(error: &dyn std::error::Error) -> String {
         }
         source = cause.source();
     }
+    // The system's words say what is wrong, and not what to do about it.
+    if let Some(advice) = system_error(error).and_then(advice) {
+        text.push_str("; ");
+        text.push_str(advice);
+    }
     if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
+}
+
+/// The last error of the system among the causes.
+fn system_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    std::iter::successors(Some(error), |error| error.source()).filter_map(|error| error.downcast_ref()).last()
 }
 
 #[cfg(test)]
@@ -159,5 +170,15 @@ mod tests {
     fn causes_are_told_once_each() {
         let error = MigrationError::Connect(std::io::Error::other("no route"));
         assert_eq!(sentence(&error), "cannot connect to the destination: no route");
+    }
+
+    #[test]
+    fn what_the_system_says_is_followed_by_what_to_do() {
+        let error = MigrationError::Connect(std::io::Error::from_raw_os_error(111));
+        assert_eq!(
+            sentence(&error),
+            "cannot connect to the destination: Connection refused (os error 111); \
+             nobody listens there: start the other side first, and check the address"
+        );
     }
 }

@@ -46,6 +46,7 @@
 //! destination's word that it did not start the guest. An end of stream is never success: a migration is complete when the destination
 //! has said that every page is in place.
 
+pub mod advice;
 pub mod bitmap;
 mod caught;
 pub mod channel;

@@ -156,13 +156,13 @@ fn what_is_no_stream_is_refused_by_name() {
     let (mut stream, _) = recorded();
     let (_, end, error) = played(file_of(&[b'x'; 100]));
     assert_eq!(end, Status::Failed);
-    assert!(error.unwrap().contains("does not speak Whimbrel's migration protocol"));
+    assert!(error.unwrap().contains("does not begin as what Whimbrel writes"));
     let (last, _) = messages(&stream)[3];
     stream[last] = 0xee;
     let (guest, end, error) = played(file_of(&stream));
     assert_eq!(end, Status::Failed);
     let error = error.unwrap();
-    assert!(error.contains("not of the protocol"), "{error}");
+    assert!(error.contains("it is damaged"), "{error}");
     assert!(!guest.is_running());
 }
 

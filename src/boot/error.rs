@@ -1,5 +1,6 @@
 //! Why a kernel cannot be booted.
 
+use crate::size::format_size;
 use std::io;
 
 use vm_memory::GuestMemoryError;
@@ -101,7 +102,7 @@ pub enum BootError {
         what: String,
     },
     /// The initrd does not fit.
-    #[error("initrd {name} of {bytes} bytes does not fit between the kernel's end at {start:#x} and {limit:#x}: {}", initrd_advice(*.more))]
+    #[error("initrd {name} of {size} does not fit between the kernel's end at {start:#x} and {limit:#x}: {}", initrd_advice(*.more), size = format_size(*.bytes as u64))]
     InitrdDoesNotFit {
         /// The initrd.
         name: String,

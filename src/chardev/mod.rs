@@ -45,7 +45,7 @@ pub enum CharDeviceError {
         source: io::Error,
     },
     /// A socket to connect to.
-    #[error("the socket {} cannot be connected to: is its server there?", path.display())]
+    #[error("the socket {} cannot be connected to (',server' behind it would listen there)", path.display())]
     Connect {
         /// Which.
         path: PathBuf,

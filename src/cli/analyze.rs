@@ -46,10 +46,10 @@ pub struct AnalyzeArgs {
 
 /// An offset that is none.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an offset; give bytes, such as 4096 or 0x1000")]
+#[error("'{0}' is not an offset; give bytes, such as 4096, 0x1000 or 1M")]
 pub struct NoOffset(String);
 
-fn offset(text: &str) -> Result<u64, NoOffset> {
+pub(super) fn offset(text: &str) -> Result<u64, NoOffset> {
     parse_offset(text).ok_or_else(|| NoOffset(text.to_owned()))
 }
 

@@ -28,10 +28,11 @@ pub(super) const ABOUT: &str = "Runs a guest that was written to a file by 'migr
 #[derive(Args, Debug)]
 #[command(after_long_help = RESTORE_EXAMPLES)]
 pub struct RestoreArgs {
-    /// The file.
+    /// The file
+    #[arg(conflicts_with = "incoming")]
     file: PathBuf,
-    /// Where in the file the guest begins, in bytes.
-    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    /// Where in the file the guest begins, in bytes, such as 4096, 0x1000 or 1M
+    #[arg(long, value_name = "BYTES", value_parser = super::analyze::offset, default_value = "0")]
     offset: u64,
     /// Run the guest at once and read its pages as it touches them
     ///

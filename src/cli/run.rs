@@ -34,6 +34,9 @@ pub enum CliError {
     /// The environment.
     #[error(transparent)]
     Sandbox(#[from] SandboxVariable),
+    /// A place for snapshots that is none.
+    #[error("--snapshots '{}' is no directory that can be used: create it first ('mkdir -p')", .0.display())]
+    NoSnapshots(PathBuf),
     /// Network cards that get in each other's way.
     #[error(transparent)]
     Net(#[from] net::NetClash),
@@ -262,6 +265,9 @@ impl RunArgs {
         check_sockets(&devices, &monitors)?;
         disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
         net::check(&self.nets)?;
+        if let Some(directory) = self.snapshots.as_ref().filter(|directory| !directory.is_dir()) {
+            return Err(CliError::NoSnapshots(directory.clone()));
+        }
 
         let boot = self.kernel.map(|kernel| BootConfig { kernel, initrd: self.initrd, cmdline: self.cmdline });
         if boot.is_none() && self.incoming.is_none() {

@@ -139,6 +139,26 @@ fn disks_keep_their_order() {
 }
 
 #[test]
+fn what_is_restored_comes_from_its_file_and_from_nowhere_else() {
+    let restore = |text: &str| {
+        let words = ["whimbrel", "restore"].into_iter().chain(text.split_whitespace());
+        match Cli::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Restore(args) => args.validate().map_err(|error| error.to_string()),
+            _ => Err("another command".to_owned()),
+        }
+    };
+    let incoming = restore("/guest --offset 1M --lazy").unwrap().incoming;
+    assert_eq!(incoming, Some(Incoming::At("file:/guest,offset=1M,lazy=on".parse().unwrap())));
+    for other in ["--incoming tcp:h:1", "--incoming defer"] {
+        let error = restore(&format!("/guest {other}")).unwrap_err();
+        assert!(error.contains("cannot be used with") && error.contains("--incoming"), "{error}");
+    }
+    assert!(restore("/guest --offset x").unwrap_err().contains("such as 4096"));
+    let error = run_config("--kernel k --snapshots /nowhere/at/all").unwrap_err();
+    assert!(error.contains("/nowhere/at/all") && error.contains("mkdir"), "{error}");
+}
+
+#[test]
 fn bad_values_are_named_with_what_would_be_right() {
     for (arguments, says) in [
         ("--memory 1", "at least 16 MiB"),

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// Nobody there.
-    #[error("cannot connect to '{address}'; give the socket of a VM that runs with --qmp")]
+    #[error("cannot connect to '{address}', where a VM with --qmp should listen")]
     Connect {
         /// The address.
         address: QmpAddress,

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::size::exact_size;
+
 /// An error of KVM or of the host's memory.
 #[derive(Debug, thiserror::Error)]
 pub enum KvmError {
@@ -29,7 +31,7 @@ pub enum KvmError {
         source: io::Error,
     },
     /// Guest RAM cannot be had.
-    #[error("{bytes} bytes of guest RAM cannot be mapped: use less --memory")]
+    #[error("{size} of guest RAM cannot be mapped: use less --memory", size = exact_size(*.bytes))]
     Ram {
         /// How much was asked for.
         bytes: u64,

@@ -10,6 +10,7 @@ use whimbrel_postcopy::ram::PAGE_SIZE;
 use super::machine::Processor;
 use super::saved::same_rate;
 use super::{Machine, chipset, clock};
+use crate::size::exact_size;
 use crate::vcpu::{FeatureWord, VcpuState, feature_words, missing_features, physical_bits, vendor, xsave_layout};
 
 const MEMORY: &str = "memory";
@@ -192,7 +193,11 @@ impl Facts {
             (XSAVE, ..) => source.split_whitespace().all(|part| here.split_whitespace().any(|it| it == part)),
             _ => source == here,
         };
-        (!fits).then(|| format!("{key} is {source} on the source and {here} on the destination"))
+        let told = |value: &str| match (key, value.parse()) {
+            (MEMORY, Ok(bytes)) => exact_size(bytes),
+            _ => value.to_owned(),
+        };
+        (!fits).then(|| format!("{key} is {} on the source and {} on the destination", told(source), told(here)))
     }
 }
 
@@ -254,7 +259,7 @@ mod tests {
     #[test]
     fn every_difference_is_named() {
         for (key, value, words) in [
-            (MEMORY, "2048", "memory is 2048 on the source and 1024 on the destination"),
+            (MEMORY, "2048", "memory is 2K on the source and 1K on the destination"),
             (VCPUS, "1", "vcpus is 1 on the source and 2 on the destination"),
             (TSC, "3000000", "tsc-khz"),
             (PHYSICAL, "52", "physical-bits"),

@@ -1,6 +1,7 @@
 //! Migrations as the monitor sees them: parameters and capabilities, one job at a time, its report.
 
 pub mod capabilities;
+mod contents;
 mod error;
 pub mod files;
 mod job;

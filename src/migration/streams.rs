@@ -10,8 +10,9 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Connector, Wake};
 use whimbrel_postcopy::files::FileKind;
 use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
-use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink};
+use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink, stream_fault};
 
+use super::contents::something_else;
 use super::files::{self, Direction, FileError};
 use super::uri::{Reading, Stream};
 use crate::fds::{FdsError, NamedFds};
@@ -49,13 +50,12 @@ pub enum StreamError {
         source: io::Error,
     },
     /// The file holds no whole guest.
-    #[error("no guest can be read from {stream}")]
+    #[error("no guest can be read from {stream}: {why}")]
     Unreadable {
         /// Which.
         stream: Stream,
-        /// Why not.
-        #[source]
-        source: ChannelError,
+        /// What is wrong with it.
+        why: String,
     },
     /// `lazy=on` where a guest is to be written.
     #[error("{0}: lazy=on is for reading; leave it out to write a guest")]
@@ -182,7 +182,10 @@ impl Streams {
                 if *offset > 0 || FileKind::from(file.metadata().map_err(raise)?.file_type()) != FileKind::Fifo {
                     file.seek(SeekFrom::Start(*offset)).map_err(raise)?;
                 }
-                let unreadable = |source| StreamError::Unreadable { stream: stream.clone(), source };
+                if let Some(what) = something_else(&file, *offset).map_err(raise)? {
+                    return Err(StreamError::Unreadable { stream: stream.clone(), why: what.to_owned() });
+                }
+                let unreadable = |error| StreamError::Unreadable { stream: stream.clone(), why: stream_fault(&error) };
                 let indirect = |why| StreamError::Indirect { stream: stream.clone(), why };
                 match reading {
                     Reading::InOrder => match MappedPlaying::of(&file, access).map_err(unreadable)? {
@@ -252,6 +255,10 @@ impl Sink for Locked<Descriptor> {
 }
 
 impl Acceptor for Locked<Playing> {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
         self.stream.accept(wake)
     }

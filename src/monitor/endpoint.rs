@@ -27,7 +27,7 @@ pub enum EndpointError {
     #[error(transparent)]
     Taken(ListenError),
     /// The system refused to listen.
-    #[error("cannot listen at '{place}'; give a place where this user may")]
+    #[error("cannot listen at '{place}'")]
     Listen {
         /// The address.
         place: String,
@@ -36,7 +36,7 @@ pub enum EndpointError {
         source: io::Error,
     },
     /// Nobody listens there.
-    #[error("cannot connect to '{path}'; start its listener first, or add ',server' to listen here")]
+    #[error("cannot connect to '{path}' (',server' behind it would listen there)")]
     Connect {
         /// The address.
         path: PathBuf,

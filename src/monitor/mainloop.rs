@@ -211,6 +211,13 @@ impl MainLoop {
                     self.panicked = true;
                 }
                 Notice::Machine(MachineEvent::Shutdown(cause)) => {
+                    match cause {
+                        ShutdownCause::GuestExit(code) => {
+                            log::info!("the guest ended the machine by the exit port, with code {code}")
+                        }
+                        ShutdownCause::GuestShutdown => log::info!("the guest powered off"),
+                        ShutdownCause::GuestPanic | ShutdownCause::HostQuit => {}
+                    }
                     return Some(Ending::Guest(cause));
                 }
                 Notice::Machine(MachineEvent::BalloonChange) => self.balloon.happened(),

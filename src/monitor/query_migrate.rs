@@ -59,7 +59,7 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
     }
     if let (Some(_), Some(demand)) = (report.blocktime, &report.demand) {
         set("postcopy-latency", ns(demand.mean));
-        set("postcopy-latency-dist", demand.distribution.clone().into());
+        set("postcopy-latency-dist", demand.distribution.into());
         set("postcopy-vcpu-latency", demand.vcpus.iter().copied().map(ns).collect::<Vec<_>>().into());
         set("postcopy-non-vcpu-latency", ns(demand.others));
     }

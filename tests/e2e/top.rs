@@ -115,7 +115,7 @@ fn a_terminal_is_given_back_as_it_was() {
     // Nobody is there, and nobody could see it.
     let terminal = Terminal::new();
     assert_eq!(terminal.run(&arguments).wait().code(), Some(1));
-    let screen = terminal.await_text("give the socket of a VM that runs with --qmp");
+    let screen = terminal.await_text("where a VM with --qmp should listen");
     assert!(!terminal.is_taken() && screen.trim().starts_with("whimbrel: cannot connect to"), "{screen}");
     for form in [&["--once"][..], &["--once", "--json"]] {
         let (code, log) = whimbrel(&[&arguments[..1], form, &arguments[3..]].concat());

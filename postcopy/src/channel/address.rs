@@ -37,6 +37,11 @@ pub trait Acceptor: Send {
     /// Waits for the next channel, or for `wake`.
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError>;
 
+    /// Whether what comes was written down, or comes out of a command: there is no link and no peer to speak of.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
     /// Where anybody can connect: what is readable while connections wait. They are taken with [`Acceptor::try_accept`] then.
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -107,6 +112,26 @@ enum Address {
     Unix(UnixAddress),
 }
 
+/// Where nobody could be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("{to}")]
+struct Unreachable {
+    to: String,
+    #[source]
+    source: io::Error,
+}
+
+impl Address {
+    fn unreachable(&self, source: io::Error) -> io::Error {
+        let to = match self {
+            Self::Tcp(TcpAddress { host, port }) if host.contains(':') => format!("tcp:[{host}]:{port}"),
+            Self::Tcp(TcpAddress { host, port }) => format!("tcp:{host}:{port}"),
+            Self::Unix(UnixAddress(path)) => format!("unix:{}", path.display()),
+        };
+        io::Error::new(source.kind(), Unreachable { to, source })
+    }
+}
+
 impl Dialer {
     /// In the clear, with the usual patience with a silent peer.
     pub fn tcp(address: TcpAddress) -> Self {
@@ -132,9 +157,10 @@ impl Dialer {
 impl Connector for Dialer {
     fn connect(&self) -> io::Result<Channel> {
         let socket = match &self.to {
-            Address::Tcp(address) => address.dial()?,
-            Address::Unix(address) => address.dial()?,
+            Address::Tcp(address) => address.dial(),
+            Address::Unix(address) => address.dial(),
         };
+        let socket = socket.map_err(|source| self.to.unreachable(source))?;
         let channel = Channel::with_keepalive(socket, self.keepalive)?;
         Ok(match &self.tls {
             None => channel,

@@ -21,6 +21,7 @@ use crate::greeting::Until;
 use crate::guest::{EngineThread, Guest, GuestError, Section};
 use crate::progress::Observer;
 use crate::stats::Status;
+use crate::stream::reading_fault;
 use crate::turn::take_short_turns;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments, tag};
@@ -71,6 +72,7 @@ impl Driver {
         take_short_turns();
         let mut destination = Destination::new(self.shared.tracker.clone());
         let mut faults = self.open_faults();
+        let is_stream = acceptor.is_stream();
         match self.accept_link(&*acceptor, None, faults.is_ok()) {
             Ok(link) => {
                 // Nobody else is let in from here on.
@@ -83,7 +85,7 @@ impl Driver {
             }
         }
         if let (Some(error), Status::Failed) = (destination.error(), destination.status()) {
-            let text = sentence(error);
+            let text = if is_stream { reading_fault(error) } else { sentence(error) };
             match error {
                 // Whoever ends the process knows.
                 MigrationError::Abandoned => log::info!("no guest is waited for any more: {text}"),

@@ -32,6 +32,7 @@ mod record;
 mod save;
 mod scan;
 mod watch;
+mod words;
 mod write;
 
 pub use index::Outline;
@@ -39,6 +40,8 @@ pub use page::Paging;
 pub use play::Playing;
 pub use record::{Descriptor, Listening, Recording, Sink};
 pub use save::{Saving, Way, save};
+pub(crate) use words::reading_fault;
+pub use words::stream_fault;
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -56,6 +56,10 @@ impl Paging {
 }
 
 impl Acceptor for Paging {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn accept(&self, _wake: &Wake) -> Result<Channel, ChannelError> {
         match self.next.replace(Next::None) {
             Next::Control(recorded) => {

@@ -58,6 +58,10 @@ impl Playing {
 }
 
 impl Acceptor for Playing {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
         let (given, next) = match self.next.replace(Next::None) {
             Next::Control { stream, mut hello } => match read_hello(&stream.from, &mut hello, wake) {

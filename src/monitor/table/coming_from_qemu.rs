@@ -3,7 +3,7 @@
 use clap::Parser;
 use serde_json::Value;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, CliError, Command};
 use crate::fds::Handed;
 use crate::monitor::fake::FakeVm;
 use crate::monitor::hmp;
@@ -58,7 +58,11 @@ fn assert_command_line(text: &str) {
     };
     let cli = Cli::try_parse_from(words(&line)).unwrap_or_else(|error| panic!("{text}: {error}"));
     match cli.command {
-        Command::Run(args) => drop(args.validate().unwrap_or_else(|error| panic!("{text}: {error}"))),
+        Command::Run(args) => match args.validate() {
+            // The document's directory need not be on this host.
+            Ok(_) | Err(CliError::NoSnapshots(_)) => {}
+            Err(error) => panic!("{text}: {error}"),
+        },
         Command::Migrate(args) => drop(args.validate().unwrap_or_else(|error| panic!("{text}: {error}"))),
         _ => {}
     }

@@ -62,6 +62,10 @@ impl MappedPlaying {
 }
 
 impl Acceptor for MappedPlaying {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
     fn accept(&self, _wake: &Wake) -> Result<Channel, ChannelError> {
         match self.next.replace(Next::None) {
             Next::Control(stored) => {
