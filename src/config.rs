@@ -154,6 +154,8 @@ pub struct DiskConfig {
     pub format: ImageFormat,
     /// The guest may not write to it, and other readers may share it.
     pub read_only: bool,
+    /// What the backing files hold whose format is not written down in the image above them.
+    pub backing_format: Option<ImageFormat>,
     /// What the guest reads as the disk's serial number: at most 20 printable ASCII characters; may be empty.
     pub serial: String,
 }

@@ -4,6 +4,7 @@
 #[path = "e2e/support/skip.rs"]
 mod skip;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -40,8 +41,12 @@ fn create(room: &TempDir, name: &str, format: ImageFormat, more: &[&str]) -> Pat
     path
 }
 
+fn config(path: &Path, format: ImageFormat, read_only: bool) -> DiskConfig {
+    DiskConfig { path: path.to_owned(), format, read_only, backing_format: None, serial: String::new() }
+}
+
 fn image(path: &Path, format: ImageFormat, read_only: bool) -> Image {
-    Image::new(&DiskConfig { path: path.to_owned(), format, read_only, serial: String::new() }).unwrap()
+    Image::new(&config(path, format, read_only)).unwrap()
 }
 
 /// Another process that has an image open, until it is dropped.
@@ -208,4 +213,260 @@ fn what_qemu_img_can_put_into_an_image_is_read() {
     let mut found = [0; 600];
     disk.read(100_000, &mut found).unwrap();
     assert_eq!(found, [1; 600]);
+}
+
+/// Every file of a directory, with its content.
+fn contents(room: &TempDir) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = std::fs::read_dir(room.path()).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+fn patch(path: &Path, at: u64, bytes: &[u8]) {
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, bytes, at).unwrap();
+}
+
+/// Whether QEMU's dirty bitmaps in an image still count, by its header.
+fn has_bitmaps(path: &Path) -> bool {
+    std::fs::read(path).unwrap()[95] & 1 != 0
+}
+
+#[test]
+fn what_is_refused_or_only_read_is_not_changed_by_one_byte() {
+    let Some(room) = room() else { return };
+    create(&room, "base", ImageFormat::Qcow2, &[]);
+    create(&room, "odd", ImageFormat::Qcow2, &["-o", "extended_l2=on"]);
+    let with_bitmap = |name: &str, more: &[&str]| {
+        let path = create(&room, name, ImageFormat::Qcow2, more);
+        let (went_well, said) = qemu_img(&["bitmap", "--add", path.to_str().unwrap(), "b0"]);
+        assert!(went_well && has_bitmaps(&path), "{said}");
+        path
+    };
+    let marked = |name: &str, at: u64, bytes: &[u8]| {
+        let path = with_bitmap(name, &[]);
+        patch(&path, at, bytes);
+        path
+    };
+    let base: &[&str] = &["-b", "base", "-F", "qcow2"];
+    let orphan = with_bitmap("orphan", base);
+    patch(&orphan, std::fs::read(&orphan).unwrap().windows(4).rposition(|it| it == b"base").unwrap() as u64, b"gone");
+    let refused = [
+        with_bitmap("extended", &["-o", "extended_l2=on"]),
+        with_bitmap("zstd", &["-o", "compression_type=zstd"]),
+        with_bitmap("on-odd", &["-b", "odd", "-F", "qcow2"]),
+        orphan,
+        marked("dirty", 79, &[1]),
+        marked("corrupt", 79, &[2]),
+        marked("unknown", 72, &[0x40]),
+        marked("encrypted", 32, &2u32.to_be_bytes()),
+        marked("empty", 24, &[0; 8]),
+        marked("short", 24, &(1u64 << 40).to_be_bytes()),
+    ];
+    let fine = with_bitmap("fine", &[]);
+    let before = contents(&room);
+    let unchanged = |what: &Path| assert!(contents(&room) == before, "{} was changed", what.display());
+    for path in &refused {
+        let error = image(path, ImageFormat::Qcow2, false).open().unwrap_err().to_string();
+        assert!(error.contains(room.path().to_str().unwrap()), "{error}");
+        unchanged(path);
+    }
+    // Somebody reads it.
+    let mut reader = image(&fine, ImageFormat::Qcow2, true);
+    reader.open().unwrap();
+    assert!(matches!(image(&fine, ImageFormat::Qcow2, false).open(), Err(BlockError::Guarded(_))));
+    drop(reader);
+    // A machine whose second disk is refused has not begun with its first.
+    let disks = [&fine, &refused[0]].map(|path| format!("path={},format=qcow2", path.display()));
+    let output = Command::new(env!("CARGO_BIN_EXE_whimbrel"))
+        .args(["run", "--kernel", "builtin:test", "--memory", "32M", "--serial", "null"])
+        .args(["--disk", &disks[0], "--disk", &disks[1]])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    unchanged(&fine);
+    let mut disk = image(&fine, ImageFormat::Qcow2, false);
+    disk.open().unwrap();
+    disk.read(0, &mut [0; 4096]).unwrap();
+    disk.flush().unwrap();
+    // There is nothing to discard.
+    disk.discard(1 << 20, 1 << 20).unwrap();
+    disk.close().unwrap();
+    image(&fine, ImageFormat::Qcow2, true).open().unwrap();
+    unchanged(&fine);
+    // And with the first write the bitmaps go.
+    disk.open().unwrap();
+    disk.write(0, &[1]).unwrap();
+    disk.close().unwrap();
+    assert!(!has_bitmaps(&fine));
+}
+
+#[test]
+fn a_data_file_that_is_to_be_raw_by_itself_stays_so() {
+    let Some(room) = room() else { return };
+    let data = room.path().join("data");
+    let option = format!("data_file={},data_file_raw=on", data.display());
+    let path = create(&room, "top", ImageFormat::Qcow2, &["-o", &option]);
+    let name = path.to_str().unwrap();
+    let (went_well, said) = qemu_img(&["bitmap", "--add", name, "b0"]);
+    assert!(went_well, "{said}");
+    let mut disk = image(&path, ImageFormat::Qcow2, false);
+    disk.open().unwrap();
+    disk.write(0, &[1; 300_000]).unwrap();
+    disk.write(1 << 20, &[2; 300_000]).unwrap();
+    disk.write_zeroes(70_000, 100_000, Zeroes::Unmap).unwrap();
+    disk.write_zeroes((1 << 20) + 512, 100_000, Zeroes::Keep).unwrap();
+    disk.discard((1 << 20) + (128 << 10), 128 << 10).unwrap();
+    disk.close().unwrap();
+    let (_, said) = qemu_img(&["info", name]);
+    assert!(said.contains("data file raw: true"), "{said}");
+    assert!(!has_bitmaps(&path));
+    let flat = room.path().join("flat");
+    let (went_well, said) = qemu_img(&["convert", "-f", "qcow2", "-O", "raw", name, flat.to_str().unwrap()]);
+    assert!(went_well, "{said}");
+    let (flat, data) = (std::fs::read(flat).unwrap(), std::fs::read(data).unwrap());
+    assert!(flat == data);
+    assert_eq!((flat[0], flat[70_000], flat[170_000], flat[(1 << 20) + 512]), (1, 0, 1, 0));
+
+    // On a backing file it cannot be kept.
+    let based = create(&room, "based", ImageFormat::Qcow2, &["-o", &option.replace("/data,", "/other,")]);
+    create(&room, "base", ImageFormat::Raw, &[]);
+    let bytes = std::fs::read(&based).unwrap();
+    let end = bytes[..65_536].iter().rposition(|byte| *byte != 0).unwrap() as u64 + 64;
+    patch(&based, end, b"base");
+    patch(&based, 8, &end.to_be_bytes());
+    patch(&based, 16, &4u32.to_be_bytes());
+    let error = image(&based, ImageFormat::Qcow2, false).open().unwrap_err().to_string();
+    assert!(error.contains("data_file_raw"), "{error}");
+}
+
+#[test]
+fn the_format_of_a_backing_file_is_read_in_version_2_too_or_said_or_asked_for() {
+    let Some(room) = room() else { return };
+    let raw = create(&room, "raw", ImageFormat::Raw, &[]);
+    patch(&raw, 5000, b"raw");
+    let qcow2 = create(&room, "qcow2", ImageFormat::Qcow2, &["-o", "compat=0.10", "-b", "raw", "-F", "raw"]);
+    let read = |disk: &mut Image| {
+        let mut found = [0; 3];
+        disk.read(5000, &mut found).unwrap();
+        assert_eq!(&found, b"raw");
+    };
+    for compat in ["compat=0.10", "compat=1.1"] {
+        for (base, format) in [("raw", "raw"), ("qcow2", "qcow2")] {
+            let more = ["-o", compat, "-b", base, "-F", format];
+            let top = create(&room, &format!("{compat}-{base}"), ImageFormat::Qcow2, &more);
+            let mut disk = image(&top, ImageFormat::Qcow2, false);
+            disk.open().unwrap();
+            read(&mut disk);
+            disk.write(0, &[7; 4096]).unwrap();
+            disk.close().unwrap();
+
+            // As an older QEMU makes them: without the extension that says it.
+            let at = std::fs::read(&top).unwrap().windows(4).position(|it| it == [0xe2, 0x79, 0x2a, 0xca]).unwrap();
+            patch(&top, at as u64, &0x1234_5678_u32.to_be_bytes());
+            let said = |backing_format| {
+                Image::new(&DiskConfig { backing_format, ..config(&top, ImageFormat::Qcow2, false) }).unwrap()
+            };
+            let other = if base == "raw" { ImageFormat::Raw } else { ImageFormat::Qcow2 };
+            let mut disk = said(Some(other));
+            disk.open().unwrap();
+            read(&mut disk);
+            drop(disk);
+            let error = said(None).open().unwrap_err();
+            assert!(matches!(error, BlockError::BackingFormat { .. }), "{error}");
+            // What it says to type does what it says.
+            let error = error.to_string();
+            let command = error.split('\'').find(|it| it.starts_with("qemu-img")).unwrap();
+            let command = command.replace("-F raw", &format!("-F {format}"));
+            let status = Command::new("sh").arg("-c").arg(&command).status().unwrap();
+            assert!(status.success(), "{command}");
+            let mut disk = said(None);
+            disk.open().unwrap();
+            read(&mut disk);
+            drop(disk);
+            said(Some(other)).open().unwrap();
+        }
+    }
+    // What is said and fits nothing is a mistake.
+    for (path, backing_format) in [(room.path().join("compat=1.1-raw"), ImageFormat::Qcow2), (raw, ImageFormat::Raw)] {
+        let format = if path.ends_with("raw") { ImageFormat::Raw } else { ImageFormat::Qcow2 };
+        let backing_format = Some(backing_format);
+        let error =
+            Image::new(&DiskConfig { backing_format, ..config(&path, format, false) }).unwrap().open().unwrap_err();
+        assert!(matches!(error, BlockError::NoSuchBacking { .. }), "{error}");
+    }
+    drop(qcow2);
+}
+
+/// What the writer of the test below has written: each step's byte goes to some place of 64 KiB.
+fn place(step: u64) -> u64 {
+    (step * 7919 % 1000) << 20
+}
+
+/// Nothing by itself: the process that the next test kills.
+#[test]
+fn a_writer_for_another_test() {
+    let Some(path) = std::env::var_os("WHIMBREL_TEST_WRITER") else { return };
+    let mut disk = image(Path::new(&path), ImageFormat::Qcow2, false);
+    disk.open().unwrap();
+    for step in 0..1_000_000 {
+        disk.write(place(step), &[step as u8 | 1; 64 << 10]).unwrap();
+        if step > 4 && step % 5 == 0 {
+            disk.discard(place(step - 4), 64 << 10).unwrap();
+        }
+        if step % 3 == 2 {
+            disk.flush().unwrap();
+            println!("flushed {step}");
+        }
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_has_lost_nothing_that_was_flushed() {
+    let Some(room) = room() else { return };
+    for (round, compat) in ["compat=1.1", "compat=0.10", "compat=1.1", "compat=0.10"].into_iter().enumerate() {
+        let path = room.path().join(format!("image{round}"));
+        let name = path.to_str().unwrap();
+        let (went_well, said) = qemu_img(&["create", "-q", "-f", "qcow2", "-o", compat, name, "1G"]);
+        assert!(went_well, "{said}");
+        let mut writer = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_writer_for_another_test", "--nocapture"])
+            .env("WHIMBREL_TEST_WRITER", &path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines();
+        let mut flushed = Vec::new();
+        let mut next = || lines.find_map(|line| line.unwrap().split_once("flushed ")?.1.trim().parse::<u64>().ok());
+        while flushed.len() < 3 + 7 * round {
+            flushed.push(next().unwrap());
+        }
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        // It may have gone on for a while.
+        flushed.extend(std::iter::from_fn(next));
+        let last = *flushed.last().unwrap();
+        let check = || {
+            let (_, said) = qemu_img(&["check", "-f", "qcow2", name]);
+            assert!(!said.contains("ERROR"), "{said}");
+        };
+        check();
+        let mut disk = image(&path, ImageFormat::Qcow2, false);
+        disk.open().unwrap();
+        let mut found = vec![0; 64 << 10];
+        // Somewhere behind the last one was killed; what may have been discarded since says nothing.
+        for step in (0..=last).filter(|step| (step + 4) % 5 != 0 && *step + 1000 > last + 200) {
+            disk.read(place(step), &mut found).unwrap();
+            assert!(found.iter().all(|byte| *byte == step as u8 | 1), "step {step} of {last}");
+        }
+        disk.write(1001 << 20, &[0xee; 64 << 10]).unwrap();
+        disk.write(990 << 20 | 128 << 10, &[0xee; 64 << 10]).unwrap();
+        disk.close().unwrap();
+        disk.open().unwrap();
+        for step in (0..=last).filter(|step| (step + 4) % 5 != 0 && *step + 1000 > last + 200) {
+            disk.read(place(step), &mut found).unwrap();
+            assert!(found.iter().all(|byte| *byte == step as u8 | 1), "step {step} of {last}");
+        }
+        drop(disk);
+        check();
+    }
 }

@@ -1,8 +1,10 @@
 //! Opening an image together with every file that it stands on, each one locked before its first byte is read.
 
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imago::file::File;
 use imago::qcow2::Qcow2;
@@ -10,28 +12,76 @@ use imago::raw::Raw;
 use imago::{FormatAccess, StorageOpenOptions};
 
 use super::BlockError;
+use super::header::Header;
 use super::lock::{Access, Lock};
-use crate::config::ImageFormat;
-
-/// Where a qcow2 header has its encryption method, a big-endian u32; 0 is none.
-const CRYPT_METHOD: u64 = 32;
-/// What every qcow2 header begins with.
-const MAGIC: &[u8; 4] = b"QFI\xfb";
+use super::storage::{Guarded, Role};
+use super::tables::Tables;
+use crate::config::{DiskConfig, ImageFormat};
 
 /// An image and the files under it, open.
 #[derive(Debug)]
 pub struct Chain {
     // The image before the locks: fields are dropped in this order, and dropping the image may write.
-    pub(super) image: FormatAccess<File>,
+    pub(super) image: FormatAccess<Guarded>,
+    /// Those of a qcow2 image that is written to.
+    tables: Option<Arc<Tables>>,
     files: Files,
 }
 
+/// An image, and its tables if it is a qcow2 image that is written to.
+struct Opened {
+    image: FormatAccess<Guarded>,
+    tables: Option<Arc<Tables>>,
+}
+
 impl Chain {
-    /// Opens and locks `path` for `access`, and what it stands on for reading.
-    pub fn open(path: &Path, format: ImageFormat, access: Access) -> Result<Self, BlockError> {
-        let mut files = Files::default();
-        let image = files.open_image(path, format, access)?;
-        Ok(Self { image, files })
+    /// Opens and locks the image that `config` names, and what it stands on for reading. Nothing in any of the files is changed before
+    /// something is written to the image.
+    pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
+        let access = if config.read_only { Access::Read } else { Access::Write };
+        let mut files = Files { backing_format: config.backing_format, ..Files::default() };
+        let Opened { image, tables } = files.open_image(&config.path, config.format, access)?;
+        files.refuse_unused_format(&config.path)?;
+        Ok(Self { image, tables, files })
+    }
+
+    /// Has `part` change some of the disk: the whole at once, or where tables are missing one table's part after the other. Before a table
+    /// is made, what was freed is free in the file, too.
+    pub fn change(
+        &mut self,
+        offset: u64,
+        length: u64,
+        mut part: impl FnMut(&mut FormatAccess<Guarded>, u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some(tables) = self.tables.as_ref().filter(|tables| tables.lacks(offset, length)) else {
+            return part(&mut self.image, offset, length);
+        };
+        // Not beyond the disk's end, and so no overflow.
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let until = end.min(tables.end_of_table(at));
+            if tables.lacks(at, until - at) {
+                self.image.flush()?;
+            }
+            part(&mut self.image, at, until - at)?;
+            at = until;
+        }
+        Ok(())
+    }
+
+    /// Where the part of the disk ends that has its mapping in one table with the byte at `offset`; without tables, the disk has one part.
+    pub fn end_of_table(&self, offset: u64) -> u64 {
+        self.tables.as_ref().map_or(u64::MAX, |tables| tables.end_of_table(offset))
+    }
+
+    /// Whether that part reads as zeroes because nothing was ever written to it.
+    pub fn is_empty(&self, offset: u64) -> bool {
+        self.files.backing.is_empty() && self.tables.as_ref().is_some_and(|tables| tables.is_unmapped(offset))
+    }
+
+    /// Whether the external data file is to be a raw image by itself.
+    pub fn keeps_raw_data(&self) -> bool {
+        self.tables.as_ref().is_some_and(|tables| tables.keeps_raw_data())
     }
 
     /// The backing files, from the image downwards.
@@ -52,60 +102,94 @@ struct Files {
     /// Device and inode of each, to notice a chain that closes on itself.
     seen: Vec<(u64, u64)>,
     backing: Vec<PathBuf>,
+    /// What files are whose format their image does not say.
+    backing_format: Option<ImageFormat>,
+    /// Whether that was of use.
+    format_used: bool,
 }
 
 impl Files {
-    fn open_image(
-        &mut self,
-        path: &Path,
-        format: ImageFormat,
-        access: Access,
-    ) -> Result<FormatAccess<File>, BlockError> {
+    fn open_image(&mut self, path: &Path, format: ImageFormat, access: Access) -> Result<Opened, BlockError> {
         let file = self.open_file(path, access)?;
         let writable = access == Access::Write;
+        let damaged = |source| BlockError::Format { path: path.to_owned(), format, source };
         match format {
             ImageFormat::Raw => {
-                let file = storage(file, path, writable)?;
-                let raw = Raw::open_image(file, writable).map_err(|source| damaged(path, format, source))?;
-                Ok(FormatAccess::new(raw))
+                let file = Guarded::new(storage(file, path, writable)?, Role::Plain);
+                let raw = Raw::open_image(file, writable).map_err(damaged)?;
+                Ok(Opened { image: FormatAccess::new(raw), tables: None })
             }
             ImageFormat::Qcow2 => {
-                refuse_encrypted(&file, path)?;
-                if writable {
-                    refuse_free_header(&file, path)?;
+                let header = Header::read(&file).map_err(damaged)?;
+                if let Some(header) = &header {
+                    header.check(path, access)?;
                 }
                 let file = storage(file, path, writable)?;
-                let qcow2 = Qcow2::open_image(file, writable).map_err(|source| damaged(path, format, source))?;
-                self.complete(qcow2, path, access).map(FormatAccess::new)
+                let tables = match &header {
+                    Some(header) if writable => Some(tables(&file, header, path)?),
+                    _ => None,
+                };
+                let role = tables.clone().map_or(Role::Read, Role::Metadata);
+                let qcow2 = Qcow2::open_image(Guarded::new(file, role), writable).map_err(damaged)?;
+                let Some(Header { backing_format: said, .. }) = header else {
+                    return Err(damaged(io::Error::other("it has impossible sizes")));
+                };
+                let qcow2 = self.complete(qcow2, path, said, tables.as_ref())?;
+                Ok(Opened { image: FormatAccess::new(qcow2), tables })
             }
         }
     }
 
     /// Opens what the header of `qcow2` refers to. Not left to imago, which would take no locks, and guess a format that is not given.
-    fn complete(&mut self, mut qcow2: Qcow2<File>, path: &Path, access: Access) -> Result<Qcow2<File>, BlockError> {
+    fn complete(
+        &mut self,
+        mut qcow2: Qcow2<Guarded>,
+        path: &Path,
+        said: Option<String>,
+        tables: Option<&Arc<Tables>>,
+    ) -> Result<Qcow2<Guarded>, BlockError> {
         if qcow2.requires_external_data_file() {
             let Some(name) = qcow2.implicit_external_data_file() else {
                 return Err(BlockError::Reference { path: path.to_owned(), name: "a nameless data file".to_owned() });
             };
             let data = resolve(path, name)?;
-            let file = self.open_file(&data, access)?;
-            qcow2.set_data_file(Some(storage(file, &data, access == Access::Write)?));
+            let (access, role) = match tables {
+                Some(tables) => (Access::Write, Role::Data(tables.clone())),
+                None => (Access::Read, Role::Plain),
+            };
+            let file = storage(self.open_file(&data, access)?, &data, access == Access::Write)?;
+            qcow2.set_data_file(Some(Guarded::new(file, role)));
         }
         let Some(name) = qcow2.implicit_backing_file() else {
             return Ok(qcow2);
         };
-        let format = match qcow2.implicit_backing_format().map(String::as_str) {
-            Some("raw" | "file" | "host_device") => ImageFormat::Raw,
-            Some("qcow2") => ImageFormat::Qcow2,
-            Some(other) => {
+        let format = match (said.as_deref(), self.backing_format) {
+            (Some("raw" | "file" | "host_device"), _) => ImageFormat::Raw,
+            (Some("qcow2"), _) => ImageFormat::Qcow2,
+            (Some(other), _) => {
                 return Err(BlockError::Reference { path: path.to_owned(), name: format!("{name} ({other})") });
             }
-            None => return Err(BlockError::BackingFormat { path: path.to_owned(), backing: name.clone() }),
+            (None, Some(format)) => {
+                self.format_used = true;
+                format
+            }
+            (None, None) => return Err(BlockError::BackingFormat { path: path.to_owned(), backing: name.clone() }),
         };
+        self.format_used |= Some(format) == self.backing_format;
         let backing = resolve(path, name)?;
         self.backing.push(backing.clone());
-        qcow2.set_backing(Some(self.open_image(&backing, format, Access::Read)?));
+        qcow2.set_backing(Some(self.open_image(&backing, format, Access::Read)?.image));
         Ok(qcow2)
+    }
+
+    /// An option that says something else than all the images do is a mistake.
+    fn refuse_unused_format(&self, path: &Path) -> Result<(), BlockError> {
+        match self.backing_format {
+            Some(format) if !self.format_used => {
+                Err(BlockError::NoSuchBacking { path: path.to_owned(), format, backed: !self.backing.is_empty() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open_file(&mut self, path: &Path, access: Access) -> Result<fs::File, BlockError> {
@@ -134,88 +218,26 @@ pub fn refuse_no_disk(path: &Path) -> Result<(), BlockError> {
     }
 }
 
-/// The crate does not look at the encryption method.
-fn refuse_encrypted(file: &fs::File, path: &Path) -> Result<(), BlockError> {
-    let mut magic = [0; MAGIC.len()];
-    let mut method = [0; 4];
-    let read = file.read_exact_at(&mut magic, 0).and_then(|()| file.read_exact_at(&mut method, CRYPT_METHOD));
-    // What is too short or something else, the crate refuses with a better reason.
-    if read.is_ok() && &magic == MAGIC && method != [0; 4] {
-        return Err(BlockError::Encrypted(path.to_owned()));
-    }
-    Ok(())
-}
-
-/// Where a qcow2 header has the bits of a cluster's size, the refcount table's place and length, and the bits of a
-/// refcount, both as powers of two.
-const CLUSTER_BITS: u64 = 20;
-const REFCOUNT_TABLE: u64 = 48;
-const REFCOUNT_CLUSTERS: u64 = 56;
-const REFCOUNT_ORDER: u64 = 96;
-/// Bits of a table's entry that are a place in the file.
-const PLACE: u64 = !0x1ff;
-
-/// An image that counts the cluster of its own header as free: the first write would go there, and a guest that wrote another header could
-/// be given any file of this host the next time. Where not even the table has an entry for it, the crate looks for one without end.
-fn refuse_free_header(file: &fs::File, path: &Path) -> Result<(), BlockError> {
-    match header_refcount(file) {
-        Ok(Some(0)) => {
-            let free = "it counts its own header as free; repair it with 'qemu-img check -r all'";
-            Err(damaged(path, ImageFormat::Qcow2, std::io::Error::other(free)))
-        }
-        // What is too short or something else, the crate refuses with a better reason.
-        _ => Ok(()),
-    }
-}
-
-/// How often the first cluster is used, as far as it matters: zero or not. `None` if this is no qcow2.
-fn header_refcount(file: &fs::File) -> std::io::Result<Option<u64>> {
-    let word = |at| read_padded(file, at).map(u32::from_be_bytes);
-    let long = |at| read_padded(file, at).map(u64::from_be_bytes);
-    let order = match (word(0)?.to_be_bytes() == *MAGIC, word(4)?) {
-        (true, 2) => 4,
-        (true, 3) => word(REFCOUNT_ORDER)?,
-        _ => return Ok(None),
-    };
-    let (9..=21, 0..=6) = (word(CLUSTER_BITS)?, order) else { return Ok(None) };
-    if word(REFCOUNT_CLUSTERS)? == 0 {
-        return Ok(Some(0));
-    }
-    let block = long(long(REFCOUNT_TABLE)?)? & PLACE;
-    if block == 0 {
-        return Ok(Some(0));
-    }
-    let first = long(block)?;
-    // Those of less than a byte begin at its lowest bits.
-    Ok(Some(match order {
-        0..=2 => first >> 56 & ((1 << (1 << order)) - 1),
-        _ => first >> (64 - (1 << order)),
-    }))
-}
-
-/// Bytes of the file, zeroes beyond its end: so the crate reads tables.
-fn read_padded<const N: usize>(file: &fs::File, at: u64) -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let mut done = 0;
-    while done < N {
-        let Some(place) = at.checked_add(done as u64) else { break };
-        match file.read_at(&mut bytes[done..], place) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(bytes)
-}
-
-fn storage(file: fs::File, path: &Path, writable: bool) -> Result<File, BlockError> {
+fn storage(file: fs::File, path: &Path, writable: bool) -> Result<Arc<File>, BlockError> {
     let options = StorageOpenOptions::new().filename(path).write(writable);
-    File::from_open_file(file, options).map_err(|source| BlockError::Open { path: path.to_owned(), source })
+    let file = File::from_open_file(file, options);
+    file.map(Arc::new).map_err(|source| BlockError::Open { path: path.to_owned(), source })
 }
 
-fn damaged(path: &Path, format: ImageFormat, source: std::io::Error) -> BlockError {
-    BlockError::Format { path: path.to_owned(), format, source }
+/// Those of an image that is to be written to. What counts a cluster that it relies on as free is refused: the first write would go there.
+/// With the header's own, a guest could write another header, and be given any file of this host the next time; where not even the table
+/// has an entry for it, the crate looks for one without end.
+fn tables(file: &Arc<File>, header: &Header, path: &Path) -> Result<Arc<Tables>, BlockError> {
+    let damaged = |source| BlockError::Format { path: path.to_owned(), format: ImageFormat::Qcow2, source };
+    let tables = Tables::read(file.clone(), header.clone()).map_err(damaged)?;
+    match tables.counted_as_free().map_err(damaged)? {
+        None => Ok(Arc::new(tables)),
+        Some(part) => Err(BlockError::Feature {
+            path: path.to_owned(),
+            what: format!("counts the place of its own {part} as free"),
+            advice: format!("repair it with 'qemu-img check -r all {}'", path.display()),
+        }),
+    }
 }
 
 /// The file that the header of `image` names. A name with a colon before any slash is a protocol (`nbd:`, `json:`) to QEMU.

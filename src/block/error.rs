@@ -61,10 +61,21 @@ pub enum BlockError {
     /// Its content would be served as ciphertext.
     #[error("the disk image '{}' is encrypted, which is not supported: convert it with 'qemu-img convert'", .0.display())]
     Encrypted(PathBuf),
+    /// A feature that is not built, or a state in which it must not be used.
+    #[error("the disk image '{}' {what}: {advice}", path.display())]
+    Feature {
+        /// The file.
+        path: PathBuf,
+        /// Fits behind its name.
+        what: String,
+        /// What to do.
+        advice: String,
+    },
     /// The header names a backing file, but not its format.
     #[error(
         "the disk image '{}' does not say of what format its backing file '{backing}' is, and guessing would let a guest \
-         choose: write it down with 'qemu-img rebase -u -b {backing} -F raw|qcow2'",
+         choose: say it with backing-format=raw or backing-format=qcow2, or write it down with 'qemu-img rebase -u -b {backing} -F raw {0}' \
+         (or -F qcow2)",
         path.display()
     )]
     BackingFormat {
@@ -72,6 +83,20 @@ pub enum BlockError {
         path: PathBuf,
         /// What it stands on.
         backing: String,
+    },
+    /// The format of a backing file was given, and there is none, or all have another that is written down.
+    #[error(
+        "backing-format={} does not fit the disk image '{}', {}",
+        format.name(), path.display(),
+        if *backed { "which names the formats of its backing files itself" } else { "which has no backing file" }
+    )]
+    NoSuchBacking {
+        /// The image on top.
+        path: PathBuf,
+        /// What was given.
+        format: ImageFormat,
+        /// Whether it has a backing file.
+        backed: bool,
     },
     /// The header names something that is no file.
     #[error("the disk image '{}' refers to '{name}', which is not supported: only files and block devices are", path.display())]

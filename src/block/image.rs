@@ -4,13 +4,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use imago::file::File;
-use imago::{FormatAccess, StorageExt};
+use imago::{FormatAccess, Mapping, StorageExt};
 use nix::unistd::{AccessFlags, access};
 use whimbrel_postcopy::error::sentence;
 
 use super::chain::{Chain, refuse_no_disk};
-use super::lock::Access;
+use super::storage::Guarded;
 use super::{BlockError, Opened, Status};
 use crate::config::{DiskConfig, ImageFormat};
 
@@ -73,8 +72,7 @@ impl Image {
         if let State::Open { capacity, .. } = self.state {
             return Ok(Shape { capacity, format: config.format });
         }
-        let access = if config.read_only { Access::Read } else { Access::Write };
-        let chain = Box::new(Chain::open(&config.path, config.format, access)?);
+        let chain = Box::new(Chain::open(config)?);
         let capacity = chain.image.size();
         if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
             return Err(BlockError::Size { path: config.path.clone(), size: capacity });
@@ -127,22 +125,29 @@ impl Image {
 
     /// Fills `data` with what is at `offset`.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) -> Result<(), BlockError> {
-        let image = self.range(offset, data.len() as u64)?;
+        let image = &self.range(offset, data.len() as u64)?.image;
         let read = image.read(data, offset);
         self.outcome("reading", read)
     }
 
     /// Puts `data` at `offset`. It lasts after the next [`Image::flush`].
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
-        let image = self.writable_range(offset, data.len() as u64)?;
-        let written = image.write(data, offset);
+        let chain = self.writable_range(offset, data.len() as u64)?;
+        let raw = chain.keeps_raw_data();
+        let written = chain.change(offset, data.len() as u64, |image, at, length| {
+            if raw {
+                map(image, at, length)?;
+            }
+            let from = (at - offset) as usize;
+            image.write(&data[from..from + length as usize], at)
+        });
         self.outcome("writing to", written)
     }
 
     /// Makes what was written last through a loss of power: returns when the host says that its disk has it.
     pub fn flush(&mut self) -> Result<(), BlockError> {
         let read_only = self.read_only();
-        let image = self.range(0, 0)?;
+        let image = &self.range(0, 0)?.image;
         if read_only {
             return Ok(());
         }
@@ -153,34 +158,36 @@ impl Image {
 
     /// Says that these bytes are of no more use. What they hold afterwards is anything that they ever held, or zeroes.
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), BlockError> {
-        let image = self.writable_range(offset, length)?;
+        let chain = self.writable_range(offset, length)?;
+        let raw = chain.keeps_raw_data();
         // Advice: where a format or file system cannot take it, nothing is lost.
-        let discarded = supported(image.discard_to_any(offset, length)).map(drop);
+        let discarded = change_what_is(chain, offset, length, |image, at, length| {
+            // What the image says of a raw file, the file has to say, too: it says nothing new, and the file gets what it can take.
+            if raw { discard_through(image, at, length) } else { supported(image.discard_to_any(at, length)).map(drop) }
+        });
         self.outcome("discarding a part of", discarded)
     }
 
     /// Has these bytes read as zeroes.
     pub fn write_zeroes(&mut self, offset: u64, length: u64, room: Zeroes) -> Result<(), BlockError> {
         let format = self.status.config.format;
-        let image = self.writable_range(offset, length)?;
-        let zeroed = match (room, format) {
-            (Zeroes::Unmap, _) => supported(image.discard_to_zero(offset, length)),
-            (Zeroes::Keep, ImageFormat::Qcow2) => supported(image.write_zeroes(offset, length)),
-            // A format without a map: what is written to the file is all there is.
-            (Zeroes::Keep, ImageFormat::Raw) => image
-                .ensure_data_mapping(offset, length, true)
-                .and_then(|(file, offset, length)| file.write_allocated_zeroes(offset, length))
-                .map(|()| true),
-        };
-        let zeroed = zeroed.and_then(|done| match done {
-            true => Ok(()),
+        let chain = self.writable_range(offset, length)?;
+        let through = format == ImageFormat::Raw || chain.keeps_raw_data();
+        let zeroed = change_what_is(chain, offset, length, |image, at, length| {
+            let done = match room {
+                Zeroes::Unmap if format == ImageFormat::Raw => supported(image.discard_to_zero(at, length)),
+                // A format without a map, or a raw file beside it: what is written to the file is all there is.
+                _ if through => zero_through(image, at, length, room).map(|()| true),
+                Zeroes::Unmap => supported(image.discard_to_zero(at, length)),
+                Zeroes::Keep => supported(image.write_zeroes(at, length)),
+            };
             // qcow2 of version 2 has no mark for zeroes.
-            false => write_plain_zeroes(image, offset, length),
+            if done? { Ok(()) } else { write_plain_zeroes(image, at, length) }
         });
         self.outcome("writing zeroes to", zeroed)
     }
 
-    fn writable_range(&mut self, offset: u64, length: u64) -> Result<&mut FormatAccess<File>, BlockError> {
+    fn writable_range(&mut self, offset: u64, length: u64) -> Result<&mut Chain, BlockError> {
         match self.status.config.read_only {
             true => Err(BlockError::ReadOnly(self.path().to_owned())),
             false => self.range(offset, length),
@@ -188,13 +195,13 @@ impl Image {
     }
 
     /// The open image, if these bytes are all inside.
-    fn range(&mut self, offset: u64, length: u64) -> Result<&mut FormatAccess<File>, BlockError> {
+    fn range(&mut self, offset: u64, length: u64) -> Result<&mut Chain, BlockError> {
         let path = &self.status.config.path;
         let State::Open { chain, capacity } = &mut self.state else {
             return Err(BlockError::Closed(path.clone()));
         };
         match offset.checked_add(length) {
-            Some(end) if end <= *capacity => Ok(&mut chain.image),
+            Some(end) if end <= *capacity => Ok(chain),
             _ => Err(BlockError::Range { path: path.clone(), offset, length, capacity: *capacity }),
         }
     }
@@ -222,7 +229,73 @@ fn supported(outcome: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-fn write_plain_zeroes(image: &FormatAccess<File>, mut offset: u64, mut length: u64) -> io::Result<()> {
+/// As [`Chain::change`], but leaves out what reads as zeroes already because nothing was ever there.
+fn change_what_is(
+    chain: &mut Chain,
+    offset: u64,
+    length: u64,
+    mut part: impl FnMut(&mut FormatAccess<Guarded>, u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut at, end) = (offset, offset + length);
+    while at < end {
+        let until = chain.end_of_table(at).min(end);
+        if !chain.is_empty(at) {
+            chain.change(at, until - at, &mut part)?;
+        }
+        at = until;
+    }
+    Ok(())
+}
+
+/// Has these bytes of the disk be bytes of the file, zeroes if they were none, and so in the file's tables: from then on what is written to
+/// the file is the disk's, whenever this process ends.
+fn map(image: &FormatAccess<Guarded>, mut offset: u64, length: u64) -> io::Result<()> {
+    let (end, mut new) = (offset + length, false);
+    while offset < end {
+        let (mapping, mapped) = image.get_mapping(offset, end - offset)?;
+        let mapped = match mapping {
+            Mapping::Raw { writable: true, .. } => mapped,
+            _ => {
+                new = true;
+                image.ensure_data_mapping(offset, end - offset, false)?.2
+            }
+        };
+        // Nothing is mapped beyond the end, which this is not.
+        offset += mapped.max(1);
+    }
+    if new { image.flush() } else { Ok(()) }
+}
+
+/// Discards these bytes of the disk where they are in a file.
+fn discard_through(image: &FormatAccess<Guarded>, mut offset: u64, length: u64) -> io::Result<()> {
+    let end = offset + length;
+    while offset < end {
+        let (mapping, mapped) = image.get_mapping(offset, end - offset)?;
+        if let Mapping::Raw { storage, offset, writable: true, .. } = mapping {
+            storage.discard(offset, mapped)?;
+        }
+        // Nothing is mapped beyond the end, which this is not.
+        offset += mapped.max(1);
+    }
+    Ok(())
+}
+
+/// Writes zeroes to where these bytes of the disk are in a file.
+fn zero_through(image: &FormatAccess<Guarded>, mut offset: u64, length: u64, room: Zeroes) -> io::Result<()> {
+    let end = offset + length;
+    while offset < end {
+        map(image, offset, end - offset)?;
+        let (file, at, mapped) = image.ensure_data_mapping(offset, end - offset, true)?;
+        match room {
+            Zeroes::Unmap => file.write_zeroes(at, mapped)?,
+            Zeroes::Keep => file.write_allocated_zeroes(at, mapped)?,
+        }
+        offset += mapped;
+    }
+    Ok(())
+}
+
+fn write_plain_zeroes(image: &FormatAccess<Guarded>, mut offset: u64, mut length: u64) -> io::Result<()> {
     let zeroes = [0; ZEROES];
     while length > 0 {
         let piece = length.min(ZEROES as u64);
@@ -233,5 +306,7 @@ fn write_plain_zeroes(image: &FormatAccess<File>, mut offset: u64, mut length: u
     Ok(())
 }
 
+#[cfg(test)]
+mod killed;
 #[cfg(test)]
 mod tests;

@@ -30,18 +30,21 @@ pub enum DiskError {
     Serial(String),
     /// A key that does not exist.
     #[error(
-        "'{0}' is not an option here; --disk takes path=FILE,format=raw|qcow2[,readonly][,serial=TEXT] \
-         (a comma in a name is written twice)"
+        "'{0}' is not an option here; --disk takes path=FILE,format=raw|qcow2[,readonly][,serial=TEXT]\
+         [,backing-format=raw|qcow2] (a comma in a name is written twice)"
     )]
     Option(String),
+    /// A format of what it cannot have.
+    #[error("backing-format is for format=qcow2: a raw image has no backing file")]
+    RawBacking,
     /// Twice the same key.
     #[error("'{0}' is given twice")]
     Twice(&'static str),
 }
 
-/// `--disk path=FILE,format=raw|qcow2[,readonly][,serial=TEXT]`.
+/// `--disk path=FILE,format=raw|qcow2[,readonly][,serial=TEXT][,backing-format=raw|qcow2]`.
 pub fn disk(text: &str) -> Result<DiskConfig, DiskError> {
-    let (mut path, mut format, mut read_only, mut serial) = (None, None, None, None);
+    let (mut path, mut format, mut read_only, mut serial, mut backing_format) = (None, None, None, None, None);
     for option in split(text) {
         let (key, value) = match option.split_once('=') {
             Some((key, value)) => (key, Some(value)),
@@ -54,13 +57,19 @@ pub fn disk(text: &str) -> Result<DiskConfig, DiskError> {
             ("readonly", None | Some("on")) => set(&mut read_only, "readonly", true)?,
             ("readonly", Some("off")) => set(&mut read_only, "readonly", false)?,
             ("readonly", Some(_)) => return Err(DiskError::ReadOnly(option)),
+            ("backing-format", Some(value)) => set(&mut backing_format, "backing-format", image_format(value)?)?,
             ("serial", Some(value)) => set(&mut serial, "serial", checked_serial(value)?)?,
             _ => return Err(DiskError::Option(option)),
         }
     }
+    let (path, format) = (path.ok_or(DiskError::NoPath)?, format.ok_or(DiskError::NoFormat)?);
+    if format == ImageFormat::Raw && backing_format.is_some() {
+        return Err(DiskError::RawBacking);
+    }
     Ok(DiskConfig {
-        path: path.ok_or(DiskError::NoPath)?,
-        format: format.ok_or(DiskError::NoFormat)?,
+        path,
+        format,
+        backing_format,
         read_only: read_only.unwrap_or(false),
         serial: serial.unwrap_or_default(),
     })
@@ -118,12 +127,22 @@ mod tests {
     #[test]
     fn everything_and_nothing_more_than_needed() {
         let config = disk("path=/d/a,format=raw").unwrap();
-        let least =
-            DiskConfig { path: "/d/a".into(), format: ImageFormat::Raw, read_only: false, serial: String::new() };
+        let least = DiskConfig {
+            path: "/d/a".into(),
+            format: ImageFormat::Raw,
+            read_only: false,
+            backing_format: None,
+            serial: String::new(),
+        };
         assert_eq!(config, least);
         let config = disk("serial=DISK 1,readonly,format=qcow2,path=a,,b=c").unwrap();
-        let all =
-            DiskConfig { path: "a,b=c".into(), format: ImageFormat::Qcow2, read_only: true, serial: "DISK 1".into() };
+        let all = DiskConfig {
+            path: "a,b=c".into(),
+            format: ImageFormat::Qcow2,
+            read_only: true,
+            backing_format: None,
+            serial: "DISK 1".into(),
+        };
         assert_eq!(config, all);
         assert!(!disk("path=a,format=raw,readonly=off").unwrap().read_only);
     }
@@ -144,6 +163,9 @@ mod tests {
             ("path=a,format=raw,", E::Option(String::new())),
             ("a,format=raw", E::Option("a".into())),
             ("path=a,format=raw,path=b", E::Twice("path")),
+            ("path=a,format=raw,backing-format=raw", E::RawBacking),
+            ("path=a,format=qcow2,backing-format=vdi", E::Format("vdi".into())),
+            ("path=a,format=qcow2,backing-format=raw,backing-format=raw", E::Twice("backing-format")),
         ] {
             assert_eq!(disk(text).unwrap_err(), error, "{text}");
         }

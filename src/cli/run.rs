@@ -149,7 +149,7 @@ pub struct RunArgs {
     /// migration it is opened only when the guest arrives.
     #[arg(
         long = "disk",
-        value_name = "path=FILE,format=raw|qcow2[,readonly][,serial=TEXT]",
+        value_name = "path=FILE,format=raw|qcow2[,readonly][,serial=TEXT][,backing-format=raw|qcow2]",
         value_parser = disk::disk,
         help_heading = "Devices"
     )]

@@ -80,10 +80,20 @@ mod tests {
     use crate::config::{DiskConfig, ImageFormat};
 
     pub(in crate::monitor) fn disks() -> [DiskInfo; 2] {
-        let config =
-            DiskConfig { path: "/d/a".into(), format: ImageFormat::Qcow2, read_only: false, serial: "S1".into() };
-        let closed =
-            DiskConfig { path: "/d/b".into(), format: ImageFormat::Raw, read_only: true, serial: String::new() };
+        let config = DiskConfig {
+            path: "/d/a".into(),
+            format: ImageFormat::Qcow2,
+            read_only: false,
+            backing_format: None,
+            serial: "S1".into(),
+        };
+        let closed = DiskConfig {
+            path: "/d/b".into(),
+            format: ImageFormat::Raw,
+            read_only: true,
+            backing_format: None,
+            serial: String::new(),
+        };
         let opened = Opened { capacity: 4096, backing: vec!["/d/base".into(), "/d/root".into()] };
         [DiskInfo { config, opened: Some(opened) }, DiskInfo { config: closed, opened: None }]
     }

@@ -7,7 +7,13 @@ use crate::block::Image;
 use crate::config::{DiskConfig, ImageFormat};
 
 fn disk(path: &Path, serial: &str) -> DiskConfig {
-    DiskConfig { path: path.to_owned(), format: ImageFormat::Raw, read_only: false, serial: serial.into() }
+    DiskConfig {
+        path: path.to_owned(),
+        format: ImageFormat::Raw,
+        read_only: false,
+        backing_format: None,
+        serial: serial.into(),
+    }
 }
 
 fn with_disk(path: &Path, serial: &str) -> MachineConfig {

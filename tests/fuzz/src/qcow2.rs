@@ -66,6 +66,7 @@ pub fn check(data: &[u8]) {
         path: PathBuf::from("/proc/self/fd").join(NAMES[0]),
         format: ImageFormat::Qcow2,
         read_only: flags & 1 != 0,
+        backing_format: None,
         serial: String::new(),
     };
     if let Err(error) = used(&config, steps) {

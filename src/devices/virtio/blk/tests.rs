@@ -22,7 +22,13 @@ const DISCARDS: u32 = 11;
 const ZEROES: u32 = 13;
 
 fn disk(path: &Path, read_only: bool) -> Block {
-    let config = DiskConfig { path: path.to_owned(), format: ImageFormat::Raw, read_only, serial: "S-1".into() };
+    let config = DiskConfig {
+        path: path.to_owned(),
+        format: ImageFormat::Raw,
+        read_only,
+        backing_format: None,
+        serial: "S-1".into(),
+    };
     Block::new(Image::new(&config).unwrap())
 }
 
@@ -293,6 +299,7 @@ fn without_flushes_a_write_is_durable_when_it_is_answered() {
             path: path.to_owned(),
             format: ImageFormat::Qcow2,
             read_only: false,
+            backing_format: None,
             serial: String::new(),
         };
         let mut disk = Block::new(Image::new(&qcow2(&path)).unwrap());
