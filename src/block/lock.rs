@@ -86,6 +86,12 @@ fn lock_all(file: &File, access: Access) -> Result<(), Locked> {
             other => no_locks(other),
         })?;
     }
+    look(file, access)
+}
+
+/// Whether nobody's lock stands against this use of the file. Takes none itself, which `file` need not be open for.
+pub fn look(file: &File, access: Access) -> Result<(), Locked> {
+    let no_locks = |error: Errno| Locked::NoLocks(error.into());
     // Who writes is looked for first: of a file that is written to, that is the thing to know.
     if held_by_others(file, bytes(USED, access.forbids())).map_err(no_locks)? {
         return Err(Locked::Written);
@@ -228,7 +234,11 @@ mod tests {
         let second = file.try_clone().unwrap();
         drop(file);
         assert!(matches!(lock(&other, Access::Write), Err(Locked::Written)));
+        // Looking needs no more than a descriptor, of whatever mode.
+        let blind = OpenOptions::new().write(true).open(image.path()).unwrap();
+        assert!(matches!(look(&blind, Access::Write), Err(Locked::Written)));
         drop(second);
+        look(&blind, Access::Write).unwrap();
         lock(&other, Access::Write).unwrap();
     }
 

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::pipe::{SpliceFlags, tee};
 use whimbrel_postcopy::files::{self, FileKind};
 
-use crate::block::lock::{Access, Locked, lock};
+use crate::block::lock::{Access, Locked, lock, look};
 use crate::fds::FdsError;
 use crate::launcher::{Launcher, LauncherError};
 
@@ -189,8 +189,11 @@ pub fn check_handed(file: &File, direction: Direction) -> Result<Option<File>, F
     // Opened once more: a lock on what the client has open, too, would stay as long as the client has it.
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let Ok(own) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(again) else {
-        log::warn!("the file that was handed over cannot be locked: it cannot be read");
-        return Ok(None);
+        // An ordinary user's process, which nobody may look into, may not open its own files so. What others have, it sees all the same.
+        return match look(file, access) {
+            Ok(()) | Err(Locked::NoLocks(_)) => Ok(None),
+            Err(used) => Err(FileError::InUse(used)),
+        };
     };
     take(&own, access)?;
     Ok(Some(own))
