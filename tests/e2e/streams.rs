@@ -216,7 +216,7 @@ fn a_stream_that_was_cut_starts_no_guest() {
     vm.migrate(&format!("file:{}", path.display()));
     vm.qmp.await_migration("completed");
     let length = fs::metadata(&path).unwrap().len();
-    for (kept, why) in [(length - 1, "cut"), (length / 2, "closed the connection"), (20, "closed the connection")] {
+    for (kept, why) in [(length - 1, "cut"), (length / 2, "closed the connection"), (20, "ends too early")] {
         fs::File::options().write(true).open(&path).unwrap().set_len(kept).unwrap();
         let uri = format!("file:{}", path.display());
         let (code, log) = whimbrel(&["run", "--memory", "32M", "--serial", "null", "--incoming", &uri]);
