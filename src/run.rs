@@ -62,7 +62,7 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
     sandbox::enter_main()?;
-    let vm = LiveVm::new(name, machine.clone(), migration.clone(), snapshots, fds, events);
+    let vm = LiveVm::new(name, machine.clone(), migration.clone(), snapshots, fds, events, config.exit_on_error);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.
@@ -95,7 +95,7 @@ fn inherited(config: &RunConfig) -> Inherited {
 fn begin(config: &RunConfig, vm: &LiveVm) -> Result<(), RunError> {
     match &config.incoming {
         Some(Incoming::At(uri)) => {
-            vm.incoming(uri)?;
+            vm.await_guest(uri)?;
         }
         Some(Incoming::Deferred) => log::info!("waiting for 'migrate_incoming'"),
         None if config.machine.paused => log::info!("paused: 'cont' starts the guest"),

@@ -191,6 +191,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "URI|defer", value_parser = incoming, help_heading = "Migration")]
     incoming: Option<Incoming>,
 
+    /// Whether a guest that does not arrive (refused, cancelled or cut off on its way) ends the process [default: on, or off with '--incoming defer']
+    ///
+    /// When off, the machine is as before and waits for the next attempt: at the same tcp: or unix: address, or for 'migrate_incoming'. That
+    /// command's argument 'exit-on-error' decides for one attempt.
+    #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new(), requires = "incoming", help_heading = "Migration")]
+    exit_on_error: Option<bool>,
+
     /// Turn each migration out of here to postcopy after at most N precopy passes (0: at once)
     ///
     /// Without it a migration is precopy until someone says 'migrate_start_postcopy'. The migration parameter
@@ -273,7 +280,9 @@ impl RunArgs {
         if boot.is_none() && self.incoming.is_none() {
             return Err(CliError::NoKernel);
         }
+        let exit_on_error = self.exit_on_error.unwrap_or(self.incoming != Some(Incoming::Deferred));
         Ok(RunConfig {
+            exit_on_error,
             machine: MachineConfig {
                 boot,
                 arriving: self.incoming.is_some(),

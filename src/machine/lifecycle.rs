@@ -282,13 +282,19 @@ impl Machine {
             self.ram.leave().map_err(MachineError::Memory)?;
             operation.guest = Left::ForAnotherHost;
         }
+        self.switch_on()?;
+        enter(boot, &self.inventory, &self.ram, &self.vcpus)?;
+        operation.tell(MachineEvent::Reset { guest });
+        Ok(())
+    }
+
+    /// CPUs, chipset and devices as in a machine just switched on.
+    pub(super) fn switch_on(&self) -> Result<(), MachineError> {
         self.switched_on.chipset.load(&self.vm)?;
         for (vcpu, state) in self.vcpus.iter().zip(&self.switched_on.vcpus) {
             state.load(vcpu, &self.msrs, LoadFor::Reset)?;
         }
         self.devices.iter().for_each(|device| device.reset());
-        enter(boot, &self.inventory, &self.ram, &self.vcpus)?;
-        operation.tell(MachineEvent::Reset { guest });
         Ok(())
     }
 

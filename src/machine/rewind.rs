@@ -73,6 +73,23 @@ impl Machine {
         });
     }
 
+    /// A guest was to arrive and did not: the machine is as it was before it came, and waits for another. Nothing of the first is left in RAM or
+    /// devices, and no disk is held. The engine's threads have ended.
+    pub fn await_another(&self) -> Result<(), MachineError> {
+        self.operate(|operation| {
+            let state = self.run_state();
+            if state != RunState::Inmigrate {
+                return Err(MachineError::Refused(format!("no other guest can be waited for: it is {}", state.name())));
+            }
+            self.ram.leave().map_err(MachineError::Memory)?;
+            self.give_up(operation)?;
+            operation.runs_again = None;
+            self.switch_on()?;
+            self.ram.keep_all();
+            self.ram.clear().map_err(MachineError::Memory)
+        })
+    }
+
     /// The guest's own clock in a saved state, in nanoseconds.
     pub fn clock_of(state: &[Section]) -> Option<u64> {
         super::saved::kvmclock(state)

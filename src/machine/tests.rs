@@ -657,7 +657,7 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
         source.machine.ram.memory().write_obj(at, GuestAddress(at)).unwrap();
     }
     source.machine.ram.discard(start, given).unwrap();
-    arriving.incoming(&uri).unwrap();
+    arriving.incoming(&uri, crate::migration::OnFailure::Exit).unwrap();
     leaving.start(&uri).unwrap();
     let status = |migration: &Migration| migration.report().unwrap().1.status;
     while status(&leaving) != Status::Completed || status(&arriving) != Status::Completed {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use whimbrel_postcopy::channel::{Acceptor, Connector};
 use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
+use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, Slowing, SourceHandle};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
@@ -49,6 +50,17 @@ impl Side {
             Self::Destination => "destination",
         }
     }
+}
+
+/// What becomes of a destination whose guest did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It ends.
+    Exit,
+    /// It waits for the next `migrate_incoming`.
+    Wait,
+    /// It listens again at the same place.
+    ListenAgain,
 }
 
 /// A vCPU and the thread that answers its requests.
@@ -159,6 +171,8 @@ pub struct Migration {
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) streams: Streams,
     dirtying: Dirtying,
+    /// Of the guest that is to arrive: where it is waited for, and what happens if it fails to.
+    awaited: Mutex<Option<(Uri, OnFailure)>>,
     pub(super) job: Mutex<Job>,
     /// Where a guest, or the source of a paused one, was last listened for.
     place: Mutex<Option<Uri>>,
@@ -175,15 +189,8 @@ impl Migration {
         let settings = Settings { capabilities: Capabilities::default(), parameters, shared_ram };
         let settings = Arc::new(Mutex::new(settings));
         let dirtying = Dirtying::new(machine.clone());
-        Arc::new(Self {
-            machine,
-            events,
-            settings,
-            streams,
-            dirtying,
-            job: Mutex::new(Job::None),
-            place: Mutex::default(),
-        })
+        let (job, awaited, place) = (Mutex::new(Job::None), Mutex::default(), Mutex::default());
+        Arc::new(Self { machine, events, settings, streams, dirtying, awaited, job, place })
     }
 
     fn vcpus(&self) -> u64 {
@@ -343,7 +350,7 @@ impl Migration {
     }
 
     /// `migrate_incoming URI`, or `--incoming URI`. Listens before it returns; `Ok` is the address listened on (a tcp port 0 is resolved).
-    pub fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+    pub fn incoming(&self, uri: &Uri, on_failure: OnFailure) -> Result<Uri, MigrationError> {
         let mut job = lock(&self.job);
         if self.machine.run_state() != RunState::Inmigrate {
             return Err(MigrationError::NotIncoming);
@@ -383,7 +390,45 @@ impl Migration {
         handle.set_reconnects(!settings.parameters.reconnect.is_zero());
         *job = Job::Arriving(handle);
         *lock(&self.place) = Some(at.clone());
+        *lock(&self.awaited) = Some((at.clone(), on_failure));
         Ok(at)
+    }
+
+    /// The guest that was to arrive did not, which was told. Whether this destination goes on waiting for one, and where.
+    pub fn waits_for_another(&self) -> Option<Option<Uri>> {
+        let (uri, on_failure) = lock(&self.awaited).clone()?;
+        let error = {
+            let mut job = lock(&self.job);
+            let Job::Arriving(handle) = &mut *job else { return None };
+            let report = handle.report();
+            if on_failure == OnFailure::Exit || report.status != Status::Failed {
+                return None;
+            }
+            let error = report.error.unwrap_or_default();
+            log::error!("the incoming migration failed: {error}");
+            handle.clear_away();
+            if let Err(error) = self.machine.await_another() {
+                log::error!("no other guest can be waited for: {}", sentence(&error));
+                return None;
+            }
+            error
+        };
+        // A command or a file would only say the same again.
+        if on_failure == OnFailure::Wait || matches!(uri, Uri::Stream(_)) {
+            return Some(None);
+        }
+        match self.incoming(&uri, on_failure) {
+            Ok(at) => {
+                if let Job::Arriving(handle) = &*lock(&self.job) {
+                    handle.recall(error);
+                }
+                Some(Some(at))
+            }
+            Err(error) => {
+                log::error!("'migrate_incoming' says where to wait next: {}", sentence(&error));
+                Some(None)
+            }
+        }
     }
 
     /// `migrate_recover URI` on the destination: listens anew for the source of a paused postcopy.

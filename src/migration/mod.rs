@@ -15,4 +15,4 @@ pub mod streams;
 pub mod uri;
 
 pub use error::MigrationError;
-pub use job::{Migration, MigrationEvent, Side};
+pub use job::{Migration, MigrationEvent, OnFailure, Side};

@@ -16,7 +16,7 @@ pub fn execute(request: Request, vm: &dyn Vm, handed: &mut Handed) -> Result<Rep
             }
             Ok(Reply::Done)
         }
-        Request::MigrateIncoming(uri) => Ok(Reply::Listening(vm.incoming(&uri)?)),
+        Request::MigrateIncoming { uri, exit_on_error } => Ok(Reply::Listening(vm.incoming(&uri, exit_on_error)?)),
         Request::MigrateRecover(uri) => Ok(Reply::Listening(vm.recover(&uri)?)),
         Request::MigrateCancel => done(vm.migrate_cancel()),
         Request::MigrateStartPostcopy => done(vm.start_postcopy()),

@@ -263,8 +263,12 @@ impl Vm for FakeVm {
         self.call("yank");
         self.has_link()
     }
-    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
-        self.migration(format!("incoming {uri}"))?;
+    fn waits_for_another(&self) -> bool {
+        false
+    }
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError> {
+        let exit = exit_on_error.map(|exit| format!(" exit-on-error={exit}")).unwrap_or_default();
+        self.migration(format!("incoming {uri}{exit}"))?;
         Ok(uri.clone())
     }
     fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {

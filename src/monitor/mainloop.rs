@@ -231,7 +231,9 @@ impl MainLoop {
                 }
                 Notice::Migration(event) => {
                     self.tell_migration(&event, vm);
-                    if let Some(error) = incoming_failure(&event, vm) {
+                    if let Some(error) = incoming_failure(&event, vm)
+                        && !vm.waits_for_another()
+                    {
                         return Some(Ending::IncomingFailed(error));
                     }
                 }

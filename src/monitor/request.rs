@@ -27,7 +27,12 @@ pub enum Request {
         wait: bool,
     },
     /// Listens for a guest.
-    MigrateIncoming(Uri),
+    MigrateIncoming {
+        /// Where.
+        uri: Uri,
+        /// Whether the process ends if the guest does not arrive.
+        exit_on_error: Option<bool>,
+    },
     /// Takes a migration back.
     MigrateCancel,
     /// Switches to postcopy.

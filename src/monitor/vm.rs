@@ -13,7 +13,7 @@ use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
 use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
-use crate::migration::{Migration, MigrationError, Side};
+use crate::migration::{Migration, MigrationError, OnFailure, Side};
 use crate::net::{InterfaceInfo, Schedule};
 use crate::snapshots::{Act, JobInfo, SnapshotError, SnapshotInfo, Snapshots};
 
@@ -78,7 +78,9 @@ pub trait Vm {
     /// See [`Migration::yank`].
     fn yank(&self) -> bool;
     /// See [`Migration::incoming`].
-    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError>;
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError>;
+    /// The guest that was to arrive did not: whether the process stays, and waits for another.
+    fn waits_for_another(&self) -> bool;
     /// See [`Migration::recover`].
     fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError>;
     /// Where [`Vm::incoming`] or [`Vm::recover`] listens or listened last.
@@ -116,6 +118,8 @@ pub struct LiveVm {
     fds: Arc<NamedFds>,
     events: EventSink,
     listening: Mutex<Option<Uri>>,
+    /// Whether a guest that does not arrive ends the process, unless it is said otherwise.
+    exit_on_error: bool,
 }
 
 impl LiveVm {
@@ -127,8 +131,15 @@ impl LiveVm {
         snapshots: Snapshots,
         fds: Arc<NamedFds>,
         events: EventSink,
+        exit_on_error: bool,
     ) -> Self {
-        Self { name, machine, migration, snapshots, fds, events, listening: Mutex::new(None) }
+        Self { name, machine, migration, snapshots, fds, events, listening: Mutex::new(None), exit_on_error }
+    }
+
+    /// `--incoming URI`: waits for a guest there, again and again unless the first failure ends the process.
+    pub fn await_guest(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+        let on_failure = if self.exit_on_error { OnFailure::Exit } else { OnFailure::ListenAgain };
+        self.migration.incoming(uri, on_failure).map(|at| self.listens(at))
     }
 
     fn listens(&self, at: Uri) -> Uri {
@@ -227,8 +238,23 @@ impl Vm for LiveVm {
     fn yank(&self) -> bool {
         self.migration.yank()
     }
-    fn incoming(&self, uri: &Uri) -> Result<Uri, MigrationError> {
-        self.migration.incoming(uri).map(|at| self.listens(at))
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError> {
+        let on_failure = match exit_on_error.unwrap_or(self.exit_on_error) {
+            true => OnFailure::Exit,
+            false => OnFailure::Wait,
+        };
+        self.migration.incoming(uri, on_failure).map(|at| self.listens(at))
+    }
+    fn waits_for_another(&self) -> bool {
+        match self.migration.waits_for_another() {
+            None => return false,
+            Some(Some(at)) => drop(self.listens(at)),
+            Some(None) => {
+                *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                log::info!("waiting for 'migrate_incoming'");
+            }
+        }
+        true
     }
     fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         self.migration.recover(uri).map(|at| self.listens(at))

@@ -32,3 +32,4 @@ mod throttle;
 mod tls;
 mod top;
 mod torture;
+mod waits_on;

@@ -206,6 +206,19 @@ impl DestinationHandle {
         }
     }
 
+    /// After the end: waits for the threads and lets go of whatever watches RAM, which may then be used for another guest.
+    pub fn clear_away(&mut self) {
+        self.join();
+        *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Shows, until its source is there, why the attempt before this one failed.
+    pub fn recall(&self, error: String) {
+        if self.shared.progress.status() == Status::Setup && self.shared.progress.now().is_zero() {
+            self.shared.progress.fail(error);
+        }
+    }
+
     /// The process ends: gives up the link and the threads.
     pub fn abandon(&mut self) {
         self.shared.abandoned.store(true, Ordering::Release);

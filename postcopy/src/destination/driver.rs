@@ -78,6 +78,7 @@ impl Driver {
                 // Nobody else is let in from here on.
                 drop(acceptor);
                 self.shared.progress.begin();
+                self.shared.progress.clear_error();
                 self.drive(&mut destination, link, &mut faults);
             }
             Err(error) => {
@@ -89,7 +90,8 @@ impl Driver {
             match error {
                 // Whoever ends the process knows.
                 MigrationError::Abandoned => log::info!("no guest is waited for any more: {text}"),
-                _ => log::error!("the incoming migration failed: {text}"),
+                // So does whoever hears of the status, and it is for them to say.
+                _ => log::debug!("the incoming migration failed: {text}"),
             }
             self.shared.progress.fail(text);
         }

@@ -115,6 +115,7 @@ fn commands_reach_the_machine() {
         ("migrate", json!({"uri": "tcp:h:1", "resume": true}), "resume tcp:h:1"),
         ("migrate", json!({"uri": "tcp:h:1", "detach": true}), "migrate tcp:h:1"),
         ("migrate-incoming", uri.clone(), "incoming tcp:h:1"),
+        ("migrate-incoming", json!({"uri": "tcp:h:1", "exit-on-error": false}), "incoming tcp:h:1 exit-on-error=false"),
         ("migrate-recover", uri, "recover tcp:h:1"),
         ("migrate_cancel", json!({}), "cancel"),
         ("migrate-start-postcopy", json!({}), "start-postcopy"),

@@ -46,11 +46,11 @@ pub(super) const COMMANDS: &[Command] = &[
     },
     Command {
         help: "wait for a machine at URI, after '--incoming defer'",
-        hmp: face("migrate_incoming", URI, |args| uri(args).map(Request::MigrateIncoming)),
+        hmp: face("migrate_incoming", URI, |args| Ok(incoming_at(args, uri(args)?))),
         qmp: face(
             "migrate-incoming",
-            &[channels::URI, channels::CHANNELS, Param::optional("exit-on-error", Kind::Unsupported)],
-            |args| channels::address(args).map(Request::MigrateIncoming),
+            &[channels::URI, channels::CHANNELS, Param::optional("exit-on-error", Kind::Bool)],
+            |args| Ok(incoming_at(args, channels::address(args)?)),
         ),
     },
     Command {
@@ -164,6 +164,10 @@ const PARAMETERS: &[Param] = &{
 
 fn uri(args: &Args) -> Result<Uri, CommandError> {
     Ok(args.text("uri")?.parse()?)
+}
+
+fn incoming_at(args: &Args, uri: Uri) -> Request {
+    Request::MigrateIncoming { uri, exit_on_error: args.flag("exit-on-error") }
 }
 
 /// The only state that a migration can be told to leave.
