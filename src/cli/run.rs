@@ -1,6 +1,6 @@
 //! `whimbrel run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::config::{
     BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
     MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
 };
-use crate::migration::uri::{Uri, UriError};
+use crate::migration::uri::{Stream, Uri, UriError};
 use crate::sandbox::{self, Mode, SandboxVariable};
 use crate::vcpu::CpuModel;
 
@@ -170,7 +170,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     console: Option<CharDevice>,
 
-    /// Where the serial port goes [default: stdio, or null when a monitor or the console has stdio]
+    /// Where the serial port goes [default: stdio, or null when a monitor, the console or '--incoming fd:0' has it]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
 
@@ -260,15 +260,17 @@ impl RunArgs {
         };
         let monitors: Vec<_> =
             endpoints(self.monitors, MonitorFace::Hmp).chain(endpoints(self.qmp, MonitorFace::Qmp)).collect();
-        let stdio_is_taken =
-            self.console == Some(CharDevice::Stdio) || monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio);
+        let comes_in = self.incoming.as_ref().filter(|it| takes_stdio(it)).map(|_| GUEST);
+        let stdio_is_taken = self.console == Some(CharDevice::Stdio)
+            || monitors.iter().any(|it| it.endpoint == MonitorEndpoint::Stdio)
+            || comes_in.is_some();
         let serial = self.serial.unwrap_or(match stdio_is_taken {
             true => CharDevice::Null,
             false => CharDevice::Stdio,
         });
         let devices: Vec<_> =
             [("--serial", Some(&serial)), ("--console", self.console.as_ref())].into_iter().filter_map(given).collect();
-        check_stdio(&devices, &monitors)?;
+        check_stdio(comes_in, &devices, &monitors)?;
         check_sockets(&devices, &monitors)?;
         disk::check_twice(&self.disks).map_err(CliError::DiskTwice)?;
         net::check(&self.nets)?;
@@ -319,13 +321,31 @@ fn given<'a>((option, device): (&'static str, Option<&'a CharDevice>)) -> Option
     device.map(|device| (option, device))
 }
 
-fn check_stdio(devices: &[Given<'_>], monitors: &[MonitorConfig]) -> Result<(), CliError> {
+/// A guest that has standard input or output, as messages call it.
+const GUEST: &str = "the guest that comes in";
+
+/// Whether the guest comes by standard input or output: by number, or by one of the names that files have for it.
+fn takes_stdio(incoming: &Incoming) -> bool {
+    match incoming {
+        Incoming::At(Uri::Stream(Stream::Fd(number))) => matches!(number.parse(), Ok(0 | 1)),
+        Incoming::At(Uri::Stream(Stream::File { path, .. })) => {
+            ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|name| path == Path::new(name))
+        }
+        _ => false,
+    }
+}
+
+fn check_stdio(
+    comes_in: Option<&'static str>,
+    devices: &[Given<'_>],
+    monitors: &[MonitorConfig],
+) -> Result<(), CliError> {
     let devices = devices.iter().filter(|(_, device)| **device == CharDevice::Stdio).map(|(option, _)| *option);
     let monitors = monitors.iter().filter(|it| it.endpoint == MonitorEndpoint::Stdio).map(|it| match it.face {
         MonitorFace::Hmp => "--monitor",
         MonitorFace::Qmp => "--qmp",
     });
-    let mut owners = devices.chain(monitors);
+    let mut owners = comes_in.into_iter().chain(devices).chain(monitors);
     match (owners.next(), owners.next()) {
         (Some(first), Some(second)) => Err(CliError::StdioTwice(first, second)),
         _ => Ok(()),

@@ -98,6 +98,20 @@ fn everything_at_once() {
 }
 
 #[test]
+fn a_guest_that_comes_by_standard_input_has_it_alone() {
+    for incoming in ["fd:0", "fd:1", "file:/dev/stdin", "file:/proc/self/fd/0,offset=4096"] {
+        let config = run_config(&format!("--incoming {incoming}")).unwrap();
+        assert_eq!(config.machine.serial, CharDevice::Null, "{incoming}");
+        for other in ["--serial stdio", "--console stdio", "--monitor stdio", "--qmp stdio"] {
+            let error = run_config(&format!("--incoming {incoming} {other}")).unwrap_err();
+            let option = other.split(' ').next().unwrap();
+            assert!(error.to_string().contains(&format!("the guest that comes in and {option}")), "{error}");
+        }
+    }
+    assert_eq!(run_config("--incoming fd:3").unwrap().machine.serial, CharDevice::Stdio);
+}
+
+#[test]
 fn a_monitor_on_stdio_takes_it_from_the_serial_port() {
     let config = run_config("--kernel k --monitor stdio").unwrap();
     assert_eq!(config.machine.serial, CharDevice::Null);

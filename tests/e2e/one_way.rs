@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::qmp::Qmp;
 use crate::support::{Machine, Vm, host};
 
 /// Nothing here takes so long, and a source that waits for an answer does.
@@ -116,5 +117,42 @@ fn no_command_outlives_its_machine() {
             assert!(Instant::now() < limit, "{name} is left behind");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+#[test]
+fn a_guest_comes_by_standard_input_and_no_serial_port_reads_it() {
+    if !host::has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("guest");
+    let mut vm = Machine::new("32M").boot_and_begin("ws=8M");
+    vm.migrate(&format!("file:{}", file.display()));
+    vm.qmp.await_migration("completed");
+    let program = env!("CARGO_BIN_EXE_whimbrel");
+    let qmp = dir.path().join("qmp");
+    for input in [format!("cat '{}' |", file.display()), format!("< '{}'", file.display())] {
+        let (before, after) = if input.ends_with('|') { (input.as_str(), "") } else { ("", input.as_str()) };
+        let line = format!(
+            "{before} '{program}' run --memory 32M --incoming fd:0 --qmp 'unix:{},server' {after}",
+            qmp.display()
+        );
+        let mut child = std::process::Command::new("/bin/sh").args(["-c", &line]).spawn().unwrap();
+        let limit = Instant::now() + Duration::from_secs(60);
+        let mut client = loop {
+            if let Ok(stream) = UnixStream::connect(&qmp) {
+                break Qmp::new(stream);
+            }
+            assert!(Instant::now() < limit && child.try_wait().unwrap().is_none(), "{line}");
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        while client.status() == "inmigrate" {
+            assert!(Instant::now() < limit, "{line}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(client.status(), "running", "{line}");
+        client.run("quit", json!({}));
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
 }

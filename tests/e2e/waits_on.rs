@@ -29,6 +29,13 @@ fn userfaultfds(vm: &Vm) -> usize {
     links.filter(|link| link.to_string_lossy().contains("userfaultfd")).count()
 }
 
+/// Whether the thread runs that is begun last of all, for the next guest.
+fn is_ready(vm: &Vm) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", vm.pid())).unwrap();
+    let mut names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.any(|name| name.trim() == "faults")
+}
+
 /// Cancels a migration in the middle of its first pass.
 fn cancel_in_a_pass(source: &mut Vm, uri: &str) {
     source.set(json!({"max-bandwidth": 16 * MIB}));
@@ -63,13 +70,17 @@ fn refuse_and_cancel_and_take(machine: &Machine, other: &Machine) {
         // What an attempt took of the host is given back with it.
         let limit = Instant::now() + Duration::from_secs(20);
         loop {
+            assert!(Instant::now() < limit, "attempt {attempt}: not back to {before:?}");
+            if !is_ready(&destination) {
+                std::thread::sleep(Duration::from_millis(20));
+                continue;
+            }
             let now = (destination.footprint().threads, destination.footprint().files, userfaultfds(&destination));
             // A thread that makes memory ready may still be about it.
             let (threads, files, uffds) = *before.get_or_insert(now);
             if now.0 <= threads && now.1 <= files && now.2 <= uffds {
                 break;
             }
-            assert!(Instant::now() < limit, "attempt {attempt}: {now:?} instead of {before:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
