@@ -234,6 +234,8 @@ fn refused(stream: &Stream, doing: &'static str, error: FileError) -> StreamErro
     match error {
         // It names what it is about.
         FileError::Number(error) => StreamError::Number(error),
+        // As the system's own error it gets the advice that goes with its number.
+        FileError::System(source) => StreamError::Open { stream: stream.clone(), doing, source },
         error => StreamError::File { stream: stream.clone(), doing, source: error.into() },
     }
 }
