@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
         }
     }
     if let Ok(line) = std::str::from_utf8(said) {
-        drop(hmp::run_detached(line, &FakeVm::new()));
+        drop(hmp::run_detached(line, &FakeVm::new(), 0));
         if let Ok(uri) = line.parse::<Uri>() {
             assert_eq!(uri.to_string().parse(), Ok(uri), "an address reads back as it was written");
         }
