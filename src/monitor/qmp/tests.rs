@@ -44,7 +44,7 @@ fn error(desc: &str) -> Value {
 fn strings_may_stand_in_single_quotes() {
     let vm = FakeVm::new();
     let line = br#"{'execute':'stop','id':"it's"}{ 'execute': 'human-monitor-command', 'arguments': {'command-line': '\'"'} }"#;
-    let unknown = json!({"return": "unknown command: ''\"'\n"});
+    let unknown = json!({"return": "unknown command: ''\"'\r\n"});
     assert_eq!(receive(&mut ready(&vm), &vm, line).1, [json!({"id": "it's", "return": {}}), unknown]);
     assert_eq!(vm.told(), "stop");
 }
