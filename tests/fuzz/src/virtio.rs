@@ -126,7 +126,13 @@ fn disk() -> DiskConfig {
     file.set_len(0).expect("an empty file");
     file.write_all_at(&[7; 4096], 0).expect("room");
     file.set_len(DISK).expect("room");
-    DiskConfig { path: loaders::path(file), format: ImageFormat::Raw, read_only: false, backing_format: None, serial: "serial".into() }
+    DiskConfig {
+        path: loaders::path(file),
+        format: ImageFormat::Raw,
+        read_only: false,
+        backing_format: None,
+        serial: "serial".into(),
+    }
 }
 
 /// A device of that kind, its disk open.
