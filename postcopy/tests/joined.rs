@@ -96,7 +96,8 @@ fn a_destination_that_answers_late_and_refuses_is_heard() {
 fn a_cancel_is_heard_by_a_destination_that_was_joined_late() {
     let leaving = leave_slowly();
     let (arriving, arrived, handle) = arrive(leaving.there, PAGES);
-    while leaving.recording.only_keeps() {
+    // An answer alone is not enough: a stream that is cancelled before the next message's end was never joined.
+    while leaving.recording.joined_late().is_none() {
         std::thread::yield_now();
     }
     leaving.handle.cancel().unwrap();

@@ -130,29 +130,46 @@ impl<'a> Multiplex<'a> {
     }
 
     /// Makes a frame of what a channel has to say, the demand channel first; `false` if none has anything.
+    ///
+    /// Ends are told last: what the source said on the control channel before it left, a cancel most often, must not come behind
+    /// the end of the demand channel, which the other side takes for a broken link.
     fn next_frame(&mut self) -> io::Result<bool> {
+        let mut ended = None;
         for number in [DEMAND, CONTROL] {
             let line = &mut self.lines[number];
             if !line.sends {
                 continue;
             }
             self.out.resize(HEADER + MOST, 0);
-            let count = match recv(line.channel.as_fd().as_raw_fd(), &mut self.out[HEADER..], MsgFlags::MSG_DONTWAIT) {
-                Ok(count) => count,
-                Err(Errno::EAGAIN | Errno::EINTR) => continue,
-                // It is gone, which is its end, too.
-                Err(_) => 0,
-            };
-            line.sends = count > 0;
-            self.out.truncate(HEADER + count);
-            self.out[..4].copy_from_slice(&[number as u8, u8::from(count == 0), 0, 0]);
-            self.out[4..HEADER].copy_from_slice(&(count as u32).to_le_bytes());
-            self.sent = 0;
-            return Ok(true);
+            match recv(line.channel.as_fd().as_raw_fd(), &mut self.out[HEADER..], MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                // A channel that is gone has ended, too.
+                Ok(0) | Err(_) => ended = ended.or(Some(number)),
+                Ok(count) => {
+                    self.frame(number, count);
+                    return Ok(true);
+                }
+            }
         }
-        self.out.clear();
+        match ended {
+            Some(number) => {
+                self.lines[number].sends = false;
+                self.frame(number, 0);
+            }
+            None => {
+                self.out.clear();
+                self.sent = 0;
+            }
+        }
+        Ok(ended.is_some())
+    }
+
+    /// Puts the header before `count` bytes of a channel, which stand behind its place; with none this is the channel's end.
+    fn frame(&mut self, number: usize, count: usize) {
+        self.out.truncate(HEADER + count);
+        self.out[..4].copy_from_slice(&[number as u8, u8::from(count == 0), 0, 0]);
+        self.out[4..HEADER].copy_from_slice(&(count as u32).to_le_bytes());
         self.sent = 0;
-        Ok(false)
     }
 
     /// Whether anything came in.

@@ -333,9 +333,8 @@ impl Recorder {
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
-                    let mut fds =
-                        vec![PollFd::new(sink.fd(), PollFlags::POLLOUT), PollFd::new(peer.as_fd(), PollFlags::empty())];
-                    fds.extend(ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
+                    // Once the source is gone its channel would end every wait.
+                    let here = if left_since.is_none() { Some(peer.as_fd()) } else { None };
                     let timeout = match left_since {
                         None => PollTimeout::NONE,
                         Some(since) => {
@@ -343,21 +342,24 @@ impl Recorder {
                             PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::ZERO)
                         }
                     };
+                    let mut fds = vec![PollFd::new(sink.fd(), PollFlags::POLLOUT)];
+                    fds.extend(here.map(|peer| PollFd::new(peer, PollFlags::empty())));
+                    fds.extend(ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
                     match poll(&mut fds, timeout) {
                         Ok(_) | Err(Errno::EINTR) => {}
                         Err(error) => return Err(error.into()),
                     }
-                    let [room, gone, said] =
-                        [0, 1, 2].map(|at| fds.get(at).is_some_and(|fd| fd.any().unwrap_or(false)));
-                    if said {
+                    let happened = |at: usize| fds.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
+                    let gone = here.is_some() && happened(1);
+                    if happened(1 + usize::from(here.is_some())) {
                         ear.listen();
                     }
                     if gone {
-                        // Who reads on may have the last words. Nobody has to.
-                        let since = *left_since.get_or_insert_with(Instant::now);
-                        if !room || since.elapsed() >= LAST_WORDS {
-                            return Err(io::ErrorKind::ConnectionAborted.into());
-                        }
+                        *left_since = Some(Instant::now());
+                    }
+                    // Who reads on may have the last words. Nobody has to.
+                    if left_since.is_some_and(|since| since.elapsed() >= LAST_WORDS) {
+                        return Err(io::ErrorKind::ConnectionAborted.into());
                     }
                 }
                 Err(error) => return Err(error.into()),
