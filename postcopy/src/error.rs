@@ -99,10 +99,10 @@ pub enum MigrationError {
     RamDiffers(String),
     /// A guest that stays could not be written down.
     #[error("the stream could not be written: {0}")]
-    Unwritten(std::io::Error),
+    Unwritten(#[source] std::io::Error),
     /// It was written, and may be lost.
     #[error("the stream is not safe: {0}")]
-    Unsafe(std::io::Error),
+    Unsafe(#[source] std::io::Error),
     /// userfaultfd.
     #[error(transparent)]
     Uffd(#[from] UffdError),

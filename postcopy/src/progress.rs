@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ram::PAGE_SIZE;
-use crate::stats::{DeltaReport, RamReport, Report, Status, Step, Throttling};
+use crate::stats::{DeltaReport, RamReport, Report, Status, Step, Throttling, Whereabouts};
 
 /// Hears of changes as they happen, on the engine's threads: must return soon and must not call back.
 pub trait Observer: Send + Sync {
@@ -34,6 +34,7 @@ pub enum Phase {
 #[derive(Debug)]
 struct Marks {
     status: Status,
+    whereabouts: Whereabouts,
     setup: Option<Duration>,
     ended: Option<Duration>,
     stopped: Option<Duration>,
@@ -75,6 +76,7 @@ impl Progress {
             requests: AtomicU64::new(0),
             marks: Mutex::new(Marks {
                 status: Status::Setup,
+                whereabouts: Whereabouts::There,
                 setup: None,
                 ended: None,
                 stopped: None,
@@ -216,6 +218,11 @@ impl Progress {
         marks.steps.push(Step { name, at });
     }
 
+    /// Where the guest is once this has completed, if not at the destination.
+    pub fn stays(&self, whereabouts: Whereabouts) {
+        self.marks().whereabouts = whereabouts;
+    }
+
     /// The vCPUs run again, here or there.
     pub fn running(&self) {
         let now = self.now();
@@ -230,6 +237,7 @@ impl Progress {
         let marks = self.marks();
         Report {
             status: marks.status,
+            whereabouts: marks.whereabouts,
             total_time: marks.ended.unwrap_or(now),
             setup_time: marks.setup.unwrap_or(now),
             downtime: marks.downtime,

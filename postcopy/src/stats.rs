@@ -191,11 +191,25 @@ pub enum Throttling {
     DirtyLimit(Duration),
 }
 
+/// Where the guest of a migration is that completed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// At the destination.
+    #[default]
+    There,
+    /// In a file, or with a reader who has not been heard of. It stands still here, too.
+    WrittenDown,
+    /// Here, where it goes on: what was written is a snapshot of it.
+    Here,
+}
+
 /// Everything there is to say about one migration, at one moment.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// How it stands.
     pub status: Status,
+    /// Where the guest is, once it completed.
+    pub whereabouts: Whereabouts,
     /// From the start to now or to the end.
     pub total_time: Duration,
     /// From the start to the first page.

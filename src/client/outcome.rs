@@ -102,10 +102,11 @@ impl End {
     /// On which side the guest is.
     fn guest(&self, plan: &Plan) -> &'static str {
         match self.outcome {
-            Outcome::Completed => match plan.to() {
-                Some(Uri::Stream(Stream::File { .. })) => "file",
-                Some(Uri::Stream(_)) => "stream",
-                _ => "destination",
+            Outcome::Completed => match (self.report["x-guest"].as_str(), plan.to()) {
+                (Some("here"), _) => "source",
+                (Some(_), Some(Uri::Stream(Stream::File { .. }))) => "file",
+                (Some(_), _) => "stream",
+                (None, _) => "destination",
             },
             Outcome::Failed | Outcome::Cancelled | Outcome::LeftBefore => "source",
             Outcome::Paused | Outcome::LeftAfter => "both",
@@ -137,8 +138,13 @@ impl End {
         let next = self.next(plan).map_or_else(String::new, |next| format!("\n  next: {next}"));
         match self.outcome {
             Outcome::Completed => {
-                let to = plan.to().map_or_else(|| "its destination".to_owned(), ToString::to_string);
-                summary(&Progress::of(&self.report), &to)
+                let to = |nowhere: &str| plan.to().map_or_else(|| nowhere.to_owned(), ToString::to_string);
+                let where_it_is = match self.report["x-guest"].as_str() {
+                    Some("here") => format!("The guest goes on here, and a snapshot of it is at {}.", to("its place")),
+                    Some(_) => format!("The guest is at {}.", to("the file or stream to which it was written")),
+                    None => format!("The guest is at {}.", to("its destination")),
+                };
+                summary(&Progress::of(&self.report), &where_it_is)
             }
             Outcome::Failed => format!("the migration failed, the guest stays where it is: {reason}"),
             Outcome::Cancelled => "the migration was cancelled, the guest stays where it is".to_owned(),

@@ -41,8 +41,7 @@ impl Display {
 
     /// Shows where the migration stands.
     pub fn show(&mut self, now: &Progress) {
-        let text =
-            format!("{} left, {} sent, {:.0} Mbps", format_size(now.remaining), format_size(now.transferred), now.mbps);
+        let text = figures(now);
         match self {
             Self::Bar(bar) => {
                 bar.set_length(now.total.max(1));
@@ -52,7 +51,8 @@ impl Display {
             }
             Self::Lines { status, at } => {
                 if *status != now.status || at.elapsed() >= LINE_EVERY {
-                    say(&format!("{}: {text}", now.status));
+                    let colon = if text.is_empty() { "" } else { ": " };
+                    say(&format!("{}{colon}{text}", now.status));
                     (*status, *at) = (now.status.clone(), Instant::now());
                 }
             }
@@ -75,14 +75,25 @@ impl Display {
     }
 }
 
+/// Empty where nothing was sent yet, or nothing came of it: there is nothing to be left then either.
+fn figures(now: &Progress) -> String {
+    match now.total {
+        0 => String::new(),
+        _ => {
+            let (left, sent) = (format_size(now.remaining), format_size(now.transferred));
+            format!("{left} left, {sent} sent, {:.0} Mbps", now.mbps)
+        }
+    }
+}
+
 /// The last words of a migration that completed.
-pub fn summary(end: &Progress, to: &str) -> String {
+pub fn summary(end: &Progress, where_it_is: &str) -> String {
     let downtime = match end.downtime_ms {
         Some(ms) => format!("{ms} ms"),
         None => "not known".to_owned(),
     };
     format!(
-        "The guest is at {to}.\n\
+        "{where_it_is}\n\
          total time       {} ms\n\
          downtime         {downtime}\n\
          sent             {}\n\

@@ -122,6 +122,24 @@ fn play(task: Task, vm: Scripted, script: &[Value], prepare: impl FnOnce(&Signal
     })
 }
 
+/// A guest in a file is not at a destination, whoever asks; one that was only copied is where it was.
+#[test]
+fn where_the_guest_is_told_as_the_virtual_machine_has_it() {
+    for (whereabouts, guest, words) in [
+        (json!("written-down"), "stream", "The guest is at the file or stream"),
+        (json!("here"), "source", "The guest goes on here"),
+        (Value::Null, "destination", "The guest is at its destination"),
+    ] {
+        let mut report = json!({"status": "completed"});
+        if !whereabouts.is_null() {
+            report["x-guest"] = whereabouts;
+        }
+        let (end, plan, _) = play(Task::Follow, Scripted::new(), &[report], |_| ());
+        assert_eq!(end.to_json(&plan)["guest"], guest);
+        assert!(end.sentence(&plan).starts_with(words), "{}", end.sentence(&plan));
+    }
+}
+
 fn moved(script: &[Value]) -> (End, Plan, Scripted) {
     play(Task::Move { to: to(), detach: false }, Scripted::new(), script, |_| ())
 }

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType, recvmsg,
     send, socketpair,
@@ -34,6 +36,8 @@ pub struct Writer {
     pub pipe: OwnedFd,
     /// What it may read.
     pub answers: OwnedFd,
+    /// Where its end is told. Dropping this does not end the command.
+    pub end: End,
 }
 
 /// A command that reads and may answer. Dropping it ends the command.
@@ -52,10 +56,27 @@ pub struct Talker {
 pub struct End(OwnedFd);
 
 impl End {
+    /// How the command ended, if it did within `time`, though it had not yet read or written all.
+    pub fn early(&self, time: Duration) -> Option<io::Error> {
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)], time) {
+            Ok(1..) => {}
+            _ => return None,
+        }
+        Some(match self.said() {
+            Ok(()) => io::Error::other("the command ended too early"),
+            Err(error) => error,
+        })
+    }
+
     /// Waits for the command's end, once its pipe was closed. An error says how it ended if that was not well.
     pub fn wait(self) -> io::Result<()> {
+        self.said()
+    }
+
+    fn said(&self) -> io::Result<()> {
         let mut said = Vec::new();
-        std::fs::File::from(self.0).read_to_end(&mut said)?;
+        std::fs::File::from(self.0.try_clone()?).read_to_end(&mut said)?;
         match said.as_slice() {
             ENDED_WELL => Ok(()),
             [] => Err(io::Error::other("nobody knows how the command ended")),
@@ -110,8 +131,8 @@ impl Launcher {
 
     /// Starts a command by the shell, which writes, and may be answered.
     pub fn writer(&self, command: &str) -> Result<Writer, LauncherError> {
-        let [pipe, answers] = self.ask(Request::Writer, "started", command)?;
-        Ok(Writer { pipe, answers })
+        let [pipe, answers, end] = self.ask(Request::Writer, "started", command)?;
+        Ok(Writer { pipe, answers, end: End(end) })
     }
 
     /// Starts a command by the shell, which reads, and may answer.
@@ -147,7 +168,14 @@ impl Launcher {
             (Some((&DONE, _)), Ok(fds)) => Ok(fds),
             (Some((&DONE, _)), Err(_)) => Err(LauncherError::Gone(io::ErrorKind::InvalidData.into())),
             (Some((_, why)), _) => {
-                Err(LauncherError::Refused { what: name, doing, why: String::from_utf8_lossy(why).into_owned() })
+                let source = match why.split_first_chunk() {
+                    Some((&number, _)) if i32::from_le_bytes(number) != 0 => {
+                        io::Error::from_raw_os_error(i32::from_le_bytes(number))
+                    }
+                    Some((_, words)) => io::Error::other(String::from_utf8_lossy(words)),
+                    None => io::ErrorKind::InvalidData.into(),
+                };
+                Err(LauncherError::Refused { what: name, doing, source })
             }
             (None, _) => Err(LauncherError::Gone(io::ErrorKind::UnexpectedEof.into())),
         }

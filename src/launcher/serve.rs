@@ -36,6 +36,15 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
+/// What becomes of a command once nobody wants to hear of its end any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unheard {
+    /// It is ended: what it was to read is not to be kept.
+    Ends,
+    /// It goes on until what it writes to is closed.
+    GoesOn,
+}
+
 /// The commands that run. None outlives the machine for which it was started.
 #[derive(Clone, Default)]
 struct Commands(Arc<Mutex<Vec<Pid>>>);
@@ -45,21 +54,22 @@ impl Commands {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches one that was started, to its end: that is told where it is to be. Whoever closes that place before does not want the command any
-    /// more: it is ended.
-    fn watch(&self, child: Child, tell: Option<io::PipeWriter>) -> io::Result<()> {
+    /// Watches one that was started, to its end: that is told where it is to be.
+    fn watch(&self, child: Child, tell: io::PipeWriter, unheard: Unheard) -> io::Result<()> {
         let pid = Pid::from_child(&child);
         let ended = pidfd_open(pid, PidfdFlags::empty())?;
         self.lock().push(pid);
         let this = self.clone();
-        std::thread::Builder::new().name("wait".into()).spawn(move || this.await_end(child, &ended, tell))?;
+        std::thread::Builder::new().name("wait".into()).spawn(move || this.await_end(child, &ended, tell, unheard))?;
         Ok(())
     }
 
-    fn await_end(&self, mut child: Child, ended: &OwnedFd, tell: Option<io::PipeWriter>) {
+    fn await_end(&self, mut child: Child, ended: &OwnedFd, mut tell: io::PipeWriter, unheard: Unheard) {
         let pid = Pid::from_child(&child);
         let mut fds = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-        fds.extend(tell.as_ref().map(|tell| PollFd::new(tell.as_fd(), PollFlags::empty())));
+        if unheard == Unheard::Ends {
+            fds.push(PollFd::new(tell.as_fd(), PollFlags::empty()));
+        }
         while let Err(Errno::EINTR) = poll(&mut fds, PollTimeout::NONE) {}
         if !fds[0].any().unwrap_or(true) {
             end_group(pid);
@@ -75,10 +85,8 @@ impl Commands {
             Err(error) => error.to_string().into_bytes(),
         };
         drop(running);
-        if let Some(mut tell) = tell {
-            // Nobody may want to know any more.
-            let _ = tell.write_all(&said);
-        }
+        // Nobody may want to know any more.
+        let _ = tell.write_all(&said);
     }
 
     fn end(&self) {
@@ -132,20 +140,18 @@ fn launch(request: &[u8], commands: &Commands) -> io::Result<Vec<OwnedFd>> {
             // What it prints is for whoever reads the log: standard output may be the guest's.
             let printed = io::stderr().as_fd().try_clone_to_owned()?;
             let child = shell(what).stdin(read).stdout(printed).spawn()?;
-            Ok(vec![write.into(), tell_end(child, commands)?])
+            Ok(vec![write.into(), tell_end(child, commands, Unheard::Ends)?])
         }
         Request::Writer => {
             let (read, write) = io::pipe()?;
             let (answers, answer) = io::pipe()?;
             let child = shell(what).stdin(answers).stdout(write).spawn()?;
-            // Whether it ended well is seen by what it wrote; nobody is told.
-            commands.watch(child, None)?;
-            Ok(vec![read.into(), answer.into()])
+            Ok(vec![read.into(), answer.into(), tell_end(child, commands, Unheard::GoesOn)?])
         }
         Request::Both => {
             let ((input, write), (read, output)) = (io::pipe()?, io::pipe()?);
             let child = shell(what).stdin(input).stdout(output).spawn()?;
-            Ok(vec![write.into(), read.into(), tell_end(child, commands)?])
+            Ok(vec![write.into(), read.into(), tell_end(child, commands, Unheard::Ends)?])
         }
     }
 }
@@ -183,14 +189,16 @@ fn shell(command: &str) -> Command {
 }
 
 /// Where the child's end will be told.
-fn tell_end(child: Child, commands: &Commands) -> io::Result<OwnedFd> {
+fn tell_end(child: Child, commands: &Commands, unheard: Unheard) -> io::Result<OwnedFd> {
     let (read, write) = io::pipe()?;
-    commands.watch(child, Some(write))?;
+    commands.watch(child, write, unheard)?;
     Ok(read.into())
 }
 
 fn words(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
+        (Some(code @ 126), _) => format!("exit code {code}: it cannot be executed"),
+        (Some(code @ 127), _) => format!("exit code {code}: there is no such command"),
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => status.to_string(),
@@ -200,7 +208,10 @@ fn words(status: ExitStatus) -> String {
 fn answer(socket: BorrowedFd<'_>, done: io::Result<Vec<OwnedFd>>) -> io::Result<()> {
     let (fds, text) = match done {
         Ok(fds) => (fds, vec![DONE]),
-        Err(error) => (Vec::new(), [&[NOT_DONE], error.to_string().as_bytes()].concat()),
+        Err(error) => {
+            let number = error.raw_os_error().unwrap_or(0).to_le_bytes();
+            (Vec::new(), [&[NOT_DONE], number.as_slice(), error.to_string().as_bytes()].concat())
+        }
     };
     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_FDS))];

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Connector, Wake};
@@ -167,8 +168,9 @@ impl Streams {
         let refused = |error| refused(stream, READ, error);
         let (source, back, lock) = match stream {
             Stream::Exec(command) => {
-                let Writer { pipe, answers } = self.launcher.writer(command)?;
-                (pipe, Some(answers), None)
+                let Writer { pipe, answers, end } = self.launcher.writer(command)?;
+                let stream = Playing::with_way_back(pipe, answers).map_err(raise)?;
+                return Ok(Box::new(Printed { stream, end }));
             }
             Stream::Fd(name) => {
                 let (descriptor, lock) = self.descriptor(name, Direction::In).map_err(refused)?;
@@ -227,6 +229,9 @@ impl Streams {
     }
 }
 
+/// For how long a command that reads or writes no more is given to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 const WRITTEN: &str = "written";
 const READ: &str = "read";
 
@@ -235,7 +240,9 @@ fn refused(stream: &Stream, doing: &'static str, error: FileError) -> StreamErro
         // It names what it is about.
         FileError::Number(error) => StreamError::Number(error),
         // As the system's own error it gets the advice that goes with its number.
-        FileError::System(source) => StreamError::Open { stream: stream.clone(), doing, source },
+        FileError::System(source) | FileError::Launcher(LauncherError::Refused { source, .. }) => {
+            StreamError::Open { stream: stream.clone(), doing, source }
+        }
         error => StreamError::File { stream: stream.clone(), doing, source: error.into() },
     }
 }
@@ -274,6 +281,29 @@ fn way_back(descriptor: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// A command that writes the stream.
+struct Printed {
+    stream: Playing,
+    end: End,
+}
+
+impl Acceptor for Printed {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError> {
+        self.stream.accept(wake).map_err(|error| match error {
+            // Of one that wrote nothing that is a guest its end says more.
+            ChannelError::Closed(_) => match self.end.early(LAST_WORDS) {
+                Some(end) => ChannelError::Io(end),
+                None => error,
+            },
+            _ => error,
+        })
+    }
+}
+
 /// A command that reads the stream: the guest is safe when it has ended well.
 struct Command {
     pipe: Descriptor,
@@ -288,5 +318,13 @@ impl Sink for Command {
     fn commit(self: Box<Self>) -> io::Result<()> {
         drop(self.pipe);
         self.end.wait()
+    }
+
+    fn unwritten(&mut self, error: io::Error) -> io::Error {
+        // Whoever reads no more has mostly ended, and how says more than that a pipe is broken.
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => self.end.early(LAST_WORDS).unwrap_or(error),
+            _ => error,
+        }
     }
 }

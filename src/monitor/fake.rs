@@ -6,7 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
-use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling};
+use whimbrel_postcopy::stats::{
+    DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling, Whereabouts,
+};
 
 use super::vm::Vm;
 use crate::block::DiskInfo;
@@ -95,6 +97,7 @@ impl FakeVm {
 pub fn report(status: Status) -> Report {
     Report {
         status,
+        whereabouts: Whereabouts::There,
         total_time: Duration::from_millis(1283),
         setup_time: Duration::from_micros(4900),
         downtime: Some(Duration::from_millis(9)),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Throttling};
+use whimbrel_postcopy::stats::{
+    DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Throttling, Whereabouts,
+};
 
 use crate::migration::Side;
 use crate::migration::uri::Uri;
@@ -22,6 +24,11 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
         set("socket-address", json!(socket_address(uri).into_iter().collect::<Vec<_>>()));
     }
     set("status", report.status.name().into());
+    match report.whereabouts {
+        Whereabouts::WrittenDown => set("x-guest", "written-down".into()),
+        Whereabouts::Here => set("x-guest", "here".into()),
+        Whereabouts::There => {}
+    }
     if let Some(error) = &report.error {
         set("error-desc", error.as_str().into());
     }

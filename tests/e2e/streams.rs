@@ -96,17 +96,25 @@ fn where_the_guest_is_not_safe_it_stays_and_the_reason_is_told() {
     let mut vm = machine().boot_and_begin(WORKLOAD);
     for (uri, why) in [
         ("exec:cat > /dev/null; exit 3", "exit code 3"),
-        ("exec:head -c 100000 > /dev/null", "could not be written"),
-        ("exec:kill -9 $$", "could not be written"),
-        ("file:/dev/full", "No space left"),
+        ("exec:head -c 100000 > /dev/null", "could not be written: the command ended too early"),
+        ("exec:kill -9 $$", "could not be written: the command ended with signal 9"),
+        ("exec:exit 3", "could not be written: the command ended with exit code 3"),
+        ("exec:no-such-command", "exit code 127: there is no such command"),
+        ("exec:/etc/passwd", "exit code 126: it cannot be executed"),
+        ("exec:exec 0<&-; sleep 60", "Broken pipe"),
+        ("file:/dev/full", "No space left on device (os error 28); the file system is full"),
     ] {
         vm.migrate(uri);
         vm.qmp.await_migration("failed");
         let error = vm.qmp.query("query-migrate")["error-desc"].to_string();
         assert!(error.contains(why), "{uri}: {error}");
+        assert!(!error.contains("peer") && !error.contains("link"), "a stream has neither: {error}");
         assert_eq!(vm.qmp.status(), "running", "{uri}");
     }
-    for (uri, why) in [("file:/no/such/directory/f", "No such file"), ("file:/", "s a directory")] {
+    for (uri, why) in [
+        ("file:/no/such/directory/f", "f cannot be written: No such file or directory (os error 2); check the path"),
+        ("file:/", "s a directory"),
+    ] {
         let refusal = vm.qmp.refused("migrate", json!({"uri": uri}));
         assert!(refusal.contains(why), "{uri}: {refusal}");
     }
@@ -216,11 +224,18 @@ fn a_stream_that_was_cut_starts_no_guest() {
     vm.migrate(&format!("file:{}", path.display()));
     vm.qmp.await_migration("completed");
     let length = fs::metadata(&path).unwrap().len();
-    for (kept, why) in [(length - 1, "cut"), (length / 2, "closed the connection"), (20, "ends too early")] {
+    for (kept, why) in [(length - 1, "cut"), (length / 2, "it ends too early, in message"), (20, "ends too early")] {
         fs::File::options().write(true).open(&path).unwrap().set_len(kept).unwrap();
         let uri = format!("file:{}", path.display());
         let (code, log) = whimbrel(&["run", "--memory", "32M", "--serial", "null", "--incoming", &uri]);
         assert!(code == 1 && log.contains(why), "{kept} of {length} bytes:\n{log}");
+    }
+    for (command, why) in
+        [("exit 3", "exit code 3"), ("kill -9 $$", "signal 9"), ("no-such-command", "no such command")]
+    {
+        let uri = format!("exec:{command}");
+        let (code, log) = whimbrel(&["run", "--memory", "32M", "--serial", "null", "--incoming", &uri]);
+        assert!(code == 1 && log.contains("the command ended with ") && log.contains(why), "{uri}:\n{log}");
     }
 }
 

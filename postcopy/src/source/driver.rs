@@ -23,7 +23,7 @@ use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
-use crate::stats::Status;
+use crate::stats::{Status, Whereabouts};
 use crate::throttle::Throttle;
 use crate::wire::description::describe;
 use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply};
@@ -349,7 +349,10 @@ impl Driver {
             Action::HandOver => source.try_hand_over(self.shared.close_door()),
             Action::HandedOver => {
                 match self.only_keeps {
-                    true => guest.written_down(),
+                    true => {
+                        progress.stays(Whereabouts::WrittenDown);
+                        guest.written_down();
+                    }
                     false => guest.handed_over(),
                 }
                 self.enter(Status::Completed);

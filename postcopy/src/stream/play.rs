@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
+use super::words::stream_fault;
 use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking, welcomed};
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
@@ -200,7 +201,9 @@ impl Player {
             Ok(Some(joined)) => return Some(joined),
             // The destination has said itself why it closed the channel.
             Ok(None) | Err(ChannelError::Closed(None)) => {}
-            Err(error) => log::error!("the stream cannot be read on after {} bytes: {}", self.offset, sentence(&error)),
+            Err(error) => {
+                log::error!("the stream cannot be read on after {} bytes: {}", self.offset, stream_fault(&error))
+            }
         }
         await_end(&self.peer, &self.wake);
         None

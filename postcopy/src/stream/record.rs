@@ -31,6 +31,11 @@ pub trait Sink: Send {
         ""
     }
 
+    /// Why it takes no more, where more is known than the system's `error`.
+    fn unwritten(&mut self, error: io::Error) -> io::Error {
+        error
+    }
+
     /// All of the stream was written: returns once it is as safe as it can be here. The guest is given up after that; an error keeps it.
     fn commit(self: Box<Self>) -> io::Result<()>;
 }
@@ -198,7 +203,10 @@ impl Recorder {
         // What follows is of this version, whichever others the source speaks.
         let first = Hello { versions: (VERSION_MAX, VERSION_MAX), ..hello }.encode();
         if let Err(error) = self.write(&first) {
-            return self.refuse(&format!("the stream could not be written: {error}"));
+            // Told as whatever fails later is: a stream has no peer that refuses.
+            self.welcome(&demand)?;
+            self.unwritten(error)?;
+            return self.record().map(|_| ());
         }
         let listening = if hello.recover { Listening::Needed } else { listening };
         self.ear.listen_until(Instant::now() + listening.time(), &self.peer)?;
@@ -209,17 +217,19 @@ impl Recorder {
         if listening == Listening::Needed {
             log::info!("nobody answers on the stream: it goes one way, and can carry no more than a precopy");
         }
-        // A destination that can do nothing but take pages as they are.
-        let welcome = Answer::Welcome { version: VERSION_MAX, features: Features::default() }.encode();
         if hello.recover {
             return self.refuse("nobody answers on the stream, and a postcopy is joined by its own destination only");
         }
-        // Without postcopy nothing is asked for on the demand channel: nobody has to listen.
-        for channel in [&self.peer, &demand] {
-            channel.send(&welcome, &self.wake, &|| false)?;
-        }
+        self.welcome(&demand)?;
         let (answer, rest) = self.record()?;
         self.join(&answer, demand, &rest)
+    }
+
+    /// The source hears of a destination that can do nothing but take pages as they are.
+    fn welcome(&self, demand: &Channel) -> Result<(), ChannelError> {
+        let welcome = Answer::Welcome { version: VERSION_MAX, features: Features::default() }.encode();
+        // Without postcopy nothing is asked for on the demand channel: nobody has to listen.
+        [&self.peer, demand].into_iter().try_for_each(|channel| channel.send(&welcome, &self.wake, &|| false))
     }
 
     /// The source hears that the stream is of no use.
@@ -319,9 +329,17 @@ impl Recorder {
     fn keep(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
         match self.write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(ChannelError::Closed(None)),
-            Err(error) => self.give_up(&format!("the stream could not be written: {error}")),
+            Err(error) => self.unwritten(error),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Nothing more can be written, and the source hears why.
+    fn unwritten(&mut self, error: io::Error) -> Result<(), ChannelError> {
+        let Some(mut sink) = self.sink.take() else { return Ok(()) };
+        end_stream(sink.fd());
+        let why = sentence(&sink.unwritten(error));
+        self.say(&Reply::NotStarted(format!("the stream could not be written: {why}")))
     }
 
     /// Writes all, and hears meanwhile what is said on the way back: a command that cannot print does not read either.
@@ -387,7 +405,7 @@ impl Recorder {
                         self.say(&Reply::Running)?;
                         self.say(&Reply::AllReceived)
                     }
-                    Err(error) => self.give_up(&format!("the stream is not safe: {error}")),
+                    Err(error) => self.give_up(&format!("the stream is not safe: {}", sentence(&error))),
                 }
             }
             _ => Ok(()),

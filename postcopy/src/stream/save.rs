@@ -24,7 +24,7 @@ use crate::memory::HUGE_PAGES;
 use crate::progress::{Observer, Phase, Progress};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 use crate::source::introduction;
-use crate::stats::{PageMap, Report, Status};
+use crate::stats::{PageMap, Report, Status, Whereabouts};
 use crate::turn::go_last;
 use crate::uffd::Uffd;
 use crate::wire::Forward;
@@ -130,7 +130,10 @@ impl Saver {
         self.shared.progress.begin();
         let saved = catch(SNAPSHOT, || self.save(sink, way));
         let (status, broken) = match saved {
-            Ok(broken) => (Status::Completed, broken),
+            Ok(broken) => {
+                self.shared.progress.stays(Whereabouts::Here);
+                (Status::Completed, broken)
+            }
             Err(_) if self.is_cancelled() => (Status::Cancelled, Vec::new()),
             Err(error) => {
                 let text = sentence(&error);

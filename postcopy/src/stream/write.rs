@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
         write_all(self.sink.fd(), bytes, (self.wake.as_fd(), PollFlags::POLLIN)).map_err(|error| {
             match error.kind() {
                 std::io::ErrorKind::ConnectionAborted => cancelled(),
-                _ => unwritten(error),
+                _ => unwritten(self.sink.unwritten(error)),
             }
         })?;
         self.offset += bytes.len() as u64;

@@ -124,8 +124,10 @@ impl Recorder {
                 Ok(None) => {}
                 Ok(Some(reply)) => self.say(&reply)?,
                 Err(Failure::Source(error)) => return Err(error),
-                Err(Failure::File(error)) => self.give_up(&format!("the file could not be written: {error}"))?,
-                Err(Failure::Unsafe(error)) => self.give_up(&format!("the file is not safe: {error}"))?,
+                Err(Failure::File(error)) => {
+                    self.give_up(&format!("the file could not be written: {}", sentence(&error)))?
+                }
+                Err(Failure::Unsafe(error)) => self.give_up(&format!("the file is not safe: {}", sentence(&error)))?,
             }
         }
     }
