@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
-use whimbrel_postcopy::stats::{PageMap, Report};
+use whimbrel_postcopy::stats::{PageMap, Report, Status};
 
 use super::event::EventSink;
 use crate::block::DiskInfo;
@@ -117,7 +117,7 @@ pub struct LiveVm {
     snapshots: Snapshots,
     fds: Arc<NamedFds>,
     events: EventSink,
-    listening: Mutex<Option<Uri>>,
+    listening: Mutex<Option<Listening>>,
     /// Whether a guest that does not arrive ends the process, unless it is said otherwise.
     exit_on_error: bool,
 }
@@ -139,15 +139,23 @@ impl LiveVm {
     /// `--incoming URI`: waits for a guest there, again and again unless the first failure ends the process.
     pub fn await_guest(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         let on_failure = if self.exit_on_error { OnFailure::Exit } else { OnFailure::ListenAgain };
-        self.migration.incoming(uri, on_failure).map(|at| self.listens(at))
+        self.migration.incoming(uri, on_failure).map(|at| self.listens(at, Listening::ForGuest))
     }
 
-    fn listens(&self, at: Uri) -> Uri {
+    fn listens(&self, at: Uri, whom: fn(Uri) -> Listening) -> Uri {
         log::info!("waiting for a guest at {at}");
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
-        *listening = Some(at.clone());
+        *listening = Some(whom(at.clone()));
         at
     }
+}
+
+/// Whom this process listens for, or did.
+enum Listening {
+    /// A guest. Nobody is awaited there once it is here.
+    ForGuest(Uri),
+    /// The source of a guest that is here in part, or whose source may not know that it is here whole.
+    ForSource(Uri),
 }
 
 impl Vm for LiveVm {
@@ -243,12 +251,12 @@ impl Vm for LiveVm {
             true => OnFailure::Exit,
             false => OnFailure::Wait,
         };
-        self.migration.incoming(uri, on_failure).map(|at| self.listens(at))
+        self.migration.incoming(uri, on_failure).map(|at| self.listens(at, Listening::ForGuest))
     }
     fn waits_for_another(&self) -> bool {
         match self.migration.waits_for_another() {
             None => return false,
-            Some(Some(at)) => drop(self.listens(at)),
+            Some(Some(at)) => drop(self.listens(at, Listening::ForGuest)),
             Some(None) => {
                 *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 log::info!("waiting for 'migrate_incoming'");
@@ -257,10 +265,15 @@ impl Vm for LiveVm {
         true
     }
     fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
-        self.migration.recover(uri).map(|at| self.listens(at))
+        self.migration.recover(uri).map(|at| self.listens(at, Listening::ForSource))
     }
     fn listening(&self) -> Option<Uri> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let completed = self.report().is_some_and(|(_, report)| report.status == Status::Completed);
+        match &*self.listening.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Listening::ForGuest(at)) if !completed => Some(at.clone()),
+            Some(Listening::ForSource(at)) => Some(at.clone()),
+            _ => None,
+        }
     }
     fn report(&self) -> Option<(Side, Report)> {
         self.migration.report()
