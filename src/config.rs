@@ -59,7 +59,8 @@ pub struct RunConfig {
     pub monitors: Vec<MonitorConfig>,
     /// Whether a guest is to arrive.
     pub incoming: Option<Incoming>,
-    /// A guest that was to arrive and does not ends the process, unless `migrate-incoming` says otherwise.
+    /// A guest that was to arrive and does not ends the process, unless `migrate-incoming` says
+    /// otherwise.
     pub exit_on_error: bool,
     /// What becomes of system calls that no thread needs.
     pub sandbox: Mode,

@@ -1,5 +1,5 @@
-//! Descriptors that somebody handed to this process: over a monitor's unix socket, [`Handed`] until a command names them and [`NamedFds`] from then on;
-//! or when it was started, [`Inherited`].
+//! Descriptors that somebody handed to this process: over a monitor's unix socket, [`Handed`] until
+//! a command names them and [`NamedFds`] from then on; or when it was started, [`Inherited`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -72,8 +72,9 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Takes them over, so that no program that this process starts has them, too. For the first moment of a process, before it opens anything.
-    /// `nets` are numbers that network cards use; `stdio` is whether a serial port, a console or a monitor has standard input and output.
+    /// Takes them over, so that no program that this process starts has them, too. For the first
+    /// moment of a process, before it opens anything. `nets` are numbers that network cards use;
+    /// `stdio` is whether a serial port, a console or a monitor has standard input and output.
     pub fn take_over(nets: &[RawFd], stdio: bool) -> Self {
         let mut this = Self::default();
         for number in open_numbers() {
@@ -123,7 +124,8 @@ fn open_numbers() -> Vec<RawFd> {
     numbers.into_iter().filter(|number| duplicate_fd(*number).is_ok()).collect()
 }
 
-/// Descriptors by name, for whoever gets the name in an address such as `fd:NAME`, and those that have numbers.
+/// Descriptors by name, for whoever gets the name in an address such as `fd:NAME`, and those that
+/// have numbers.
 #[derive(Debug, Default)]
 pub struct NamedFds {
     named: Mutex<BTreeMap<String, OwnedFd>>,
@@ -141,7 +143,8 @@ impl NamedFds {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner).take(number)
     }
 
-    /// What the file of this device and inode is to this process, if something of the machine has it as standard input or output.
+    /// What the file of this device and inode is to this process, if something of the machine has
+    /// it as standard input or output.
     pub fn use_of(&self, file: (u64, u64)) -> Option<&'static str> {
         let inherited = self.inherited.lock().unwrap_or_else(PoisonError::into_inner);
         let found = inherited.files.iter().find(|(_, used)| *used == file);

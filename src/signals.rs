@@ -9,7 +9,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// What asks a command to end.
 pub const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
-/// Those of `signals` that are to be heard: whoever started this process under `nohup` wants it to outlive the terminal.
+/// Those of `signals` that are to be heard: whoever started this process under `nohup` wants it to
+/// outlive the terminal.
 pub fn heard(signals: &[i32]) -> impl Iterator<Item = i32> {
     let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
     signals.iter().copied().filter(move |signal| *signal != SIGHUP || ignored & 1 << (signal - 1) == 0)

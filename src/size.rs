@@ -44,7 +44,8 @@ pub fn parse_size(text: &str, unit: u64) -> Result<u64, SizeError> {
         .ok_or_else(too_large)
 }
 
-/// Writes a size exactly and as short as people type it: `512M`, `1536M`; in bytes what is no multiple of a KiB.
+/// Writes a size exactly and as short as people type it: `512M`, `1536M`; in bytes what is no
+/// multiple of a KiB.
 pub fn exact_size(bytes: u64) -> String {
     let units = [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')];
     match units.into_iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {

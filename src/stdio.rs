@@ -1,7 +1,8 @@
-//! What this program prints: a line on standard error that is never an error itself, and [`Answer`], all that a command prints on standard output.
+//! What this program prints: a line on standard error that is never an error itself, and
+//! [`Answer`], all that a command prints on standard output.
 //!
-//! `println!` and its like panic where the output is full or closed. Whoever moved a guest would then be told that the program had crashed, so none
-//! of them is used (`src/lib.rs` has the lints).
+//! `println!` and its like panic where the output is full or closed. Whoever moved a guest would
+//! then be told that the program had crashed, so none of them is used (`src/lib.rs` has the lints).
 
 use std::io::{self, ErrorKind, Write};
 
@@ -15,8 +16,8 @@ pub fn say(text: &str) {
 #[error("standard output did not take all of the answer")]
 pub struct OutputError(#[from] io::Error);
 
-/// An answer on standard output. Writing to it never fails, so that the work behind it goes on to its own end; what went wrong is told by
-/// [`Answer::finish`].
+/// An answer on standard output. Writing to it never fails, so that the work behind it goes on to
+/// its own end; what went wrong is told by [`Answer::finish`].
 #[derive(Debug)]
 pub struct Answer<W: Write> {
     out: W,

@@ -453,7 +453,8 @@ fn a_process_that_is_killed_has_lost_nothing_that_was_flushed() {
         let mut disk = image(&path, ImageFormat::Qcow2, false);
         disk.open().unwrap();
         let mut found = vec![0; 64 << 10];
-        // Somewhere behind the last one was killed; what may have been discarded since says nothing.
+        // Somewhere behind the last one was killed; what may have been discarded since says
+        // nothing.
         for step in (0..=last).filter(|step| (step + 4) % 5 != 0 && *step + 1000 > last + 200) {
             disk.read(place(step), &mut found).unwrap();
             assert!(found.iter().all(|byte| *byte == step as u8 | 1), "step {step} of {last}");

@@ -1,7 +1,9 @@
-//! Files that users name: opened without waiting for anybody, and only if they are of the wanted kind.
+//! Files that users name: opened without waiting for anybody, and only if they are of the wanted
+//! kind.
 //!
-//! Opening a FIFO waits for its other end, and so does reading one; a device may never end, and some act when they are only opened. So the path is
-//! asked first what stands there, the file is then opened without blocking, and asked once more what it came to be.
+//! Opening a FIFO waits for its other end, and so does reading one; a device may never end, and
+//! some act when they are only opened. So the path is asked first what stands there, the file is
+//! then opened without blocking, and asked once more what it came to be.
 
 use std::fmt;
 use std::fs::{File, FileType, Metadata, OpenOptions};
@@ -74,8 +76,8 @@ impl From<WrongKind> for io::Error {
     }
 }
 
-/// Opens what is at `path` if it is of one of these kinds. Never waits; whoever opens a terminal so is not led by it. Errors: [`WrongKind`] and the
-/// system's.
+/// Opens what is at `path` if it is of one of these kinds. Never waits; whoever opens a terminal so
+/// is not led by it. Errors: [`WrongKind`] and the system's.
 pub fn open(
     path: &Path,
     options: &mut OpenOptions,

@@ -103,7 +103,8 @@ pub(crate) fn open(
     Ok((channel, features))
 }
 
-/// Destination: the first words of a channel that was accepted, as far as they have come. It never waits.
+/// Destination: the first words of a channel that was accepted, as far as they have come. It never
+/// waits.
 #[derive(Debug)]
 pub(crate) struct Greeting {
     step: GreetingStep,

@@ -160,8 +160,9 @@ pub trait Guest: Send + Sync {
     fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
 
     /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused. An error
-    /// means that nothing was started and nothing will be: the source resumes the guest on the strength of it. `sure` is called once no such error
-    /// can come any more, and before anybody hears that the guest runs; it returns at once and calls nothing of the guest's.
+    /// means that nothing was started and nothing will be: the source resumes the guest on the
+    /// strength of it. `sure` is called once no such error can come any more, and before anybody
+    /// hears that the guest runs; it returns at once and calls nothing of the guest's.
     fn run(&self, running: bool, sure: &dyn Fn()) -> Result<(), GuestError>;
 
     /// Destination: the guest was not started here and never will be. Said before the source is told so, which then takes
@@ -174,7 +175,8 @@ pub trait Guest: Send + Sync {
     /// Source: the destination has everything; this guest never runs here again by itself.
     fn handed_over(&self);
 
-    /// Source, instead of [`Guest::handed_over`]: all of the guest was written down, and nobody is known to run it. It stands still here, and may go on.
+    /// Source, instead of [`Guest::handed_over`]: all of the guest was written down, and nobody is
+    /// known to run it. It stands still here, and may go on.
     fn written_down(&self) {
         self.handed_over();
     }

@@ -230,7 +230,8 @@ impl Progress {
         marks.downtime = marks.stopped.map(|then| now.saturating_sub(then));
     }
 
-    /// Everything, as it stands; `remaining` pages are still to come, or all of them if nothing came of it.
+    /// Everything, as it stands; `remaining` pages are still to come, or all of them if nothing
+    /// came of it.
     pub fn report(&self, remaining: u64) -> Report {
         let now = self.now();
         let bytes = |phase: Phase| self.bytes[phase as usize].load(Ordering::Relaxed);

@@ -15,7 +15,8 @@ pub enum Status {
     Cancelled,
     /// Precopy passes.
     Active,
-    /// Everything but the pages that follow is there, and the destination loads it; it does not run yet.
+    /// Everything but the pages that follow is there, and the destination loads it; it does not run
+    /// yet.
     PostcopyDevice,
     /// The destination runs, pages follow.
     PostcopyActive,
@@ -140,8 +141,8 @@ pub struct LatencyReport {
     pub p99: Duration,
     /// The slowest.
     pub max: Duration,
-    /// Counts by power of two: entry `n` counts latencies in `[2^n, 2^(n+1))` microseconds, entry 0 also those below 1, the last one also
-    /// those above. As many as QEMU has.
+    /// Counts by power of two: entry `n` counts latencies in `[2^n, 2^(n+1))` microseconds, entry 0
+    /// also those below 1, the last one also those above. As many as QEMU has.
     pub distribution: [u64; BUCKETS],
     /// Mean of the pages that each vCPU waited for; zero where it waited for none.
     pub vcpus: Vec<Duration>,

@@ -1,4 +1,5 @@
-//! Streams on which a destination answers late, or never: the source has begun by then, and goes on with it or without.
+//! Streams on which a destination answers late, or never: the source has begun by then, and goes on
+//! with it or without.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -96,7 +97,8 @@ fn a_destination_that_answers_late_and_refuses_is_heard() {
 fn a_cancel_is_heard_by_a_destination_that_was_joined_late() {
     let leaving = leave_slowly();
     let (arriving, arrived, handle) = arrive(leaving.there, PAGES);
-    // An answer alone is not enough: a stream that is cancelled before the next message's end was never joined.
+    // An answer alone is not enough: a stream that is cancelled before the next message's end was
+    // never joined.
     while leaving.recording.joined_late().is_none() {
         std::thread::yield_now();
     }

@@ -1,5 +1,5 @@
-//! However a migration over a stream ends, its reader sees the end, and no thread and no descriptor stays behind. One test, for it counts those of the
-//! whole process.
+//! However a migration over a stream ends, its reader sees the end, and no thread and no descriptor
+//! stays behind. One test, for it counts those of the whole process.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -48,7 +48,8 @@ fn pages(n: u64) -> Arc<TestGuest> {
     guest
 }
 
-/// One migration over a stream socket; another descriptor of this end stays open meanwhile, as an inherited one does.
+/// One migration over a stream socket; another descriptor of this end stays open meanwhile, as an
+/// inherited one does.
 fn over_a_socket(reader: Reader, cancel: bool) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let ours = OwnedFd::from(ours);

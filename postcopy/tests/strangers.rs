@@ -1,4 +1,5 @@
-//! Whoever connects to a place where a guest is awaited, and is not its source: the source gets in all the same, at once.
+//! Whoever connects to a place where a guest is awaited, and is not its source: the source gets in
+//! all the same, at once.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/certificates.rs"]
@@ -27,7 +28,8 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 trait Stream: Write + Send {}
 impl<T: Write + Send> Stream for T {}
 
-/// A guest comes to `listener` by `dialer` while strangers, each of which has said something of its own, keep what `connect` gives.
+/// A guest comes to `listener` by `dialer` while strangers, each of which has said something of its
+/// own, keep what `connect` gives.
 fn comes_in(listener: Listener, dialer: Dialer, connect: impl Fn() -> Box<dyn Stream>, tls: bool) {
     let hello = |number: usize| {
         // A stranger that speaks the protocol, and says no more.

@@ -35,8 +35,8 @@ struct Opened {
 }
 
 impl Chain {
-    /// Opens and locks the image that `config` names, and what it stands on for reading. Nothing in any of the files is changed before
-    /// something is written to the image.
+    /// Opens and locks the image that `config` names, and what it stands on for reading. Nothing in
+    /// any of the files is changed before something is written to the image.
     pub fn open(config: &DiskConfig) -> Result<Self, BlockError> {
         let access = if config.read_only { Access::Read } else { Access::Write };
         let mut files = Files { backing_format: config.backing_format, ..Files::default() };
@@ -45,8 +45,9 @@ impl Chain {
         Ok(Self { image, tables, files })
     }
 
-    /// Has `part` change some of the disk: the whole at once, or where tables are missing one table's part after the other. Before a table
-    /// is made, what was freed is free in the file, too.
+    /// Has `part` change some of the disk: the whole at once, or where tables are missing one
+    /// table's part after the other. Before a table is made, what was freed is free in the file,
+    /// too.
     pub fn change(
         &mut self,
         offset: u64,
@@ -69,7 +70,8 @@ impl Chain {
         Ok(())
     }
 
-    /// Where the part of the disk ends that has its mapping in one table with the byte at `offset`; without tables, the disk has one part.
+    /// Where the part of the disk ends that has its mapping in one table with the byte at `offset`;
+    /// without tables, the disk has one part.
     pub fn end_of_table(&self, offset: u64) -> u64 {
         self.tables.as_ref().map_or(u64::MAX, |tables| tables.end_of_table(offset))
     }
@@ -224,9 +226,10 @@ fn storage(file: fs::File, path: &Path, writable: bool) -> Result<Arc<File>, Blo
     file.map(Arc::new).map_err(|source| BlockError::Open { path: path.to_owned(), source })
 }
 
-/// Those of an image that is to be written to. What counts a cluster that it relies on as free is refused: the first write would go there.
-/// With the header's own, a guest could write another header, and be given any file of this host the next time; where not even the table
-/// has an entry for it, the crate looks for one without end.
+/// Those of an image that is to be written to. What counts a cluster that it relies on as free is
+/// refused: the first write would go there. With the header's own, a guest could write another
+/// header, and be given any file of this host the next time; where not even the table has an entry
+/// for it, the crate looks for one without end.
 fn tables(file: &Arc<File>, header: &Header, path: &Path) -> Result<Arc<Tables>, BlockError> {
     let damaged = |source| BlockError::Format { path: path.to_owned(), format: ImageFormat::Qcow2, source };
     let tables = Tables::read(file.clone(), header.clone()).map_err(damaged)?;

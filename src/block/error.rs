@@ -84,7 +84,8 @@ pub enum BlockError {
         /// What it stands on.
         backing: String,
     },
-    /// The format of a backing file was given, and there is none, or all have another that is written down.
+    /// The format of a backing file was given, and there is none, or all have another that is
+    /// written down.
     #[error(
         "backing-format={} does not fit the disk image '{}', {}",
         format.name(), path.display(),

@@ -1,9 +1,11 @@
-//! A host that ends this process between two of its writes, or within one, or that fails at one of them, for tests.
+//! A host that ends this process between two of its writes, or within one, or that fails at one of
+//! them, for tests.
 
 use std::cell::Cell;
 use std::io;
 
-/// The host carries out a write in pieces of this many bytes at least, between which it may end the process.
+/// The host carries out a write in pieces of this many bytes at least, between which it may end the
+/// process.
 const PAGE: u64 = 4096;
 
 thread_local! {

@@ -1,5 +1,6 @@
-//! What a qcow2 file says of itself in its header, read here before the crate sees it, because the crate changes an image before it
-//! refuses it, does not look at the encryption, and reads no header extensions in version 2, where QEMU has them, too.
+//! What a qcow2 file says of itself in its header, read here before the crate sees it, because the
+//! crate changes an image before it refuses it, does not look at the encryption, and reads no
+//! header extensions in version 2, where QEMU has them, too.
 
 use std::fs::File;
 use std::io;
@@ -57,7 +58,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads it; `None` for what is no qcow2 of version 2 or 3, or has impossible sizes: the crate refuses these with a better reason.
+    /// Reads it; `None` for what is no qcow2 of version 2 or 3, or has impossible sizes: the crate
+    /// refuses these with a better reason.
     pub fn read(file: &File) -> io::Result<Option<Self>> {
         let bytes: [u8; LONG] = read_padded(file, 0)?;
         let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -138,7 +140,8 @@ impl Header {
     }
 }
 
-/// The name in the extension, which lies with its fellows between `at` and the end of the first cluster or the backing file's name.
+/// The name in the extension, which lies with its fellows between `at` and the end of the first
+/// cluster or the backing file's name.
 fn backing_format(file: &File, mut at: u64, cluster: u64, name: u64) -> io::Result<Option<String>> {
     let end = if name > at && name < cluster { name } else { cluster };
     while at.saturating_add(8) <= end {

@@ -162,7 +162,8 @@ impl Image {
         let raw = chain.keeps_raw_data();
         // Advice: where a format or file system cannot take it, nothing is lost.
         let discarded = change_what_is(chain, offset, length, |image, at, length| {
-            // What the image says of a raw file, the file has to say, too: it says nothing new, and the file gets what it can take.
+            // What the image says of a raw file, the file has to say, too: it says nothing new, and
+            // the file gets what it can take.
             if raw { discard_through(image, at, length) } else { supported(image.discard_to_any(at, length)).map(drop) }
         });
         self.outcome("discarding a part of", discarded)
@@ -176,7 +177,8 @@ impl Image {
         let zeroed = change_what_is(chain, offset, length, |image, at, length| {
             let done = match room {
                 Zeroes::Unmap if format == ImageFormat::Raw => supported(image.discard_to_zero(at, length)),
-                // A format without a map, or a raw file beside it: what is written to the file is all there is.
+                // A format without a map, or a raw file beside it: what is written to the file is
+                // all there is.
                 _ if through => zero_through(image, at, length, room).map(|()| true),
                 Zeroes::Unmap => supported(image.discard_to_zero(at, length)),
                 Zeroes::Keep => supported(image.write_zeroes(at, length)),
@@ -229,7 +231,8 @@ fn supported(outcome: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-/// As [`Chain::change`], but leaves out what reads as zeroes already because nothing was ever there.
+/// As [`Chain::change`], but leaves out what reads as zeroes already because nothing was ever
+/// there.
 fn change_what_is(
     chain: &mut Chain,
     offset: u64,
@@ -247,8 +250,8 @@ fn change_what_is(
     Ok(())
 }
 
-/// Has these bytes of the disk be bytes of the file, zeroes if they were none, and so in the file's tables: from then on what is written to
-/// the file is the disk's, whenever this process ends.
+/// Has these bytes of the disk be bytes of the file, zeroes if they were none, and so in the file's
+/// tables: from then on what is written to the file is the disk's, whenever this process ends.
 fn map(image: &FormatAccess<Guarded>, mut offset: u64, length: u64) -> io::Result<()> {
     let (end, mut new) = (offset + length, false);
     while offset < end {

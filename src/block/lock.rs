@@ -68,7 +68,8 @@ pub enum Locked {
     NoLocks(#[source] io::Error),
 }
 
-/// Locks `file` for `access` until all descriptors of its open file description are closed, wherever they are. What it is refused leaves nothing.
+/// Locks `file` for `access` until all descriptors of its open file description are closed,
+/// wherever they are. What it is refused leaves nothing.
 pub fn lock(file: &File, access: Access) -> Result<(), Locked> {
     let locked = lock_all(file, access);
     if locked.is_err() {
@@ -89,7 +90,8 @@ fn lock_all(file: &File, access: Access) -> Result<(), Locked> {
     look(file, access)
 }
 
-/// Whether nobody's lock stands against this use of the file. Takes none itself, which `file` need not be open for.
+/// Whether nobody's lock stands against this use of the file. Takes none itself, which `file` need
+/// not be open for.
 pub fn look(file: &File, access: Access) -> Result<(), Locked> {
     let no_locks = |error: Errno| Locked::NoLocks(error.into());
     // Who writes is looked for first: of a file that is written to, that is the thing to know.
@@ -118,8 +120,9 @@ fn held_by_others(file: &File, bytes: impl Iterator<Item = i64>) -> Result<bool,
     Ok(false)
 }
 
-/// Whether nobody else has claimed this number of a directory, which is claimed by it from here on, as long as the directory's file is open. Two that begin
-/// at one moment may both hear no, never both yes.
+/// Whether nobody else has claimed this number of a directory, which is claimed by it from here on,
+/// as long as the directory's file is open. Two that begin at one moment may both hear no, never
+/// both yes.
 pub fn is_first(directory: &File, number: u64) -> io::Result<bool> {
     // The kernel knows places up to 2^63.
     let byte = (number >> 2) as i64;

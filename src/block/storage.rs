@@ -1,6 +1,8 @@
-//! [`Guarded`]: a file as the crate has it, with what must come before a write done first (see `tables`).
+//! [`Guarded`]: a file as the crate has it, with what must come before a write done first (see
+//! `tables`).
 //!
-//! The crate's trait has unsafe methods, so this is one of the files with unsafe code: it hands requests on as they came.
+//! The crate's trait has unsafe methods, so this is one of the files with unsafe code: it hands
+//! requests on as they came.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
@@ -58,8 +60,9 @@ impl Display for Guarded {
     }
 }
 
-/// Takes from what was read of a header what the crate need not know: that reference counts may be wrong, for who only reads, and the bits
-/// that a writer clears. The crate would do so at the opening; it is done when something is written.
+/// Takes from what was read of a header what the crate need not know: that reference counts may be
+/// wrong, for who only reads, and the bits that a writer clears. The crate would do so at the
+/// opening; it is done when something is written.
 fn hide(bytes: &mut [u8], offset: u64) {
     for (index, byte) in bytes.iter_mut().enumerate() {
         match offset + index as u64 {

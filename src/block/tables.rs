@@ -1,16 +1,19 @@
-//! What has to be in a qcow2 file before something else is, so that whoever ends this process at any moment leaves an image in which
-//! nothing refers to a cluster that counts as free, and nothing to one that two have.
+//! What has to be in a qcow2 file before something else is, so that whoever ends this process at
+//! any moment leaves an image in which nothing refers to a cluster that counts as free, and nothing
+//! to one that two have.
 //!
-//! The crate keeps reference counts in memory until a flush. It orders them before the L2 entries that rely on them, but not before its new
-//! tables: an L2 table's place goes into the L1 table at once, so does a refcount block's into the refcount table. A process that was killed
-//! then would leave a table whose cluster the next one gives to somebody else. So:
+//! The crate keeps reference counts in memory until a flush. It orders them before the L2 entries
+//! that rely on them, but not before its new tables: an L2 table's place goes into the L1 table at
+//! once, so does a refcount block's into the refcount table. A process that was killed then would
+//! leave a table whose cluster the next one gives to somebody else. So:
 //!
 //! - the count of a cluster that a table is put into goes into the file before the table's place does ([`Tables::write`]);
 //! - before a new table is made, everything that was freed is free in the file, too, because the crate may put it there
 //!   ([`Tables::lacks`] tells `chain` when);
 //! - what the crate remembers as written, though the host failed to, is written before anything else ([`Tables::settle`]).
 //!
-//! What a killed process leaves is clusters that count as used and are not. They take room, and nothing else.
+//! What a killed process leaves is clusters that count as used and are not. They take room, and
+//! nothing else.
 
 use std::collections::VecDeque;
 use std::io;
@@ -127,7 +130,8 @@ impl Tables {
         Ok(Self { file, header, begun: AtomicBool::new(false), state: Mutex::new(state) })
     }
 
-    /// What the image relies on and counts as free, if there is such a thing: it would be given to somebody else. Cluster 0 has the header.
+    /// What the image relies on and counts as free, if there is such a thing: it would be given to
+    /// somebody else. Cluster 0 has the header.
     pub fn counted_as_free(&self) -> io::Result<Option<&'static str>> {
         let state = self.state();
         let bits = self.header.cluster_bits;
@@ -151,7 +155,8 @@ impl Tables {
         Ok(None)
     }
 
-    /// Whether a part of the disk has a place for its mapping, but in a table that is yet to be made or copied.
+    /// Whether a part of the disk has a place for its mapping, but in a table that is yet to be
+    /// made or copied.
     pub fn lacks(&self, offset: u64, length: u64) -> bool {
         let state = self.state();
         let mut tables = self.tables(offset, length);
@@ -183,8 +188,9 @@ impl Tables {
         }
     }
 
-    /// Before the first write: the bits go that say of something in the image (QEMU's dirty bitmaps) that it is up to date. Not before
-    /// there is something to write, so that an image that is opened and refused, or only read, stays as it is.
+    /// Before the first write: the bits go that say of something in the image (QEMU's dirty
+    /// bitmaps) that it is up to date. Not before there is something to write, so that an image
+    /// that is opened and refused, or only read, stays as it is.
     pub fn begin(&self) -> io::Result<()> {
         if self.begun.load(Ordering::Relaxed) {
             return Ok(());
@@ -218,7 +224,8 @@ impl Tables {
         self.pay(&mut state)
     }
 
-    /// Writes what the host failed to. Comes before every other write to the file, and at a flush, when there may be nothing to write.
+    /// Writes what the host failed to. Comes before every other write to the file, and at a flush,
+    /// when there may be nothing to write.
     pub fn settle(&self) -> io::Result<()> {
         self.pay(&mut self.state())
     }
@@ -233,7 +240,8 @@ impl Tables {
         Ok(())
     }
 
-    /// The crate writes all of a header's older part when the refcount table has moved. (The L1 table is long enough from the start.)
+    /// The crate writes all of a header's older part when the refcount table has moved. (The L1
+    /// table is long enough from the start.)
     fn write_header(&self, state: &mut State, bytes: &[u8], offset: u64) -> io::Result<()> {
         let pointer = bytes.get(REFCOUNTS).filter(|_| offset == 0);
         let moved = match pointer.and_then(|it| Some((it.first_chunk()?, it.last_chunk()?))) {

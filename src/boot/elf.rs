@@ -1,7 +1,8 @@
 //! What an ELF's headers say: its segments, and where its PVH note says that it is entered.
 //!
-//! Both classes are read, as PVH enters a kernel in 32-bit mode whatever it is built for. linux-loader reads one class only, believes
-//! the last of several note segments, and loads segments that have no bytes.
+//! Both classes are read, as PVH enters a kernel in 32-bit mode whatever it is built for.
+//! linux-loader reads one class only, believes the last of several note segments, and loads
+//! segments that have no bytes.
 
 use std::fmt;
 
@@ -41,7 +42,8 @@ struct Notes {
 /// Where the fields are in the headers of each class (System V ABI): 32 bits, 64 bits.
 const TABLE_AT: [u64; 2] = [28, 32];
 const SECTIONS_AT: [u64; 2] = [32, 40];
-/// The halves behind flags and header size: sizes and counts of program headers, of section headers.
+/// The halves behind flags and header size: sizes and counts of program headers, of section
+/// headers.
 const COUNTS_AT: [u64; 2] = [42, 54];
 
 const EXECUTABLE: u16 = 2;
@@ -79,7 +81,8 @@ impl<'a> Elf<'a> {
         Err(Fault::Foreign(what))
     }
 
-    /// The loadable segments, without those that take up no memory, wherever they would be. None overlaps another.
+    /// The loadable segments, without those that take up no memory, wherever they would be. None
+    /// overlaps another.
     pub(super) fn segments(&self) -> Result<Vec<Segment<'a>>, Fault> {
         const LOAD: u32 = 1;
         let mut found: Vec<Segment<'_>> = Vec::new();
@@ -113,7 +116,8 @@ impl<'a> Elf<'a> {
         Ok(found)
     }
 
-    /// Where a PVH boot enters, if a note says so: in any of the note segments, or in a note section if no segment has it.
+    /// Where a PVH boot enters, if a note says so: in any of the note segments, or in a note
+    /// section if no segment has it.
     pub(super) fn pvh_entry(&self) -> Result<Option<u64>, Fault> {
         let mut cut = None;
         for notes in self.note_segments()?.into_iter().chain(self.note_sections()) {
@@ -221,8 +225,9 @@ struct ProgramHeader {
     alignment: u64,
 }
 
-/// The contents of the note that says where a PVH boot enters. A note has the lengths of its name and of its contents, its type, and both
-/// padded: to 4 bytes, or to 8 where the segment is aligned so. Which of the two a linker meant is not always what it did.
+/// The contents of the note that says where a PVH boot enters. A note has the lengths of its name
+/// and of its contents, its type, and both padded: to 4 bytes, or to 8 where the segment is aligned
+/// so. Which of the two a linker meant is not always what it did.
 fn pvh_note(notes: &[u8], alignment: u64) -> Option<&[u8]> {
     let ways: &[usize] = if alignment >= 8 { &[8, 4] } else { &[4] };
     ways.iter().find_map(|padding| pvh_note_padded(notes, *padding))

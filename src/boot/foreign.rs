@@ -1,4 +1,5 @@
-//! Files that are no kernel for this machine, told as what they are: by their first bytes, or where each kind has its mark.
+//! Files that are no kernel for this machine, told as what they are: by their first bytes, or where
+//! each kind has its mark.
 
 /// What a file is that cannot be started, and what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,8 @@ const UNIFIED: &str =
     "unpack the kernel with 'objcopy -O binary --only-section=.linux FILE KERNEL', and the initrd likewise";
 const RESTORE: &str = "run it with 'whimbrel restore FILE'";
 
-/// Marks of files: where they are, the bytes, what the file is, what to do. The first that fits counts.
+/// Marks of files: where they are, the bytes, what the file is, what to do. The first that fits
+/// counts.
 const MARKS: [(usize, &[u8], &str, &str); 34] = [
     (0x38, b"ARM\x64", "a Linux kernel for AArch64 (Image)", X86_KERNEL),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V (Image)", X86_KERNEL),

@@ -93,7 +93,8 @@ impl KernelImage {
 /// No kernel and no initrd is longer than this, in bytes.
 const MOST: u64 = 16 << 30;
 
-/// The whole file. Nothing but a regular one is read: a reset, which reads it again, must not wait for anybody.
+/// The whole file. Nothing but a regular one is read: a reset, which reads it again, must not wait
+/// for anybody.
 pub(super) fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, BootError> {
     files::read(path, MOST).map_err(|source| BootError::Read { what, name: path.display().to_string(), source })
 }

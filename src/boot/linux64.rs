@@ -74,8 +74,9 @@ fn parts(kernel: &KernelImage) -> Result<Parts<'_>, BootError> {
     if header.version < OLDEST || header.loadflags & LOADED_HIGH == 0 || header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(BootError::No64BitEntry { name: name() });
     }
-    // Zero means four for the sake of very old kernels; the boot sector is not counted. `syssize` counts units of 16 bytes, rounded up:
-    // of the last one, only what the file has is there. Builders that leave it out mean the rest of the file.
+    // Zero means four for the sake of very old kernels; the boot sector is not counted. `syssize`
+    // counts units of 16 bytes, rounded up: of the last one, only what the file has is there.
+    // Builders that leave it out mean the rest of the file.
     let sectors = if header.setup_sects == 0 { 4 } else { usize::from(header.setup_sects) };
     let setup = (sectors + 1) * 512;
     let rest = bytes.get(setup..).ok_or_else(|| cut_off(setup as u64 + ENTRY))?;

@@ -91,7 +91,8 @@ pub enum Misfit {
     },
 }
 
-/// The end of `bytes` from `address`, if they are inside RAM and leave alone what is put below 1 MiB.
+/// The end of `bytes` from `address`, if they are inside RAM and leave alone what is put below 1
+/// MiB.
 pub(super) fn place(address: u64, bytes: u64, ram: &GuestRam) -> Result<u64, Misfit> {
     /// The physical addresses that any x86-64 processor has.
     const ADDRESS_SPACE: u64 = 1 << 52;

@@ -31,7 +31,8 @@ pub(super) fn load(kernel: &KernelImage, boot: &BootConfig, ram: &GuestRam) -> R
 fn load_kernel(kernel: &KernelImage, ram: &GuestRam) -> Result<(u64, u64), BootError> {
     let fault = |fault| kernel.fault(fault);
     let image = Elf::read(&kernel.bytes).map_err(fault)?;
-    // Said before anything is: an ordinary program does not fit either, and more memory would not help it.
+    // Said before anything is: an ordinary program does not fit either, and more memory would not
+    // help it.
     let entry = image.pvh_entry().map_err(fault)?.ok_or_else(|| kernel.without_note())?;
     let segments = image.segments().map_err(fault)?;
     let mut kernel_end = 0;

@@ -67,7 +67,8 @@ pub struct ElfParts {
     pub wide: bool,
     /// Type and machine.
     pub kind: [u16; 2],
-    /// Program headers with what they are about: type, address, bytes in memory, alignment, contents.
+    /// Program headers with what they are about: type, address, bytes in memory, alignment,
+    /// contents.
     pub headers: Vec<(u32, u64, u64, u64, Vec<u8>)>,
     /// Note sections that no program header speaks of.
     pub sections: Vec<Vec<u8>>,

@@ -75,8 +75,9 @@ fn stdio(output: &Output) -> io::Result<Endpoint> {
     Ok(Endpoint::Stream { file, _keep: keep })
 }
 
-/// A FIFO is opened for reading too: then neither opening nor writing waits for, or fails without, a reader. A regular file is this process's alone
-/// and begins anew, unless it holds what is nobody's log.
+/// A FIFO is opened for reading too: then neither opening nor writing waits for, or fails without,
+/// a reader. A regular file is this process's alone and begins anew, unless it holds what is
+/// nobody's log.
 fn file(path: &Path, output: &Output) -> io::Result<Endpoint> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -109,7 +110,8 @@ fn file(path: &Path, output: &Output) -> io::Result<Endpoint> {
     Ok(Endpoint::Mute)
 }
 
-/// Whether the file begins with something that is no text, such as a disk image, a kernel or a saved guest.
+/// Whether the file begins with something that is no text, such as a disk image, a kernel or a
+/// saved guest.
 fn is_binary(file: &File) -> io::Result<bool> {
     let mut begin = [0; 512];
     let count = file.read_at(&mut begin, 0)?;

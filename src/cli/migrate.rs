@@ -70,7 +70,8 @@ pub struct MigrateArgs {
     #[arg(long, value_name = "SOCKET")]
     qmp: QmpAddress,
 
-    /// Where another Whimbrel waits, tcp:HOST:PORT or unix:PATH, or a stream: file:PATH, exec:COMMAND or fd:NAME
+    /// Where another Whimbrel waits, tcp:HOST:PORT or unix:PATH, or a stream: file:PATH,
+    /// exec:COMMAND or fd:NAME
     #[arg(long, value_name = "URI", required_unless_present = "follow")]
     to: Option<Uri>,
 
@@ -82,15 +83,18 @@ pub struct MigrateArgs {
     #[arg(long, conflicts_with_all = ["to", "recover", "SettingsArgs"])]
     follow: bool,
 
-    /// Join the halves of a paused postcopy: SOCKET is the source's, URI where the destination waits again
+    /// Join the halves of a paused postcopy: SOCKET is the source's, URI where the destination
+    /// waits again
     #[arg(long)]
     recover: bool,
 
-    /// recover: the QMP socket of the destination, which is told to wait [default: it has been told by 'migrate_recover URI']
+    /// recover: the QMP socket of the destination, which is told to wait [default: it has been told
+    /// by 'migrate_recover URI']
     #[arg(long, value_name = "SOCKET", requires = "recover")]
     destination_qmp: Option<QmpAddress>,
 
-    /// recover: where the destination is to wait, if it sees that otherwise than the source, such as tcp:0.0.0.0:4444
+    /// recover: where the destination is to wait, if it sees that otherwise than the source, such
+    /// as tcp:0.0.0.0:4444
     #[arg(long, value_name = "URI", requires = "destination_qmp")]
     listen: Option<Uri>,
 

@@ -44,7 +44,8 @@ pub struct Cli {
 }
 
 /// The subcommands.
-// Their long descriptions are given here, because clap prefers a variant's comment to one that stands at its arguments.
+// Their long descriptions are given here, because clap prefers a variant's comment to one that
+// stands at its arguments.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a virtual machine, or wait for one to arrive

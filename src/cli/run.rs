@@ -170,7 +170,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     console: Option<CharDevice>,
 
-    /// Where the serial port goes [default: stdio, or null when a monitor, the console or '--incoming fd:0' has it]
+    /// Where the serial port goes [default: stdio, or null when a monitor, the console or
+    /// '--incoming fd:0' has it]
     #[arg(long, value_name = "PLACE", value_parser = parse::serial, help_heading = "Connections")]
     serial: Option<CharDevice>,
 
@@ -191,10 +192,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "URI|defer", value_parser = incoming, help_heading = "Migration")]
     incoming: Option<Incoming>,
 
-    /// Whether a guest that does not arrive (refused, cancelled or cut off on its way) ends the process [default: on, or off with '--incoming defer']
+    /// Whether a guest that does not arrive (refused, cancelled or cut off on its way) ends the
+    /// process [default: on, or off with '--incoming defer']
     ///
-    /// When off, the machine is as before and waits for the next attempt: at the same tcp: or unix: address, or for 'migrate_incoming'. That
-    /// command's argument 'exit-on-error' decides for one attempt.
+    /// When off, the machine is as before and waits for the next attempt: at the same tcp: or unix:
+    /// address, or for 'migrate_incoming'. That command's argument 'exit-on-error' decides for one
+    /// attempt.
     #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new(), requires = "incoming", help_heading = "Migration")]
     exit_on_error: Option<bool>,
 
@@ -219,8 +222,9 @@ pub struct RunArgs {
     no_exec: bool,
     /// The directory for snapshots: 'savevm', 'loadvm', 'delvm' and 'info snapshots' work in it, and are refused without one
     ///
-    /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore' runs, too. Machines may share
-    /// it: each sees others' snapshots and leaves them alone. They are known by --uuid and --name, so give one.
+    /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore'
+    /// runs, too. Machines may share it: each sees others' snapshots and leaves them alone. They
+    /// are known by --uuid and --name, so give one.
     #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
     snapshots: Option<PathBuf>,
     /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
@@ -324,7 +328,8 @@ fn given<'a>((option, device): (&'static str, Option<&'a CharDevice>)) -> Option
 /// A guest that has standard input or output, as messages call it.
 const GUEST: &str = "the guest that comes in";
 
-/// Whether the guest comes by standard input or output: by number, or by one of the names that files have for it.
+/// Whether the guest comes by standard input or output: by number, or by one of the names that
+/// files have for it.
 fn takes_stdio(incoming: &Incoming) -> bool {
     match incoming {
         Incoming::At(Uri::Stream(Stream::Fd(number))) => matches!(number.parse(), Ok(0 | 1)),

@@ -13,7 +13,8 @@ use crate::nearest::hint;
 /// Options that are set in the virtual machine for one migration.
 #[derive(Args, Debug)]
 pub struct SettingsArgs {
-    /// How to move [default: as the virtual machine was told by --postcopy-after or 'postcopy-policy']
+    /// How to move [default: as the virtual machine was told by --postcopy-after or
+    /// 'postcopy-policy']
     #[arg(long, value_enum, help_heading = "Settings for this migration")]
     mode: Option<ModeName>,
 
@@ -33,7 +34,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse::bandwidth, help_heading = "Settings for this migration")]
     postcopy_bandwidth: Option<u64>,
 
-    /// precopy: what the link is taken to carry when it is decided whether to switch; 0: as measured
+    /// precopy: what the link is taken to carry when it is decided whether to switch; 0: as
+    /// measured
     #[arg(long, value_name = "SIZE", value_parser = parse::bandwidth, help_heading = "Settings for this migration")]
     switchover_bandwidth: Option<u64>,
 
@@ -63,7 +65,8 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "MIB", help_heading = "Settings for this migration")]
     dirty_limit: Option<u32>,
 
-    /// postcopy: for how many seconds a link that broke is connected again by itself; 0: never. The destination's 'x-reconnect' must be set, too
+    /// postcopy: for how many seconds a link that broke is connected again by itself; 0: never. The
+    /// destination's 'x-reconnect' must be set, too
     #[arg(long, value_name = "SECONDS", help_heading = "Settings for this migration")]
     reconnect: Option<u32>,
 
@@ -79,11 +82,13 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "NAME", help_heading = "Settings for this migration")]
     tls_hostname: Option<String>,
 
-    /// Any other migration parameter, as 'migrate_set_parameter' takes it; may be given several times
+    /// Any other migration parameter, as 'migrate_set_parameter' takes it; may be given several
+    /// times
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter, help_heading = "Settings for this migration")]
     parameters: Vec<(Parameter, Setting)>,
 
-    /// Any other migration capability, as 'migrate_set_capability' takes it; may be given several times
+    /// Any other migration capability, as 'migrate_set_capability' takes it; may be given several
+    /// times
     #[arg(long = "capability", value_name = "NAME=on|off", value_parser = capability, help_heading = "Settings for this migration")]
     capabilities: Vec<(Capability, bool)>,
 }

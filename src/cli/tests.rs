@@ -27,7 +27,8 @@ fn clap_agrees_with_itself() {
     Cli::command().debug_assert();
 }
 
-/// A variant's comment takes the place of what stands at its arguments, so that the long text was never shown.
+/// A variant's comment takes the place of what stands at its arguments, so that the long text was
+/// never shown.
 #[test]
 fn the_long_help_of_every_subcommand_is_shown_and_longer_than_the_short_one() {
     let about = [

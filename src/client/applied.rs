@@ -85,8 +85,8 @@ impl Values {
         vm.execute("migrate-set-parameters", self.parameters.clone()).map(drop)
     }
 
-    /// Sets all of it, or nothing: `before` is how it stands. The rules between the two kinds hold at every step, so that one order may do where the
-    /// other does not.
+    /// Sets all of it, or nothing: `before` is how it stands. The rules between the two kinds hold
+    /// at every step, so that one order may do where the other does not.
     fn set(&self, vm: &mut Connection, before: &Self) -> Result<(), QmpError> {
         let first = self.set_parameters(vm).and_then(|()| {
             // What cannot be taken back is refused again below, with its reason.

@@ -28,7 +28,8 @@ const BEGINS: Duration = Duration::from_secs(10);
 /// What a source needs beyond `x-reconnect` until its last attempt by itself has begun.
 const LAST_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Carries `plan` out, showing progress on standard error and the end on standard output; the exit code.
+/// Carries `plan` out, showing progress on standard error and the end on standard output; the exit
+/// code.
 pub fn migrate(plan: &Plan) -> u8 {
     let end = Signals::catch().map_or_else(
         |error| End::of(Outcome::Refused, Some(format!("cannot catch signals: {error}"))),
@@ -167,7 +168,8 @@ struct Driver<'a> {
     paused: Option<(Instant, Duration)>,
 }
 
-/// Has a destination wait for its source again. One that has not noticed that the link broke is told so first.
+/// Has a destination wait for its source again. One that has not noticed that the link broke is
+/// told so first.
 fn have_wait(there: &mut Connection, listen: &Uri) -> Result<(), QmpError> {
     let until = Instant::now() + BEGINS;
     let mut told = false;
@@ -255,7 +257,8 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    /// Whether a pause is more than a moment: the source was not told to join the halves, and does not try to by itself any more.
+    /// Whether a pause is more than a moment: the source was not told to join the halves, and does
+    /// not try to by itself any more.
     fn stays_paused(&mut self) -> Result<bool, QmpError> {
         if self.joining.is_some_and(|told| told.elapsed() < BEGINS) {
             return Ok(false);

@@ -16,11 +16,13 @@ pub enum Outcome {
     Failed,
     /// It was taken back; the guest is on the source.
     Cancelled,
-    /// The link broke in postcopy: the guest is on the destination, and some of its memory on the source.
+    /// The link broke in postcopy: the guest is on the destination, and some of its memory on the
+    /// source.
     Paused,
     /// It goes on, and nobody looks: before the switch.
     LeftBefore,
-    /// It goes on, and nobody looks: the guest is on the destination, and some of its memory on the source.
+    /// It goes on, and nobody looks: the guest is on the destination, and some of its memory on the
+    /// source.
     LeftAfter,
     /// The monitor is gone, and what it would say is not known.
     Lost,

@@ -61,7 +61,8 @@ pub struct Settings {
 pub struct GivenTwice(&'static str);
 
 impl Settings {
-    /// Sets a parameter. Of two names of one thing it is the one that says more, so that it can be put back.
+    /// Sets a parameter. Of two names of one thing it is the one that says more, so that it can be
+    /// put back.
     pub fn parameter(&mut self, parameter: Parameter, setting: Setting) -> Result<(), GivenTwice> {
         let (parameter, setting) = match (parameter, setting) {
             (Parameter::PostcopyAfter, Setting::Number(passes)) => {

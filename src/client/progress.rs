@@ -75,7 +75,8 @@ impl Display {
     }
 }
 
-/// Empty where nothing was sent yet, or nothing came of it: there is nothing to be left then either.
+/// Empty where nothing was sent yet, or nothing came of it: there is nothing to be left then
+/// either.
 fn figures(now: &Progress) -> String {
     match now.total {
         0 => String::new(),

@@ -11,8 +11,8 @@ use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
 use crate::migration::uri::Uri;
 
-/// A virtual machine's monitor: it keeps what is set, and answers `query-migrate` from a script, the last entry for ever. A null there is the
-/// process's end.
+/// A virtual machine's monitor: it keeps what is set, and answers `query-migrate` from a script,
+/// the last entry for ever. A null there is the process's end.
 struct Scripted {
     capabilities: Map<String, Value>,
     parameters: Map<String, Value>,
@@ -122,7 +122,8 @@ fn play(task: Task, vm: Scripted, script: &[Value], prepare: impl FnOnce(&Signal
     })
 }
 
-/// A guest in a file is not at a destination, whoever asks; one that was only copied is where it was.
+/// A guest in a file is not at a destination, whoever asks; one that was only copied is where it
+/// was.
 #[test]
 fn where_the_guest_is_told_as_the_virtual_machine_has_it() {
     for (whereabouts, guest, words) in [

@@ -6,7 +6,8 @@ use std::path::Path;
 /// The modules that can run guests, and the processor's flag without which they cannot.
 const MODULES: [(&str, Option<&str>); 3] = [("kvm_intel", Some("vmx")), ("kvm_amd", Some("svm")), ("kvm_pvm", None)];
 
-/// The host, such as "AMD EPYC (2 processors, itself a virtual machine), Linux 6.18.44, guests by `kvm_pvm`".
+/// The host, such as "AMD EPYC (2 processors, itself a virtual machine), Linux 6.18.44, guests by
+/// `kvm_pvm`".
 pub(super) fn described() -> String {
     let text = |path: &str| read_to_string(path).unwrap_or_default();
     let loaded = |name: &str| Path::new("/sys/module").join(name).exists();

@@ -87,12 +87,13 @@ pub fn duplicate_fd(fd: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(own) })
 }
 
-/// Takes over the descriptor with the number `fd`, which this process was started with and which nothing in it has: for the first moment of a
-/// process. Programs that it starts will not have it.
+/// Takes over the descriptor with the number `fd`, which this process was started with and which
+/// nothing in it has: for the first moment of a process. Programs that it starts will not have it.
 pub fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: The call takes numbers only; one that is not open gives EBADF.
     check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
-    // SAFETY: It is open, and nobody else here has it: this is called once, before anything was opened.
+    // SAFETY: It is open, and nobody else here has it: this is called once, before anything was
+    // opened.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -94,7 +94,8 @@ impl Launcher {
     /// Starts the launcher's process, which ends with this one. Before the sandbox: it can do what this process can now.
     pub fn begin() -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        // It sees its socket's end, and is a child of nobody who would wait for it. Standard output is a guest's, or its stream's.
+        // It sees its socket's end, and is a child of nobody who would wait for it. Standard output
+        // is a guest's, or its stream's.
         Command::new("/proc/self/exe").arg(SUBCOMMAND).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
         Ok(Self(Some(Mutex::new(ours))))
     }

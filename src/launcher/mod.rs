@@ -31,7 +31,8 @@ enum Request {
     Remove = b'd' as isize,
     /// A command that reads what is written to it: gives the pipe, and what its end is told on.
     Reader = b'r' as isize,
-    /// A command that is read from: gives the pipe, the one from which it can read, and what its end is told on.
+    /// A command that is read from: gives the pipe, the one from which it can read, and what its
+    /// end is told on.
     Writer = b'w' as isize,
     /// A command that reads what is written to it and may answer: gives the pipe to it, the one from it, and what its end is told on.
     Both = b'b' as isize,
@@ -50,7 +51,8 @@ const MOST_FDS: usize = 3;
 
 /// How an answer begins.
 const DONE: u8 = b'+';
-/// What follows is the system's number of the error as a little-endian `i32`, 0 where it has none, and its words.
+/// What follows is the system's number of the error as a little-endian `i32`, 0 where it has none,
+/// and its words.
 const NOT_DONE: u8 = b'-';
 
 /// What is written where a command's end is told, if it ended well; its exit status in words if not.

@@ -114,7 +114,8 @@ impl Machine {
         Ok(())
     }
 
-    /// From `postmigrate` to `paused`: only for a guest that was written down, never for one that another host has.
+    /// From `postmigrate` to `paused`: only for a guest that was written down, never for one that
+    /// another host has.
     fn go_on_after_writing(&self) {
         let mut state = self.run_state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state == RunState::Postmigrate {
@@ -182,8 +183,8 @@ impl Machine {
         })
     }
 
-    /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there), and in `postmigrate` unless the guest was only written
-    /// down.
+    /// `cont`. Refused in `inmigrate` (it then starts by itself once the guest is there), and in
+    /// `postmigrate` unless the guest was only written down.
     pub fn cont(&self) -> Result<(), MachineError> {
         let refused = |words: &str| Err(MachineError::Refused(words.into()));
         self.command(|operation| match self.run_state() {
@@ -197,7 +198,8 @@ impl Machine {
                 Ok(())
             }
             RunState::Postmigrate if operation.guest == Left::WrittenDown => {
-                // Whoever has read it meanwhile and runs it has its disks, too: then it does not run here.
+                // Whoever has read it meanwhile and runs it has its disks, too: then it does not
+                // run here.
                 self.take(operation)?;
                 operation.guest = Left::ForAnotherHost;
                 self.go_on_after_writing();

@@ -73,8 +73,9 @@ impl Machine {
         });
     }
 
-    /// A guest was to arrive and did not: the machine is as it was before it came, and waits for another. Nothing of the first is left in RAM or
-    /// devices, and no disk is held. The engine's threads have ended.
+    /// A guest was to arrive and did not: the machine is as it was before it came, and waits for
+    /// another. Nothing of the first is left in RAM or devices, and no disk is held. The engine's
+    /// threads have ended.
     pub fn await_another(&self) -> Result<(), MachineError> {
         self.operate(|operation| {
             let state = self.run_state();

@@ -73,7 +73,8 @@ impl Capability {
         Self::BackgroundSnapshot,
     ];
 
-    /// What is shown, in QEMU's order, which lists all that it knows, whatever is built; behind that what QEMU has no more.
+    /// What is shown, in QEMU's order, which lists all that it knows, whatever is built; behind
+    /// that what QEMU has no more.
     pub const SHOWN: [&'static str; 22] = [
         "xbzrle",
         "rdma-pin-all",
@@ -99,7 +100,8 @@ impl Capability {
         "zero-blocks",
     ];
 
-    /// QEMU's capabilities that are not built here. Those that it still has are shown, and are always off.
+    /// QEMU's capabilities that are not built here. Those that it still has are shown, and are
+    /// always off.
     pub const UNSUPPORTED: [&'static str; 7] =
         ["rdma-pin-all", "compress", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack", "block"];
 
@@ -149,7 +151,8 @@ impl Capability {
         Some(Err(SettingError::CapabilityUnsupported(known)))
     }
 
-    /// The capability that is to be switched `on` or off: `Ok(None)` where it is not built and is to be off, which it is.
+    /// The capability that is to be switched `on` or off: `Ok(None)` where it is not built and is
+    /// to be off, which it is.
     pub fn to_switch(name: &str, on: bool) -> Option<Result<Option<Self>, SettingError>> {
         match Self::find(name)? {
             Err(_) if !on && Self::SHOWN.contains(&name) => Some(Ok(None)),

@@ -40,7 +40,8 @@ const KNOWN: [(usize, &[u8], &str); 19] = [
     (0x101, b"ustar", "it is a tar archive: unpack it first ('tar -xf')"),
 ];
 
-/// What stands in the file at `offset`, if it is nothing that Whimbrel wrote; `None` also where that cannot be looked at without reading on.
+/// What stands in the file at `offset`, if it is nothing that Whimbrel wrote; `None` also where
+/// that cannot be looked at without reading on.
 pub fn something_else(file: &File, offset: u64) -> io::Result<Option<&'static str>> {
     if !file.metadata()?.is_file() {
         return Ok(None);

@@ -1,7 +1,8 @@
-//! The files that guests are written to and read from: which may be used for it, and that nobody else uses them meanwhile.
+//! The files that guests are written to and read from: which may be used for it, and that nobody
+//! else uses them meanwhile.
 //!
-//! Each is locked as a disk image is ([`crate::block::lock`]), for as long as this process has it open: one that is written is nobody else's, one that
-//! is read may be read by others.
+//! Each is locked as a disk image is ([`crate::block::lock`]), for as long as this process has it
+//! open: one that is written is nobody else's, one that is read may be read by others.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
@@ -57,8 +58,9 @@ pub enum FileError {
     System(#[from] io::Error),
 }
 
-/// Opens the file at `path` so that a guest can be written to it; it is made, for its owner alone, if it is not there. Changes nothing of one that
-/// is: [`check_contents`] says whether that is allowed.
+/// Opens the file at `path` so that a guest can be written to it; it is made, for its owner alone,
+/// if it is not there. Changes nothing of one that is: [`check_contents`] says whether that is
+/// allowed.
 pub fn to_write(path: &Path, launcher: &Launcher) -> Result<File, FileError> {
     let kind = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -108,11 +110,13 @@ pub fn to_read(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
-/// Locks it. Where there are no locks, whoever saves or restores there is warned, no more: a guest is worth more than that.
+/// Locks it. Where there are no locks, whoever saves or restores there is warned, no more: a guest
+/// is worth more than that.
 pub fn take(file: &File, access: Access) -> Result<(), FileError> {
     let mut locked = lock(file, access);
     for _ in 0..PATIENCE {
-        // A thread that has just read, or written, the last of a guest may not have closed the file yet.
+        // A thread that has just read, or written, the last of a guest may not have closed the file
+        // yet.
         if !matches!(locked, Err(Locked::Guarded | Locked::Written)) {
             break;
         }
@@ -129,7 +133,8 @@ pub fn take(file: &File, access: Access) -> Result<(), FileError> {
     }
 }
 
-/// Whether nothing is lost when the file is written from `offset` on: there is nothing, or zeros, or a guest that was saved before.
+/// Whether nothing is lost when the file is written from `offset` on: there is nothing, or zeros,
+/// or a guest that was saved before.
 pub fn check_contents(file: &File, offset: u64) -> Result<(), FileError> {
     if !matches!(FileKind::from(file.metadata()?.file_type()), FileKind::Regular | FileKind::BlockDevice) {
         return Ok(());
@@ -170,7 +175,8 @@ pub enum Direction {
     In,
 }
 
-/// Looks whether a descriptor can carry a guest. Where it is a file, gives what locks that: it is locked as long as this is open.
+/// Looks whether a descriptor can carry a guest. Where it is a file, gives what locks that: it is
+/// locked as long as this is open.
 pub fn check_handed(file: &File, direction: Direction) -> Result<Option<File>, FileError> {
     let kind = FileKind::from(file.metadata()?.file_type());
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL).map_err(io::Error::from)?);
@@ -186,10 +192,12 @@ pub fn check_handed(file: &File, direction: Direction) -> Result<Option<File>, F
     if !matches!(kind, FileKind::Regular | FileKind::BlockDevice) {
         return Ok(None);
     }
-    // Opened once more: a lock on what the client has open, too, would stay as long as the client has it.
+    // Opened once more: a lock on what the client has open, too, would stay as long as the client
+    // has it.
     let again = format!("/proc/self/fd/{}", file.as_raw_fd());
     let Ok(own) = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(again) else {
-        // An ordinary user's process, which nobody may look into, may not open its own files so. What others have, it sees all the same.
+        // An ordinary user's process, which nobody may look into, may not open its own files so.
+        // What others have, it sees all the same.
         return match look(file, access) {
             Ok(()) | Err(Locked::NoLocks(_)) => Ok(None),
             Err(used) => Err(FileError::InUse(used)),

@@ -29,7 +29,8 @@ use crate::machine::{Machine, RunState};
 pub enum MigrationEvent {
     /// The status changed (event `MIGRATION`).
     Status(Status),
-    /// A precopy pass began (event `MIGRATION_PASS`), counted from 1. Only the source tells of it, and not of the first.
+    /// A precopy pass began (event `MIGRATION_PASS`), counted from 1. Only the source tells of it,
+    /// and not of the first.
     Pass(u64),
 }
 
@@ -76,7 +77,8 @@ impl Observer for Tell {
         (self.0)(MigrationEvent::Status(status));
     }
     fn pass(&self, pass: u64) {
-        // As in QEMU: that the first one begins is told by the status, and what arrives is the source's business.
+        // As in QEMU: that the first one begins is told by the status, and what arrives is the
+        // source's business.
         if self.1 == Side::Source && pass > 1 {
             (self.0)(MigrationEvent::Pass(pass));
         }
@@ -237,7 +239,8 @@ impl Migration {
         Ok(())
     }
 
-    /// Where a guest that leaves on `stream` goes. What only a destination that answers can take begins with its answer.
+    /// Where a guest that leaves on `stream` goes. What only a destination that answers can take
+    /// begins with its answer.
     fn record(&self, stream: &Stream, settings: &Settings) -> Result<Arc<dyn Connector>, MigrationError> {
         let by_postcopy = settings.parameters.postcopy_policy != Policy::Manual;
         let listening = if by_postcopy || encoding(settings).contents != Contents::Whole {
@@ -394,7 +397,8 @@ impl Migration {
         Ok(at)
     }
 
-    /// The guest that was to arrive did not, which was told. Whether this destination goes on waiting for one, and where.
+    /// The guest that was to arrive did not, which was told. Whether this destination goes on
+    /// waiting for one, and where.
     pub fn waits_for_another(&self) -> Option<Option<Uri>> {
         let (uri, on_failure) = lock(&self.awaited).clone()?;
         let error = {

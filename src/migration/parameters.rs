@@ -237,7 +237,8 @@ impl Spec {
 }
 
 impl Parameter {
-    /// All of them, in the order in which they are shown: QEMU's, and behind them those that are ours.
+    /// All of them, in the order in which they are shown: QEMU's, and behind them those that are
+    /// ours.
     pub const ALL: [Self; 29] = [
         Self::Announce(Timing::Initial),
         Self::Announce(Timing::Max),

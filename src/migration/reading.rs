@@ -21,7 +21,8 @@ pub enum ReadError {
 }
 
 impl Parameter {
-    /// Reads a value: a bandwidth without a suffix is in MiB, any other size without one in bytes. Whether it is in range is seen when it is set.
+    /// Reads a value: a bandwidth without a suffix is in MiB, any other size without one in bytes.
+    /// Whether it is in range is seen when it is set.
     pub fn read(self, text: &str) -> Result<Setting, ReadError> {
         const MIB: u64 = 1 << 20;
         let wrong = |expected| ReadError::Kind { name: self.name(), expected };

@@ -207,8 +207,8 @@ impl Streams {
         Ok(Box::new(Locked { stream: playing.map_err(raise)?, _lock: lock }))
     }
 
-    /// A name of `getfd`, or the number of a descriptor that this process was started with; used up by this. With what keeps others from the file
-    /// behind it, if there is one.
+    /// A name of `getfd`, or the number of a descriptor that this process was started with; used up
+    /// by this. With what keeps others from the file behind it, if there is one.
     fn descriptor(&self, name: &str, direction: Direction) -> Result<(OwnedFd, Option<File>), FileError> {
         let descriptor = match name.parse::<RawFd>() {
             Ok(number) => self.fds.take_inherited(number)?,
@@ -219,7 +219,8 @@ impl Streams {
         Ok((file.into(), lock))
     }
 
-    /// Refuses a file that this process's standard input or output is, while a serial port or a monitor has those.
+    /// Refuses a file that this process's standard input or output is, while a serial port or a
+    /// monitor has those.
     fn is_nobodys(&self, file: &File) -> Result<(), FileError> {
         let found = file.metadata()?;
         match self.fds.use_of((found.dev(), found.ino())) {

@@ -29,7 +29,8 @@ use crate::signals::{ENDING, heard};
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 const FIRST_FREE: usize = 2;
-/// Clients served at once. One more takes the place of that which has been silent for longest, or is turned away if all have spoken.
+/// Clients served at once. One more takes the place of that which has been silent for longest, or
+/// is turned away if all have spoken.
 const MAX_CLIENTS: usize = 64;
 /// A host that has no descriptor left for a client is asked for one again so much later.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);

@@ -11,8 +11,8 @@ use whimbrel_postcopy::stats::{
 use crate::migration::Side;
 use crate::migration::uri::Uri;
 
-/// The whole object; empty before the first migration, as in QEMU. `listening` is where this process waits for a guest, or
-/// for the source of one.
+/// The whole object; empty before the first migration, as in QEMU. `listening` is where this
+/// process waits for a guest, or for the source of one.
 pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -> Value {
     let mut fields = Map::new();
     let mut set = |name: &str, value: Value| {
@@ -85,7 +85,8 @@ pub fn waits(side: Side, status: Status) -> bool {
     side == Side::Destination && !matches!(status, Status::Failed | Status::Cancelled)
 }
 
-/// Whether there is more to say than how it stands: a source that has nothing under way, and did not bring anything to its end, has no figures.
+/// Whether there is more to say than how it stands: a source that has nothing under way, and did
+/// not bring anything to its end, has no figures.
 pub fn has_figures(side: Side, status: Status) -> bool {
     use Status::{Cancelled, Cancelling, Failed, Failing, Setup};
     let nothing = matches!(status, Setup | Cancelling | Cancelled | Failing | Failed);

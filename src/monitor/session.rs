@@ -32,7 +32,8 @@ pub trait Session {
         true
     }
 
-    /// Whether the answers that [`Session::receive`] gave are sent behind the events that the commands led to, as QEMU does.
+    /// Whether the answers that [`Session::receive`] gave are sent behind the events that the
+    /// commands led to, as QEMU does.
     fn answers_behind_events(&self) -> bool {
         false
     }

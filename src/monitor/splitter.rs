@@ -23,7 +23,8 @@ enum At {
     Gap,
     /// In a bare word or number outside all brackets.
     Word,
-    /// Inside brackets, or between a bare string's quotes. A string ends with the quote that it began with: QEMU takes single ones, too.
+    /// Inside brackets, or between a bare string's quotes. A string ends with the quote that it
+    /// began with: QEMU takes single ones, too.
     Nested { quote: Option<u8>, escaped: bool },
 }
 

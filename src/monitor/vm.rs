@@ -136,7 +136,8 @@ impl LiveVm {
         Self { name, machine, migration, snapshots, fds, events, listening: Mutex::new(None), exit_on_error }
     }
 
-    /// `--incoming URI`: waits for a guest there, again and again unless the first failure ends the process.
+    /// `--incoming URI`: waits for a guest there, again and again unless the first failure ends the
+    /// process.
     pub fn await_guest(&self, uri: &Uri) -> Result<Uri, MigrationError> {
         let on_failure = if self.exit_on_error { OnFailure::Exit } else { OnFailure::ListenAgain };
         self.migration.incoming(uri, on_failure).map(|at| self.listens(at, Listening::ForGuest))
@@ -154,7 +155,8 @@ impl LiveVm {
 enum Listening {
     /// A guest. Nobody is awaited there once it is here.
     ForGuest(Uri),
-    /// The source of a guest that is here in part, or whose source may not know that it is here whole.
+    /// The source of a guest that is here in part, or whose source may not know that it is here
+    /// whole.
     ForSource(Uri),
 }
 

@@ -476,8 +476,8 @@ fn listens() -> Result<Calls, BackendError> {
 
 fn serves_monitors() -> Result<Calls, BackendError> {
     let calls = character()?.and(awaits_queues());
-    // Clients hand descriptors over, which only recvmsg takes. Snapshots are listed. Whether somebody writes to a FIFO is seen by tee; standard input
-    // and output are given away.
+    // Clients hand descriptors over, which only recvmsg takes. Snapshots are listed. Whether
+    // somebody writes to a FIFO is seen by tee; standard input and output are given away.
     let calls = calls.any(&[libc::SYS_getdents64, libc::SYS_tee, libc::SYS_dup2, libc::SYS_dup3]);
     Ok(calls.any(&[libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_shutdown]))
 }

@@ -1,8 +1,9 @@
 //! [`Identity`]: which machine a snapshot is of.
 //!
-//! A machine is known by its UUID and its name. One that has neither is known by how it was started: what it boots and what it has. So it finds its
-//! snapshots again when it is started again with the same options; but of two such machines that share a directory at one time only the first is that
-//! one, and the other is known to itself alone.
+//! A machine is known by its UUID and its name. One that has neither is known by how it was
+//! started: what it boots and what it has. So it finds its snapshots again when it is started again
+//! with the same options; but of two such machines that share a directory at one time only the
+//! first is that one, and the other is known to itself alone.
 
 use std::fmt::{self, Write};
 use std::fs::File;
@@ -29,8 +30,9 @@ impl Identity {
         Self { name: config.name.clone(), uuid: config.uuid, start: fingerprint(&description(config)) }
     }
 
-    /// For a machine without a name or UUID: holds the directory as the one that was started so, as long as the file is open. Where another one has
-    /// it, this machine becomes one that none has been before.
+    /// For a machine without a name or UUID: holds the directory as the one that was started so, as
+    /// long as the file is open. Where another one has it, this machine becomes one that none has
+    /// been before.
     pub fn claim(&mut self, directory: &Path) -> Option<File> {
         if self.name.is_some() || self.uuid.is_some() {
             return None;
@@ -45,7 +47,8 @@ impl Identity {
                      it is started again; give each a --name or --uuid"
                 );
                 let mut bytes = [0; 8];
-                // Should there be no chance, its own number is as good as any other that is nobody's.
+                // Should there be no chance, its own number is as good as any other that is
+                // nobody's.
                 let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
                 self.start = u64::from_le_bytes(bytes) ^ u64::from(std::process::id());
                 None

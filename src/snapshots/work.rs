@@ -79,7 +79,8 @@ impl Work {
         }
     }
 
-    /// The draft becomes the snapshot, unless somebody else reads the one before it. (Over NFS that one would vanish under the reader.)
+    /// The draft becomes the snapshot, unless somebody else reads the one before it. (Over NFS that
+    /// one would vanish under the reader.)
     fn name_it(&self, draft: &File) -> Result<(), SnapshotError> {
         let _old = self.check_replaced()?;
         let unopened = |source| self.unopened(source);
@@ -90,7 +91,8 @@ impl Work {
         Ok(self.launcher.rename(&self.draft, &self.file)?)
     }
 
-    /// The snapshot that is there already, locked: this machine's, and nobody reads it. `None` if there is none.
+    /// The snapshot that is there already, locked: this machine's, and nobody reads it. `None` if
+    /// there is none.
     fn check_replaced(&self) -> Result<Option<File>, SnapshotError> {
         match fs::symlink_metadata(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

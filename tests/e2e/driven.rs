@@ -1,4 +1,5 @@
-//! `whimbrel migrate` as a script uses it: exit codes, JSON, signals, and settings that do not outlive the move.
+//! `whimbrel migrate` as a script uses it: exit codes, JSON, signals, and settings that do not
+//! outlive the move.
 
 use std::fs::OpenOptions;
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! What users name: files, FIFOs, sockets, descriptors. Nothing of it stops a monitor, and nothing that is somebody's is lost.
+//! What users name: files, FIFOs, sockets, descriptors. Nothing of it stops a monitor, and nothing
+//! that is somebody's is lost.
 
 use std::fs;
 use std::os::unix::fs::symlink;

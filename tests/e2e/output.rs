@@ -1,4 +1,5 @@
-//! What becomes of a command whose output nobody takes: a full disk, a reader that left, a descriptor that is closed.
+//! What becomes of a command whose output nobody takes: a full disk, a reader that left, a
+//! descriptor that is closed.
 
 use std::fs::OpenOptions;
 use std::process::{Command, Output, Stdio};

@@ -20,13 +20,15 @@ pub trait Connector: Send + Sync {
     /// A new channel.
     fn connect(&self) -> io::Result<Channel>;
 
-    /// Whether what goes over the channels is only written down, in a file or for a reader who has not been heard of: then nobody is known to run the
-    /// guest once the migration is over. Certain from the moment at which the guest was handed over.
+    /// Whether what goes over the channels is only written down, in a file or for a reader who has
+    /// not been heard of: then nobody is known to run the guest once the migration is over. Certain
+    /// from the moment at which the guest was handed over.
     fn only_keeps(&self) -> bool {
         false
     }
 
-    /// What the destination can do, where it was heard of only after the channels had been opened and answered in its place.
+    /// What the destination can do, where it was heard of only after the channels had been opened
+    /// and answered in its place.
     fn joined_late(&self) -> Option<Features> {
         None
     }
@@ -37,12 +39,14 @@ pub trait Acceptor: Send {
     /// Waits for the next channel, or for `wake`.
     fn accept(&self, wake: &Wake) -> Result<Channel, ChannelError>;
 
-    /// Whether what comes was written down, or comes out of a command: there is no link and no peer to speak of.
+    /// Whether what comes was written down, or comes out of a command: there is no link and no peer
+    /// to speak of.
     fn is_stream(&self) -> bool {
         false
     }
 
-    /// Where anybody can connect: what is readable while connections wait. They are taken with [`Acceptor::try_accept`] then.
+    /// Where anybody can connect: what is readable while connections wait. They are taken with
+    /// [`Acceptor::try_accept`] then.
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         None
     }
@@ -192,7 +196,8 @@ impl Listener {
         Ok(Self { socket: Socket::Tcp(listener), keepalive: KEEPALIVE, tls: None })
     }
 
-    /// Listens on a unix socket, which only this user may open. A socket file that nobody listens on any more is replaced; anything else stays.
+    /// Listens on a unix socket, which only this user may open. A socket file that nobody listens
+    /// on any more is replaced; anything else stays.
     pub fn unix(address: &UnixAddress) -> io::Result<Self> {
         let listener = PrivateListener::bind(&address.0)?;
         wait_in_line(&listener)?;
@@ -247,7 +252,8 @@ impl Listener {
     }
 }
 
-/// As many connections as the host allows may wait to be accepted: where they may not, a source tries again a second later, behind strangers.
+/// As many connections as the host allows may wait to be accepted: where they may not, a source
+/// tries again a second later, behind strangers.
 fn wait_in_line(listener: &impl AsFd) -> io::Result<()> {
     Ok(nix::sys::socket::listen(listener, Backlog::MAXCONN)?)
 }

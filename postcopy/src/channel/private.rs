@@ -50,8 +50,8 @@ pub struct PrivateListener {
 }
 
 impl PrivateListener {
-    /// Listens at `path`, without blocking when it accepts. A socket on which nobody listens any more is replaced; everything else that stands there
-    /// stays, and is named by the error.
+    /// Listens at `path`, without blocking when it accepts. A socket on which nobody listens any
+    /// more is replaced; everything else that stands there stays, and is named by the error.
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
         let (socket, file) = match listen_at(path) {
             Err(Errno::EADDRINUSE) => {
@@ -117,7 +117,8 @@ fn remove_dead(path: &Path) -> Result<(), ListenError> {
             .map_err(io::Error::from)?;
     let address = UnixAddr::new(path).map_err(io::Error::from)?;
     match connect(client.as_raw_fd(), &address) {
-        // Nobody has it open. One that cannot take another client just now, or is of another type, lives.
+        // Nobody has it open. One that cannot take another client just now, or is of another type,
+        // lives.
         Err(Errno::ECONNREFUSED) if identity(path).ok() == Some((found.dev(), found.ino())) => {
             log::info!("replacing the stale socket '{}'", path.display());
             Ok(std::fs::remove_file(path)?)
@@ -157,7 +158,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Connects to a unix socket. Where so many clients wait that another has to wait even to be one of them, that takes no longer than `patience`.
+/// Connects to a unix socket. Where so many clients wait that another has to wait even to be one of
+/// them, that takes no longer than `patience`.
 pub fn connect_private(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let client: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let limit = |time: Duration| TimeVal::new(time.as_secs() as i64, i64::from(time.subsec_micros()));
@@ -226,7 +228,8 @@ mod tests {
         assert_eq!(living.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
-    /// A listener whose queue is full, one that is of another type, and one that only binds, live all the same.
+    /// A listener whose queue is full, one that is of another type, and one that only binds, live
+    /// all the same.
     #[test]
     fn a_socket_that_takes_no_client_is_not_a_dead_one() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! Private keys as OpenSSL and certtool write them, made into the form that the TLS library takes.
 //!
-//! ring takes an EC key's number in exactly as many bytes as the curve has, and its public key besides. certtool writes the number as an
-//! integer: with a zero byte before it when its top bit is set, and shorter when it is small; OpenSSL can leave the public key out.
+//! ring takes an EC key's number in exactly as many bytes as the curve has, and its public key
+//! besides. certtool writes the number as an integer: with a zero byte before it when its top bit
+//! is set, and shorter when it is small; OpenSSL can leave the public key out.
 
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -51,7 +52,8 @@ pub(super) fn of_certificate(pem: &[u8], chain: &[CertificateDer<'static>]) -> K
     }
 }
 
-/// Whether the library takes the key, and whether it is the certificate's. What is wrong with a certificate is told elsewhere.
+/// Whether the library takes the key, and whether it is the certificate's. What is wrong with a
+/// certificate is told elsewhere.
 fn belongs(key: &PrivateKeyDer<'static>, chain: &[CertificateDer<'static>]) -> Option<bool> {
     let signing = provider().key_provider.load_private_key(key.clone_key()).ok()?;
     let matched = CertifiedKey::new(chain.to_vec(), signing).keys_match();

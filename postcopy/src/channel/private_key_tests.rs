@@ -8,8 +8,8 @@ use rcgen::{
 
 use super::*;
 
-/// Keys whose public halves are known without a calculation: numbers 1 and -1 have the generator and its mirror image.
-/// Curve, number, point.
+/// Keys whose public halves are known without a calculation: numbers 1 and -1 have the generator
+/// and its mirror image. Curve, number, point.
 const KNOWN: [(Curve, &str, &str, &str); 4] = [
     (
         Curve::P256,
@@ -269,7 +269,8 @@ fn the_librarys_own_keys_are_read_as_before() {
     }
 }
 
-/// Runs a program with what it reads; what it writes, or nothing if it is not there or does not know what is asked.
+/// Runs a program with what it reads; what it writes, or nothing if it is not there or does not
+/// know what is asked.
 fn written(program: &str, arguments: &[&str], input: &str) -> Option<String> {
     use std::io::Write;
     let mut command = Command::new(program);

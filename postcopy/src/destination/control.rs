@@ -187,8 +187,8 @@ impl DestinationHandle {
         report
     }
 
-    /// Which pages are here, in so many parts of guest RAM: none of a guest that will not arrive. Reads the bits as they are: takes no lock over
-    /// them and holds nobody up.
+    /// Which pages are here, in so many parts of guest RAM: none of a guest that will not arrive.
+    /// Reads the bits as they are: takes no lock over them and holds nobody up.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let received = self.shared.tracker.received();
         if self.shared.progress.status().came_to_nothing() {
@@ -206,7 +206,8 @@ impl DestinationHandle {
         }
     }
 
-    /// After the end: waits for the threads and lets go of whatever watches RAM, which may then be used for another guest.
+    /// After the end: waits for the threads and lets go of whatever watches RAM, which may then be
+    /// used for another guest.
     pub fn clear_away(&mut self) {
         self.join();
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -365,7 +365,8 @@ impl Driver {
                     faults.line.keep_watch()?;
                 }
                 let watched = destination.is_starting_watched();
-                // Before the guest's own event, as in QEMU; its own thread has nothing to do with it.
+                // Before the guest's own event, as in QEMU; its own thread has nothing to do with
+                // it.
                 let sure = || {
                     if watched {
                         self.enter(Status::PostcopyActive);

@@ -1,7 +1,8 @@
 //! How much memory the control groups that this process is in still let it take.
 //!
-//! A limit holds for a group and all below it, so each group above this process counts, in version 2 and in version 1, wherever they are
-//! mounted. Groups that a container's view leaves out cannot be asked; version 1 tells the lowest of their limits.
+//! A limit holds for a group and all below it, so each group above this process counts, in version
+//! 2 and in version 1, wherever they are mounted. Groups that a container's view leaves out cannot
+//! be asked; version 1 tells the lowest of their limits.
 
 use std::fs::read_to_string;
 use std::path::{Component, Path, PathBuf};
@@ -36,7 +37,8 @@ enum Version {
 }
 
 impl Mount {
-    /// A line of /proc/self/mountinfo (proc_pid_mountinfo(5)): numbers, then what is mounted and where; behind a dash its kind and options.
+    /// A line of /proc/self/mountinfo (proc_pid_mountinfo(5)): numbers, then what is mounted and
+    /// where; behind a dash its kind and options.
     fn read(line: &str) -> Option<Self> {
         let (place, kind) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -84,7 +86,8 @@ fn room_of_two(group: &Path) -> Option<u64> {
     Some(limit.saturating_sub(number(&group.join("memory.current"))?))
 }
 
-/// From the process's own group upwards, as long as a group counts for the one above it: in kernels before 5.11 that is a choice.
+/// From the process's own group upwards, as long as a group counts for the one above it: in kernels
+/// before 5.11 that is a choice.
 fn room_of_one(groups: impl Iterator<Item = PathBuf>) -> Option<u64> {
     let mut tightest: Option<u64> = None;
     for (above, group) in groups.enumerate() {

@@ -139,7 +139,8 @@ fn both_versions_beside_each_other_and_odd_mount_points_are_read() {
 
 #[test]
 fn a_group_out_of_sight_is_not_looked_for() {
-    // Of a process that was moved out of its namespace's part, or is in another part than the mounted one.
+    // Of a process that was moved out of its namespace's part, or is in another part than the
+    // mounted one.
     for own in ["/../../other", "/elsewhere"] {
         let tree = Tree::new("outside", &format!("0::{own}\n"), "30 23 0:26 /a /groups rw - cgroup2 none rw\n");
         tree.two("groups", &(2 * GIB).to_string(), "max", GIB);
@@ -148,7 +149,8 @@ fn a_group_out_of_sight_is_not_looked_for() {
     }
 }
 
-/// Set in a process that the test below starts in a group, and which says how much room it has there.
+/// Set in a process that the test below starts in a group, and which says how much room it has
+/// there.
 const INSIDE: &str = "WHIMBREL_TEST_TELLS_ROOM";
 
 #[test]

@@ -17,8 +17,8 @@ pub(super) const READ_BUFFER: usize = 1024 * 1024;
 /// So many multifd channels a migration may have: each has a thread and a buffer here.
 const MOST_MULTIFD: usize = u8::MAX as usize;
 
-/// So many sources may have begun to open channels: who says a right hello may be a stranger all the same, and the first whose channels are all here
-/// is the one.
+/// So many sources may have begun to open channels: who says a right hello may be a stranger all
+/// the same, and the first whose channels are all here is the one.
 const MOST_PARTIES: usize = 8;
 /// For so long a source may take to its next channel.
 const PARTY_PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +53,8 @@ impl Link {
         let mut lobby = Lobby::new(acceptor);
         let mut parties: Vec<Party> = Vec::new();
         loop {
-            // A source that died between two of its channels must not keep the next one out, nor one that does not go on.
+            // A source that died between two of its channels must not keep the next one out, nor
+            // one that does not go on.
             let now = Instant::now();
             parties.retain(|party| party.until > now);
             let deadline = parties.iter().map(|party| party.until).min();
@@ -117,7 +118,8 @@ impl Link {
     }
 }
 
-/// Whether the channel belongs to the migration that is awaited, or may be the first of one; `party` is what has come of its migration.
+/// Whether the channel belongs to the migration that is awaited, or may be the first of one;
+/// `party` is what has come of its migration.
 fn fits(hello: &Hello, party: Option<&Party>, rejoin: Option<Token>, alone: bool) -> Result<(), &'static str> {
     if hello.recover != rejoin.is_some() {
         return Err(if hello.recover {

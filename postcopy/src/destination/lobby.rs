@@ -1,8 +1,9 @@
 //! [`Lobby`]: who has connected and not yet said who it is.
 //!
-//! Anybody can connect to a place where a guest is awaited. All who have are heard at the same time, by one thread: a source that speaks is let in at
-//! once, however many others are silent, slow or no sources at all. Each has so much time for its first words and no more; where there are too
-//! many, those go first that have been here longest.
+//! Anybody can connect to a place where a guest is awaited. All who have are heard at the same
+//! time, by one thread: a source that speaks is let in at once, however many others are silent,
+//! slow or no sources at all. Each has so much time for its first words and no more; where there
+//! are too many, those go first that have been here longest.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -48,7 +49,8 @@ impl<'a> Lobby<'a> {
         Self { acceptor, patience: PATIENCE, visitors: VecDeque::new(), turned_away: 0, full: None }
     }
 
-    /// Waits for the next channel whose hello can be read; `None` once it is `deadline`. [`ChannelError::Interrupted`] if nobody is waited for any more.
+    /// Waits for the next channel whose hello can be read; `None` once it is `deadline`.
+    /// [`ChannelError::Interrupted`] if nobody is waited for any more.
     pub fn next(
         &mut self,
         deadline: Option<Instant>,
@@ -75,7 +77,8 @@ impl<'a> Lobby<'a> {
     fn only(&mut self, until: &Until<'_>) -> Result<(Channel, Hello), ChannelError> {
         loop {
             let channel = match self.acceptor.accept(until.wake) {
-                // Most often the fault loop that lost its old channel; only the end of the process ends this wait.
+                // Most often the fault loop that lost its old channel; only the end of the process
+                // ends this wait.
                 Err(ChannelError::Interrupted) if !(until.give_up)() => continue,
                 accepted => accepted?,
             };

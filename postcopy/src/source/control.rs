@@ -235,8 +235,9 @@ impl SourceHandle {
         self.shared.progress.report(self.shared.pending.count())
     }
 
-    /// Which pages need not be sent (any more), in so many parts of guest RAM: none of a migration that failed or was cancelled. Reads the bits
-    /// as they are: takes no lock over them and holds nobody up.
+    /// Which pages need not be sent (any more), in so many parts of guest RAM: none of a migration
+    /// that failed or was cancelled. Reads the bits as they are: takes no lock over them and holds
+    /// nobody up.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let pending = &self.shared.pending;
         if self.shared.progress.status().came_to_nothing() {

@@ -2,12 +2,16 @@
 //!
 //! ```text
 //!  stream ... state, hand-over, complete | places ...          | label     | footer (56 bytes)
-//!                                        | block u16, 0 u16,   | text, and | "WHIMPAGE", places u64, where they begin u64,
-//!                                        | count u32, page u64,| zeros up  | where the state's message begins u64,
-//!                                        | at u64              | to 8 bytes| pages u64, label's bytes u64, sum u64
+//!                                        | block u16, 0 u16,   | text, and | "WHIMPAGE", places
+//! u64, where they begin u64,
+//!                                        | count u32, page u64,| zeros up  | where the state's
+//! message begins u64,
+//!                                        | at u64              | to 8 bytes| pages u64, label's
+//! bytes u64, sum u64
 //! ```
 //! All numbers are little-endian and all places count from the stream's first byte; `at` 0 is a run of zeros. The sum is over everything in the table
-//! before it. The label is the monitor's, which says there whose snapshot it is. Whoever reads the stream in order never sees the table.
+//! before it. The label is the monitor's, which says there whose snapshot it is. Whoever reads the
+//! stream in order never sees the table.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! [`Ear`]: what is said on a stream's way back, where a destination may answer, a program prints, or nobody says anything.
+//! [`Ear`]: what is said on a stream's way back, where a destination may answer, a program prints,
+//! or nobody says anything.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,7 +25,8 @@ pub(super) struct Ear {
     pub back: Option<OwnedFd>,
     /// A destination that answers is joined.
     pub joins: bool,
-    /// An answer is waited for, before anything else is said: it need not be joined behind a message.
+    /// An answer is waited for, before anything else is said: it need not be joined behind a
+    /// message.
     awaits: bool,
     pub heard: Arc<Heard>,
     said: Said,
@@ -48,7 +50,8 @@ impl Ear {
     /// Hears what has been said by now. It never waits.
     pub fn listen(&mut self) {
         if matches!(self.said, Said::Answer(_)) && !self.can_join() && !self.awaits {
-            // It came too late to be joined, or the destination cannot be: what follows is not for anybody.
+            // It came too late to be joined, or the destination cannot be: what follows is not for
+            // anybody.
             self.said = Said::Nothing;
         }
         let Some(back) = &self.back else { return };
@@ -96,8 +99,8 @@ impl Ear {
         }
     }
 
-    /// Waits for an answer, but no longer than until then, or until it is certain that there will be none. [`ChannelError::Closed`] if the source
-    /// has closed its channel.
+    /// Waits for an answer, but no longer than until then, or until it is certain that there will
+    /// be none. [`ChannelError::Closed`] if the source has closed its channel.
     pub fn listen_until(&mut self, deadline: Instant, peer: &Channel) -> Result<(), ChannelError> {
         let listened = self.await_answer(deadline, peer);
         self.awaits = false;
@@ -167,7 +170,8 @@ impl Ear {
             }
             let [said, done] = fds.map(|fd| fd.any().unwrap_or(false));
             if done {
-                // What it said before its end, an answer among it perhaps; another program that goes on is not waited for.
+                // What it said before its end, an answer among it perhaps; another program that
+                // goes on is not waited for.
                 (0..LAST_READS).for_each(|_| self.listen());
                 return;
             }

@@ -131,8 +131,9 @@ impl<'a> Multiplex<'a> {
 
     /// Makes a frame of what a channel has to say, the demand channel first; `false` if none has anything.
     ///
-    /// Ends are told last: what the source said on the control channel before it left, a cancel most often, must not come behind
-    /// the end of the demand channel, which the other side takes for a broken link.
+    /// Ends are told last: what the source said on the control channel before it left, a cancel
+    /// most often, must not come behind the end of the demand channel, which the other side takes
+    /// for a broken link.
     fn next_frame(&mut self) -> io::Result<bool> {
         let mut ended = None;
         for number in [DEMAND, CONTROL] {
@@ -164,7 +165,8 @@ impl<'a> Multiplex<'a> {
         Ok(ended.is_some())
     }
 
-    /// Puts the header before `count` bytes of a channel, which stand behind its place; with none this is the channel's end.
+    /// Puts the header before `count` bytes of a channel, which stand behind its place; with none
+    /// this is the channel's end.
     fn frame(&mut self, number: usize, count: usize) {
         self.out.truncate(HEADER + count);
         self.out[..4].copy_from_slice(&[number as u8, u8::from(count == 0), 0, 0]);

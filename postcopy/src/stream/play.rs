@@ -155,7 +155,8 @@ struct Player {
 
 /// What the stream holds.
 enum Content {
-    /// One channel's messages, which nobody hears an answer to; unless the source joins this side behind one of them, where it can.
+    /// One channel's messages, which nobody hears an answer to; unless the source joins this side
+    /// behind one of them, where it can.
     Messages { joins: bool },
     /// Both channels, in frames; the other end answers.
     Frames,
@@ -227,7 +228,8 @@ impl Player {
         }
     }
 
-    /// The source was answered in this side's place up to here: takes what this side has said to it. A refusal it has yet to hear.
+    /// The source was answered in this side's place up to here: takes what this side has said to
+    /// it. A refusal it has yet to hear.
     fn take_replies(&self) -> Result<Vec<u8>, ChannelError> {
         for _ in 0..self.answered {
             let mut header = [0; Header::LEN];
@@ -294,7 +296,8 @@ impl Player {
         }
     }
 
-    /// The stream up to its last message, or up to where it was cut; or, if the source `joins` this side, up to its frames: what was read of these.
+    /// The stream up to its last message, or up to where it was cut; or, if the source `joins` this
+    /// side, up to its frames: what was read of these.
     fn forward(&mut self, joins: bool) -> Result<Option<Vec<u8>>, ChannelError> {
         let mut buffer = vec![0; BUFFER];
         // What follows the state: nothing of it is said before its end is here.

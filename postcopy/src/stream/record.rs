@@ -26,7 +26,8 @@ pub trait Sink: Send {
     /// What is polled and written to. Where it can block, it is in non-blocking mode.
     fn fd(&self) -> BorrowedFd<'_>;
 
-    /// What is to be said of a guest that stays, behind its stream, where that is a file: for whoever lists such files.
+    /// What is to be said of a guest that stays, behind its stream, where that is a file: for
+    /// whoever lists such files.
     fn label(&self) -> &str {
         ""
     }
@@ -68,8 +69,9 @@ impl Sink for Descriptor {
 /// Gives the channels of one migration, and writes what comes over them to a [`Sink`].
 ///
 /// A thread of its own, which ends with the channels, does the writing; what cannot be written ends the migration with a reason, and
-/// the guest stays. It goes one way from the first byte on: a precopy that is recorded. Where there is a way back, and a destination answers on it
-/// before the guest's state was written, the stream carries both channels from there on, and a migration of any kind.
+/// the guest stays. It goes one way from the first byte on: a precopy that is recorded. Where there
+/// is a way back, and a destination answers on it before the guest's state was written, the stream
+/// carries both channels from there on, and a migration of any kind.
 pub struct Recording {
     next: Mutex<Next>,
     heard: Arc<Heard>,
@@ -82,12 +84,15 @@ enum Next {
     None,
 }
 
-/// How long a source listens for an answer before it goes on. An answer that comes later is heard, too.
+/// How long a source listens for an answer before it goes on. An answer that comes later is heard,
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listening {
-    /// Without one nothing can begin: a postcopy was asked for from the first page on, or pages that are not whole.
+    /// Without one nothing can begin: a postcopy was asked for from the first page on, or pages
+    /// that are not whole.
     Needed,
-    /// A postcopy may be asked for: a destination that is there already is heard before the first page is sent.
+    /// A postcopy may be asked for: a destination that is there already is heard before the first
+    /// page is sent.
     Wished,
     /// Not at all.
     Aside,
@@ -237,9 +242,11 @@ impl Recorder {
         self.peer.send(&Answer::Refused(why.to_owned()).encode(), &self.wake, &|| false)
     }
 
-    /// A destination has answered while a precopy was being written: it has read what was, and was answered for. `rest` is what follows.
+    /// A destination has answered while a precopy was being written: it has read what was, and was
+    /// answered for. `rest` is what follows.
     fn join(&mut self, answer: &[u8], demand: Channel, rest: &[u8]) -> Result<(), ChannelError> {
-        // The source greeted on this channel, too, before it said anything else, and was answered in the destination's place.
+        // The source greeted on this channel, too, before it said anything else, and was answered
+        // in the destination's place.
         receive_all(&demand, &mut [0; Hello::LEN], &self.wake)?;
         if let Some(features) = welcome_in(answer) {
             let _ = self.heard().joined.set(features);
@@ -251,7 +258,8 @@ impl Recorder {
         &self.ear.heard
     }
 
-    /// A destination is there: both channels go over the stream, this way and that. `rest` was read of the control channel already.
+    /// A destination is there: both channels go over the stream, this way and that. `rest` was read
+    /// of the control channel already.
     fn multiplex(&mut self, demand: Channel, rest: &[u8]) -> Result<(), ChannelError> {
         self.keep(&FRAMES)?;
         let (Some(sink), Some(back)) = (self.sink.take(), self.ear.back.take()) else { return Ok(()) };
@@ -263,7 +271,8 @@ impl Recorder {
         Ok(sink.commit()?)
     }
 
-    /// Answers for a destination while the stream is written; gives a real one's answer and what was read beyond it, where one is to be joined.
+    /// Answers for a destination while the stream is written; gives a real one's answer and what
+    /// was read beyond it, where one is to be joined.
     fn record(&mut self) -> Result<(Vec<u8>, Vec<u8>), ChannelError> {
         let mut buffer = vec![0; BUFFER];
         loop {
@@ -342,8 +351,9 @@ impl Recorder {
         self.say(&Reply::NotStarted(format!("the stream could not be written: {why}")))
     }
 
-    /// Writes all, and hears meanwhile what is said on the way back: a command that cannot print does not read either.
-    /// [`io::ErrorKind::ConnectionAborted`] if this had to wait and the source is gone.
+    /// Writes all, and hears meanwhile what is said on the way back: a command that cannot print
+    /// does not read either. [`io::ErrorKind::ConnectionAborted`] if this had to wait and the
+    /// source is gone.
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let Self { sink: Some(sink), ear, peer, left_since, .. } = self else { return Ok(()) };
         while !bytes.is_empty() {

@@ -92,7 +92,8 @@ impl Saving {
         self.shared.progress.report(self.shared.pending.count())
     }
 
-    /// Which pages are written, in so many parts of guest RAM: none if what was written is of no use.
+    /// Which pages are written, in so many parts of guest RAM: none if what was written is of no
+    /// use.
     pub fn page_map(&self, buckets: u32) -> PageMap {
         let pending = &self.shared.pending;
         if self.shared.progress.status().came_to_nothing() {

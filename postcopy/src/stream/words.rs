@@ -1,4 +1,5 @@
-//! What is wrong with a stream that a guest is read from, for whoever knows of a file or a command and of no link and no peer.
+//! What is wrong with a stream that a guest is read from, for whoever knows of a file or a command
+//! and of no link and no peer.
 
 use crate::channel::ChannelError;
 use crate::error::{MigrationError, sentence};

@@ -54,7 +54,8 @@ impl Features {
     pub const SHARED_RAM: Self = Self(16);
     /// The destination tells at a mark, also after the hand-over, which pages it has: the source may let go of them.
     pub const RELEASE: Self = Self(32);
-    /// On a stream that goes both ways: the destination can be joined behind any message of a precopy before the state, not only behind the hello.
+    /// On a stream that goes both ways: the destination can be joined behind any message of a
+    /// precopy before the state, not only behind the hello.
     pub const JOINS: Self = Self(64);
 
     /// Whether every feature of `other` is here.

@@ -1,4 +1,5 @@
-//! A process that is killed at any of its writes to an image, beside a model of what was answered and flushed. qemu-img is the judge.
+//! A process that is killed at any of its writes to an image, beside a model of what was answered
+//! and flushed. qemu-img is the judge.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,8 @@ use crate::block::fuse;
 
 /// What the model knows apart, in bytes.
 const BLOCK: u64 = 512;
-/// What was in an image before: the byte that fills all of a backing file, and what was written to some images.
+/// What was in an image before: the byte that fills all of a backing file, and what was written to
+/// some images.
 const BEFORE: u8 = 250;
 
 /// What a block may hold after the process was killed.
@@ -24,7 +26,8 @@ struct Held {
     flushed: Vec<u8>,
     /// What was asked for after that, in this order.
     since: Vec<u8>,
-    /// Whether the last of that is what it holds if nobody was killed, which a discard does not say.
+    /// Whether the last of that is what it holds if nobody was killed, which a discard does not
+    /// say.
     exact: bool,
 }
 

@@ -57,7 +57,8 @@ fn run_on(line: &str, vm: &dyn Vm, handed: &mut Handed, vcpu: usize) -> Answer {
     }
 }
 
-/// Executes one line for a client that cannot wait (QMP's `human-monitor-command`), on this vCPU where it names none. Lines end as QEMU's do.
+/// Executes one line for a client that cannot wait (QMP's `human-monitor-command`), on this vCPU
+/// where it names none. Lines end as QEMU's do.
 pub fn run_detached(line: &str, vm: &dyn Vm, vcpu: usize) -> String {
     let answer = run_on(line, vm, &mut Handed::default(), vcpu);
     let what = match answer.waits {

@@ -1,4 +1,5 @@
-//! JSON as QEMU reads it: a string may stand in single quotes, and `\'` is one inside of either kind.
+//! JSON as QEMU reads it: a string may stand in single quotes, and `\'` is one inside of either
+//! kind.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,5 @@
-//! Where a migration goes, in QEMU's two ways to say it: `uri`, or `channels`, of which there is one here.
+//! Where a migration goes, in QEMU's two ways to say it: `uri`, or `channels`, of which there is
+//! one here.
 
 use serde_json::{Map, Value};
 

@@ -1,5 +1,6 @@
-//! `docs/qemu-compatibility.md` against QEMU's own description of its commands and events, which `scripts/qmp_differences --record` wrote down:
-//! each argument, member and value is here with the same type, or has a row that says why not.
+//! `docs/qemu-compatibility.md` against QEMU's own description of its commands and events, which
+//! `scripts/qmp_differences --record` wrote down: each argument, member and value is here with the
+//! same type, or has a row that says why not.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,7 +162,8 @@ fn compare(what: &str, qemu: &Members, samples: &[Value], differences: &mut Vec<
     differences.extend(here.keys().filter(|path| !known.contains(*path)).map(|path| format!("{what}: +{path}")));
 }
 
-/// Arguments that are not taken, or taken otherwise. What is inside them is the business of the commands' own tests.
+/// Arguments that are not taken, or taken otherwise. What is inside them is the business of the
+/// commands' own tests.
 fn compare_arguments(name: &str, qemu: &Members, differences: &mut Vec<String>) {
     let Some(face) = find_qmp(name) else { return };
     let outer = qemu.iter().filter(|(path, _)| !path.contains('.'));

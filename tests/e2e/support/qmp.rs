@@ -129,7 +129,8 @@ impl Qmp {
         }
     }
 
-    /// Takes all events up to the MIGRATION event with this status, in their order: of those the status, of others the name.
+    /// Takes all events up to the MIGRATION event with this status, in their order: of those the
+    /// status, of others the name.
     pub fn told_until(&mut self, last: &str) -> Vec<String> {
         let mut told = Vec::new();
         while told.last().is_none_or(|it| it != last) {
