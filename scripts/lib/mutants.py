@@ -65,7 +65,7 @@ MUTANTS = [
     Mutant("a page that is asked for is claimed and not given", ANSWER, "            bitmap.claim(page);\n            let single", "            if bitmap.claim(page) {\n                continue;\n            }\n            let single"),
     Mutant("the destination is complete with pages missing", DESTINATION, "matches!(self.state, State::Finishing) && self.tracker.missing() == 0;", "matches!(self.state, State::Finishing);"),
     Mutant("a destination that never ran forgets that it may be asked", DESTINATION, "State::Loaded { .. } | State::Starting { .. } if !matches!", "State::Loaded { .. } | State::Starting { .. } if false && !matches!"),
-    Mutant("a complete destination forgets that it may be asked", DESTINATION, "State::Failed(_) | State::Completed { told: true })", "State::Failed(_) | State::Completed { .. })"),
+    Mutant("a complete destination forgets that it may be asked", DESTINATION, "State::Failed(_) | State::Completed { told: true, .. })", "State::Failed(_) | State::Completed { .. })"),
     Mutant(
         "a guest that was given up runs when the hand-over comes after all",
         DESTINATION,
