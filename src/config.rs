@@ -13,7 +13,8 @@ use crate::vcpu::CpuModel;
 /// Everything [`crate::machine::Machine::build`] needs. Every value in it has been checked.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
-    /// What to boot. With [`MachineConfig::arriving`] it is not loaded but by a reset, and may be missing.
+    /// What to boot. With [`MachineConfig::arriving`] it is not loaded but by a reset, and may be
+    /// missing.
     pub boot: Option<BootConfig>,
     /// A guest is to arrive (`--incoming`).
     pub arriving: bool,
@@ -21,7 +22,8 @@ pub struct MachineConfig {
     pub memory: MemoryConfig,
     /// How many vCPUs, 1 to 16.
     pub vcpus: u8,
-    /// The processor that the guest is shown; with [`MachineConfig::arriving`], the most that it may have been shown.
+    /// The processor that the guest is shown; with [`MachineConfig::arriving`], the most that it
+    /// may have been shown.
     pub cpu: CpuModel,
     /// Where the serial port goes.
     pub serial: CharDevice,
@@ -31,7 +33,8 @@ pub struct MachineConfig {
     pub name: Option<String>,
     /// `--uuid`.
     pub uuid: Option<Uuid>,
-    /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on the source.
+    /// `--paused`: does not start by itself; a guest that arrives stays paused, whatever it was on
+    /// the source.
     pub paused: bool,
 }
 
@@ -153,13 +156,15 @@ pub struct MemoryConfig {
 pub struct DiskConfig {
     /// A regular file or a block device.
     pub path: PathBuf,
-    /// What it holds. Never guessed: a guest that may write a raw disk from its first byte on could choose.
+    /// What it holds. Never guessed: a guest that may write a raw disk from its first byte on could
+    /// choose.
     pub format: ImageFormat,
     /// The guest may not write to it, and other readers may share it.
     pub read_only: bool,
     /// What the backing files hold whose format is not written down in the image above them.
     pub backing_format: Option<ImageFormat>,
-    /// What the guest reads as the disk's serial number: at most 20 printable ASCII characters; may be empty.
+    /// What the guest reads as the disk's serial number: at most 20 printable ASCII characters; may
+    /// be empty.
     pub serial: String,
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::kvm::{adopt_fd, duplicate_fd};
 
-/// How many names there can be: a client that forgets to close must not use up what the machine itself needs.
+/// How many names there can be: a client that forgets to close must not use up what the machine
+/// itself needs.
 const MAX_NAMES: usize = 64;
 
 /// What came with one message; the next message's take their place.

@@ -16,13 +16,15 @@ use whimbrel_postcopy::error::sentence;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // A file that may not grow further (RLIMIT_FSIZE) is an error of that write, not the end of a guest. All threads inherit this.
+    // A file that may not grow further (RLIMIT_FSIZE) is an error of that write, not the end of a
+    // guest. All threads inherit this.
     let _ = SigSet::from(Signal::SIGXFSZ).thread_block();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return no_command(&error),
     };
-    // Not what the crate of the queues says of each wrong ring: a guest could fill the log with that.
+    // Not what the crate of the queues says of each wrong ring: a guest could fill the log with
+    // that.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,virtio_queue=off"))
         .format_timestamp_millis()
         .init();

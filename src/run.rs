@@ -1,4 +1,5 @@
-//! `whimbrel run`: builds the machine, its migration and its monitors, joins them, and serves until the end.
+//! `whimbrel run`: builds the machine, its migration and its monitors, joins them, and serves until
+//! the end.
 
 use std::sync::Arc;
 
@@ -60,12 +61,14 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     let identity = Identity::of(&config.machine);
     let snapshots = Snapshots::new(config.snapshots.clone(), identity, launcher, migration.clone(), events.jobs());
     let name = config.machine.name.clone();
-    // Everything that needs privilege is open, and all threads but the migrations' are locked in already.
+    // Everything that needs privilege is open, and all threads but the migrations' are locked in
+    // already.
     sandbox::enter_main()?;
     let vm = LiveVm::new(name, machine.clone(), migration.clone(), snapshots, fds, events, config.exit_on_error);
 
     let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
-    // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs have ended.
+    // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs
+    // have ended.
     migration.abandon();
     machine.shutdown();
     match ending? {

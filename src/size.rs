@@ -11,7 +11,8 @@ pub enum SizeError {
     TooLarge(String),
 }
 
-/// Reads a size. A bare number counts in units of `unit` bytes; suffixes are binary, in either case, with an optional `B` or `iB`.
+/// Reads a size. A bare number counts in units of `unit` bytes; suffixes are binary, in either
+/// case, with an optional `B` or `iB`.
 pub fn parse_size(text: &str, unit: u64) -> Result<u64, SizeError> {
     let refuse = || SizeError::NotASize(text.to_owned());
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -54,7 +55,8 @@ pub fn exact_size(bytes: u64) -> String {
     }
 }
 
-/// Writes a size with three significant digits and a binary suffix, as QEMU's monitor does: `1.5 GiB`.
+/// Writes a size with three significant digits and a binary suffix, as QEMU's monitor does: `1.5
+/// GiB`.
 pub fn format_size(bytes: u64) -> String {
     const SUFFIXES: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;

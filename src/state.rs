@@ -178,8 +178,9 @@ pub mod testing {
         READ.with_borrow_mut(|read| read.push((field, bytes)));
     }
 
-    /// Panics unless `bytes`, which a device saved, are exactly what `layout` says, and `load`, which reads them, reads the same fields in the
-    /// same order, or has one name for several of them that follow each other.
+    /// Panics unless `bytes`, which a device saved, are exactly what `layout` says, and `load`,
+    /// which reads them, reads the same fields in the same order, or has one name for several of
+    /// them that follow each other.
     pub fn assert_layout(layout: &[Field], bytes: &[u8], load: impl FnOnce()) {
         let description = describe(&[StateLayout { name: "device", version: 1, fields: layout.to_vec() }]);
         let told = leaves(&description, "device", 1, bytes);

@@ -1,4 +1,5 @@
-//! Disk images beside the tools that others use on them: qemu-img and qemu-io in processes of their own.
+//! Disk images beside the tools that others use on them: qemu-img and qemu-io in processes of their
+//! own.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "e2e/support/skip.rs"]

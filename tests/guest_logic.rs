@@ -1,4 +1,5 @@
-//! The pure parts of the test guest, tested on the host: what its checker would miss, every other test would miss too.
+//! The pure parts of the test guest, tested on the host: what its checker would miss, every other
+//! test would miss too.
 #![allow(clippy::unwrap_used)]
 
 // The guest uses all of these; a test need not.
@@ -140,7 +141,8 @@ fn a_lost_stale_foreign_or_swapped_page_fails_the_visit() {
     assert_eq!(pattern.check(&page_at(&pattern, 5), INDEX, 5), Ok(()));
 }
 
-/// A copy that took the front of a page before a write and the rest after it, or the other way round, at every word.
+/// A copy that took the front of a page before a write and the rest after it, or the other way
+/// round, at every word.
 #[test]
 fn a_page_torn_anywhere_is_found() {
     let pattern = Pattern::new(1, 0);

@@ -1,5 +1,5 @@
-//! Scans of the bitmap of 1 GiB of guest RAM. Floors: a plain pass over its words that reads them, and one that counts
-//! their bits.
+//! Scans of the bitmap of 1 GiB of guest RAM. Floors: a plain pass over its words that reads them,
+//! and one that counts their bits.
 
 #[path = "common/pattern.rs"]
 mod pattern;

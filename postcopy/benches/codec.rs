@@ -1,4 +1,5 @@
-//! Encoding and decoding the messages of which a migration sends many. Floor: copying as many bytes.
+//! Encoding and decoding the messages of which a migration sends many. Floor: copying as many
+//! bytes.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/messages.rs"]

@@ -1,6 +1,8 @@
-//! Making pages shorter for the wire, and pages of that again. Floor: copying a page, which both kinds do first, and comparing two.
+//! Making pages shorter for the wire, and pages of that again. Floor: copying a page, which both
+//! kinds do first, and comparing two.
 //!
-//! All pages lie in the near caches. Compressed are 64 pages of words of which 8 bits are drawn, and 64 of which all are.
+//! All pages lie in the near caches. Compressed are 64 pages of words of which 8 bits are drawn,
+//! and 64 of which all are.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/settings.rs"]

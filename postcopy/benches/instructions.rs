@@ -1,8 +1,8 @@
 //! The engine's hot parts without a clock, for `scripts/instructions` to count their instructions.
 //!
-//! `instructions PART ROUNDS` prepares the part and runs it so many times, at most [`MOST_ROUNDS`]: the count of a run
-//! with 0 rounds is what preparing costs. With anything else every part runs once and is listed: its name, what is
-//! counted, and how many of that a round has.
+//! `instructions PART ROUNDS` prepares the part and runs it so many times, at most [`MOST_ROUNDS`]:
+//! the count of a run with 0 rounds is what preparing costs. With anything else every part runs
+//! once and is listed: its name, what is counted, and how many of that a round has.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "common/messages.rs"]
@@ -20,7 +20,8 @@ use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::PAGE_SIZE;
 
-/// A part that changes what it works on prepares so many of them, however many rounds there will be.
+/// A part that changes what it works on prepares so many of them, however many rounds there will
+/// be.
 const MOST_ROUNDS: usize = 4;
 /// Messages a round.
 const MESSAGES: u64 = 1000;

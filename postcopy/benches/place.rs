@@ -1,8 +1,8 @@
 //! Putting pages in place by userfaultfd. Floor: copying into memory that is there already.
 //!
-//! Both walk through 64 MiB, so that the near caches hold neither's target; what is placed is the same each time and
-//! lies in a cache, as it does just after it was received. The floor's memory is in huge pages where the host has them,
-//! placed pages never are.
+//! Both walk through 64 MiB, so that the near caches hold neither's target; what is placed is the
+//! same each time and lies in a cache, as it does just after it was received. The floor's memory is
+//! in huge pages where the host has them, placed pages never are.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/settings.rs"]
@@ -26,7 +26,8 @@ fn run(start: u32, count: u32) -> PageRun {
     PageRun { block: BlockId(0), start: PageIndex(u64::from(start)), count }
 }
 
-/// Times `place` run by run through the block; at its end, and untimed, `again` makes it ready for another round.
+/// Times `place` run by run through the block; at its end, and untimed, `again` makes it ready for
+/// another round.
 fn rounds(bencher: &mut Bencher<'_>, count: u32, again: impl Fn(), place: impl Fn(PageRun)) {
     bencher.iter_custom(|iterations| {
         let mut left = iterations;

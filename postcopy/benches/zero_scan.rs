@@ -1,8 +1,8 @@
 //! Looking for zero pages in 16 MiB of guest RAM. Floor: reading as much memory word by word.
 //!
-//! A page whose first byte is not zero is known by its first 64 bytes: its figure counts the whole page all the same.
-//! The block is in huge pages where the host has them and the floor's memory need not be, so that the floor may come
-//! out a little slower.
+//! A page whose first byte is not zero is known by its first 64 bytes: its figure counts the whole
+//! page all the same. The block is in huge pages where the host has them and the floor's memory
+//! need not be, so that the floor may come out a little slower.
 #![allow(clippy::unwrap_used)]
 
 #[path = "common/settings.rs"]
@@ -20,7 +20,8 @@ fn main() {
     let mut group = criterion.benchmark_group("zero_scan/16 MiB");
     let bytes = zero::PAGES as usize * PAGE_SIZE;
     group.throughput(Throughput::Bytes(bytes as u64));
-    // Written, so that it has memory of its own; zeros from the allocator would all be the kernel's one zero page.
+    // Written, so that it has memory of its own; zeros from the allocator would all be the kernel's
+    // one zero page.
     let mut words = vec![1u64; bytes / 8];
     words.fill(0);
     group.bench_function("floor: OR of all words", |bencher| {

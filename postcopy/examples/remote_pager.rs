@@ -1,4 +1,5 @@
-//! Pages one process's memory from another over a socket, on demand and in the background, without KVM.
+//! Pages one process's memory from another over a socket, on demand and in the background, without
+//! KVM.
 //!
 //! ```text
 //! cargo run --release -p whimbrel-postcopy --example remote_pager                 both sides, by itself
@@ -6,9 +7,9 @@
 //! cargo run --release -p whimbrel-postcopy --example remote_pager serve HOST:7000 gives its memory away
 //! ```
 //!
-//! The "guest" is a thread that adds up numbers which stand in its memory. Half of them are added in the serving process;
-//! then the thread stops there and goes on in the paging process, where every page that it touches is missing at first.
-//! At the end it says whether the sum is right.
+//! The "guest" is a thread that adds up numbers which stand in its memory. Half of them are added
+//! in the serving process; then the thread stops there and goes on in the paging process, where
+//! every page that it touches is missing at first. At the end it says whether the sum is right.
 
 use std::error::Error;
 use std::process::{Command, ExitCode, Stdio};
@@ -28,7 +29,8 @@ use whimbrel_postcopy::{destination, source};
 
 /// The memory that moves: 64 MiB.
 const PAGES: u64 = 16 * 1024;
-/// The background is slowed down to so many bytes per second, so that there is something left to demand.
+/// The background is slowed down to so many bytes per second, so that there is something left to
+/// demand.
 const BACKGROUND: u64 = 200 << 20;
 
 /// The number that stands in a page: any function that two processes agree on.
@@ -103,7 +105,8 @@ impl Guest for Adder {
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(())
     }
-    // The thread has done its half before the migration starts: there is nothing to stop, and it goes on there.
+    // The thread has done its half before the migration starts: there is nothing to stop, and it
+    // goes on there.
     fn pause(&self) -> Result<bool, GuestError> {
         Ok(true)
     }

@@ -1,4 +1,5 @@
-//! [`PageBitmap`]: one bit a page, shared between threads without locks; [`RamBitmap`]: one of them a RAM block.
+//! [`PageBitmap`]: one bit a page, shared between threads without locks; [`RamBitmap`]: one of them
+//! a RAM block.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,8 +32,8 @@ impl PageBitmap {
         self.words.len()
     }
 
-    /// Sets the bits of `mask` in word `word` (pages `word * 64` and on) and returns those that were clear before.
-    /// Bits past the last page are ignored.
+    /// Sets the bits of `mask` in word `word` (pages `word * 64` and on) and returns those that
+    /// were clear before. Bits past the last page are ignored.
     pub fn or_word(&self, word: usize, mask: u64) -> u64 {
         let Some(slot) = self.words.get(word) else { return 0 };
         let mask = mask & self.valid(word);
@@ -59,7 +60,8 @@ impl PageBitmap {
         self.or_word((page.0 / 64) as usize, 1 << (page.0 % 64)) != 0
     }
 
-    /// Clears the page's bit; returns whether it was set before. Of several threads that claim one page, one gets `true`.
+    /// Clears the page's bit; returns whether it was set before. Of several threads that claim one
+    /// page, one gets `true`.
     pub fn claim(&self, page: PageIndex) -> bool {
         self.clear_word((page.0 / 64) as usize, 1 << (page.0 % 64)) != 0
     }
@@ -133,8 +135,8 @@ impl PageBitmap {
         (end > start).then(|| PageRun { block, start, count: (end.0 - start.0) as u32 })
     }
 
-    /// Clears the bits of the first run of set pages at or after `from`, at most `most` pages, and returns what this
-    /// thread got of it. `None` when no page from `from` on is set.
+    /// Clears the bits of the first run of set pages at or after `from`, at most `most` pages, and
+    /// returns what this thread got of it. `None` when no page from `from` on is set.
     pub fn claim_run(&self, block: BlockId, from: PageIndex, most: u32) -> Option<PageRun> {
         let mut from = from;
         loop {

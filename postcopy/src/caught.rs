@@ -1,13 +1,14 @@
-//! A panic on one of the engine's threads becomes an error of the migration: it pauses or ends with a reason, and no guest waits for a
-//! thread that is not there any more.
+//! A panic on one of the engine's threads becomes an error of the migration: it pauses or ends with
+//! a reason, and no guest waits for a thread that is not there any more.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::error::MigrationError;
 
-/// Carries out `work` of the thread `thread`. What it left half done is the business of whoever takes the error: the engine's own state is
-/// plain values and atomic bits, of which none is set before what it stands for is true.
+/// Carries out `work` of the thread `thread`. What it left half done is the business of whoever
+/// takes the error: the engine's own state is plain values and atomic bits, of which none is set
+/// before what it stands for is true.
 pub(crate) fn catch<T>(
     thread: &'static str,
     work: impl FnOnce() -> Result<T, MigrationError>,

@@ -128,8 +128,8 @@ pub enum MigrationError {
     PausedByUser,
 }
 
-/// An error with everything that caused it, in one sentence. What a peer said is a part of some: it gets no line of its own in a log, and no say
-/// over a terminal.
+/// An error with everything that caused it, in one sentence. What a peer said is a part of some: it
+/// gets no line of its own in a log, and no say over a terminal.
 pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -159,7 +159,8 @@ fn system_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
 mod tests {
     use super::*;
 
-    /// Fuzzing found that a RAM block's name, as the source gave it, put a line of its own into the destination's log and monitor.
+    /// Fuzzing found that a RAM block's name, as the source gave it, put a line of its own into the
+    /// destination's log and monitor.
     #[test]
     fn a_sentence_is_one_line_whatever_the_peer_said() {
         let error = MigrationError::RamDiffers("block ram\nerror: all is well\x1b[2J".into());

@@ -53,7 +53,8 @@ pub enum EngineThread {
     DemandServer,
     /// Source: sends pages on a multifd channel.
     MultifdSender,
-    /// The destination's own. It accepts channels, loads the guest's state, and starts the kinds that follow.
+    /// The destination's own. It accepts channels, loads the guest's state, and starts the kinds
+    /// that follow.
     Destination,
     /// Destination: asks for the pages that the guest waits for.
     Faults,
@@ -70,8 +71,9 @@ pub enum EngineThread {
 /// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
 /// of them may be made while vCPUs run, unless the method says otherwise.
 pub trait Guest: Send + Sync {
-    /// The calling thread of the engine's begins, and will do nothing of another kind. A monitor that locks its threads in does so here; what a
-    /// thread keeps must do for those that it starts, too.
+    /// The calling thread of the engine's begins, and will do nothing of another kind. A monitor
+    /// that locks its threads in does so here; what a thread keeps must do for those that it
+    /// starts, too.
     fn thread_begins(&self, _kind: EngineThread) {}
 
     /// Guest RAM, in an order that is the same on source and destination. Constant for life.
@@ -88,42 +90,48 @@ pub trait Guest: Send + Sync {
     fn start_dirty_log(&self) -> Result<(), GuestError>;
 
     /// Source: sets in `dirty` each page of `block` that was written (by vCPUs or by the monitor
-    /// itself) since logging began or since [`Guest::clear_dirty`] last covered it, whichever is later.
-    /// Where the host can re-arm by range the log keeps those pages until `clear_dirty`; where it cannot, it forgets
-    /// them here, so the caller owns what it was told.
+    /// itself) since logging began or since [`Guest::clear_dirty`] last covered it, whichever is
+    /// later. Where the host can re-arm by range the log keeps those pages until `clear_dirty`;
+    /// where it cannot, it forgets them here, so the caller owns what it was told.
     fn sync_dirty(&self, block: BlockId, dirty: &PageBitmap) -> Result<(), GuestError>;
 
-    /// Source: re-arms the log for those pages of `run` that are set in `dirty`, just before they are read and sent.
-    /// `run` starts at a multiple of 64 pages and ends at one or at the block's end.
+    /// Source: re-arms the log for those pages of `run` that are set in `dirty`, just before they
+    /// are read and sent. `run` starts at a multiple of 64 pages and ends at one or at the block's
+    /// end.
     fn clear_dirty(&self, run: PageRun, dirty: &PageBitmap) -> Result<(), GuestError>;
 
     /// Source: ends logging.
     fn stop_dirty_log(&self) -> Result<(), GuestError>;
 
-    /// Source: from now on keeps every vCPU from running for this part of the time. Returns at once. The engine takes it back, with
-    /// [`Throttle::NONE`], however the migration ends. Whoever cannot do it leaves the guest as it is: then it does not converge.
+    /// Source: from now on keeps every vCPU from running for this part of the time. Returns at
+    /// once. The engine takes it back, with [`Throttle::NONE`], however the migration ends. Whoever
+    /// cannot do it leaves the guest as it is: then it does not converge.
     fn throttle(&self, _throttle: Throttle) {}
 
-    /// Source: the guest may be paused soon, and still runs: what would take long then, such as bringing what it wrote onto
-    /// its disks, is better done for the most part now. May take long. Asked once a pass, before the pages left are
-    /// counted; where no pass comes before the pause (postcopy at once), before that.
+    /// Source: the guest may be paused soon, and still runs: what would take long then, such as
+    /// bringing what it wrote onto its disks, is better done for the most part now. May take long.
+    /// Asked once a pass, before the pages left are counted; where no pass comes before the pause
+    /// (postcopy at once), before that.
     fn prepare_pause(&self) {}
 
-    /// Source: the files that all blocks of RAM are shared mappings of, whole and in the order of the blocks, for a process of this host to map as
-    /// well. `None` if RAM is not such memory. From here until [`Guest::leave_ram`] or another migration somebody else may have it mapped.
+    /// Source: the files that all blocks of RAM are shared mappings of, whole and in the order of
+    /// the blocks, for a process of this host to map as well. `None` if RAM is not such memory.
+    /// From here until [`Guest::leave_ram`] or another migration somebody else may have it mapped.
     fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
         None
     }
 
-    /// Destination: puts the source's own RAM, given as by [`Guest::shared_ram`], in the place of this guest's, whose contents are dropped. Nothing
-    /// of it is written before [`Guest::run`], for the guest may yet run on at the source; [`Guest::not_started`] lets go of it. The files are a
-    /// stranger's: [`RamBlock::adopt`] looks at what they are.
+    /// Destination: puts the source's own RAM, given as by [`Guest::shared_ram`], in the place of
+    /// this guest's, whose contents are dropped. Nothing of it is written before [`Guest::run`],
+    /// for the guest may yet run on at the source; [`Guest::not_started`] lets go of it. The files
+    /// are a stranger's: [`RamBlock::adopt`] looks at what they are.
     fn adopt_ram(&self, _files: Vec<OwnedFd>) -> Result<(), GuestError> {
         Err("its RAM is not shared memory".into())
     }
 
-    /// Source, after [`Guest::handed_over`]: the guest's RAM went with it, as it is ([`Guest::shared_ram`]) or page by page. This side lets go of all of it,
-    /// unless it has begun to use it for something else. May take long.
+    /// Source, after [`Guest::handed_over`]: the guest's RAM went with it, as it is
+    /// ([`Guest::shared_ram`]) or page by page. This side lets go of all of it, unless it has begun
+    /// to use it for something else. May take long.
     fn leave_ram(&self) {}
 
     /// Source: stops every vCPU and device thread; returns whether the guest was running.
@@ -135,23 +143,25 @@ pub trait Guest: Send + Sync {
     /// Source: the state of CPUs and devices. Called while paused. May write guest RAM.
     fn save(&self) -> Result<Vec<Section>, GuestError>;
 
-    /// Source: how to read what [`Guest::save`] will give, for tools that take a recorded stream apart. Said once, before anything moves; a
-    /// section that is not described is shown as bytes.
+    /// Source: how to read what [`Guest::save`] will give, for tools that take a recorded stream
+    /// apart. Said once, before anything moves; a section that is not described is shown as bytes.
     fn describe_state(&self) -> Vec<StateLayout> {
         Vec::new()
     }
 
-    /// The state of CPUs and devices of a guest that stays: nothing is given up that only one host may have. Called while paused. Must not write guest
-    /// RAM.
+    /// The state of CPUs and devices of a guest that stays: nothing is given up that only one host
+    /// may have. Called while paused. Must not write guest RAM.
     fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
         self.save()
     }
 
-    /// A guest that stays: from now on (or not any more) none of its memory may be given back to the host. Switched on while it is paused.
+    /// A guest that stays: from now on (or not any more) none of its memory may be given back to
+    /// the host. Switched on while it is paused.
     fn keep_memory(&self, _yes: bool) {}
 
-    /// Source: the pages that the guest will touch first where it runs on; a postcopy sends them along with the state. Called after
-    /// [`Guest::save`], from the thread that answers page requests. None is a fine answer.
+    /// Source: the pages that the guest will touch first where it runs on; a postcopy sends them
+    /// along with the state. Called after [`Guest::save`], from the thread that answers page
+    /// requests. None is a fine answer.
     fn first_pages(&self) -> Vec<PageRun> {
         Vec::new()
     }
@@ -159,14 +169,15 @@ pub trait Guest: Send + Sync {
     /// Destination: loads what [`Guest::save`] gave. May touch guest RAM, which may fault.
     fn load(&self, sections: &[Section]) -> Result<(), GuestError>;
 
-    /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays paused. An error
-    /// means that nothing was started and nothing will be: the source resumes the guest on the
-    /// strength of it. `sure` is called once no such error can come any more, and before anybody
-    /// hears that the guest runs; it returns at once and calls nothing of the guest's.
+    /// Destination: the guest is ours from here on. Starts the vCPUs if `running`, else stays
+    /// paused. An error means that nothing was started and nothing will be: the source resumes the
+    /// guest on the strength of it. `sure` is called once no such error can come any more, and
+    /// before anybody hears that the guest runs; it returns at once and calls nothing of the
+    /// guest's.
     fn run(&self, running: bool, sure: &dyn Fn()) -> Result<(), GuestError>;
 
-    /// Destination: the guest was not started here and never will be. Said before the source is told so, which then takes
-    /// back what only one host may have, such as the locks on disks.
+    /// Destination: the guest was not started here and never will be. Said before the source is
+    /// told so, which then takes back what only one host may have, such as the locks on disks.
     fn not_started(&self) {}
 
     /// Destination: every page is here, and no touch of one is the engine's business any more.

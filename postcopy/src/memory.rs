@@ -15,12 +15,15 @@ pub mod shared;
 
 pub use shared::AdoptError;
 
-/// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps huge pages.
+/// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps
+/// huge pages.
 pub const HUGE_PAGES: u32 = 512;
 const HUGE_BYTES: usize = HUGE_PAGES as usize * PAGE_SIZE;
-/// Huge pages that go into a guest together, as far as they can: every change of its memory map interrupts each vCPU, however much changes at once.
+/// Huge pages that go into a guest together, as far as they can: every change of its memory map
+/// interrupts each vCPU, however much changes at once.
 pub const HUGE_TOGETHER: u32 = 4;
-/// Room for pages that lie aside, in pages. Their memory is given back when it is used up, not each time: that interrupts the vCPUs, too.
+/// Room for pages that lie aside, in pages. Their memory is given back when it is used up, not each
+/// time: that interrupts the vCPUs, too.
 const ASIDE_ROOM: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
 /// It is given back earlier when so many pages are there: they cost memory, room does not.
 const ASIDE_PAGES: u64 = 2048;
@@ -57,8 +60,9 @@ impl RamBlock {
     /// `guest_address`.
     ///
     /// # Safety
-    /// `host` is page-aligned and `pages * PAGE_SIZE` bytes from it stay mapped readable and writable, as `backing`
-    /// says, for as long as `owner` lives; nobody holds a Rust reference into the range.
+    /// `host` is page-aligned and `pages * PAGE_SIZE` bytes from it stay mapped readable and
+    /// writable, as `backing` says, for as long as `owner` lives; nobody holds a Rust reference
+    /// into the range.
     pub unsafe fn new(
         name: impl Into<String>,
         guest_address: u64,
@@ -150,14 +154,15 @@ impl RamBlock {
         RawSlice { address: self.address(run.start), len: run.bytes(), _valid: PhantomData }
     }
 
-    /// Whether every byte of the page is zero at the moment of looking. The guest may write meanwhile: then the dirty log
-    /// tells of it, because logging is armed before the page is looked at.
+    /// Whether every byte of the page is zero at the moment of looking. The guest may write
+    /// meanwhile: then the dirty log tells of it, because logging is armed before the page is
+    /// looked at.
     pub fn is_zero(&self, page: PageIndex) -> bool {
         let words = self.address(page) as *const [u64; 8];
         assert!(page.0 < self.pages);
         (0..PAGE_SIZE / 64).all(|line| {
-            // SAFETY: the page is mapped (contract of `new`), aligned, and `line` stays inside it; volatile because the
-            // guest may write it at the same time.
+            // SAFETY: the page is mapped (contract of `new`), aligned, and `line` stays inside it;
+            // volatile because the guest may write it at the same time.
             let line = unsafe { words.add(line).read_volatile() };
             line.iter().fold(0, |all, word| all | word) == 0
         })
@@ -168,8 +173,8 @@ impl RamBlock {
         let room = (self.pages - page.0) as usize * PAGE_SIZE;
         assert!(offset + bytes.len() <= room, "write past the end of RAM block {}", self.name);
         let target = (self.address(page) + offset) as *mut u8;
-        // SAFETY: the range is mapped writable (contract of `new`) and was checked to lie inside the block; `bytes` is
-        // not guest RAM, since no reference to guest RAM exists.
+        // SAFETY: the range is mapped writable (contract of `new`) and was checked to lie inside
+        // the block; `bytes` is not guest RAM, since no reference to guest RAM exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
     }
 
@@ -181,7 +186,8 @@ impl RamBlock {
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), PAGE_SIZE) }
     }
 
-    /// Gives the run's memory back to the host: it reads as zero from here on, or faults where userfaultfd watches it.
+    /// Gives the run's memory back to the host: it reads as zero from here on, or faults where
+    /// userfaultfd watches it.
     pub fn discard(&self, run: PageRun) -> io::Result<()> {
         let advice = match self.backing {
             Backing::Anonymous => libc::MADV_DONTNEED,
@@ -190,12 +196,14 @@ impl RamBlock {
         self.advise(run, advice)
     }
 
-    /// Has the host provide the run's memory now, in huge pages where it can: what is in it stays, the rest reads as zero.
+    /// Has the host provide the run's memory now, in huge pages where it can: what is in it stays,
+    /// the rest reads as zero.
     pub fn populate(&self, run: PageRun) -> io::Result<()> {
         self.advise(run, libc::MADV_POPULATE_WRITE)
     }
 
-    /// Has the host note for each page of the run that was never touched that it is zero, which takes no memory.
+    /// Has the host note for each page of the run that was never touched that it is zero, which
+    /// takes no memory.
     pub(crate) fn note_zeros(&self, run: PageRun) -> io::Result<()> {
         self.advise(run, libc::MADV_POPULATE_READ)
     }
@@ -210,21 +218,24 @@ impl RamBlock {
         self.host.is_multiple_of(HUGE_BYTES)
     }
 
-    /// Moves the run's memory, contents and all, to `target` in `to`, in no time: what was there is gone, and the run is as if it had never been
-    /// touched. The two blocks are private anonymous memory.
+    /// Moves the run's memory, contents and all, to `target` in `to`, in no time: what was there is
+    /// gone, and the run is as if it had never been touched. The two blocks are private anonymous
+    /// memory.
     fn remap(&self, run: PageRun, to: &Self, target: PageRun) -> io::Result<()> {
         assert!(self.backing == Backing::Anonymous && to.backing == Backing::Anonymous && run.count == target.count);
         let (from, to) = (self.raw(run), to.raw(target));
         let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP;
-        // SAFETY: both ranges lie inside mappings to which no Rust reference exists (contract of `new`). The old range stays mapped (DONTUNMAP),
-        // and the new one is replaced by a mapping of the same kind, so that both owners' promises still hold.
+        // SAFETY: both ranges lie inside mappings to which no Rust reference exists (contract of
+        // `new`). The old range stays mapped (DONTUNMAP), and the new one is replaced by a mapping
+        // of the same kind, so that both owners' promises still hold.
         let moved =
             unsafe { libc::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void) };
         if moved == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Maps `file` in the place of the block's memory, whose contents are dropped here; another process may have it mapped as well. It has to be
-    /// shared memory of exactly the block's size that nobody can shrink, for a touch behind its end would be this process's end.
+    /// Maps `file` in the place of the block's memory, whose contents are dropped here; another
+    /// process may have it mapped as well. It has to be shared memory of exactly the block's size
+    /// that nobody can shrink, for a touch behind its end would be this process's end.
     pub fn adopt(&self, file: BorrowedFd<'_>) -> Result<(), AdoptError> {
         if self.backing != Backing::Shared {
             return Err(AdoptError::NotShared);
@@ -233,7 +244,8 @@ impl RamBlock {
         self.map_over(Some(file)).map_err(AdoptError::System)
     }
 
-    /// Puts fresh memory that reads as zero in the place of the block's, which may be another process's as well and stays as it is.
+    /// Puts fresh memory that reads as zero in the place of the block's, which may be another
+    /// process's as well and stays as it is.
     pub fn disown(&self) -> io::Result<()> {
         assert!(self.backing == Backing::Shared, "RAM block {} is nobody else's", self.name);
         self.map_over(None)
@@ -245,8 +257,9 @@ impl RamBlock {
         let flags = libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE;
         let flags = flags | if file.is_none() { libc::MAP_ANONYMOUS } else { 0 };
         let number = file.map_or(-1, |file| file.as_raw_fd());
-        // SAFETY: the range is the block's own mapping, to which no Rust reference exists (contract of `new`); what replaces it is as long, readable,
-        // writable and shared, as `new` was promised. A file that does not end early was seen to by `shared::check`.
+        // SAFETY: the range is the block's own mapping, to which no Rust reference exists (contract
+        // of `new`); what replaces it is as long, readable, writable and shared, as `new` was
+        // promised. A file that does not end early was seen to by `shared::check`.
         let mapped = unsafe { libc::mmap(raw.address as *mut _, raw.len, protection, flags, number, 0) };
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -265,7 +278,8 @@ impl RamBlock {
     }
 
     fn advise_raw(&self, raw: RawSlice<'_>, advice: libc::c_int) -> io::Result<()> {
-        // SAFETY: the range lies inside the block's mapping, to which no Rust reference exists (contract of `new`).
+        // SAFETY: the range lies inside the block's mapping, to which no Rust reference exists
+        // (contract of `new`).
         match unsafe { libc::madvise(raw.address as *mut _, raw.len, advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -273,7 +287,8 @@ impl RamBlock {
     }
 }
 
-/// Memory opposite to a RAM block, page for page, in which pages wait until whole huge pages of them go into the guest.
+/// Memory opposite to a RAM block, page for page, in which pages wait until whole huge pages of
+/// them go into the guest.
 pub(crate) struct Shadow {
     memory: RamBlock,
     aside: Mutex<AsideRoom>,
@@ -304,7 +319,8 @@ impl Shadow {
         &self.memory
     }
 
-    /// Takes the run's memory over from the guest, with its contents: there it is missing from here on.
+    /// Takes the run's memory over from the guest, with its contents: there it is missing from here
+    /// on.
     pub fn take(&self, block: &RamBlock, run: PageRun) -> io::Result<()> {
         block.remap(run, &self.memory, run)
     }
@@ -314,8 +330,9 @@ impl Shadow {
         self.memory.remap(run, block, run)
     }
 
-    /// Takes whole huge pages' worth of pages out of the guest, at most [`HUGE_TOGETHER`] of them, so that nobody changes them any more; there they
-    /// are missing from here on. There is one such room: another thread waits until what this gives is dropped.
+    /// Takes whole huge pages' worth of pages out of the guest, at most [`HUGE_TOGETHER`] of them,
+    /// so that nobody changes them any more; there they are missing from here on. There is one such
+    /// room: another thread waits until what this gives is dropped.
     pub fn take_aside(&self, block: &RamBlock, run: PageRun) -> io::Result<Aside<'_>> {
         let in_aside = |start, count| PageRun { block: BlockId(0), start: PageIndex(start), count };
         let mut room = self.room();
@@ -326,8 +343,8 @@ impl Shadow {
         let at = in_aside(room.used, run.count);
         block.remap(run, &room.memory, at)?;
         room.used += u64::from(run.count);
-        // Nothing is left there but empty page tables, in whose way no huge page goes in; this frees them (Linux 6.14 and later). Where it
-        // does not, the pages go in one by one.
+        // Nothing is left there but empty page tables, in whose way no huge page goes in; this
+        // frees them (Linux 6.14 and later). Where it does not, the pages go in one by one.
         let _ = block.discard(run);
         Ok(Aside { shadow: &self.memory, room, run, at: at.start })
     }
@@ -375,7 +392,8 @@ impl SharedRam {
         let file = shared::create(name, pages * PAGE_SIZE as u64)?;
         let (room, first) = AnonymousRam::reserve(pages)?;
         let owner = Arc::new(Self { _room: room });
-        // SAFETY: from `first` on the mapping of `room` has at least `pages` pages and lives as long as `owner`; what `adopt` puts there next is shared.
+        // SAFETY: from `first` on the mapping of `room` has at least `pages` pages and lives as
+        // long as `owner`; what `adopt` puts there next is shared.
         let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Shared, owner) };
         block.map_over(Some(file.as_fd()))?;
         Ok((block, file))
@@ -407,11 +425,13 @@ impl AnonymousRam {
     pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
         let (room, first) = Self::reserve(pages)?;
         let owner = Arc::new(room);
-        // SAFETY: from `first` on the mapping above has at least `pages` pages, is private anonymous, and lives as long as `owner`.
+        // SAFETY: from `first` on the mapping above has at least `pages` pages, is private
+        // anonymous, and lives as long as `owner`.
         let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
         // A host without huge pages refuses, which makes it slower, and no error.
         let _ = block.advise_raw(block.whole(), libc::MADV_HUGEPAGE);
-        // What a guest has in memory is not for a core file. An old kernel that cannot do this dumps it.
+        // What a guest has in memory is not for a core file. An old kernel that cannot do this
+        // dumps it.
         let _ = block.advise_raw(block.whole(), libc::MADV_DONTDUMP);
         Ok(block)
     }
@@ -419,7 +439,8 @@ impl AnonymousRam {
 
 impl Drop for AnonymousRam {
     fn drop(&mut self) {
-        // SAFETY: the mapping made in `block`; every `RamBlock` over it is gone, for they own this value.
+        // SAFETY: the mapping made in `block`; every `RamBlock` over it is gone, for they own this
+        // value.
         unsafe { libc::munmap(self.host as *mut _, self.bytes) };
     }
 }

@@ -1,4 +1,5 @@
-//! The live figures of one migration: written by the engine's threads, read by whoever asks for a [`Report`].
+//! The live figures of one migration: written by the engine's threads, read by whoever asks for a
+//! [`Report`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use crate::ram::PAGE_SIZE;
 use crate::stats::{DeltaReport, RamReport, Report, Status, Step, Throttling, Whereabouts};
 
-/// Hears of changes as they happen, on the engine's threads: must return soon and must not call back.
+/// Hears of changes as they happen, on the engine's threads: must return soon and must not call
+/// back.
 pub trait Observer: Send + Sync {
     /// The status changed.
     fn status(&self, status: Status);
@@ -94,7 +96,8 @@ impl Progress {
         }
     }
 
-    /// The clock starts: the source was told to migrate, the destination has its source. Only the first call counts.
+    /// The clock starts: the source was told to migrate, the destination has its source. Only the
+    /// first call counts.
     pub fn begin(&self) {
         self.begun.get_or_init(Instant::now);
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// A migration's status by the names QEMU's users know. Derived from the state machines, never stored beside them.
+/// A migration's status by the names QEMU's users know. Derived from the state machines, never
+/// stored beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// No migration yet.
@@ -115,9 +116,11 @@ pub struct DeltaReport {
     pub bytes: u64,
     /// Pages of which only the changes went.
     pub pages: u64,
-    /// Pages that went whole because it was not known how they had been sent before. Those of the first pass do not count.
+    /// Pages that went whole because it was not known how they had been sent before. Those of the
+    /// first pass do not count.
     pub cache_miss: u64,
-    /// The part of these among all that were looked for, between the last two readings of the log; 0 to 1.
+    /// The part of these among all that were looked for, between the last two readings of the log;
+    /// 0 to 1.
     pub cache_miss_rate: f64,
     /// How many times longer the pages are than their changes, over the same time.
     pub encoding_rate: f64,
@@ -128,7 +131,8 @@ pub struct DeltaReport {
 /// How many powers of two of a microsecond latencies are counted by.
 pub const BUCKETS: usize = 24;
 
-/// Demand-page latency as the destination sees it: from reading the fault to the page being in place.
+/// Demand-page latency as the destination sees it: from reading the fault to the page being in
+/// place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LatencyReport {
     /// Demand pages measured.
@@ -159,7 +163,8 @@ pub struct Step {
     pub at: Duration,
 }
 
-/// Which pages have arrived, coarsely. Taken bit by bit while the migration goes on: no moment of it is special.
+/// Which pages have arrived, coarsely. Taken bit by bit while the migration goes on: no moment of
+/// it is special.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PageMap {
     /// Pages of guest RAM.
@@ -170,7 +175,8 @@ pub struct PageMap {
 }
 
 impl PageMap {
-    /// Of `pages` pages in `buckets` parts, at least one and at most one a page; `count` says how many of pages `start..end` have arrived.
+    /// Of `pages` pages in `buckets` parts, at least one and at most one a page; `count` says how
+    /// many of pages `start..end` have arrived.
     pub fn new(pages: u64, buckets: u32, count: impl Fn(u64, u64) -> u64) -> Self {
         let buckets = u64::from(buckets).clamp(1, pages.max(1));
         let edge = |n: u64| (u128::from(n) * u128::from(pages) / u128::from(buckets)) as u64;

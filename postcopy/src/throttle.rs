@@ -3,16 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A part of the time, in thousandths. At most 99 percent: a guest that does not run at all is paused.
+/// A part of the time, in thousandths. At most 99 percent: a guest that does not run at all is
+/// paused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Throttle(u16);
 
 /// Thousandths of all the time.
 const WHOLE: u16 = 1000;
-/// For so long vCPUs run before they rest, as with QEMU: shorter, and what it costs to take them out of the guest counts.
+/// For so long vCPUs run before they rest, as with QEMU: shorter, and what it costs to take them
+/// out of the guest counts.
 const RUN: Duration = Duration::from_millis(10);
-/// For so long they run and rest at most. With a fixed time to run a guest that is throttled by 99 percent would rest for a second at a time,
-/// which its peers and its watchdogs take for death.
+/// For so long they run and rest at most. With a fixed time to run a guest that is throttled by 99
+/// percent would rest for a second at a time, which its peers and its watchdogs take for death.
 const ROUND: Duration = Duration::from_millis(100);
 
 impl Throttle {

@@ -1,10 +1,10 @@
 //! userfaultfd: the only file that speaks its interface.
 //!
-//! Guest RAM is registered for missing pages. A touch of a missing page stops the toucher (a vCPU in
-//! KVM_RUN, a device thread) and becomes a [`Fault`]; placing the page wakes it.
+//! Guest RAM is registered for missing pages. A touch of a missing page stops the toucher (a vCPU
+//! in KVM_RUN, a device thread) and becomes a [`Fault`]; placing the page wakes it.
 //!
-//! Or it is registered for writes ([`Uffd::open_for_writes`]): then a write to a page that is protected is the fault, and letting go of the page's
-//! protection wakes the writer.
+//! Or it is registered for writes ([`Uffd::open_for_writes`]): then a write to a page that is
+//! protected is the fault, and letting go of the page's protection wakes the writer.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -120,10 +120,12 @@ const MOVE: u64 = 1 << 0x05;
 /// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`: what is missing at the source stays missing at the target.
 const ALLOW_HOLES: u64 = 1 << 1;
 
-/// `UFFD_FEATURE_WP_UNPOPULATED` (Linux 6.4): a page that was never touched is protected like any other.
+/// `UFFD_FEATURE_WP_UNPOPULATED` (Linux 6.4): a page that was never touched is protected like any
+/// other.
 const WP_UNPOPULATED: u64 = 1 << 13;
 
-/// A new userfaultfd with these features. An error is of whoever denies it; `EINVAL` is a feature that the kernel lacks.
+/// A new userfaultfd with these features. An error is of whoever denies it; `EINVAL` is a feature
+/// that the kernel lacks.
 fn create(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
     let device = UffdBuilder::new()
         .close_on_exec(true)
@@ -171,8 +173,8 @@ fn can_move(fd: &userfaultfd::Uffd) -> bool {
 }
 
 impl Uffd {
-    /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call. Faults that the kernel itself takes
-    /// (KVM does) are included, which is what needs privilege.
+    /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call.
+    /// Faults that the kernel itself takes (KVM does) are included, which is what needs privilege.
     pub fn open() -> Result<Self, UffdError> {
         let fd = create(FeatureFlags::THREAD_ID).map_err(UffdError::Unavailable)?;
         Ok(Self { moves: can_move(&fd), fd })
@@ -188,7 +190,8 @@ impl Uffd {
         }
     }
 
-    /// Whether the kernel can move pages into the block that stand elsewhere (UFFDIO_MOVE: Linux 6.8 and later).
+    /// Whether the kernel can move pages into the block that stand elsewhere (UFFDIO_MOVE: Linux
+    /// 6.8 and later).
     pub fn moves(&self) -> bool {
         self.moves
     }
@@ -207,7 +210,8 @@ impl Uffd {
         }
     }
 
-    /// Watches the whole block for writes, of which none faults before [`Self::protect`]. Private anonymous memory only.
+    /// Watches the whole block for writes, of which none faults before [`Self::protect`]. Private
+    /// anonymous memory only.
     pub fn register_writes(&self, block: &RamBlock) -> Result<(), UffdError> {
         if block.backing() == Backing::Shared {
             return Err(UffdError::SharedMemory(block.name().to_owned()));
@@ -219,7 +223,8 @@ impl Uffd {
             .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: io_error(error) })
     }
 
-    /// From now on a write to any page of the block faults. Nobody may be writing meanwhile who is not to be watched.
+    /// From now on a write to any page of the block faults. Nobody may be writing meanwhile who is
+    /// not to be watched.
     pub fn protect(&self, block: &RamBlock) -> Result<(), UffdError> {
         let start = block.address(PageIndex(0)) as *mut _;
         self.change_protection(block, || self.fd.write_protect(start, block.pages() as usize * PAGE_SIZE))
@@ -265,7 +270,8 @@ impl Uffd {
         Ok(())
     }
 
-    /// Fills the run with `contents` and wakes who waits for it. Pages that are there already keep what they hold.
+    /// Fills the run with `contents` and wakes who waits for it. Pages that are there already keep
+    /// what they hold.
     pub fn copy(&self, block: &RamBlock, run: PageRun, contents: &[u8]) -> Result<(), UffdError> {
         self.copy_raw(block, run, RawSlice::of(contents))
     }
@@ -275,8 +281,9 @@ impl Uffd {
         self.copy_raw(block, run, from.raw(run))
     }
 
-    /// Moves what stands in the same run of `from` into the block, and wakes who waits for it: a whole huge page in one piece, if none of its
-    /// pages is there. Pages that are there already make it fail.
+    /// Moves what stands in the same run of `from` into the block, and wakes who waits for it: a
+    /// whole huge page in one piece, if none of its pages is there. Pages that are there already
+    /// make it fail.
     pub(crate) fn move_in(&self, block: &RamBlock, run: PageRun, from: &RamBlock) -> io::Result<()> {
         let (target, source) = (block.raw(run), from.raw(run));
         let mut done = 0;
@@ -288,8 +295,9 @@ impl Uffd {
                 mode: ALLOW_HOLES,
                 moved: 0,
             };
-            // SAFETY: `order` is a `struct uffdio_move`, valid for the call. Both ranges were checked to lie inside their blocks, to whose memory
-            // no Rust reference exists; the source's pages are gone afterwards, which leaves fresh memory there.
+            // SAFETY: `order` is a `struct uffdio_move`, valid for the call. Both ranges were
+            // checked to lie inside their blocks, to whose memory no Rust reference exists; the
+            // source's pages are gone afterwards, which leaves fresh memory there.
             let result = unsafe { uffdio_move(std::os::fd::AsRawFd::as_raw_fd(&self.fd), &mut order) };
             // After some pages it fails with EAGAIN, and tells how far it came.
             done += usize::try_from(order.moved).unwrap_or(0);
@@ -307,14 +315,16 @@ impl Uffd {
         let mut done = 0;
         while done < contents.len() {
             let rest = contents.skip(done);
-            // SAFETY: `rest` is readable for its length; the target range was checked to lie inside the block and is
-            // registered. The kernel fills only pages that are missing, which nobody can hold a reference to.
+            // SAFETY: `rest` is readable for its length; the target range was checked to lie inside
+            // the block and is registered. The kernel fills only pages that are missing, which
+            // nobody can hold a reference to.
             let copied = unsafe {
                 self.fd.copy(rest.address() as *const _, (target.address() + done) as *mut _, rest.len(), true)
             };
             done += match copied {
                 Ok(count) => count,
-                // Interrupted after some pages (or before the first: then the count is a negative error number).
+                // Interrupted after some pages (or before the first: then the count is a negative
+                // error number).
                 Err(Error::PartiallyCopied(count)) => (count as isize).max(0) as usize,
                 Err(error) => self.step_over_present(block, run, done, error)?,
             };
@@ -322,10 +332,12 @@ impl Uffd {
         Ok(())
     }
 
-    /// Fills the run with zeros and wakes who waits for it. Pages that are there already keep what they hold.
+    /// Fills the run with zeros and wakes who waits for it. Pages that are there already keep what
+    /// they hold.
     pub fn zero(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
         let target = block.raw(run);
-        // SAFETY: the range was checked to lie inside the block and is registered; only missing pages are filled.
+        // SAFETY: the range was checked to lie inside the block and is registered; only missing
+        // pages are filled.
         let whole = unsafe { self.fd.zeropage(target.address() as *mut _, target.len(), true) };
         if whole.is_ok_and(|count| count == target.len()) {
             return Ok(());
@@ -353,7 +365,8 @@ impl Uffd {
         Ok(PAGE_SIZE)
     }
 
-    /// Wakes who waits for pages of the run: placing fails on a page that is there, and then wakes nobody.
+    /// Wakes who waits for pages of the run: placing fails on a page that is there, and then wakes
+    /// nobody.
     pub fn wake(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
         let target = block.raw(run);
         self.fd

@@ -1,4 +1,5 @@
-//! docs/failure.md quotes what the program prints: each quoted text stands in the code that prints it.
+//! docs/failure.md quotes what the program prints: each quoted text stands in the code that prints
+//! it.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

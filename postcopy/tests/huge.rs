@@ -1,5 +1,6 @@
-//! A guest arrives in huge pages, whichever of its pages were touched on the way, and does not take its memory twice. Alone in their process, and one
-//! after the other: these tests look at how its memory is made up.
+//! A guest arrives in huge pages, whichever of its pages were touched on the way, and does not take
+//! its memory twice. Alone in their process, and one after the other: these tests look at how its
+//! memory is made up.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -56,7 +57,8 @@ fn is_written_last(page: u64) -> bool {
     page % 512 == 77 && page / 512 != ZERO_CHUNK
 }
 
-/// Moves a guest whose pages are visited all the while; gives the huge memory that it has afterwards, in MiB.
+/// Moves a guest whose pages are visited all the while; gives the huge memory that it has
+/// afterwards, in MiB.
 fn moved(postcopy_after: u32, channels: u8) -> u64 {
     let (source, destination) = (TestGuest::new(&[PAGES], true), TestGuest::new(&[PAGES], false));
     (0..PAGES).filter(|&page| generation(page) > 0).for_each(|page| source.write(0, page, 1));
@@ -75,7 +77,8 @@ fn moved(postcopy_after: u32, channels: u8) -> u64 {
     let multifd = Multifd { channels, postcopy: true };
     let mut leaving = source::start_with(source.clone(), to, limits, source_watch.clone(), multifd).unwrap();
     let mut generations: Vec<u64> = (0..PAGES).map(generation).collect();
-    // Written after the destination was told what is stale: stale once more, in huge pages that were taken out of RAM already.
+    // Written after the destination was told what is stale: stale once more, in huge pages that
+    // were taken out of RAM already.
     for page in (0..PAGES).filter(|page| is_written_last(*page)) {
         source.last_writes.lock().unwrap().push((0, page, 2));
         generations[page as usize] = 2;
@@ -120,7 +123,8 @@ fn resident_mib() -> u64 {
     (pages * PAGE_SIZE as u64) >> 20
 }
 
-/// Everything is touched long before the background brings it: the pages that were placed alone do not pile up beside the memory that waits for them.
+/// Everything is touched long before the background brings it: the pages that were placed alone do
+/// not pile up beside the memory that waits for them.
 #[test]
 fn a_guest_that_touches_everything_first_does_not_take_its_memory_twice() {
     if let Some(why) = unable() {
@@ -171,7 +175,8 @@ fn a_guest_arrives_in_huge_pages_whatever_it_touched_on_the_way() {
     let _one = ONE.lock();
     for (passes, multifd) in [(0, 0), (1, 0), (0, 3), (1, 3)] {
         let huge = moved(passes, multifd);
-        // All chunks but the zero one, which has no memory; the host may have been short of one or two.
+        // All chunks but the zero one, which has no memory; the host may have been short of one or
+        // two.
         let whole = 2 * (CHUNKS - 1);
         assert!(
             (whole - 4..=whole + 4).contains(&huge),

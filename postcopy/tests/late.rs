@@ -1,4 +1,5 @@
-//! A source by hand, whose background comes late: what the guest has written since it got a page stays. With real userfaultfd.
+//! A source by hand, whose background comes late: what the guest has written since it got a page
+//! stays. With real userfaultfd.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -84,8 +85,8 @@ fn serve(mut demand: UnixStream, old: Old) {
     }
 }
 
-/// Everything is touched and written while the background is on its way: more than may be in RAM alone, so that part of it waits in the shadow again
-/// when the background's copies come.
+/// Everything is touched and written while the background is on its way: more than may be in RAM
+/// alone, so that part of it waits in the shadow again when the background's copies come.
 fn written_pages_stay(old: Old, multifd: usize) {
     let (guest, watch, network) = (TestGuest::new(&[PAGES], false), Watch::new(), Network::default());
     let mut arriving = destination::start(guest.clone(), Box::new(network.clone()), watch.clone()).unwrap();
@@ -107,7 +108,8 @@ fn written_pages_stay(old: Old, multifd: usize) {
 
     let vcpu = vcpu(&guest, old);
     vcpu.join().unwrap();
-    // Whoever takes this off the channel looks, before it takes more, whether too many pages are in RAM alone.
+    // Whoever takes this off the channel looks, before it takes more, whether too many pages are in
+    // RAM alone.
     say(&mut control, &old.contents(run(FIRST, 1)));
     background(&mut control, &mut others, old);
     say(&mut control, &forward(&Forward::Complete));
@@ -136,7 +138,8 @@ fn vcpu(guest: &Arc<TestGuest>, old: Old) -> std::thread::JoinHandle<()> {
     })
 }
 
-/// All pages but one, as they were before the guest wrote them; in whole huge pages, as far as they go.
+/// All pages but one, as they were before the guest wrote them; in whole huge pages, as far as they
+/// go.
 fn background(control: &mut UnixStream, others: &mut [UnixStream], old: Old) {
     let runs = (0..PAGES).step_by(RUN as usize).map(|start| run(start, RUN.min(FIRST - start)));
     if others.is_empty() {

@@ -1,5 +1,5 @@
-//! Files with mapped RAM: written over and over, read in order and on demand, cut, damaged, and where nothing can be written. Files and threads,
-//! no KVM.
+//! Files with mapped RAM: written over and over, read in order and on demand, cut, damaged, and
+//! where nothing can be written. Files and threads, no KVM.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -29,7 +29,8 @@ use whimbrel_postcopy::wire::{
 const PAGES: u64 = 300;
 const MIB: u64 = 1 << 20;
 
-/// Two blocks: pages with contents and pages of zeros in turn; some change at the last moment, one of them to zero.
+/// Two blocks: pages with contents and pages of zeros in turn; some change at the last moment, one
+/// of them to zero.
 fn guest() -> Arc<TestGuest> {
     let guest = TestGuest::new(&[PAGES, 10], true);
     (0..PAGES).filter(|page| page % 3 != 0).for_each(|page| guest.write(0, page, 1));
@@ -305,7 +306,8 @@ fn pages_that_come_again_take_the_same_place_and_zero_pages_are_holes() {
     assert_eq!(contents(&file), wanted);
     let after = file.metadata().unwrap();
     assert!(after.len() <= (PAGES + 10) * 4096 + 3 * MIB, "{} bytes", after.len());
-    // Some file systems have no holes: none of ours is like that, but they may count in larger pieces.
+    // Some file systems have no holes: none of ours is like that, but they may count in larger
+    // pieces.
     assert!(after.blocks() * 512 < before.blocks() * 512, "{} then {} blocks", before.blocks(), after.blocks());
 }
 
@@ -450,7 +452,8 @@ fn pages_go_past_the_cache_and_come_back_past_it() {
             fcntl(&file, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         }
     }
-    // The clone of the descriptor shows how the pages are written: what is not pages is not written so.
+    // The clone of the descriptor shows how the pages are written: what is not pages is not written
+    // so.
     let line = Line::open(&file, Access::Direct);
     line.await_reply(tag::ACCEPTED);
     line.pages(0, 0, 10, 3);

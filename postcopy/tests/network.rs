@@ -102,8 +102,8 @@ fn a_unix_socket_has_no_network() {
     assert!(taken(&source, 64 << 20) < 2 << 20, "it is short all the same");
 }
 
-/// Long runs are lent over a unix socket and copied over TCP, short ones are gathered: all arrive as they are, in their order, also through a
-/// socket that holds little.
+/// Long runs are lent over a unix socket and copied over TCP, short ones are gathered: all arrive
+/// as they are, in their order, also through a socket that holds little.
 #[test]
 fn runs_of_every_length_arrive_as_they_are() {
     const PAGES: u64 = 2100;
@@ -168,7 +168,8 @@ fn runs_of_every_length_arrive_as_they_are() {
     }
 }
 
-/// Pages that are not wanted are read past, in all their lengths and however much of them is in the buffer: what stands behind them arrives as it is.
+/// Pages that are not wanted are read past, in all their lengths and however much of them is in the
+/// buffer: what stands behind them arrives as it is.
 #[test]
 fn contents_that_are_skipped_leave_what_stands_behind_them() {
     const PAGES: u64 = 600;

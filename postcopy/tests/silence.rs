@@ -1,5 +1,6 @@
-//! A network that swallows everything: both sides notice within the time that they were given, whether anything is under way or not.
-//! In two network namespaces, joined by a pair of virtual cards. The only test here that looks at the time: it is what is tested.
+//! A network that swallows everything: both sides notice within the time that they were given,
+//! whether anything is under way or not. In two network namespaces, joined by a pair of virtual
+//! cards. The only test here that looks at the time: it is what is tested.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -21,7 +22,8 @@ use whimbrel_postcopy::uffd::Uffd;
 
 const PAGES: u64 = 40_000;
 const BOUND: Duration = Duration::from_secs(2);
-/// A busy host may be late by so much before it looks, and to run the commands that make the network silent.
+/// A busy host may be late by so much before it looks, and to run the commands that make the
+/// network silent.
 const LATE: Duration = Duration::from_millis(400);
 
 type Work = Box<dyn FnOnce() + Send>;

@@ -1,4 +1,5 @@
-//! Guests that are saved and stay, paused or with real userfaultfd write protection under writers that race. Files and threads, no KVM.
+//! Guests that are saved and stay, paused or with real userfaultfd write protection under writers
+//! that race. Files and threads, no KVM.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

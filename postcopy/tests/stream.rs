@@ -1,4 +1,5 @@
-//! Migrations over streams that go one way: recorded, played, cut, and written to where nothing can be written. Files, pipes and threads, no KVM.
+//! Migrations over streams that go one way: recorded, played, cut, and written to where nothing can
+//! be written. Files, pipes and threads, no KVM.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -96,7 +97,8 @@ fn a_recorded_guest_runs_where_it_is_played_as_often_as_it_is() {
     }
 }
 
-/// A source of ours writes no such stream; the settings exclude it. One that comes from elsewhere can still be read in order.
+/// A source of ours writes no such stream; the settings exclude it. One that comes from elsewhere
+/// can still be read in order.
 #[test]
 fn pages_that_are_not_whole_can_be_played_and_not_paged() {
     let (mut stream, source) = recorded();

@@ -543,7 +543,8 @@ fn keys_in_every_form_that_other_programs_write() {
     }
 }
 
-/// The handshake's first message of a client or a server, in a record, as TLS 1.2 has it: no extension tells of another version.
+/// The handshake's first message of a client or a server, in a record, as TLS 1.2 has it: no
+/// extension tells of another version.
 fn hello_of_tls_1_2(kind: u8, suites: &[u8], rest: &[u8]) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).unwrap().to_be_bytes();
     let mut body = vec![3, 3];

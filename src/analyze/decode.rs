@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::grammar::{Count, Grammar, Kind};
 
-/// The most values in one message or state: a grammar that takes no bytes could else go on for ever.
+/// The most values in one message or state: a grammar that takes no bytes could else go on for
+/// ever.
 const MOST_VALUES: usize = 1 << 20;
 
 /// Why reading ends where it does.
@@ -280,7 +281,8 @@ pub fn hex(bytes: &[u8]) -> String {
     digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-/// The fields of a saved state as they were read, each with the names that lead to it and its bytes.
+/// The fields of a saved state as they were read, each with the names that lead to it and its
+/// bytes.
 #[cfg(test)]
 pub(super) fn leaves(kind: &Kind, bytes: &[u8]) -> Vec<(Vec<String>, usize)> {
     let (mut source, mut nobody) = (Memory::new(bytes, 0), Nobody);

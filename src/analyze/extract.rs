@@ -32,7 +32,8 @@ impl Extract {
         Ok(Self { directory: directory.to_owned(), names: BTreeSet::new(), blocks: Vec::new(), buffer: vec![0; PIECE] })
     }
 
-    /// A new file. The stream chose its name, so it is made harmless, and nothing that is there is followed or overwritten.
+    /// A new file. The stream chose its name, so it is made harmless, and nothing that is there is
+    /// followed or overwritten.
     fn create(&mut self, name: &str) -> io::Result<File> {
         let harmless = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
         let mut name: String = name.chars().map(harmless).collect();

@@ -1,4 +1,5 @@
-//! The stream's description of itself, understood: what each message and each saved state consists of.
+//! The stream's description of itself, understood: what each message and each saved state consists
+//! of.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

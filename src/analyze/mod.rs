@@ -1,5 +1,6 @@
-//! `whimbrel analyze`: a recorded migration taken apart, by what the stream says of itself. `scripts/analyze_migration.py` does the same for
-//! hosts without Whimbrel, and a test compares the two.
+//! `whimbrel analyze`: a recorded migration taken apart, by what the stream says of itself.
+//! `scripts/analyze_migration.py` does the same for hosts without Whimbrel, and a test compares the
+//! two.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -155,7 +156,8 @@ fn pretty(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The fields of a saved state as this description has them: the names that lead to each, and its bytes.
+/// The fields of a saved state as this description has them: the names that lead to each, and its
+/// bytes.
 #[cfg(test)]
 pub fn leaves(description: &str, name: &str, version: u64, bytes: &[u8]) -> Vec<(Vec<String>, usize)> {
     let (grammar, _) = grammar::Grammar::parse(description.as_bytes()).unwrap_or_else(|error| panic!("{error}"));

@@ -1,7 +1,8 @@
 //! [`Walk`]: from message to message, to the end of the stream or to where it is damaged.
 //!
-//! All that is known of the format before the description has come: how long the hello is, what a message's header looks like, and which number
-//! the description has. Messages before it are kept until then.
+//! All that is known of the format before the description has come: how long the hello is, what a
+//! message's header looks like, and which number the description has. Messages before it are kept
+//! until then.
 
 use std::io;
 use std::ops::Range;

@@ -1,4 +1,5 @@
-//! Opening an image together with every file that it stands on, each one locked before its first byte is read.
+//! Opening an image together with every file that it stands on, each one locked before its first
+//! byte is read.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -21,7 +22,8 @@ use crate::config::{DiskConfig, ImageFormat};
 /// An image and the files under it, open.
 #[derive(Debug)]
 pub struct Chain {
-    // The image before the locks: fields are dropped in this order, and dropping the image may write.
+    // The image before the locks: fields are dropped in this order, and dropping the image may
+    // write.
     pub(super) image: FormatAccess<Guarded>,
     /// Those of a qcow2 image that is written to.
     tables: Option<Arc<Tables>>,
@@ -142,7 +144,8 @@ impl Files {
         }
     }
 
-    /// Opens what the header of `qcow2` refers to. Not left to imago, which would take no locks, and guess a format that is not given.
+    /// Opens what the header of `qcow2` refers to. Not left to imago, which would take no locks,
+    /// and guess a format that is not given.
     fn complete(
         &mut self,
         mut qcow2: Qcow2<Guarded>,
@@ -243,7 +246,8 @@ fn tables(file: &Arc<File>, header: &Header, path: &Path) -> Result<Arc<Tables>,
     }
 }
 
-/// The file that the header of `image` names. A name with a colon before any slash is a protocol (`nbd:`, `json:`) to QEMU.
+/// The file that the header of `image` names. A name with a colon before any slash is a protocol
+/// (`nbd:`, `json:`) to QEMU.
 fn resolve(image: &Path, name: &str) -> Result<PathBuf, BlockError> {
     let file = name.strip_prefix("file:").unwrap_or(name);
     let first = file.split('/').next().unwrap_or_default();

@@ -43,18 +43,19 @@ enum State {
     Open { chain: Box<Chain>, capacity: u64 },
 }
 
-/// A disk's image. It is in one process's hands at a time: [`Image::open`] takes it, [`Image::close`] gives it away, and
-/// in between its files are locked.
+/// A disk's image. It is in one process's hands at a time: [`Image::open`] takes it,
+/// [`Image::close`] gives it away, and in between its files are locked.
 ///
-/// Requests take plain bytes at byte offsets and return when the host has taken them; only [`Image::flush`] makes them last.
+/// Requests take plain bytes at byte offsets and return when the host has taken them; only
+/// [`Image::flush`] makes them last.
 pub struct Image {
     status: Arc<Status>,
     state: State,
 }
 
 impl Image {
-    /// An image, closed. Looks only whether the file is there and may be opened, because on the destination of a migration
-    /// it is still the source's.
+    /// An image, closed. Looks only whether the file is there and may be opened, because on the
+    /// destination of a migration it is still the source's.
     pub fn new(config: &DiskConfig) -> Result<Self, BlockError> {
         refuse_no_disk(&config.path)?;
         let wanted = match config.read_only {
@@ -66,7 +67,8 @@ impl Image {
         Ok(Self { status: Arc::new(Status::new(config.clone())), state: State::Closed })
     }
 
-    /// Opens and locks it, anew from the files: nothing of what an earlier opening knew is believed. Does nothing if it is open.
+    /// Opens and locks it, anew from the files: nothing of what an earlier opening knew is
+    /// believed. Does nothing if it is open.
     pub fn open(&mut self) -> Result<Shape, BlockError> {
         let config = &self.status.config;
         if let State::Open { capacity, .. } = self.state {
@@ -83,8 +85,8 @@ impl Image {
         Ok(Shape { capacity, format: self.status.config.format })
     }
 
-    /// Makes everything last, then closes and unlocks it: another process may take it. If that fails, it stays open. Does
-    /// nothing if it is closed.
+    /// Makes everything last, then closes and unlocks it: another process may take it. If that
+    /// fails, it stays open. Does nothing if it is closed.
     pub fn close(&mut self) -> Result<(), BlockError> {
         if matches!(self.state, State::Closed) {
             return Ok(());
@@ -144,7 +146,8 @@ impl Image {
         self.outcome("writing to", written)
     }
 
-    /// Makes what was written last through a loss of power: returns when the host says that its disk has it.
+    /// Makes what was written last through a loss of power: returns when the host says that its
+    /// disk has it.
     pub fn flush(&mut self) -> Result<(), BlockError> {
         let read_only = self.read_only();
         let image = &self.range(0, 0)?.image;
@@ -156,7 +159,8 @@ impl Image {
         self.outcome("flushing", flushed)
     }
 
-    /// Says that these bytes are of no more use. What they hold afterwards is anything that they ever held, or zeroes.
+    /// Says that these bytes are of no more use. What they hold afterwards is anything that they
+    /// ever held, or zeroes.
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), BlockError> {
         let chain = self.writable_range(offset, length)?;
         let raw = chain.keeps_raw_data();

@@ -1,12 +1,15 @@
-//! Locks on image files, by the convention of QEMU's file driver, so that qemu-img and QEMU respect them and we respect theirs.
+//! Locks on image files, by the convention of QEMU's file driver, so that qemu-img and QEMU respect
+//! them and we respect theirs.
 //!
-//! A user of an image has *permissions* that it uses and permissions that it forbids to others. For permission number `n` it
-//! holds a shared lock on byte 100 + n if it uses it and on byte 200 + n if it forbids it; then it looks whether anybody else
-//! holds the opposite byte. As the locks come before the look, two that start at the same moment may both give up, but never
-//! both go on. The bytes need not exist in the file.
+//! A user of an image has *permissions* that it uses and permissions that it forbids to others. For
+//! permission number `n` it holds a shared lock on byte 100 + n if it uses it and on byte 200 + n
+//! if it forbids it; then it looks whether anybody else holds the opposite byte. As the locks come
+//! before the look, two that start at the same moment may both give up, but never both go on. The
+//! bytes need not exist in the file.
 //!
-//! The locks are those of the open file description (`F_OFD_SETLK`): other than POSIX's they do not vanish when any
-//! descriptor of the same file is closed somewhere in the process, and two users inside one process exclude each other, too.
+//! The locks are those of the open file description (`F_OFD_SETLK`): other than POSIX's they do not
+//! vanish when any descriptor of the same file is closed somewhere in the process, and two users
+//! inside one process exclude each other, too.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +26,8 @@ const USED: i64 = 100;
 /// Byte of the first permission forbidden to others.
 const FORBIDDEN: i64 = 200;
 
-/// Permissions, by their number in QEMU. Number 2, rewriting what is there, is nothing that a guest's disk does or minds.
+/// Permissions, by their number in QEMU. Number 2, rewriting what is there, is nothing that a
+/// guest's disk does or minds.
 #[derive(Clone, Copy)]
 enum Permission {
     ConsistentRead = 0,
@@ -36,7 +40,8 @@ enum Permission {
 pub enum Access {
     /// Reading, while nobody writes. Any number of readers share a file.
     Read,
-    /// Reading and writing, alone. (A reader that takes no locks, as 'qemu-img info -U', still can.)
+    /// Reading and writing, alone. (A reader that takes no locks, as 'qemu-img info -U', still
+    /// can.)
     Write,
 }
 
@@ -149,7 +154,8 @@ impl Lock {
     /// Locks `file`, which was opened from `path`, for `access`.
     pub fn take(file: &File, path: &Path, access: Access) -> Result<Self, BlockError> {
         let open = |source| BlockError::Open { path: path.to_owned(), source };
-        // A second descriptor of the same description, so that the lock goes only after the first was closed.
+        // A second descriptor of the same description, so that the lock goes only after the first
+        // was closed.
         let own = file.try_clone().map_err(open)?;
         match lock(&own, access) {
             Ok(()) => Ok(Self { file: own, access }),
@@ -264,7 +270,8 @@ mod tests {
     #[test]
     fn a_lock_that_cannot_be_had_is_told_of() {
         let image = tempfile::NamedTempFile::new().unwrap();
-        // The nearest thing to a file system without locks: a file that cannot be read has no shared locks.
+        // The nearest thing to a file system without locks: a file that cannot be read has no
+        // shared locks.
         let file = OpenOptions::new().write(true).open(image.path()).unwrap();
         let error = Lock::take(&file, image.path(), Access::Write).unwrap_err();
         assert!(matches!(error, BlockError::NoLocks { .. }), "{error}");

@@ -11,7 +11,8 @@
 //! | `status` | what others than its owner know and may ask of an image |
 //! | `error` | what can go wrong, each naming the file |
 //!
-//! The formats themselves are the `imago` crate's, which takes no locks. Nothing in here knows of virtio or of migration.
+//! The formats themselves are the `imago` crate's, which takes no locks. Nothing in here knows of
+//! virtio or of migration.
 
 mod chain;
 mod error;

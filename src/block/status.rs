@@ -1,4 +1,5 @@
-//! What others than an image's owner know and may ask of it, at any time, whatever the owner is waiting for.
+//! What others than an image's owner know and may ask of it, at any time, whatever the owner is
+//! waiting for.
 
 use std::fs::File;
 use std::io;
@@ -50,8 +51,9 @@ impl Status {
         DiskInfo { config: self.config.clone(), opened: self.lock().opened.clone() }
     }
 
-    /// Has the host bring onto its disk what was written to the image's files so far, beside anything that the image's owner does.
-    /// The next [`super::Image::flush`] then has less to do. Nothing if it is closed.
+    /// Has the host bring onto its disk what was written to the image's files so far, beside
+    /// anything that the image's owner does. The next [`super::Image::flush`] then has less to do.
+    /// Nothing if it is closed.
     pub fn hasten(&self) -> io::Result<()> {
         let files = self.lock().files.clone();
         files.iter().try_for_each(File::sync_data)

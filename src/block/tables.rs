@@ -7,10 +7,12 @@
 //! once, so does a refcount block's into the refcount table. A process that was killed then would
 //! leave a table whose cluster the next one gives to somebody else. So:
 //!
-//! - the count of a cluster that a table is put into goes into the file before the table's place does ([`Tables::write`]);
-//! - before a new table is made, everything that was freed is free in the file, too, because the crate may put it there
-//!   ([`Tables::lacks`] tells `chain` when);
-//! - what the crate remembers as written, though the host failed to, is written before anything else ([`Tables::settle`]).
+//! - the count of a cluster that a table is put into goes into the file before the table's place
+//!   does ([`Tables::write`]);
+//! - before a new table is made, everything that was freed is free in the file, too, because the
+//!   crate may put it there ([`Tables::lacks`] tells `chain` when);
+//! - what the crate remembers as written, though the host failed to, is written before anything
+//!   else ([`Tables::settle`]).
 //!
 //! What a killed process leaves is clusters that count as used and are not. They take room, and
 //! nothing else.

@@ -1,4 +1,5 @@
-//! The ACPI tables: what a guest is told of the machine (ACPI specification 6.5; chapter 5 for the tables).
+//! The ACPI tables: what a guest is told of the machine (ACPI specification 6.5; chapter 5 for the
+//! tables).
 //!
 //! ```text
 //! RSDP -> XSDT -> FADT -> FACS
@@ -6,9 +7,9 @@
 //!              -> MADT             the interrupt controllers and the vCPUs
 //! ```
 //!
-//! The machine is not a hardware-reduced one: its power button and its sleep register are those of every PC (PM1), which
-//! needs neither a driver nor a method in the guest. There is no firmware behind the tables: no SMI, no wake-up, and ACPI
-//! mode from the start.
+//! The machine is not a hardware-reduced one: its power button and its sleep register are those of
+//! every PC (PM1), which needs neither a driver nor a method in the guest. There is no firmware
+//! behind the tables: no SMI, no wake-up, and ACPI mode from the start.
 
 mod dsdt;
 
@@ -44,7 +45,8 @@ pub struct Inventory {
 /// A virtio-mmio device as the guest sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioSlot {
-    /// The guest-physical address of its registers, which are [`VirtioSlot::BYTES`] long. In the hole below 4 GiB.
+    /// The guest-physical address of its registers, which are [`VirtioSlot::BYTES`] long. In the
+    /// hole below 4 GiB.
     pub address: u32,
     /// Its interrupt: edge-triggered, active high, its own.
     pub gsi: u32,
@@ -106,8 +108,8 @@ fn table(signature: [u8; 4], revision: u8) -> Sdt {
 
 /// The fixed hardware. Every address is below 4 GiB.
 fn fadt(facs: u64, dsdt: u64) -> FADTBuilder {
-    /// Devices on the ISA bus (the serial port); no VGA; no message-signalled interrupts. Not set: a keyboard controller,
-    /// of which there is only the reset line, and 'no CMOS RTC'.
+    /// Devices on the ISA bus (the serial port); no VGA; no message-signalled interrupts. Not set:
+    /// a keyboard controller, of which there is only the reset line, and 'no CMOS RTC'.
     const BOOT_ARCHITECTURE: u16 = 1 | 1 << 2 | 1 << 3;
     /// Longer than any that counts: states C2 and C3 are not there.
     const NO_C2: u16 = 101;
@@ -135,15 +137,16 @@ fn fadt(facs: u64, dsdt: u64) -> FADTBuilder {
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(OEM_TABLE).into();
     fadt.flag(Flags::Wbinvd)
         .flag(Flags::ProcC1)
-        // These two say what is not there: a sleep button among the fixed hardware, and waking up by the RTC.
+        // These two say what is not there: a sleep button among the fixed hardware, and waking up
+        // by the RTC.
         .flag(Flags::SlpButton)
         .flag(Flags::FixRtc)
         .flag(Flags::ResetRegSup)
         .flag(Flags::Headless)
 }
 
-/// The interrupt controllers. `acpi_tables` has a table of its own for it, but without the flag for the 8259s and without the
-/// two structures at the end.
+/// The interrupt controllers. `acpi_tables` has a table of its own for it, but without the flag for
+/// the 8259s and without the two structures at the end.
 fn madt(vcpus: u8) -> Sdt {
     const LAPIC: u32 = 0xfee0_0000;
     const IOAPIC: u32 = 0xfec0_0000;
@@ -162,7 +165,8 @@ fn madt(vcpus: u8) -> Sdt {
         ProcessorLocalApic::new(index, index, EnabledStatus::Enabled).to_aml_bytes(&mut body);
     }
     IoApic::new(0, IOAPIC, 0).to_aml_bytes(&mut body);
-    // Interrupt source override: the SCI stays where it is, but is not as ISA has it, edge-triggered.
+    // Interrupt source override: the SCI stays where it is, but is not as ISA has it,
+    // edge-triggered.
     body.extend([2, 10, 0, SCI, SCI, 0, 0, 0, HIGH_LEVEL, 0]);
     // Local APIC NMI.
     body.extend([4, 6, EVERY_PROCESSOR, 0, 0, LINT1]);

@@ -21,7 +21,8 @@ pub const RAM_ABOVE_HOLE: u64 = 4 << 30;
 pub(super) const LOW_END: u64 = 640 << 10;
 /// Where extended memory begins.
 pub(super) const HIGH_START: u64 = 1 << 20;
-/// Where the ACPI tables are, the RSDP first. A PC's firmware has it here too, and kernels that are not told look here.
+/// Where the ACPI tables are, the RSDP first. A PC's firmware has it here too, and kernels that are
+/// not told look here.
 pub(super) const ACPI: Range<u64> = 0xe_0000..HIGH_START;
 /// What a kernel is handed over, and its first page tables: everything that follows lies in here.
 pub(super) const HAND_OVER: Range<u64> = START_INFO..COMMAND_LINE + COMMAND_LINE_LIMIT as u64;

@@ -1,8 +1,9 @@
-//! Loading a bzImage by Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst): the compressed kernel where it
-//! prefers to be, and the boot parameters ("zero page") with memory map, command line, initrd and the way to ACPI.
+//! Loading a bzImage by Linux's 64-bit boot protocol (Documentation/arch/x86/boot.rst): the
+//! compressed kernel where it prefers to be, and the boot parameters ("zero page") with memory map,
+//! command line, initrd and the way to ACPI.
 //!
-//! The kernel is entered in long mode, 512 bytes behind its start, so its real-mode setup code never runs. It unpacks
-//! itself within the `init_size` bytes that its header asks for.
+//! The kernel is entered in long mode, 512 bytes behind its start, so its real-mode setup code
+//! never runs. It unpacks itself within the `init_size` bytes that its header asks for.
 
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
@@ -15,7 +16,8 @@ use super::{BootError, EntryPoint};
 use crate::config::BootConfig;
 use crate::kvm::{GuestMemory, GuestRam};
 
-/// The descriptors: two that nobody uses, then flat 64-bit code (`__BOOT_CS`, 0x10) and flat data (`__BOOT_DS`, 0x18).
+/// The descriptors: two that nobody uses, then flat 64-bit code (`__BOOT_CS`, 0x10) and flat data
+/// (`__BOOT_DS`, 0x18).
 const DESCRIPTORS: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 /// The offset of the descriptors' last byte, as the processor wants it.
 pub const GDT_LIMIT: u16 = (size_of_val(&DESCRIPTORS) - 1) as u16;

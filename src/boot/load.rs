@@ -44,8 +44,9 @@ pub(super) struct Initrd {
     pub bytes: u64,
 }
 
-/// Loads everything that `boot` names into guest RAM, and tables that tell it of `inventory`. Used for the first
-/// boot and for every reset: nothing that it needs is left as the guest may have changed it.
+/// Loads everything that `boot` names into guest RAM, and tables that tell it of `inventory`. Used
+/// for the first boot and for every reset: nothing that it needs is left as the guest may have
+/// changed it.
 pub fn load(boot: &BootConfig, ram: &GuestRam, inventory: &Inventory) -> Result<EntryPoint, BootError> {
     let kernel = KernelImage::read(&boot.kernel)?;
     let entry = match kernel.format()? {

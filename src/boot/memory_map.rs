@@ -3,7 +3,8 @@
 use super::layout::{HIGH_START, LOW_END};
 use super::ram_ranges;
 
-/// What a stretch of guest-physical memory is for. The values are those of E820, which PVH uses too.
+/// What a stretch of guest-physical memory is for. The values are those of E820, which PVH uses
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(super) enum Kind {

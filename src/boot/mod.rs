@@ -1,4 +1,5 @@
-//! Putting a kernel into guest RAM, with its command line, its initrd and what it is told of the machine.
+//! Putting a kernel into guest RAM, with its command line, its initrd and what it is told of the
+//! machine.
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! Loading a kernel the PVH way (Xen's docs/misc/pvh.pandoc): the segments where the ELF says, and a start
-//! info with memory map, command line and initrd.
+//! Loading a kernel the PVH way (Xen's docs/misc/pvh.pandoc): the segments where the ELF says, and
+//! a start info with memory map, command line and initrd.
 
 use linux_loader::configurator::pvh::PvhBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};

@@ -69,7 +69,8 @@ fn bad_kernels_are_named() {
     let at = no_note.windows(4).position(|four| four == b"Xen\0").unwrap();
     no_note[at] = b'Y';
     assert!(failure(&no_note).contains("PVH"));
-    // An ordinary program, which would not fit either, is told what it lacks, not to use more memory.
+    // An ordinary program, which would not fit either, is told what it lacks, not to use more
+    // memory.
     let mut program = pvh_elf(0, &[0xf4], 0x1000);
     let at = program.windows(4).position(|four| four == b"Xen\0").unwrap();
     program[at] = b'Y';

@@ -1,6 +1,7 @@
 //! Hand-made kernels for tests.
 
-/// An ELF with one segment at `address`, which is also its entry: `code`, then zeros up to `memory` bytes.
+/// An ELF with one segment at `address`, which is also its entry: `code`, then zeros up to `memory`
+/// bytes.
 pub fn pvh_elf(address: u64, code: &[u8], memory: u64) -> Vec<u8> {
     const HEADERS: u64 = 64 + 2 * 56;
     let mut note = Vec::new();
@@ -38,7 +39,8 @@ pub fn pvh_elf(address: u64, code: &[u8], memory: u64) -> Vec<u8> {
     elf
 }
 
-/// A bzImage that prefers to be at 16 MiB and wants a megabyte there. `code` is at its 64-bit entry.
+/// A bzImage that prefers to be at 16 MiB and wants a megabyte there. `code` is at its 64-bit
+/// entry.
 pub fn bzimage(code: &[u8]) -> Vec<u8> {
     const SETUP_SECTORS: u8 = 1;
     let kernel = (0x200 + code.len()).next_multiple_of(512);

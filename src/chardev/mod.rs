@@ -1,9 +1,10 @@
-//! What is behind the serial port and the console: a terminal, a file, a socket, a pseudo-terminal or nothing.
+//! What is behind the serial port and the console: a terminal, a file, a socket, a pseudo-terminal
+//! or nothing.
 //!
-//! Output is written by whoever has it (a vCPU's or a device's thread), without ever blocking: what a slow reader does not
-//! take waits in a bounded backlog, and what does not fit there is dropped, with one warning. Input is
-//! read by a thread of its own, and only when the last of it was taken: the pipe, socket or terminal
-//! itself makes the other end wait, so no byte is lost.
+//! Output is written by whoever has it (a vCPU's or a device's thread), without ever blocking: what
+//! a slow reader does not take waits in a bounded backlog, and what does not fit there is dropped,
+//! with one warning. Input is read by a thread of its own, and only when the last of it was taken:
+//! the pipe, socket or terminal itself makes the other end wait, so no byte is lost.
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -33,8 +33,8 @@ pub(super) enum Endpoint {
     /// A connected socket, standard input, or the controlling side of a pseudo-terminal.
     Stream {
         file: File,
-        /// What must live as long: a terminal's raw mode, or a pseudo-terminal's other side, without which
-        /// this side would report an error again and again.
+        /// What must live as long: a terminal's raw mode, or a pseudo-terminal's other side,
+        /// without which this side would report an error again and again.
         _keep: Option<Box<dyn Send>>,
     },
     /// Clients come one at a time.
@@ -67,7 +67,8 @@ impl Endpoint {
 
 fn stdio(output: &Output) -> io::Result<Endpoint> {
     let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    // Standard output's description is shared with other processes, so it cannot be made non-blocking.
+    // Standard output's description is shared with other processes, so it cannot be made
+    // non-blocking.
     output.connect_shared(out);
     let keep = RawTerminal::enter()?.map(|raw| Box::new(raw) as Box<dyn Send>);
     // Not `io::stdin()`, whose buffer would hide from poll what it holds.

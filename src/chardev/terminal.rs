@@ -8,8 +8,8 @@ use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 pub(super) struct RawTerminal(Termios);
 
 impl RawTerminal {
-    /// Single keys, no echo. Ctrl-C stays a signal, so that the program can be ended. `None` if standard
-    /// input is no terminal.
+    /// Single keys, no echo. Ctrl-C stays a signal, so that the program can be ended. `None` if
+    /// standard input is no terminal.
     pub fn enter() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         let Ok(before) = tcgetattr(&stdin) else {

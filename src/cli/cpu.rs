@@ -31,7 +31,8 @@ fn meant(alike: &[&str]) -> String {
     }
 }
 
-/// The model and its changes. A change is `+NAME` or `-NAME`, or as QEMU also has it `NAME=on` or `NAME=off`.
+/// The model and its changes. A change is `+NAME` or `-NAME`, or as QEMU also has it `NAME=on` or
+/// `NAME=off`.
 pub fn cpu(text: &str) -> Result<CpuModel, CpuError> {
     let mut parts = text.split(',');
     let base = base(parts.next().unwrap_or_default())?;

@@ -75,7 +75,8 @@ pub fn disk(text: &str) -> Result<DiskConfig, DiskError> {
     })
 }
 
-/// Refuses, with its path, an image that two disks would write to. Two names of one file get as far as the image's lock.
+/// Refuses, with its path, an image that two disks would write to. Two names of one file get as far
+/// as the image's lock.
 pub fn check_twice(disks: &[DiskConfig]) -> Result<(), PathBuf> {
     for (index, disk) in disks.iter().enumerate() {
         let mut earlier = disks[..index].iter();

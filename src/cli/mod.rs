@@ -1,4 +1,5 @@
-//! The command line: raw arguments in, one validated configuration out. Nothing after this asks clap anything.
+//! The command line: raw arguments in, one validated configuration out. Nothing after this asks
+//! clap anything.
 
 mod analyze;
 mod cpu;

@@ -76,7 +76,8 @@ pub fn net(text: &str) -> Result<NetConfig, NetValueError> {
     Ok(NetConfig { tap, mac })
 }
 
-/// What the kernel takes as a name, and less: it would make a number out of `%d` and alias addresses out of `:`.
+/// What the kernel takes as a name, and less: it would make a number out of `%d` and alias
+/// addresses out of `:`.
 fn name(text: &str) -> Result<String, NetValueError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     match text {

@@ -36,7 +36,8 @@ pub struct RestoreArgs {
     offset: u64,
     /// Run the guest at once and read its pages as it touches them
     ///
-    /// The file must not change until the guest has all of its memory: see 'info migrate'. It needs userfaultfd, as postcopy does.
+    /// The file must not change until the guest has all of its memory: see 'info migrate'. It needs
+    /// userfaultfd, as postcopy does.
     #[arg(long)]
     lazy: bool,
     #[command(flatten)]

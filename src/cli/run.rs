@@ -80,8 +80,9 @@ pub(super) const ABOUT: &str = "Runs a virtual machine until the guest ends it, 
 pub struct RunArgs {
     /// A Linux kernel (vmlinuz), an ELF with a PVH note, or builtin:test for the test guest
     ///
-    /// Not needed with --incoming, for the guest brings its memory along. Given there, with --initrd and --cmdline, it is
-    /// what the guest boots from when it resets itself or is reset after it arrived.
+    /// Not needed with --incoming, for the guest brings its memory along. Given there, with
+    /// --initrd and --cmdline, it is what the guest boots from when it resets itself or is reset
+    /// after it arrived.
     #[arg(long, value_name = "FILE|builtin:test", value_parser = parse::kernel, help_heading = "Boot")]
     kernel: Option<Kernel>,
 
@@ -103,8 +104,8 @@ pub struct RunArgs {
 
     /// Guest RAM: a multiple of 2 MiB, suffix K, M, G or T, a bare number in MiB
     ///
-    /// 'shared=on' backs it by a memfd that other processes can map; the default, private memory, arrives faster in
-    /// a migration.
+    /// 'shared=on' backs it by a memfd that other processes can map; the default, private memory,
+    /// arrives faster in a migration.
     #[arg(long, value_name = "SIZE[,shared=on]", value_parser = parse::memory, default_value = "512M", help_heading = "Machine")]
     memory: MemoryConfig,
 
@@ -114,17 +115,20 @@ pub struct RunArgs {
 
     /// A network card at a tap of the host; may be given several times
     ///
-    /// A tap that exists is used as it is, joined to a bridge or not; one that does not is created, set up, and gone at the
-    /// end. fd=N takes over a tap that whoever starts this process opened (with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR).
-    /// Without 'mac' the address is made out of the host, the tap and --name. A guest that arrives keeps its own.
+    /// A tap that exists is used as it is, joined to a bridge or not; one that does not is created,
+    /// set up, and gone at the end. fd=N takes over a tap that whoever starts this process opened
+    /// (with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR). Without 'mac' the address is made out of the
+    /// host, the tap and --name. A guest that arrives keeps its own.
     #[arg(long = "net", value_name = "tap=NAME|fd=N[,mac=ADDRESS]", value_parser = net::net, help_heading = "Machine")]
     nets: Vec<NetConfig>,
-    /// The processor that the guest is shown: host, max or baseline-v1 to -v4, with features more or less
+    /// The processor that the guest is shown: host, max or baseline-v1 to -v4, with features more
+    /// or less
     ///
-    /// 'host' is everything that this host's KVM can show, 'max' the same. 'baseline-vN' is that level of the x86-64 psABI, alike on
-    /// every host of one vendor, so that a guest can move between generations. '+FEATURE' adds, '-FEATURE' takes away, by the names of
-    /// /proc/cpuinfo: 'baseline-v3,+aes', 'host,-avx512f'. A guest that arrives keeps what it was started with; with --incoming,
-    /// this is the most that it may have been shown. docs/cpu.md has the details.
+    /// 'host' is everything that this host's KVM can show, 'max' the same. 'baseline-vN' is that
+    /// level of the x86-64 psABI, alike on every host of one vendor, so that a guest can move
+    /// between generations. '+FEATURE' adds, '-FEATURE' takes away, by the names of /proc/cpuinfo:
+    /// 'baseline-v3,+aes', 'host,-avx512f'. A guest that arrives keeps what it was started with;
+    /// with --incoming, this is the most that it may have been shown. docs/cpu.md has the details.
     #[arg(long, value_name = "MODEL[,±FEATURE]...", value_parser = cpu::cpu, default_value = "host", help_heading = "Machine")]
     cpu: CpuModel,
 
@@ -132,7 +136,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAME", help_heading = "Machine")]
     name: Option<String>,
 
-    /// This virtual machine's identity, shown by 'info uuid'. With the migration capability 'validate-uuid' a guest arrives only where its own is
+    /// This virtual machine's identity, shown by 'info uuid'. With the migration capability
+    /// 'validate-uuid' a guest arrives only where its own is
     #[arg(long, value_name = "UUID", value_parser = parse::uuid, help_heading = "Machine")]
     uuid: Option<Uuid>,
 
@@ -144,9 +149,10 @@ pub struct RunArgs {
 
     /// A disk; may be given several times, in the order in which the guest sees them
     ///
-    /// FILE is a raw or qcow2 image, or a block device; a comma in it is written twice. The format is never guessed. While the
-    /// guest has it, the image is locked: no second virtual machine and no qemu-img can write to it. On the destination of a
-    /// migration it is opened only when the guest arrives.
+    /// FILE is a raw or qcow2 image, or a block device; a comma in it is written twice. The format
+    /// is never guessed. While the guest has it, the image is locked: no second virtual machine and
+    /// no qemu-img can write to it. On the destination of a migration it is opened only when the
+    /// guest arrives.
     #[arg(
         long = "disk",
         value_name = "path=FILE,format=raw|qcow2[,readonly][,serial=TEXT][,backing-format=raw|qcow2]",
@@ -161,8 +167,8 @@ pub struct RunArgs {
 
     /// A balloon: 'balloon SIZE' on the monitor asks the guest to make do with less memory
     ///
-    /// A guest with such a driver also reports memory that it does not use at the moment (free page reporting): it is given back
-    /// to the host and need not be sent by a migration.
+    /// A guest with such a driver also reports memory that it does not use at the moment (free page
+    /// reporting): it is given back to the host and need not be sent by a migration.
     #[arg(long, help_heading = "Devices")]
     balloon: bool,
 
@@ -184,11 +190,12 @@ pub struct RunArgs {
     #[arg(long = "qmp", value_name = "PLACE", value_parser = monitor_value, help_heading = "Connections")]
     qmp: Vec<MonitorValue>,
 
-    /// Wait for a guest at tcp:HOST:PORT or unix:PATH, or read it from exec:COMMAND, fd:NUMBER or file:PATH[,offset=N][,lazy=on]; 'defer': until
-    /// 'migrate_incoming'
+    /// Wait for a guest at tcp:HOST:PORT or unix:PATH, or read it from exec:COMMAND, fd:NUMBER or
+    /// file:PATH[,offset=N][,lazy=on]; 'defer': until 'migrate_incoming'
     ///
-    /// While it waits, it takes memory for the guest's RAM from the host, as far as the host has more than an eighth of its memory
-    /// to spare; what the guest turns out not to use is given back as the guest comes.
+    /// While it waits, it takes memory for the guest's RAM from the host, as far as the host has
+    /// more than an eighth of its memory to spare; what the guest turns out not to use is given
+    /// back as the guest comes.
     #[arg(long, value_name = "URI|defer", value_parser = incoming, help_heading = "Migration")]
     incoming: Option<Incoming>,
 
@@ -203,32 +210,36 @@ pub struct RunArgs {
 
     /// Turn each migration out of here to postcopy after at most N precopy passes (0: at once)
     ///
-    /// Without it a migration is precopy until someone says 'migrate_start_postcopy'. The migration parameter
-    /// 'x-postcopy-after' changes it later.
+    /// Without it a migration is precopy until someone says 'migrate_start_postcopy'. The migration
+    /// parameter 'x-postcopy-after' changes it later.
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Migration")]
     postcopy_after: Option<u32>,
 
     /// Do not filter system calls, and let debuggers in: only to look for a fault
     ///
-    /// Each thread is kept from the system calls that it does not need; one that is tried all the same is refused and named in the
-    /// kernel's log ('dmesg', type=1326). docs/SECURITY.md says what that is good for.
+    /// Each thread is kept from the system calls that it does not need; one that is tried all the
+    /// same is refused and named in the kernel's log ('dmesg', type=1326). docs/SECURITY.md says
+    /// what that is good for.
     #[arg(long, help_heading = "Security")]
     no_seccomp: bool,
-    /// Start no process beside this one: 'exec:' is refused, and 'file:' writes only to files that exist
+    /// Start no process beside this one: 'exec:' is refused, and 'file:' writes only to files that
+    /// exist
     ///
-    /// Without this, a small process beside this one starts the commands of 'migrate exec:COMMAND' and makes the files of
-    /// 'migrate file:PATH', since the sandbox keeps this one from both. Whoever took this process over could have it do the same.
+    /// Without this, a small process beside this one starts the commands of 'migrate exec:COMMAND'
+    /// and makes the files of 'migrate file:PATH', since the sandbox keeps this one from both.
+    /// Whoever took this process over could have it do the same.
     #[arg(long, help_heading = "Security")]
     no_exec: bool,
-    /// The directory for snapshots: 'savevm', 'loadvm', 'delvm' and 'info snapshots' work in it, and are refused without one
+    /// The directory for snapshots: 'savevm', 'loadvm', 'delvm' and 'info snapshots' work in it,
+    /// and are refused without one
     ///
     /// Each snapshot is a file DIR/TAG.whimbrel with the whole machine, which 'whimbrel restore'
     /// runs, too. Machines may share it: each sees others' snapshots and leaves them alone. They
     /// are known by --uuid and --name, so give one.
     #[arg(long, value_name = "DIR", value_parser = parse::absolute, help_heading = "Migration")]
     snapshots: Option<PathBuf>,
-    /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem, server-cert.pem, server-key.pem,
-    /// client-cert.pem and client-key.pem
+    /// Encrypt migrations, and let in only who has a certificate: the directory with ca-cert.pem,
+    /// server-cert.pem, server-key.pem, client-cert.pem and client-key.pem
     ///
     /// A guest arrives at the server and leaves from the client. A ca-crl.pem is
     /// honoured if it is there. The migration parameter 'tls-creds' changes it later.
@@ -236,7 +247,8 @@ pub struct RunArgs {
     tls_dir: Option<PathBuf>,
 }
 
-/// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an optional argument.
+/// What `--monitor` and `--qmp` hold. A type of its own: clap would take a bare `Option` for an
+/// optional argument.
 #[derive(Clone, Debug)]
 struct MonitorValue(Option<MonitorEndpoint>);
 

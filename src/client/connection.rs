@@ -137,7 +137,8 @@ impl Connection {
                 Ok(_) => return Err(QmpError::Closed),
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => {
-                        // An interrupted wait ends too: a signal is what the caller wants to look at.
+                        // An interrupted wait ends too: a signal is what the caller wants to look
+                        // at.
                         if error.kind() == ErrorKind::Interrupted || Instant::now() >= until {
                             return Ok(None);
                         }

@@ -52,7 +52,8 @@ pub fn migrate(plan: &Plan) -> u8 {
     end.outcome.code()
 }
 
-/// Starts a migration of the virtual machine behind `vm`, with `parameters` set first; the rest stays as it is set there.
+/// Starts a migration of the virtual machine behind `vm`, with `parameters` set first; the rest
+/// stays as it is set there.
 pub fn start(vm: &mut Connection, to: &Uri, parameters: Map<String, Value>) -> Result<(), QmpError> {
     let events = json!([{"capability": "events", "state": true}]);
     vm.execute("migrate-set-capabilities", one("capabilities", events))?;

@@ -30,14 +30,16 @@ pub struct Heard {
 pub fn listen(consoles: [(Side, UnixStream); 2], began: Instant, heard: Sender<Heard>) -> Result<(), DemoError> {
     let raise = |source| DemoError::Start { role: "listening", source };
     let listening = thread::Builder::new().name("listen".to_owned()).spawn(move || {
-        // Only the calling thread's, in Linux. Without the privilege times are as good as the host is idle.
+        // Only the calling thread's, in Linux. Without the privilege times are as good as the host
+        // is idle.
         let _ = rustix::process::setpriority_process(None, NICE);
         serve(Vec::from(consoles), began, &heard);
     });
     listening.map(drop).map_err(raise)
 }
 
-/// One thread for both, in the order source, destination: a thread each could take the times in the wrong order.
+/// One thread for both, in the order source, destination: a thread each could take the times in the
+/// wrong order.
 fn serve(mut consoles: Vec<(Side, UnixStream)>, began: Instant, heard: &Sender<Heard>) {
     let mut buffer = [0; 4096];
     while !consoles.is_empty() {

@@ -65,7 +65,8 @@ pub struct Marks {
 pub struct Measured {
     /// Visits per second before the migration.
     pub speed: f64,
-    /// Whether that speed was steady. If not, other load on the host makes everything but the blackout a rough figure.
+    /// Whether that speed was steady. If not, other load on the host makes everything but the
+    /// blackout a rough figure.
     pub steady: bool,
     /// No sign of life.
     pub blackout: Span,
@@ -73,7 +74,8 @@ pub struct Measured {
     pub brownouts: Vec<Span>,
     /// Whether the guest recovered before the last moment looked at.
     pub recovered: bool,
-    /// Work that the guest would have done undisturbed and has not, as time of an undisturbed guest.
+    /// Work that the guest would have done undisturbed and has not, as time of an undisturbed
+    /// guest.
     pub lost: Duration,
     /// The guest's throughput over all the time looked at.
     pub curve: Vec<Bin>,
@@ -126,8 +128,8 @@ fn is_steady(calm: &[Bin], speed: f64) -> bool {
     near as f64 >= STEADY * calm.len() as f64
 }
 
-/// The stretches of slow bins, first and last bin of each, that a migration from bin `begin` to bin `end` caused: those
-/// in between, and those after it until the guest has recovered.
+/// The stretches of slow bins, first and last bin of each, that a migration from bin `begin` to bin
+/// `end` caused: those in between, and those after it until the guest has recovered.
 fn slow_stretches(slow: &[bool], begin: usize, end: usize) -> Vec<(usize, usize)> {
     let mut stretches: Vec<(usize, usize)> = Vec::new();
     let mut at = begin;
@@ -152,8 +154,8 @@ struct Work {
 }
 
 impl Work {
-    /// From heartbeats. None is done in the blackout: the heartbeats on both sides of it say how much was done, and the
-    /// guest ran undisturbed until it began.
+    /// From heartbeats. None is done in the blackout: the heartbeats on both sides of it say how
+    /// much was done, and the guest ran undisturbed until it began.
     fn new(beats: &[Beat], blackout: Span, speed: f64) -> Self {
         let mut knots: Vec<(f64, f64)> = Vec::with_capacity(beats.len() + 2);
         for beat in beats {

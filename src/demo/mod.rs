@@ -1,4 +1,5 @@
-//! `whimbrel demo`: one live guest, two real processes, three ways to move; what it costs, as a table and a picture.
+//! `whimbrel demo`: one live guest, two real processes, three ways to move; what it costs, as a
+//! table and a picture.
 //!
 //! | file | what is in it |
 //! |---|---|

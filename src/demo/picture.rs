@@ -1,4 +1,5 @@
-//! The picture: the guest's throughput over time, a panel a mode, and beside it the moment of the switch enlarged.
+//! The picture: the guest's throughput over time, a panel a mode, and beside it the moment of the
+//! switch enlarged.
 
 use std::time::Duration;
 
@@ -91,7 +92,8 @@ pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
     svg.finish()
 }
 
-/// The highest speed that will be seen when the picture begins at `from`, in seconds before the migration.
+/// The highest speed that will be seen when the picture begins at `from`, in seconds before the
+/// migration.
 fn fastest(journey: &Journey, from: f64) -> f64 {
     let seen = journey.measured.curve.iter().filter(|bin| since(journey.marks.start, bin.span.to) > from);
     seen.map(|bin| bin.speed).fold(0.0, f64::max)

@@ -16,10 +16,12 @@ use crate::signals::{ENDING, remember};
 use crate::size::format_size;
 use crate::stdio::{Answer, say};
 
-/// Shows all modes asked for: progress on standard error, the table on standard output, the picture in its file.
+/// Shows all modes asked for: progress on standard error, the table on standard output, the picture
+/// in its file.
 pub fn demo(options: &Options) -> Result<(), DemoError> {
     check_host(options)?;
-    // Only remembered by the signals: the loops act on it, so that the children are ended on every way out.
+    // Only remembered by the signals: the loops act on it, so that the children are ended on every
+    // way out.
     let interrupted = Arc::new(AtomicBool::new(false));
     remember(&ENDING, &interrupted).map_err(DemoError::Signal)?;
     let directory = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().map_err(DemoError::Directory)?;

@@ -1,4 +1,5 @@
-//! [`Trace`]: what the guest said on its serial ports, and when. Times count from the beginning of the demo.
+//! [`Trace`]: what the guest said on its serial ports, and when. Times count from the beginning of
+//! the demo.
 
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ pub struct Verdict {
     pub errors: u64,
 }
 
-/// What the guest said through both serial ports. The destination goes on where the source stopped, in the middle of a
-/// line most often, so both make one stream of bytes.
+/// What the guest said through both serial ports. The destination goes on where the source stopped,
+/// in the middle of a line most often, so both make one stream of bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     line: Vec<u8>,
@@ -85,7 +86,8 @@ impl Trace {
         }
     }
 
-    /// From the last byte of the source to the first of the destination; `None` as long as only one of them spoke.
+    /// From the last byte of the source to the first of the destination; `None` as long as only one
+    /// of them spoke.
     pub fn blackout(&self) -> Option<(Duration, Duration)> {
         let at = |wanted| move |(side, at): &(Side, Duration)| (*side == wanted).then_some(*at);
         let last = self.arrivals.iter().rev().find_map(at(Side::Source))?;
@@ -94,7 +96,8 @@ impl Trace {
         Some((last, first.max(last)))
     }
 
-    /// Visits per second between the heartbeats of the last `window`; zero if there was at most one.
+    /// Visits per second between the heartbeats of the last `window`; zero if there was at most
+    /// one.
     pub fn recent_speed(&self, window: Duration) -> f64 {
         let Some(last) = self.beats.last() else { return 0.0 };
         let recent = self.beats.iter().rev().take_while(|beat| last.at - beat.at <= window).last();

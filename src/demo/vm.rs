@@ -52,13 +52,14 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts `whimbrel run` with `arguments` and connects to it. Sockets and the log go to `directory`.
+    /// Starts `whimbrel run` with `arguments` and connects to it. Sockets and the log go to
+    /// `directory`.
     pub fn start(directory: &Path, name: &str, side: Side, arguments: &[String]) -> Result<Self, DemoError> {
         let role = side.role();
         let raise = |source| DemoError::Start { role, source };
         let path = |kind: &str| directory.join(format!("{name}-{role}.{kind}"));
-        // The demo listens and the child connects: not a byte of the guest's is lost, and when it has connected
-        // here, the monitor that it opened before listens too.
+        // The demo listens and the child connects: not a byte of the guest's is lost, and when it
+        // has connected here, the monitor that it opened before listens too.
         let listener = UnixListener::bind(path("serial")).map_err(raise)?;
         let log = path("log");
         let mut command = Command::new(std::env::current_exe().map_err(raise)?);

@@ -1,7 +1,7 @@
 //! The bus: which device answers at which port or address.
 //!
-//! Built once, then shared by all vCPU threads without a lock. What nobody claims reads as all ones, as
-//! on a PC, and swallows what is written.
+//! Built once, then shared by all vCPU threads without a lock. What nobody claims reads as all
+//! ones, as on a PC, and swallows what is written.
 
 use std::ops::Range;
 use std::sync::Arc;

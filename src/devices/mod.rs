@@ -1,7 +1,8 @@
 //! The devices that the monitor emulates, and the bus that leads to them.
 //!
 //! Interrupt controllers, timer and clock are in the kernel; see [`crate::machine`]. A device knows
-//! how to [`save`](SavedDevice::save) and [`load`](SavedDevice::load) itself and nothing of migration.
+//! how to [`save`](SavedDevice::save) and [`load`](SavedDevice::load) itself and nothing of
+//! migration.
 
 mod bus;
 mod exit_port;
@@ -40,7 +41,8 @@ pub trait SavedDevice: Send + Sync {
     /// Its state; the guest stands still.
     fn save(&self) -> Vec<u8>;
 
-    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that [`Self::load`] has for it.
+    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that
+    /// [`Self::load`] has for it.
     fn layout(&self) -> Vec<Field>;
 
     /// Replaces its state; the guest stands still.
@@ -49,13 +51,15 @@ pub trait SavedDevice: Send + Sync {
     /// Puts it into the state of a machine that was just switched on; the guest stands still.
     fn reset(&self);
 
-    /// The guest leaves for another host: makes everything durable and gives up what only one host may have, such as the
-    /// lock on a disk's image. The guest stands still. Once more does nothing.
+    /// The guest leaves for another host: makes everything durable and gives up what only one host
+    /// may have, such as the lock on a disk's image. The guest stands still. Once more does
+    /// nothing.
     fn release(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }
 
-    /// The guest arrives, or stays after all: takes what only one host may have. The guest stands still. Once more does nothing.
+    /// The guest arrives, or stays after all: takes what only one host may have. The guest stands
+    /// still. Once more does nothing.
     fn acquire(&self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }

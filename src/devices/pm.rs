@@ -1,4 +1,5 @@
-//! The ACPI fixed hardware (ACPI specification 6.5, chapter 4.8): the power button and the way to power off.
+//! The ACPI fixed hardware (ACPI specification 6.5, chapter 4.8): the power button and the way to
+//! power off.
 //!
 //! ```text
 //! port 0x600  PM1 status    what happened; writing a one clears it
@@ -14,21 +15,24 @@ use whimbrel_postcopy::wire::grammar::{Field, Type};
 use super::{Action, Device, SavedDevice};
 use crate::state::{Reader, StateError, Writer};
 
-/// Bits of status and enable: the firmware has released the global lock; the power button was pressed; the RTC's alarm.
+/// Bits of status and enable: the firmware has released the global lock; the power button was
+/// pressed; the RTC's alarm.
 const GLOBAL: u16 = 1 << 5;
 const POWER_BUTTON: u16 = 1 << 8;
 const ALARM: u16 = 1 << 10;
-/// What can be enabled. No firmware ever holds the global lock, so it is never released either, and the RTC has no alarm;
-/// but Linux enables both, looks whether they stay so, and complains of broken hardware if not. Timer and sleep button are
-/// not there, and the FADT says so.
+/// What can be enabled. No firmware ever holds the global lock, so it is never released either, and
+/// the RTC has no alarm; but Linux enables both, looks whether they stay so, and complains of
+/// broken hardware if not. Timer and sleep button are not there, and the FADT says so.
 const ENABLES: u16 = GLOBAL | POWER_BUTTON | ALARM;
 
-/// Bits of the control register: ACPI mode is on, for ever; wake up on bus mastering; the kind of sleep; fall asleep.
+/// Bits of the control register: ACPI mode is on, for ever; wake up on bus mastering; the kind of
+/// sleep; fall asleep.
 const SCI_ENABLED: u16 = 1;
 const BUS_MASTER_WAKES: u16 = 1 << 1;
 const SLEEP_TYPE: u16 = 7 << 10;
 const SLEEP: u16 = 1 << 13;
-/// What the guest reads back. Reading as zero: the global lock's release, of which nobody waits to be told, and `SLEEP`.
+/// What the guest reads back. Reading as zero: the global lock's release, of which nobody waits to
+/// be told, and `SLEEP`.
 const CONTROL_KEPT: u16 = BUS_MASTER_WAKES | SLEEP_TYPE;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,8 +119,8 @@ impl PowerManagement {
         self.registers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the registers, and the interrupt line as they say then. Under one lock, so that two threads cannot leave the
-    /// line in the other's state.
+    /// Changes the registers, and the interrupt line as they say then. Under one lock, so that two
+    /// threads cannot leave the line in the other's state.
     fn change<R>(&self, change: impl FnOnce(&mut Registers) -> R) -> R {
         let mut registers = self.lock();
         let before = registers.sci();
@@ -145,7 +149,8 @@ impl Device for PowerManagement {
 
     fn write(&self, offset: u64, data: &[u8]) -> Action {
         self.change(|registers| {
-            // The kind of sleep and the order to fall asleep are in one byte; still, the last one's word counts.
+            // The kind of sleep and the order to fall asleep are in one byte; still, the last one's
+            // word counts.
             let bytes = (offset..u64::from(Self::PORTS)).zip(data);
             bytes.map(|(at, byte)| registers.set_byte(at, *byte)).fold(Action::None, |so_far, action| match action {
                 Action::None => so_far,
@@ -193,7 +198,8 @@ impl SavedDevice for PowerManagement {
             control: register("control", CONTROL_KEPT)?,
         };
         reader.finish()?;
-        // KVM's saved interrupt controllers do not hold the level of the line, so it is set even if it stays as it is.
+        // KVM's saved interrupt controllers do not hold the level of the line, so it is set even if
+        // it stays as it is.
         self.replace(new);
         Ok(())
     }

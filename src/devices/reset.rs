@@ -38,7 +38,8 @@ impl Device for KeyboardController {
 pub struct ResetControl(AtomicU8);
 
 impl ResetControl {
-    /// The port. The PCI configuration address is four bytes from 0xcf8, so only one-byte accesses count.
+    /// The port. The PCI configuration address is four bytes from 0xcf8, so only one-byte accesses
+    /// count.
     pub const PORT: u16 = 0xcf9;
     /// What resets when it is written: a hard reset (bit 1), now.
     pub const RESET_VALUE: u8 = 1 << 1 | Self::RESET;

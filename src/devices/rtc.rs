@@ -1,4 +1,5 @@
-//! The real-time clock of a PC, an MC146818, with its battery-backed memory: index port 0x70, data port 0x71.
+//! The real-time clock of a PC, an MC146818, with its battery-backed memory: index port 0x70, data
+//! port 0x71.
 //!
 //! ```text
 //! 0x00 seconds   0x02 minutes   0x04 hours   0x06 day of the week   0x07 day   0x08 month   0x09 year   0x32 century
@@ -6,9 +7,9 @@
 //! 0x0c status C: what interrupted (nothing)      0x0d status D: the battery is good
 //! all else: memory
 //! ```
-//! It is never wound up: it shows the host's wall clock plus an offset that the guest's own settings leave, so it is right
-//! after a stop or a move of any length, as a clock with a battery is. Its alarm, periodic and update interrupts are not
-//! there: their enable bits read as zero.
+//! It is never wound up: it shows the host's wall clock plus an offset that the guest's own
+//! settings leave, so it is right after a stop or a move of any length, as a clock with a battery
+//! is. Its alarm, periodic and update interrupts are not there: their enable bits read as zero.
 
 mod calendar;
 mod clock;

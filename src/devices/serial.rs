@@ -64,8 +64,8 @@ impl<W: Write> Serial<W> {
     pub const IRQ: u32 = 4;
     const VERSION: u32 = 1;
 
-    /// A port that raises its interrupt by `interrupt`, writes to `output` and calls `room` when there may be
-    /// room for input again. It receives nothing until [`Serial::set_receiving`].
+    /// A port that raises its interrupt by `interrupt`, writes to `output` and calls `room` when
+    /// there may be room for input again. It receives nothing until [`Serial::set_receiving`].
     pub fn new(interrupt: Arc<dyn Fn() + Send + Sync>, output: W, room: Arc<dyn Fn() + Send + Sync>) -> Self {
         let line = Line(interrupt);
         let room = Room(room);
@@ -77,8 +77,8 @@ impl<W: Write> Serial<W> {
         self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether input goes in. While the guest stands still it must not: the FIFO is being saved or loaded, or
-    /// will be. When this returns, no byte goes in that should not.
+    /// Whether input goes in. While the guest stands still it must not: the FIFO is being saved or
+    /// loaded, or will be. When this returns, no byte goes in that should not.
     pub fn set_receiving(&self, receiving: bool) {
         self.lock().receiving = receiving;
         (self.room.0)();
@@ -97,8 +97,8 @@ impl<W: Write> Serial<W> {
         uart.enqueue_raw_bytes(bytes).unwrap_or(0)
     }
 
-    /// Replaces the registers and the receive FIFO. vm-superio raises the interrupt again if one is pending:
-    /// one too many is harmless, one too few is not.
+    /// Replaces the registers and the receive FIFO. vm-superio raises the interrupt again if one is
+    /// pending: one too many is harmless, one too few is not.
     fn replace(&self, state: &SerialState) {
         let mut port = self.lock();
         let Some(output) = port.uart.take().map(Uart::into_writer) else {
@@ -142,8 +142,8 @@ impl<W: Write + Send> SavedDevice for Serial<W> {
         Self::VERSION
     }
 
-    /// Layout, version 1: the registers DLL DLM IER IIR LCR LSR MCR MSR SCR, a byte each; u32 n, n bytes
-    /// of the receive FIFO, n at most 64.
+    /// Layout, version 1: the registers DLL DLM IER IIR LCR LSR MCR MSR SCR, a byte each; u32 n, n
+    /// bytes of the receive FIFO, n at most 64.
     fn save(&self) -> Vec<u8> {
         let port = self.lock();
         let state = port.uart.as_ref().map(Uart::state).unwrap_or_default();

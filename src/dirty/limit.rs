@@ -44,7 +44,8 @@ struct Shared {
     stop: Stop,
 }
 
-/// A limit that holds for as long as this lives. Dropped, it gives the guest its time back before it returns.
+/// A limit that holds for as long as this lives. Dropped, it gives the guest its time back before
+/// it returns.
 pub(super) struct Limit {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,

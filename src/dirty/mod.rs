@@ -1,5 +1,5 @@
-//! How fast the guest writes to its memory, outside a migration: measured once (`calc-dirty-rate`), or measured all the time and kept below a
-//! limit (`set-vcpu-dirty-limit`).
+//! How fast the guest writes to its memory, outside a migration: measured once (`calc-dirty-rate`),
+//! or measured all the time and kept below a limit (`set-vcpu-dirty-limit`).
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -8,7 +8,8 @@
 //! | `limit` | the limit and its thread |
 //! | `stop` | how these threads wait, and are told to end |
 //!
-//! There is one dirty log, which a migration, a measurement by `dirty-bitmap` and a limit each need for themselves: what is there excludes what comes.
+//! There is one dirty log, which a migration, a measurement by `dirty-bitmap` and a limit each need
+//! for themselves: what is there excludes what comes.
 
 mod limit;
 mod rate;
@@ -88,7 +89,8 @@ impl Dirtying {
         Self { machine, measurement: Mutex::default(), limit: Mutex::default() }
     }
 
-    /// What has the dirty log to itself, so that no migration can begin; in words that say what to do.
+    /// What has the dirty log to itself, so that no migration can begin; in words that say what to
+    /// do.
     pub fn has_log(&self) -> Result<(), DirtyError> {
         match () {
             () if lock(&self.limit).is_some() => Err(DirtyError::Limited),
@@ -117,7 +119,8 @@ impl Dirtying {
         lock(&self.measurement).report()
     }
 
-    /// `set-vcpu-dirty-limit`: so many MiB per second for each vCPU; 0 takes the limit back. `migrating`: a migration has the log.
+    /// `set-vcpu-dirty-limit`: so many MiB per second for each vCPU; 0 takes the limit back.
+    /// `migrating`: a migration has the log.
     pub fn set_limit(&self, vcpu: Option<i64>, rate: i64, migrating: bool) -> Result<(), DirtyError> {
         self.check_vcpu(vcpu)?;
         let rate = u64::try_from(rate).ok().filter(|rate| *rate <= limit::MOST).ok_or(DirtyError::Rate)?;

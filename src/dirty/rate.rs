@@ -229,7 +229,8 @@ fn measure(machine: &Arc<Machine>, plan: &Plan, stop: &Stop) -> Result<Option<u6
             }
             let comparing = Instant::now();
             let changed = sample.changed_bytes(ram);
-            // Both take their time: a page was watched from somewhere within the first to somewhere within the second.
+            // Both take their time: a page was watched from somewhere within the first to somewhere
+            // within the second.
             let elapsed = (comparing - begin + comparing.elapsed() / 2).saturating_sub(taking / 2);
             Ok(Some(mib_per_second(changed, elapsed)))
         }

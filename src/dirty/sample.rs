@@ -28,7 +28,8 @@ struct Page {
 }
 
 impl Sample {
-    /// Looks at `per_gib` pages in each GiB of `ram`, drawn at random, at least one of each block. A page that was never touched is not populated by that.
+    /// Looks at `per_gib` pages in each GiB of `ram`, drawn at random, at least one of each block.
+    /// A page that was never touched is not populated by that.
     pub fn take(ram: &GuestRam, per_gib: u64) -> Self {
         let hashes = RandomState::new();
         let mut draw = Draw(hashes.hash_one(0));

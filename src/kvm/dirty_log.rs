@@ -1,7 +1,8 @@
 //! KVM's log of the pages that vCPUs wrote.
 //!
-//! With manual protect, reading the log leaves it as it is, and KVM_CLEAR_DIRTY_LOG re-arms a range just
-//! before it is sent; without, reading re-arms everything. `kvm-ioctls` knows only the second way.
+//! With manual protect, reading the log leaves it as it is, and KVM_CLEAR_DIRTY_LOG re-arms a range
+//! just before it is sent; without, reading re-arms everything. `kvm-ioctls` knows only the second
+//! way.
 
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
@@ -40,7 +41,8 @@ impl DirtyLog {
         }
     }
 
-    /// Shows every non-zero word of the slot's log to `each`: word `n` stands for the pages from `64 * n` on.
+    /// Shows every non-zero word of the slot's log to `each`: word `n` stands for the pages from
+    /// `64 * n` on.
     pub fn read(&self, vm: &Vm, slot: usize, mut each: impl FnMut(usize, u64)) -> Result<(), KvmError> {
         let Some(known) = self.slots.get(slot) else {
             return Ok(());
@@ -48,8 +50,8 @@ impl DirtyLog {
         let mut words = known.words.lock().unwrap_or_else(PoisonError::into_inner);
         let mut log = kvm_dirty_log { slot: slot as u32, ..Default::default() };
         log.__bindgen_anon_1.dirty_bitmap = words.as_mut_ptr().cast();
-        // SAFETY: The buffer has a bit for every page of the slot, rounded up to whole words, which is what the
-        // kernel writes; nobody else uses it, for the lock is held.
+        // SAFETY: The buffer has a bit for every page of the slot, rounded up to whole words, which
+        // is what the kernel writes; nobody else uses it, for the lock is held.
         unsafe { ioctl_get_dirty_log(vm.fd.as_raw_fd(), &log) }.map_err(KvmError::errno("KVM_GET_DIRTY_LOG"))?;
         for (index, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
             each(index, *word);
@@ -57,8 +59,9 @@ impl DirtyLog {
         Ok(())
     }
 
-    /// Re-arms the pages from `64 * first_word` on whose bits are set in `words`. The range must begin at a
-    /// multiple of 64 pages (it does) and end at one or with the slot. Without manual protect reading did it.
+    /// Re-arms the pages from `64 * first_word` on whose bits are set in `words`. The range must
+    /// begin at a multiple of 64 pages (it does) and end at one or with the slot. Without manual
+    /// protect reading did it.
     pub fn clear(&self, vm: &Vm, slot: usize, first_word: u64, words: &mut [u64]) -> Result<(), KvmError> {
         let Some(known) = self.slots.get(slot).filter(|_| self.manual) else {
             return Ok(());
@@ -71,7 +74,8 @@ impl DirtyLog {
         let mut clear =
             kvm_clear_dirty_log { slot: slot as u32, num_pages: pages as u32, first_page, ..Default::default() };
         clear.__bindgen_anon_1.dirty_bitmap = words.as_mut_ptr().cast();
-        // SAFETY: The kernel reads `num_pages` bits, rounded up to whole words, and `words` has them.
+        // SAFETY: The kernel reads `num_pages` bits, rounded up to whole words, and `words` has
+        // them.
         unsafe { ioctl_clear_dirty_log(vm.fd.as_raw_fd(), &mut clear) }
             .map_err(KvmError::errno("KVM_CLEAR_DIRTY_LOG"))?;
         Ok(())

@@ -1,8 +1,8 @@
 //! Taking a vCPU out of the guest from another thread.
 //!
-//! A signal alone is not enough: one that arrives just before `KVM_RUN` begins would be lost. So the
-//! `immediate_exit` byte of the vCPU's shared page is set first; `KVM_RUN` looks at it on entry. The
-//! signal is for a vCPU that is inside already.
+//! A signal alone is not enough: one that arrives just before `KVM_RUN` begins would be lost. So
+//! the `immediate_exit` byte of the vCPU's shared page is set first; `KVM_RUN` looks at it on
+//! entry. The signal is for a vCPU that is inside already.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
@@ -16,8 +16,8 @@ pub type ThreadId = i32;
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-/// Gives the kick signal an empty handler, so that it interrupts `KVM_RUN` and nothing else. Once per
-/// process; more often does no harm.
+/// Gives the kick signal an empty handler, so that it interrupts `KVM_RUN` and nothing else. Once
+/// per process; more often does no harm.
 pub fn install_kick_signal() -> Result<(), KvmError> {
     let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
     // `nix` has no names for real-time signals, so the structure goes through libc.
@@ -37,8 +37,8 @@ pub struct Kick {
     thread: AtomicI32,
 }
 
-// SAFETY: The pointer leads to one byte of a shared mapping that `VcpuHandle` keeps alive (a `Kick` is only
-// reached through the structure that owns both); every access from here is atomic.
+// SAFETY: The pointer leads to one byte of a shared mapping that `VcpuHandle` keeps alive (a `Kick`
+// is only reached through the structure that owns both); every access from here is atomic.
 unsafe impl Send for Kick {}
 // SAFETY: As above.
 unsafe impl Sync for Kick {}
@@ -64,7 +64,8 @@ impl Kick {
 
     /// Whether `KVM_RUN` shall come straight back.
     pub fn set_immediate_exit(&self, set: bool) {
-        // SAFETY: The pointer is valid (see `new`) and the kernel treats the byte as racy by design.
+        // SAFETY: The pointer is valid (see `new`) and the kernel treats the byte as racy by
+        // design.
         unsafe { (*self.immediate_exit).store(u8::from(set), Ordering::SeqCst) }
     }
 
@@ -73,7 +74,8 @@ impl Kick {
         self.set_immediate_exit(true);
         let thread = self.thread();
         if thread != 0 {
-            // SAFETY: tgkill only sends a signal whose handler is empty; a thread that ended meanwhile gives ESRCH.
+            // SAFETY: tgkill only sends a signal whose handler is empty; a thread that ended
+            // meanwhile gives ESRCH.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGRTMIN()) };
         }
     }

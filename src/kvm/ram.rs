@@ -1,8 +1,8 @@
 //! Guest RAM's mappings.
 //!
-//! RAM is private anonymous memory unless it is to be shared, then a memfd. It is aligned to 2 MiB, so
-//! that huge pages fit, and never populated: on a migration's destination a page that is there already
-//! would never fault.
+//! RAM is private anonymous memory unless it is to be shared, then a memfd. It is aligned to 2 MiB,
+//! so that huge pages fit, and never populated: on a migration's destination a page that is there
+//! already would never fault.
 
 use std::ffi::c_void;
 use std::io;
@@ -21,7 +21,8 @@ use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
 use super::KvmError;
 
-/// Guest memory that notes which pages this process writes through it: KVM's log does not see those.
+/// Guest memory that notes which pages this process writes through it: KVM's log does not see
+/// those.
 pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -94,8 +95,8 @@ impl GuestRam {
             files.extend(file.map(Arc::new));
             regions.push(region(&mapping, range).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?);
             let backing = if shared { Backing::Shared } else { Backing::Anonymous };
-            // SAFETY: The mapping is aligned, readable and writable, and lives as long as its owner, `mapping`;
-            // vm-memory makes no references into it.
+            // SAFETY: The mapping is aligned, readable and writable, and lives as long as its
+            // owner, `mapping`; vm-memory makes no references into it.
             blocks.push(unsafe {
                 RamBlock::new(
                     range.name,
@@ -136,8 +137,9 @@ impl GuestRam {
         self.ranges.iter().map(|range| range.bytes).sum()
     }
 
-    /// From here on nothing is discarded, until [`Self::all_here`]: a guest arrives. While userfaultfd watches its RAM, a page that
-    /// is discarded would be missing again after it had come, and its source would not have it any more.
+    /// From here on nothing is discarded, until [`Self::all_here`]: a guest arrives. While
+    /// userfaultfd watches its RAM, a page that is discarded would be missing again after it had
+    /// come, and its source would not have it any more.
     pub fn keep_all(&self) {
         self.keeps_all.store(true, Ordering::SeqCst);
     }
@@ -152,8 +154,9 @@ impl GuestRam {
         self.keeps_all.store(false, Ordering::SeqCst);
     }
 
-    /// Gives the whole pages of RAM in the `bytes` bytes from guest-physical `address` on back to the host: they read as zero. What
-    /// is not RAM is passed over. While a guest arrives nothing happens.
+    /// Gives the whole pages of RAM in the `bytes` bytes from guest-physical `address` on back to
+    /// the host: they read as zero. What is not RAM is passed over. While a guest arrives nothing
+    /// happens.
     pub fn discard(&self, address: u64, bytes: u64) -> io::Result<()> {
         if self.keeps_all() {
             return Ok(());
@@ -189,7 +192,8 @@ impl GuestRam {
         !matches!(*self.files(), Files::None)
     }
 
-    /// The files that another process may map from here on, in the order of the ranges. `None` if there are none.
+    /// The files that another process may map from here on, in the order of the ranges. `None` if
+    /// there are none.
     pub fn share(&self) -> Option<Vec<Arc<OwnedFd>>> {
         let mut files = self.files();
         match std::mem::replace(&mut *files, Files::Left) {
@@ -204,8 +208,9 @@ impl GuestRam {
         }
     }
 
-    /// Puts another process's memory, one file a range, in the place of this one's. KVM's slots are addresses, and stay as they are. After an error
-    /// some of it may be there: [`Self::leave`] takes it out again.
+    /// Puts another process's memory, one file a range, in the place of this one's. KVM's slots are
+    /// addresses, and stay as they are. After an error some of it may be there: [`Self::leave`]
+    /// takes it out again.
     pub fn adopt(&self, adopted: Vec<OwnedFd>) -> Result<(), AdoptError> {
         let mut files = self.files();
         let adopted: Vec<_> = adopted.into_iter().map(Arc::new).collect();
@@ -216,7 +221,8 @@ impl GuestRam {
         self.blocks.iter().zip(&adopted).try_for_each(|(block, file)| block.adopt(file.as_fd()))
     }
 
-    /// Lets go of memory that may be another process's: this one's is fresh and reads as zero. Nothing to do if it is nobody else's.
+    /// Lets go of memory that may be another process's: this one's is fresh and reads as zero.
+    /// Nothing to do if it is nobody else's.
     pub fn leave(&self) -> io::Result<()> {
         let mut files = self.files();
         if matches!(*files, Files::Shared(_)) {
@@ -257,7 +263,8 @@ fn map(range: &RamRange, file: Option<&OwnedFd>) -> io::Result<Mapping> {
     let start = unsafe { mmap_anonymous(None, reserved, ProtFlags::PROT_NONE, flags) }?;
     let head = start.as_ptr().align_offset(HUGE_PAGE);
     let tail = HUGE_PAGE - head;
-    // SAFETY: All addresses are inside, or at the end of, the reservation just made, which nobody else knows.
+    // SAFETY: All addresses are inside, or at the end of, the reservation just made, which nobody
+    // else knows.
     let aligned = unsafe {
         let aligned = start.byte_add(head);
         if head > 0 {
@@ -353,7 +360,8 @@ mod tests {
         }
     }
 
-    /// The numbers of those of the first 8 pages, and of the last 2 before the hole, that hold something.
+    /// The numbers of those of the first 8 pages, and of the last 2 before the hole, that hold
+    /// something.
     fn left(ram: &GuestRam) -> Vec<u64> {
         let holds = |page: &u64| ram.memory().read_obj::<u8>(GuestAddress(page * 4096 + 5)).unwrap() != 0;
         (0..8).chain(1022..1024).filter(holds).collect()

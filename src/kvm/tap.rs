@@ -44,8 +44,8 @@ impl TapMode {
     }
 }
 
-/// Makes `file`, a fresh `/dev/net/tun`, the other end of the interface `name`, which is created if there is none. A name
-/// of 16 bytes or more is cut off by nobody: `EINVAL`.
+/// Makes `file`, a fresh `/dev/net/tun`, the other end of the interface `name`, which is created if
+/// there is none. A name of 16 bytes or more is cut off by nobody: `EINVAL`.
 pub fn attach_tap(file: &File, name: &str, mode: TapMode) -> io::Result<()> {
     let mut request = request(name)?;
     // The field is as wide as two bytes, and so are all flags that exist.
@@ -78,7 +78,8 @@ pub fn set_tap_offload(fd: BorrowedFd, bits: c_uint) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(bits)) })
 }
 
-/// A descriptor of our own for what the number `fd`, from the command line, stands for in this process.
+/// A descriptor of our own for what the number `fd`, from the command line, stands for in this
+/// process.
 pub fn duplicate_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: The call takes numbers only; one that is not open gives EBADF.
     let own = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };

@@ -86,7 +86,8 @@ impl VcpuHandle {
         let mut vcpu =
             Self { fd, run, xsave: vec![0; capabilities.xsave_size], xsave2: capabilities.xsave2, tsc_offset: false };
         let attribute = tsc_offset_attribute(0);
-        // SAFETY: The kernel only looks whether it knows the attribute; it does not follow the address.
+        // SAFETY: The kernel only looks whether it knows the attribute; it does not follow the
+        // address.
         let known = unsafe { ioctl_has_device_attr(vcpu.fd.as_raw_fd(), &attribute) };
         vcpu.tsc_offset = known.is_ok();
         vcpu
@@ -94,7 +95,8 @@ impl VcpuHandle {
 
     /// The handle by which other threads interrupt this vCPU; valid while this vCPU exists.
     pub fn kick(&self) -> Kick {
-        // SAFETY: `run` is valid while `fd` lives; `vcpu::Vcpu` owns both and drops the kick with the vCPU.
+        // SAFETY: `run` is valid while `fd` lives; `vcpu::Vcpu` owns both and drops the kick with
+        // the vCPU.
         unsafe { Kick::new(&raw mut (*self.run).immediate_exit) }
     }
 
@@ -117,7 +119,8 @@ impl VcpuHandle {
         self.fd.set_cpuid2(&cpuid).map_err(KvmError::ioctl("KVM_SET_CPUID2"))
     }
 
-    /// Reads MSRs into `entries`; the result is how many were read before the first that could not be.
+    /// Reads MSRs into `entries`; the result is how many were read before the first that could not
+    /// be.
     pub fn msrs(&self, entries: &mut [kvm_msr_entry]) -> Result<usize, KvmError> {
         let mut msrs = Msrs::from_entries(entries).map_err(|_| KvmError::Lacking("room for that many MSRs"))?;
         let count = self.fd.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
@@ -145,8 +148,8 @@ impl VcpuHandle {
         Ok(&self.xsave)
     }
 
-    /// Sets the XSAVE area. One from another host may be shorter or longer than this host's; components
-    /// that do not fit are ones that the guest's CPUID does not show.
+    /// Sets the XSAVE area. One from another host may be shorter or longer than this host's;
+    /// components that do not fit are ones that the guest's CPUID does not show.
     pub fn set_xsave(&mut self, area: &[u8]) -> Result<(), KvmError> {
         let (kept, beyond) = area.split_at(area.len().min(self.xsave.len()));
         if beyond.iter().any(|byte| *byte != 0) {
@@ -172,7 +175,8 @@ impl VcpuHandle {
         }
         let mut offset = 0u64;
         let attribute = tsc_offset_attribute(std::ptr::from_mut(&mut offset) as u64);
-        // SAFETY: The attribute's address is that of `offset`, which the kernel fills with eight bytes.
+        // SAFETY: The attribute's address is that of `offset`, which the kernel fills with eight
+        // bytes.
         unsafe { ioctl_get_device_attr(self.fd.as_raw_fd(), &attribute) }
             .map_err(KvmError::errno("KVM_GET_DEVICE_ATTR for the TSC offset"))?;
         Ok(Some(offset))
@@ -181,7 +185,8 @@ impl VcpuHandle {
     /// Sets the guest TSC's offset from the host's. Only where [`Self::tsc_offset`] tells one.
     pub fn set_tsc_offset(&self, offset: u64) -> Result<(), KvmError> {
         let attribute = tsc_offset_attribute(std::ptr::from_ref(&offset) as u64);
-        // SAFETY: The attribute's address is that of `offset`, from which the kernel reads eight bytes.
+        // SAFETY: The attribute's address is that of `offset`, from which the kernel reads eight
+        // bytes.
         unsafe { ioctl_set_device_attr(self.fd.as_raw_fd(), &attribute) }
             .map_err(KvmError::errno("KVM_SET_DEVICE_ATTR for the TSC offset"))?;
         Ok(())
@@ -197,8 +202,9 @@ impl VcpuHandle {
         self.fd.set_tsc_khz(khz).map_err(KvmError::ioctl("KVM_SET_TSC_KHZ"))
     }
 
-    /// Tells a guest that uses kvmclock that it was paused, so that its watchdogs do not bark. A guest that
-    /// does not use kvmclock needs no telling, and KVM says so with an error that means nothing.
+    /// Tells a guest that uses kvmclock that it was paused, so that its watchdogs do not bark. A
+    /// guest that does not use kvmclock needs no telling, and KVM says so with an error that means
+    /// nothing.
     pub fn announce_pause(&self) {
         let _ = self.fd.kvmclock_ctrl();
     }
@@ -240,7 +246,8 @@ impl VcpuHandle {
     }
 }
 
-/// The attribute KVM_VCPU_TSC_OFFSET (Documentation/virt/kvm/devices/vcpu.rst), its value at `address`.
+/// The attribute KVM_VCPU_TSC_OFFSET (Documentation/virt/kvm/devices/vcpu.rst), its value at
+/// `address`.
 fn tsc_offset_attribute(address: u64) -> kvm_device_attr {
     kvm_device_attr { flags: 0, group: KVM_VCPU_TSC_CTRL, attr: KVM_VCPU_TSC_OFFSET.into(), addr: address }
 }
@@ -268,7 +275,8 @@ fn translate(exit: VcpuExit<'_>, run: *mut kvm_run) -> Exit<'_> {
 /// How wide each access of an I/O exit is. `kvm-ioctls` hands out only the product with the count,
 /// which cannot tell two bytes written to one port from one word.
 fn access_size(run: *mut kvm_run) -> usize {
-    // SAFETY: `run` is mapped while the vCPU exists; the union holds `io` when the exit is an I/O exit.
+    // SAFETY: `run` is mapped while the vCPU exists; the union holds `io` when the exit is an I/O
+    // exit.
     unsafe {
         debug_assert_eq!((*run).exit_reason, KVM_EXIT_IO);
         usize::from((*run).__bindgen_anon_1.io.size).max(1)
@@ -277,7 +285,8 @@ fn access_size(run: *mut kvm_run) -> usize {
 
 /// What KVM says about an internal error.
 fn internal_error(run: *mut kvm_run) -> String {
-    // SAFETY: `run` is mapped while the vCPU exists; the union holds `internal` for an internal error.
+    // SAFETY: `run` is mapped while the vCPU exists; the union holds `internal` for an internal
+    // error.
     let internal = unsafe {
         debug_assert_eq!((*run).exit_reason, KVM_EXIT_INTERNAL_ERROR);
         (*run).__bindgen_anon_1.internal

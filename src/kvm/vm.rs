@@ -14,8 +14,9 @@ use nix::sys::eventfd::EventFd;
 use super::raw::zeroed;
 use super::{Capabilities, GuestRam, KvmError, ManualProtect, VcpuHandle};
 
-/// Four pages below 4 GiB for the real mode of processors that cannot do it themselves, out of the way of
-/// RAM and devices: the identity map, then the TSS of three pages (Documentation/virt/kvm/api.rst).
+/// Four pages below 4 GiB for the real mode of processors that cannot do it themselves, out of the
+/// way of RAM and devices: the identity map, then the TSS of three pages
+/// (Documentation/virt/kvm/api.rst).
 const IDENTITY_MAP: u64 = 0xfffb_c000;
 const TSS: usize = 0xfffb_d000;
 
@@ -56,8 +57,8 @@ impl Vm {
         self.fd.enable_cap(&cap).map_err(KvmError::ioctl("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2"))
     }
 
-    /// Shows `ram` to the guest, block by block, each in the slot of its number; with `logged`, writes to
-    /// it are logged. May be called again to switch the log.
+    /// Shows `ram` to the guest, block by block, each in the slot of its number; with `logged`,
+    /// writes to it are logged. May be called again to switch the log.
     pub fn map(&self, ram: &GuestRam, logged: bool) -> Result<(), KvmError> {
         for (slot, range) in ram.ranges().iter().enumerate() {
             let region = kvm_userspace_memory_region {
@@ -67,8 +68,8 @@ impl Vm {
                 memory_size: range.bytes,
                 userspace_addr: ram.host_address(slot),
             };
-            // SAFETY: The mapping behind the range lives as long as `ram`, which the machine drops after the VM
-            // and its vCPUs; vm-memory hands out only volatile accesses to it.
+            // SAFETY: The mapping behind the range lives as long as `ram`, which the machine drops
+            // after the VM and its vCPUs; vm-memory hands out only volatile accesses to it.
             unsafe { self.fd.set_user_memory_region(region) }.map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
         }
         Ok(())
@@ -80,8 +81,9 @@ impl Vm {
         Ok(VcpuHandle::new(fd, &self.capabilities))
     }
 
-    /// Raises and lowers an interrupt line. Unlike an irqfd, whose work is done later by the kernel, the
-    /// edge is in the interrupt controllers when this returns, and so in their saved state.
+    /// Raises and lowers an interrupt line. Unlike an irqfd, whose work is done later by the
+    /// kernel, the edge is in the interrupt controllers when this returns, and so in their saved
+    /// state.
     pub fn pulse_irq(&self, line: u32) -> Result<(), KvmError> {
         self.set_irq(line, true)?;
         self.set_irq(line, false)
@@ -92,13 +94,14 @@ impl Vm {
         self.fd.set_irq_line(line, level).map_err(KvmError::ioctl("KVM_IRQ_LINE"))
     }
 
-    /// Has every write to `notification` raise the edge-triggered line `gsi` (an irqfd). The kernel does so a little later.
+    /// Has every write to `notification` raise the edge-triggered line `gsi` (an irqfd). The kernel
+    /// does so a little later.
     pub fn interrupt_by(&self, notification: &EventFd, gsi: u32) -> Result<(), KvmError> {
         self.fd.register_irqfd(&borrowed(notification), gsi).map_err(KvmError::ioctl("KVM_IRQFD"))
     }
 
-    /// Has a guest's write of the four bytes `value` to `address` count up `notification`, without an exit to this
-    /// process (an ioeventfd).
+    /// Has a guest's write of the four bytes `value` to `address` count up `notification`, without
+    /// an exit to this process (an ioeventfd).
     pub fn notify_by(&self, notification: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
         self.fd
             .register_ioevent(&borrowed(notification), &IoEventAddress::Mmio(address), value)
@@ -132,8 +135,8 @@ impl Vm {
         self.fd.get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))
     }
 
-    /// Sets kvmclock to `nanoseconds`; where `realtime` (wall clock in nanoseconds) is given, to that plus
-    /// what has passed since. `realtime` needs [`Capabilities::clock_realtime`].
+    /// Sets kvmclock to `nanoseconds`; where `realtime` (wall clock in nanoseconds) is given, to
+    /// that plus what has passed since. `realtime` needs [`Capabilities::clock_realtime`].
     pub fn set_clock(&self, nanoseconds: u64, realtime: Option<u64>) -> Result<(), KvmError> {
         let clock = kvm_clock_data {
             clock: nanoseconds,
@@ -148,6 +151,7 @@ impl Vm {
 /// The descriptor in the type that `kvm-ioctls` asks for. Not closed when dropped.
 fn borrowed(notification: &EventFd) -> ManuallyDrop<vmm_sys_util::eventfd::EventFd> {
     let fd = notification.as_fd().as_raw_fd();
-    // SAFETY: The descriptor is an eventfd, and is only used while `notification` is borrowed; it is not closed.
+    // SAFETY: The descriptor is an eventfd, and is only used while `notification` is borrowed; it
+    // is not closed.
     ManuallyDrop::new(unsafe { vmm_sys_util::eventfd::EventFd::from_raw_fd(fd) })
 }

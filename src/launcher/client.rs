@@ -69,7 +69,8 @@ impl End {
         })
     }
 
-    /// Waits for the command's end, once its pipe was closed. An error says how it ended if that was not well.
+    /// Waits for the command's end, once its pipe was closed. An error says how it ended if that
+    /// was not well.
     pub fn wait(self) -> io::Result<()> {
         self.said()
     }
@@ -91,7 +92,8 @@ impl Launcher {
         Self(None)
     }
 
-    /// Starts the launcher's process, which ends with this one. Before the sandbox: it can do what this process can now.
+    /// Starts the launcher's process, which ends with this one. Before the sandbox: it can do what
+    /// this process can now.
     pub fn begin() -> io::Result<Self> {
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         // It sees its socket's end, and is a child of nobody who would wait for it. Standard output

@@ -1,8 +1,10 @@
 //! The launcher: a process beside `whimbrel run` that makes files and starts commands for it.
 //!
-//! In the sandbox no thread can do either, and none ever can again. So the process splits in two before it gives that up: the half that has the guest,
-//! and this one, which has nothing but a socket to it. It does what `migrate exec:COMMAND` and `migrate file:PATH` say, as the user who started
-//! the virtual machine. `--no-exec` runs without it; [`SECURITY.md`](../../docs/SECURITY.md) says what that is worth.
+//! In the sandbox no thread can do either, and none ever can again. So the process splits in two
+//! before it gives that up: the half that has the guest, and this one, which has nothing but a
+//! socket to it. It does what `migrate exec:COMMAND` and `migrate file:PATH` say, as the user who
+//! started the virtual machine. `--no-exec` runs without it;
+//! [`SECURITY.md`](../../docs/SECURITY.md) says what that is worth.
 
 mod client;
 mod serve;
@@ -25,7 +27,8 @@ enum Request {
     File = b'f' as isize,
     /// A file that is made anew, whatever was there: gives it.
     New = b'n' as isize,
-    /// A file that takes another's name: what is asked for is both, with a NUL between them. Returns when that is safe.
+    /// A file that takes another's name: what is asked for is both, with a NUL between them.
+    /// Returns when that is safe.
     Rename = b'm' as isize,
     /// A file that goes.
     Remove = b'd' as isize,
@@ -34,7 +37,8 @@ enum Request {
     /// A command that is read from: gives the pipe, the one from which it can read, and what its
     /// end is told on.
     Writer = b'w' as isize,
-    /// A command that reads what is written to it and may answer: gives the pipe to it, the one from it, and what its end is told on.
+    /// A command that reads what is written to it and may answer: gives the pipe to it, the one
+    /// from it, and what its end is told on.
     Both = b'b' as isize,
 }
 
@@ -55,7 +59,8 @@ const DONE: u8 = b'+';
 /// and its words.
 const NOT_DONE: u8 = b'-';
 
-/// What is written where a command's end is told, if it ended well; its exit status in words if not.
+/// What is written where a command's end is told, if it ended well; its exit status in words if
+/// not.
 const ENDED_WELL: &[u8] = b"+";
 
 /// Why something was not launched.

@@ -4,7 +4,8 @@ use super::{Machine, MachineError, RunState};
 use crate::devices::virtio::BalloonLevel;
 
 impl Machine {
-    /// `balloon`: asks the guest to make do with `bytes` of memory. It takes its time, and may take back what it needs.
+    /// `balloon`: asks the guest to make do with `bytes` of memory. It takes its time, and may take
+    /// back what it needs.
     pub fn set_balloon(&self, bytes: u64) -> Result<(), MachineError> {
         let level = self.balloon()?;
         self.command(|_| match self.run_state() {

@@ -28,8 +28,9 @@ use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcp
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Machine {
-    /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is called
-    /// from any thread and only takes note: a device that tells something may hold locks of the machine.
+    /// Builds it: RAM, vCPUs, devices; with a kernel also loads that. Nothing runs yet. `events` is
+    /// called from any thread and only takes note: a device that tells something may hold locks of
+    /// the machine.
     pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
@@ -87,7 +88,8 @@ impl Machine {
         Ok(machine)
     }
 
-    /// Starts the vCPU threads, parked, and the control thread, which serves what the guest asks for.
+    /// Starts the vCPU threads, parked, and the control thread, which serves what the guest asks
+    /// for.
     fn start_threads(self: &Arc<Self>, bus: &Arc<Bus>) -> Result<(), MachineError> {
         let mut threads = self.lock_threads();
         for index in 0..self.vcpus.len() {
@@ -121,7 +123,8 @@ impl Machine {
     }
 }
 
-/// Loads the kernel and puts vCPU 0, which is in the state of a machine just switched on, at its entry.
+/// Loads the kernel and puts vCPU 0, which is in the state of a machine just switched on, at its
+/// entry.
 pub(super) fn enter(
     boot: &BootConfig,
     inventory: &Inventory,

@@ -1,8 +1,9 @@
 //! kvmclock and the TSCs: the guest's time goes on by the wall time that passes while it moves.
 //!
-//! The source notes kvmclock, the wall clock and its own TSC of one moment, and each vCPU's TSC of that
-//! moment. The destination asks for the same three now. What the wall clocks differ by has passed; a wall
-//! clock that is behind counts as no time at all, for a guest must never see its time go back.
+//! The source notes kvmclock, the wall clock and its own TSC of one moment, and each vCPU's TSC of
+//! that moment. The destination asks for the same three now. What the wall clocks differ by has
+//! passed; a wall clock that is behind counts as no time at all, for a guest must never see its
+//! time go back.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,7 +45,8 @@ impl Moment {
         })
     }
 
-    /// Layout, version 1: u64 kvmclock, u64 wall clock, u32 whether the next is there, u64 host TSC.
+    /// Layout, version 1: u64 kvmclock, u64 wall clock, u32 whether the next is there, u64 host
+    /// TSC.
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(28);
         writer.u64(self.kvmclock);
@@ -81,8 +83,8 @@ impl Moment {
         self.realtime.saturating_sub(earlier.realtime)
     }
 
-    /// How a TSC that stood at `tsc` in the moment `saved` (of another host) is started now, on a host whose
-    /// TSC runs at `host_khz`, if the vCPU takes an offset.
+    /// How a TSC that stood at `tsc` in the moment `saved` (of another host) is started now, on a
+    /// host whose TSC runs at `host_khz`, if the vCPU takes an offset.
     pub fn start_tsc(&self, saved: &Self, tsc: u64, khz: u32, host: Option<HostTsc>) -> TscStart {
         let passed = u128::from(self.since(saved)) * u128::from(khz) / 1_000_000;
         let wanted = tsc.wrapping_add(passed as u64);
@@ -92,7 +94,8 @@ impl Moment {
         }
     }
 
-    /// Starts kvmclock where it stood in the moment `saved` of another host, plus what has passed since.
+    /// Starts kvmclock where it stood in the moment `saved` of another host, plus what has passed
+    /// since.
     pub fn start_clock(&self, saved: &Self, vm: &Vm) -> Result<(), KvmError> {
         if vm.capabilities().clock_realtime && self.exact {
             return vm.set_clock(saved.kvmclock, Some(saved.realtime));

@@ -21,7 +21,8 @@ const PAGE: &str = "page-size";
 const TSC: &str = "tsc-khz";
 const VENDOR: &str = "cpu.vendor";
 const PHYSICAL: &str = "cpu.physical-bits";
-/// Where XSAVE puts each component: the processor's to say, so a guest that knows one layout cannot use another.
+/// Where XSAVE puts each component: the processor's to say, so a guest that knows one layout cannot
+/// use another.
 const XSAVE: &str = "cpu.xsave";
 /// Before a device's name; the value is its layout's version.
 const DEVICE: &str = "device.";
@@ -30,7 +31,8 @@ const DISK: &str = "disk.";
 /// Before a CPUID word's place; the value is its bits in hexadecimal.
 const CPUID: &str = "cpuid.";
 
-/// Everything in which this host differs from what the source's guest needs. Both sides show it, so it says which is which.
+/// Everything in which this host differs from what the source's guest needs. Both sides show it, so
+/// it says which is which.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", Differences(.0))]
 pub struct ConfigurationError(Vec<String>);
@@ -55,7 +57,8 @@ struct Facts {
 }
 
 impl Machine {
-    /// This machine with the processor that its guest is shown. A guest that came from another host brought its own.
+    /// This machine with the processor that its guest is shown. A guest that came from another host
+    /// brought its own.
     pub(super) fn describe(&self) -> Configuration {
         let mut pairs = match self.vcpus.first() {
             Some(first) => self.describe_with(&first.cpuid()),
@@ -93,7 +96,8 @@ impl Machine {
             }
         }
         for (number, disk) in self.disks().into_iter().enumerate() {
-            // The path is each host's own business. Which size it has shows when the destination opens it.
+            // The path is each host's own business. Which size it has shows when the destination
+            // opens it.
             for (key, value) in [
                 ("format", disk.config.format.name()),
                 ("readonly", if disk.config.read_only { "on" } else { "off" }),
@@ -109,8 +113,8 @@ impl Machine {
     }
 
     pub(super) fn compare(&self, source: &Configuration) -> Result<(), ConfigurationError> {
-        // What the host can show, not what this machine was started with, nor a guest that was here before: the guest that
-        // arrives brings its own leaves.
+        // What the host can show, not what this machine was started with, nor a guest that was here
+        // before: the guest that arrives brings its own leaves.
         let Processor { offered, chosen, model, .. } = &self.processor;
         let here = Facts {
             pairs: self.describe_with(offered),

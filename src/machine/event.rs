@@ -30,8 +30,9 @@ pub enum MachineEvent {
     },
     /// Somebody pressed the power button (event POWERDOWN).
     Powerdown,
-    /// The guest's share of its memory changed (event BALLOON_CHANGE): [`super::Machine::see_balloon_change`] says to what, and until
-    /// that was asked this is not told again.
+    /// The guest's share of its memory changed (event BALLOON_CHANGE):
+    /// [`super::Machine::see_balloon_change`] says to what, and until that was asked this is not
+    /// told again.
     BalloonChange,
     /// The end (event SHUTDOWN); the process leaves after it.
     Shutdown(ShutdownCause),
@@ -51,9 +52,10 @@ pub type Listener = Arc<dyn Fn(MachineEvent) + Send + Sync>;
 
 /// Tells events in the order in which they happened, with no lock of the machine held.
 ///
-/// Two threads whose operations follow each other may come to the telling the other way round, so each first puts its events into
-/// one queue, in the order of operations, and then one of them tells what stands there. A listener that calls the machine
-/// again adds to the queue that it is being told from.
+/// Two threads whose operations follow each other may come to the telling the other way round, so
+/// each first puts its events into one queue, in the order of operations, and then one of them
+/// tells what stands there. A listener that calls the machine again adds to the queue that it is
+/// being told from.
 pub(super) struct Announcer {
     listener: Listener,
     queue: Mutex<VecDeque<MachineEvent>>,
@@ -74,9 +76,11 @@ impl Announcer {
         self.queue().extend(events);
     }
 
-    /// Tells what stands in the queue, unless another thread is at it, which then does; called without a lock.
+    /// Tells what stands in the queue, unless another thread is at it, which then does; called
+    /// without a lock.
     pub fn tell(&self) {
-        // Looked at again after each turn: something may have been put there just when the other's turn ended.
+        // Looked at again after each turn: something may have been put there just when the other's
+        // turn ended.
         while !self.queue().is_empty() {
             let Ok(_turn) = self.telling.try_lock() else {
                 return;

@@ -1,5 +1,6 @@
-//! The pages that a vCPU cannot do without in its first moments: where it stands and where its stack, its tables, its clocks and what its
-//! registers point to are, with the page tables that lead there; and what lies around its code. Each that is missing at a postcopy's destination
+//! The pages that a vCPU cannot do without in its first moments: where it stands and where its
+//! stack, its tables, its clocks and what its registers point to are, with the page tables that
+//! lead there; and what lies around its code. Each that is missing at a postcopy's destination
 //! would be fetched after the one before it, while the guest stands still.
 
 use std::collections::BTreeSet;
@@ -18,13 +19,15 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// How many pages before and behind a vCPU's code are likely to be touched soon: the rest of the loop that it is in, and what that calls.
+/// How many pages before and behind a vCPU's code are likely to be touched soon: the rest of the
+/// loop that it is in, and what that calls.
 const BEFORE: u64 = 8;
 const BEHIND: u64 = 24;
 
 impl Machine {
-    /// Those pages of all vCPUs that stand still; each once, those first that are needed first. One that runs is the sign that the guest has
-    /// stayed here meanwhile: waiting for it would be waiting for ever.
+    /// Those pages of all vCPUs that stand still; each once, those first that are needed first. One
+    /// that runs is the sign that the guest has stayed here meanwhile: waiting for it would be
+    /// waiting for ever.
     pub(super) fn first_pages(&self) -> Vec<PageRun> {
         let memory = self.ram.memory();
         let read = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).ok();
@@ -53,7 +56,8 @@ impl Machine {
     }
 }
 
-/// Appends the guest-physical addresses that one vCPU needs. `read` reads eight bytes of guest-physical memory.
+/// Appends the guest-physical addresses that one vCPU needs. `read` reads eight bytes of
+/// guest-physical memory.
 fn of_vcpu(regs: &kvm_regs, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64> + Copy, found: &mut Vec<u64>) {
     let long = sregs.efer & LONG_MODE != 0;
     let base = |base: u64| if long { 0 } else { base };
@@ -72,7 +76,8 @@ fn of_vcpu(regs: &kvm_regs, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64>
         sregs.gs.base,
         sregs.fs.base,
     ];
-    // Much of what code touches next a register points to. A number that is no pointer costs a page that is not needed.
+    // Much of what code touches next a register points to. A number that is no pointer costs a page
+    // that is not needed.
     let pointers = [
         regs.rax, regs.rbx, regs.rcx, regs.rdx, regs.rsi, regs.rdi, regs.rbp, regs.r8, regs.r9, regs.r10, regs.r11,
         regs.r12, regs.r13, regs.r14, regs.r15,
@@ -108,7 +113,8 @@ fn in_runs(pages: impl Iterator<Item = PageRun>) -> Vec<PageRun> {
     runs
 }
 
-/// Appends what leads to a linear address, and what is there. Only for 64-bit and unpaged code: others fetch their pages as they need them.
+/// Appends what leads to a linear address, and what is there. Only for 64-bit and unpaged code:
+/// others fetch their pages as they need them.
 fn walk(linear: u64, sregs: &kvm_sregs, read: impl Fn(u64) -> Option<u64>, found: &mut Vec<u64>) {
     if sregs.cr0 & PAGING == 0 {
         return found.push(linear);

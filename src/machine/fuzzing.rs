@@ -8,8 +8,8 @@ use super::saved::find;
 use super::{ConfigurationError, SavedStateError, configuration};
 use crate::vcpu::VcpuState;
 
-/// Reads the sections of clock, chipset and first vCPU, and computes what would be given to KVM of them. What is decoded encodes to the
-/// same bytes again, or this is `false`.
+/// Reads the sections of clock, chipset and first vCPU, and computes what would be given to KVM of
+/// them. What is decoded encodes to the same bytes again, or this is `false`.
 pub fn decode(sections: &[Section]) -> Result<bool, SavedStateError> {
     let find = |name: &'static str, instance| find(sections, name, instance);
     let (version, clock_bytes) = find(clock::SECTION, 0)?;

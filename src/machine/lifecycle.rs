@@ -1,7 +1,7 @@
 //! Stop, cont, reset, the power button, the guest's own requests, and the end.
 //!
-//! Each is one *operation*: they exclude each other, and what they have to tell is told after the lock is
-//! given back, so that a listener may call the machine again.
+//! Each is one *operation*: they exclude each other, and what they have to tell is told after the
+//! lock is given back, so that a listener may call the machine again.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,14 +15,16 @@ use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::devices::SavedDevice;
 use crate::vcpu::{GuestRequest, LoadFor};
 
-/// For how long no vCPU may come out of the guest while some are in it. Far more than one ever needs, unless it waits
-/// for a page of a migration whose link is gone.
+/// For how long no vCPU may come out of the guest while some are in it. Far more than one ever
+/// needs, unless it waits for a page of a migration whose link is gone.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
-/// The same while no page can be missing: then it is the host that holds a vCPU up, for want of memory or processors.
+/// The same while no page can be missing: then it is the host that holds a vCPU up, for want of
+/// memory or processors.
 const HOST_LIMIT: Duration = Duration::from_secs(10);
 
-/// For how long a user's command waits for the operation before it. Far more than one lasts, unless it waits for a page of a
-/// migration whose link is gone, or for the host: the monitor must then be free to recover the migration, or to quit.
+/// For how long a user's command waits for the operation before it. Far more than one lasts, unless
+/// it waits for a page of a migration whose link is gone, or for the host: the monitor must then be
+/// free to recover the migration, or to quit.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// For how long the end of the process waits for an operation that waits for the host's disk.
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
@@ -90,8 +92,8 @@ impl Machine {
         result
     }
 
-    /// Runs a user's command. One for a guest that is still arriving is refused at once: the operation that
-    /// loads it may wait for pages, and a monitor must not wait with it.
+    /// Runs a user's command. One for a guest that is still arriving is refused at once: the
+    /// operation that loads it may wait for pages, and a monitor must not wait with it.
     pub(super) fn command(
         &self,
         action: impl FnOnce(&mut Operation) -> Result<(), MachineError>,
@@ -128,13 +130,15 @@ impl Machine {
         self.serial.set_receiving(false);
         self.gate.close(&self.vcpus);
         if !self.stands_still() {
-            // A guest that asked for its end or a reset does not go on behind that: the control thread still sees to it.
+            // A guest that asked for its end or a reset does not go on behind that: the control
+            // thread still sees to it.
             if !self.gate.has_request() {
                 self.thaw();
             }
             return Err(MachineError::Stuck);
         }
-        // A reset writes to RAM, where a page may still be missing: only the control thread may wait for one.
+        // A reset writes to RAM, where a page may still be missing: only the control thread may
+        // wait for one.
         if self.gate.request_is_reset() && self.ram.keeps_all() {
             return Err(MachineError::Busy);
         }
@@ -142,14 +146,15 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether all vCPUs, whose gate is closed, and after them all devices come to stand still. Devices last: a vCPU may
-    /// be waiting for one.
+    /// Whether all vCPUs, whose gate is closed, and after them all devices come to stand still.
+    /// Devices last: a vCPU may be waiting for one.
     fn stands_still(&self) -> bool {
         let limit = if self.ram.keeps_all() { STOP_LIMIT } else { HOST_LIMIT };
         self.gate.await_parked(limit) && self.peripherals.freeze(limit)
     }
 
-    /// Lets vCPUs, devices and input go on. After a stop of any length a guest with kvmclock is told of it.
+    /// Lets vCPUs, devices and input go on. After a stop of any length a guest with kvmclock is
+    /// told of it.
     pub(super) fn thaw(&self) {
         if self.vm.capabilities().kvmclock_ctrl {
             for vcpu in self.vcpus.iter() {
@@ -222,7 +227,8 @@ impl Machine {
     /// `system_reset`.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.command(|operation| match self.run_state() {
-            // It writes to RAM, where a page may still be missing, and the monitor must not wait for one.
+            // It writes to RAM, where a page may still be missing, and the monitor must not wait
+            // for one.
             RunState::Running | RunState::Paused | RunState::Prelaunch if self.ram.keeps_all() => {
                 if self.boot.is_none() {
                     return Err(MachineError::NoKernel);
@@ -252,8 +258,9 @@ impl Machine {
         })
     }
 
-    /// `system_powerdown`: presses the power button. What comes of that is up to the guest: a kernel that has not come so far
-    /// yet, or is stopped, finds the press later. Where no guest can ever find it, this is refused.
+    /// `system_powerdown`: presses the power button. What comes of that is up to the guest: a
+    /// kernel that has not come so far yet, or is stopped, finds the press later. Where no guest
+    /// can ever find it, this is refused.
     pub fn powerdown(&self) -> Result<(), MachineError> {
         let refused = |words: &str| Err(MachineError::Refused(words.into()));
         self.command(|operation| match self.run_state() {
@@ -300,7 +307,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The control thread's work: what the guest asked for. The vCPU that asked has closed the gate.
+    /// The control thread's work: what the guest asked for. The vCPU that asked has closed the
+    /// gate.
     pub(super) fn serve_request(&self) {
         let served = self.operate(|operation| {
             // Closed already by who asked, unless another operation opened it since.
@@ -349,8 +357,9 @@ impl Machine {
         }
     }
 
-    /// Deals with what the guest asked for although a vCPU does not come out of it. An end needs none of them; a reset
-    /// waits for them: the request stays and is served anew, with the lock given back in between.
+    /// Deals with what the guest asked for although a vCPU does not come out of it. An end needs
+    /// none of them; a reset waits for them: the request stays and is served anew, with the lock
+    /// given back in between.
     fn settle_stuck(&self, operation: &mut Operation) {
         if !self.gate.request_is_reset() {
             self.settle(operation);
@@ -390,8 +399,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Gives up what only one host may have, everything in it made durable. Nothing to do if this machine has not got it. If
-    /// one device fails the machine keeps it all.
+    /// Gives up what only one host may have, everything in it made durable. Nothing to do if this
+    /// machine has not got it. If one device fails the machine keeps it all.
     pub(super) fn give_up(&self, operation: &mut Operation) -> Result<(), MachineError> {
         if operation.hold == Hold::Released {
             return Ok(());
@@ -422,7 +431,8 @@ impl Machine {
     pub fn shutdown(&self) {
         self.serial.set_receiving(false);
         self.gate.shut(&self.vcpus);
-        // Their last writes are finished first, as a guest would expect of a machine that is switched off.
+        // Their last writes are finished first, as a guest would expect of a machine that is
+        // switched off.
         let vcpus_out = self.gate.await_parked(STOP_LIMIT);
         let devices_done = self.peripherals.freeze(STOP_LIMIT);
         self.peripherals.shut();
@@ -444,7 +454,8 @@ impl Machine {
         self.peripherals.close();
     }
 
-    /// Gives up what only one host may have; `false` if that cannot be done because another operation lasts.
+    /// Gives up what only one host may have; `false` if that cannot be done because another
+    /// operation lasts.
     fn finish_disks(&self) -> bool {
         // The pages that it waits for, if any are missing, will not come any more.
         let patience = if self.ram.keeps_all() { STOP_LIMIT } else { LAST_PATIENCE };

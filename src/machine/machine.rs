@@ -24,8 +24,8 @@ use crate::vcpu::{CpuModel, Gate, MsrTable, Vcpu, VcpuState};
 
 /// The virtual machine. Shared by the monitor, the migration and the control thread.
 ///
-/// Lock order: `operation`, then `run_state`, then the gate's and the vCPUs' own. Events are told with no
-/// lock held.
+/// Lock order: `operation`, then `run_state`, then the gate's and the vCPUs' own. Events are told
+/// with no lock held.
 pub struct Machine {
     // vCPUs, then the VM, then RAM: fields are dropped in this order.
     pub(super) vcpus: Arc<[Arc<Vcpu>]>,
@@ -106,13 +106,15 @@ impl Machine {
         self.identity.uuid
     }
 
-    /// Whether a guest that leaves names [`Machine::uuid`] to its destination, which then must have the same (capability `validate-uuid`).
+    /// Whether a guest that leaves names [`Machine::uuid`] to its destination, which then must have
+    /// the same (capability `validate-uuid`).
     pub fn tell_uuid(&self, told: bool) {
         self.identity.is_told.store(told, Ordering::Relaxed);
     }
 
-    /// Whether a guest that arrives takes what only one host may have no sooner than it runs (capability `late-block-activate`), instead of with
-    /// its state. Until then another may have it.
+    /// Whether a guest that arrives takes what only one host may have no sooner than it runs
+    /// (capability `late-block-activate`), instead of with its state. Until then another may have
+    /// it.
     pub fn take_late(&self, late: bool) {
         self.takes_late.store(late, Ordering::Relaxed);
     }

@@ -103,7 +103,8 @@ impl Guest for Machine {
 
     fn leave_ram(&self) {
         self.operate(|_| {
-            // Somebody may have started the machine afresh already: that let go of the guest's RAM first.
+            // Somebody may have started the machine afresh already: that let go of the guest's RAM
+            // first.
             if self.run_state() == RunState::Postmigrate {
                 self.leave();
                 if let Err(error) = self.ram.discard(0, u64::MAX) {
@@ -119,7 +120,8 @@ impl Guest for Machine {
                 RunState::FinishMigrate => {}
                 RunState::Running => {
                     self.freeze(operation)?;
-                    // Fails if the guest ended at that moment: there is nothing to migrate any more.
+                    // Fails if the guest ended at that moment: there is nothing to migrate any
+                    // more.
                     self.become_state(RunState::FinishMigrate)?;
                     operation.before_migration = Some(RunState::Running);
                     operation.tell(MachineEvent::Stop);
@@ -219,7 +221,8 @@ impl Guest for Machine {
                 sure();
                 return Ok(());
             }
-            // Here with its state already, unless that was to be late. Where it is not to be had the guest goes on at the source.
+            // Here with its state already, unless that was to be late. Where it is not to be had
+            // the guest goes on at the source.
             self.take(operation)?;
             self.network.arrived();
             self.become_state(RunState::Running)?;
@@ -284,7 +287,8 @@ impl Guest for Machine {
     }
 }
 
-/// For how long a source that resumes tries to get back what it gave up: the destination may need a moment to let go of it.
+/// For how long a source that resumes tries to get back what it gave up: the destination may need a
+/// moment to let go of it.
 const TAKE_BACK_LIMIT: Duration = Duration::from_secs(3);
 /// How often. Nobody tells of a lock that another host releases.
 const TAKE_BACK_PAUSE: Duration = Duration::from_millis(20);
@@ -297,7 +301,8 @@ impl Machine {
         }
     }
 
-    /// Takes back what was given up for a migration that failed; tries for a while, without keeping others from the machine.
+    /// Takes back what was given up for a migration that failed; tries for a while, without keeping
+    /// others from the machine.
     fn take_back(&self) {
         let deadline = Instant::now() + TAKE_BACK_LIMIT;
         while let Err(error) = self.operate(|operation| self.take(operation)) {

@@ -9,8 +9,9 @@ impl Machine {
         &self.network
     }
 
-    /// `announce_self`: announces the guest through the cards in `interfaces`, or through all if that is empty; `id` names
-    /// the announcement. Only a guest that runs here is announced: elsewhere it would be cut off by it.
+    /// `announce_self`: announces the guest through the cards in `interfaces`, or through all if
+    /// that is empty; `id` names the announcement. Only a guest that runs here is announced:
+    /// elsewhere it would be cut off by it.
     pub fn announce(&self, interfaces: &[String], id: &str, schedule: Schedule) -> Result<(), MachineError> {
         match self.run_state() {
             RunState::Running => Ok(self.network.announce(interfaces, id, schedule)?),

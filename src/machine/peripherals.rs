@@ -1,7 +1,9 @@
-//! The virtio devices: which are there, where they are, and how they stand still and go on together.
+//! The virtio devices: which are there, where they are, and how they stand still and go on
+//! together.
 //!
-//! A device's place is its slot, counted from 0: disks first, then network cards, console, entropy, balloon. A guest finds them by
-//! the ACPI tables; a migration's two ends have the same device in each slot.
+//! A device's place is its slot, counted from 0: disks first, then network cards, console, entropy,
+//! balloon. A guest finds them by the ACPI tables; a migration's two ends have the same device in
+//! each slot.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,8 +24,8 @@ use crate::net::{Interface, Tap};
 
 /// Guest-physical address of slot 0's registers; the others follow. Inside the hole below 4 GiB.
 const FIRST: u32 = 0xd000_0000;
-/// Each slot's interrupt line: those of the I/O APIC that no ISA device knows first, then ISA lines that are free here. An
-/// edge cannot be shared, so there are as many devices as lines.
+/// Each slot's interrupt line: those of the I/O APIC that no ISA device knows first, then ISA lines
+/// that are free here. An edge cannot be shared, so there are as many devices as lines.
 const LINES: [u32; 16] = [16, 17, 18, 19, 20, 21, 22, 23, 5, 6, 7, 10, 11, 12, 14, 15];
 
 fn slot(number: usize) -> Option<VirtioSlot> {
@@ -49,8 +51,8 @@ struct ConsoleEnd {
 }
 
 impl Peripherals {
-    /// The devices that `config` names, and the network cards, standing still. Nothing that only one host may have is taken
-    /// yet. `events` is told what the guest does by them.
+    /// The devices that `config` names, and the network cards, standing still. Nothing that only
+    /// one host may have is taken yet. `events` is told what the guest does by them.
     pub fn build(
         config: &DeviceConfig,
         cards: Vec<Card>,
@@ -109,7 +111,8 @@ impl Peripherals {
         self.disks.iter().map(|disk| disk.info()).collect()
     }
 
-    /// Has the host bring what was written to the disks onto its own, so that a flush soon after has little to do.
+    /// Has the host bring what was written to the disks onto its own, so that a flush soon after
+    /// has little to do.
     pub fn hasten(&self) {
         for disk in &self.disks {
             if let Err(error) = disk.hasten() {
@@ -153,7 +156,8 @@ impl Peripherals {
         }
     }
 
-    /// Has them finish what they are at; whether all stand still within `limit`. The vCPUs stand still already.
+    /// Has them finish what they are at; whether all stand still within `limit`. The vCPUs stand
+    /// still already.
     pub fn freeze(&self, limit: Duration) -> bool {
         self.devices.iter().for_each(|device| device.freeze());
         self.await_frozen(limit)

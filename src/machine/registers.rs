@@ -4,7 +4,8 @@ use super::{Machine, MachineError, RunState};
 use crate::vcpu::dump;
 
 impl Machine {
-    /// Every vCPU's registers as text. A guest that runs is stopped for that moment and does not learn of it.
+    /// Every vCPU's registers as text. A guest that runs is stopped for that moment and does not
+    /// learn of it.
     pub fn registers(&self) -> Result<Vec<String>, MachineError> {
         let mut texts = Vec::new();
         self.command(|operation| {

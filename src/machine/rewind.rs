@@ -6,7 +6,8 @@ use whimbrel_postcopy::stream::Outline;
 use super::{Machine, MachineError, MachineEvent, RunState};
 
 impl Machine {
-    /// Whether what a stream holds can run here, as far as that can be told without loading it. Changes nothing.
+    /// Whether what a stream holds can run here, as far as that can be told without loading it.
+    /// Changes nothing.
     pub fn check_outline(&self, outline: &Outline) -> Result<(), MachineError> {
         let refuse = |why: String| Err(MachineError::Refused(why));
         if let Err(error) = self.check_configuration(&outline.configuration) {
@@ -31,7 +32,8 @@ impl Machine {
         }
     }
 
-    /// Ends what runs here and gives its memory up: the machine waits for a guest, which will run if this one did.
+    /// Ends what runs here and gives its memory up: the machine waits for a guest, which will run
+    /// if this one did.
     pub fn vacate(&self) -> Result<(), MachineError> {
         self.command(|operation| {
             let before = self.run_state();

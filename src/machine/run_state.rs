@@ -9,10 +9,10 @@
 //!                             v
 //!                        postmigrate              running --> internal-error
 //! ```
-//! What stands still or runs here may become `inmigrate`, for a snapshot to take its place; from there `internal-error`, if that fails.
-//! `cont` after a migration that only wrote the guest down leads from `postmigrate` to `running`:
-//! see `Machine::cont`. Everything but `shutdown` may become `shutdown`. A migration of a stopped
-//! machine goes through `finish-migrate` too.
+//! What stands still or runs here may become `inmigrate`, for a snapshot to take its place; from
+//! there `internal-error`, if that fails. `cont` after a migration that only wrote the guest down
+//! leads from `postmigrate` to `running`: see `Machine::cont`. Everything but `shutdown` may become
+//! `shutdown`. A migration of a stopped machine goes through `finish-migrate` too.
 
 /// What the guest does right now, by QEMU's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

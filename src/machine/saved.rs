@@ -22,7 +22,8 @@ use crate::state::StateError;
 use crate::vcpu::{LoadFor, TscStart, Vcpu, VcpuState, VcpuStateError};
 
 const VCPU: &str = "vcpu";
-/// How far two TSC frequencies may lie apart and still count as one, in parts per million: what NTP corrects.
+/// How far two TSC frequencies may lie apart and still count as one, in parts per million: what NTP
+/// corrects.
 const TSC_TOLERANCE: u64 = 250;
 
 /// Why the machine's state cannot be saved or loaded.
@@ -122,8 +123,9 @@ impl Machine {
         })
     }
 
-    /// Loads what [`Self::save_sections`] gave, perhaps on another host. All sections must be there, and those
-    /// of CPUs, chipset and clock are read to the end, before anything is changed. The guest stands still.
+    /// Loads what [`Self::save_sections`] gave, perhaps on another host. All sections must be
+    /// there, and those of CPUs, chipset and clock are read to the end, before anything is changed.
+    /// The guest stands still.
     pub(super) fn load_sections(&self, sections: &[Section]) -> Result<(), SavedStateError> {
         self.check_sections(sections)?;
         let find = |name: &'static str, instance| find(sections, name, instance);
@@ -151,7 +153,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Whether the sections are those of a machine like this one, and those of CPUs, chipset and clock can be read.
+    /// Whether the sections are those of a machine like this one, and those of CPUs, chipset and
+    /// clock can be read.
     pub(super) fn check_state(&self, sections: &[Section]) -> Result<(), SavedStateError> {
         self.check_sections(sections)?;
         let find = |name: &'static str, instance| find(sections, name, instance);
@@ -167,8 +170,8 @@ impl Machine {
         self.devices.iter().try_for_each(|device| find(device.name(), device.instance()).map(drop))
     }
 
-    /// Starts kvmclock and all TSCs, before anything that may take long: loading a vCPU's state touches guest RAM, which may have to come from
-    /// the source first.
+    /// Starts kvmclock and all TSCs, before anything that may take long: loading a vCPU's state
+    /// touches guest RAM, which may have to come from the source first.
     fn start_time(&self, saved: &Moment, states: &[VcpuState]) -> Result<(), SavedStateError> {
         let starts = self.tsc_starts(saved, states)?;
         log::debug!("the TSCs start as {starts:x?}");
@@ -181,7 +184,8 @@ impl Machine {
 
     /// Starts kvmclock; gives how each vCPU's TSC is to start.
     pub(super) fn tsc_starts(&self, saved: &Moment, states: &[VcpuState]) -> Result<Vec<TscStart>, SavedStateError> {
-        // Before its clock is set for the first time KVM does not tell the host's TSC of the same moment.
+        // Before its clock is set for the first time KVM does not tell the host's TSC of the same
+        // moment.
         Moment::now(&self.vm)?.start_clock(saved, &self.vm)?;
         let now = Moment::now(&self.vm)?;
         // One TSC for all where the source could not tell them of one moment.

@@ -35,15 +35,17 @@ const COUNT: &[u8] = &[0xff, 0x05, 0, 0, 0x20, 0, 0xeb, 0xf8];
 const EXIT: &[u8] = &[0xb0, 42, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
 /// A triple fault: an empty IDT, then an interrupt through it: `lidt [0x180000]; ud2`.
 const TRIPLE_FAULT: &[u8] = &[0x0f, 0x01, 0x1d, 0, 0, 0x18, 0, 0x0f, 0x0b];
-/// Counts once a life, then resets by port 0x64, unless it is the third: `inc dword [0x200000];
-/// cmp dword [0x200000], 3; je 2f; mov al, 0xfe; out 0x64, al; 1: hlt; jmp 1b; 2: mov al, 7; out 0xf4, al; jmp 1b`.
+/// Counts once a life, then resets by port 0x64, unless it is the third: `inc dword [0x200000]; cmp
+/// dword [0x200000], 3; je 2f; mov al, 0xfe; out 0x64, al; 1: hlt; jmp 1b; 2: mov al, 7; out 0xf4,
+/// al; jmp 1b`.
 const RESET_TWICE: &[u8] = &[
     0xff, 0x05, 0, 0, 0x20, 0, 0x83, 0x3d, 0, 0, 0x20, 0, 3, 0x74, 7, 0xb0, 0xfe, 0xe6, 0x64, 0xf4, 0xeb, 0xfd, 0xb0,
     7, 0xe6, 0xf4, 0xeb, 0xf7,
 ];
-/// In long mode, entered by Linux's 64-bit protocol: leaves with the code 42 if RSI leads to boot parameters with the magic
-/// number "HdrS", through a stack and the segments of the GDT: `cmp dword [rsi+0x202], 0x53726448; jne 1f; mov esp, 0x8000;
-/// push 0x10; lea rax, [rip+3]; push rax; lretq; mov eax, 0x18; mov ss, eax; push 42; pop rax; out 0xf4, al; 1: hlt; jmp 1b`.
+/// In long mode, entered by Linux's 64-bit protocol: leaves with the code 42 if RSI leads to boot
+/// parameters with the magic number "HdrS", through a stack and the segments of the GDT: `cmp dword
+/// [rsi+0x202], 0x53726448; jne 1f; mov esp, 0x8000; push 0x10; lea rax, [rip+3]; push rax; lretq;
+/// mov eax, 0x18; mov ss, eax; push 42; pop rax; out 0xf4, al; 1: hlt; jmp 1b`.
 const LINUX64: &[u8] = &[
     0x81, 0xbe, 0x02, 0x02, 0, 0, 0x48, 0x64, 0x72, 0x53, 0x75, 0x1f, 0xbc, 0, 0x80, 0, 0, 0x6a, 0x10, 0x48, 0x8d,
     0x05, 3, 0, 0, 0, 0x50, 0x48, 0xcb, 0xb8, 0x18, 0, 0, 0, 0x8e, 0xd0, 0x6a, 42, 0x58, 0xe6, 0xf4, 0x90, 0x90, 0xf4,
@@ -51,11 +53,12 @@ const LINUX64: &[u8] = &[
 ];
 /// Powers off by the sleep register: `mov dx, 0x604; mov ax, 0x3400; out dx, ax; 1: hlt; jmp 1b`.
 const POWER_OFF: &[u8] = &[0x66, 0xba, 0x04, 0x06, 0x66, 0xb8, 0x00, 0x34, 0x66, 0xef, 0xf4, 0xeb, 0xfd];
-/// Leaves with code 9 once the power button was pressed: `mov dx, 0x600; 1: in ax, dx; test ah, 1; jz 1b; mov al, 9;
-/// out 0xf4, al; jmp 1b`.
+/// Leaves with code 9 once the power button was pressed: `mov dx, 0x600; 1: in ax, dx; test ah, 1;
+/// jz 1b; mov al, 9; out 0xf4, al; jmp 1b`.
 const AWAIT_BUTTON: &[u8] =
     &[0x66, 0xba, 0x00, 0x06, 0x66, 0xed, 0xf6, 0xc4, 1, 0x74, 0xf9, 0xb0, 9, 0xe6, 0xf4, 0xeb, 0xf3];
-/// Echoes: `mov dx, 0x3fd; 1: in al, dx; test al, 1; jz 1b; mov dx, 0x3f8; in al, dx; out dx, al; jmp 0`.
+/// Echoes: `mov dx, 0x3fd; 1: in al, dx; test al, 1; jz 1b; mov dx, 0x3f8; in al, dx; out dx, al;
+/// jmp 0`.
 const ECHO: &[u8] =
     &[0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb, 0xef];
 
@@ -285,7 +288,8 @@ fn a_look_at_the_registers_lets_the_guest_go_on_or_stand() {
     assert_eq!(rig.count(), stopped);
 }
 
-/// By their values, KVM makes the TSCs of several vCPUs agree only if no more than a second lies between two of them.
+/// By their values, KVM makes the TSCs of several vCPUs agree only if no more than a second lies
+/// between two of them.
 #[test]
 fn the_tscs_of_a_guest_that_arrives_start_by_one_offset() {
     if no_kvm() {
@@ -328,7 +332,8 @@ fn a_guest_goes_on_in_another_machine() {
         let vcpus = machine.save_sections().unwrap().into_iter().filter(|section| section.name == "vcpu");
         vcpus.map(|section| crate::vcpu::VcpuState::decode(1, &section.bytes).unwrap().tsc).collect()
     };
-    // One time line: what the destination shows first the source, which stands still, shows a moment later.
+    // One time line: what the destination shows first the source, which stands still, shows a
+    // moment later.
     let (there, here) = (tscs(&destination.machine), tscs(&source.machine));
     let second = u64::from(source.machine.processor.tsc_khz) * 1000;
     assert!(there[0].abs_diff(here[0]) < second / 20, "{there:?} {here:?}");

@@ -1,7 +1,9 @@
-//! [`Turns`]: one thing that many want to work with, one after the other, and for which not everybody waits for ever.
+//! [`Turns`]: one thing that many want to work with, one after the other, and for which not
+//! everybody waits for ever.
 //!
-//! A mutex of the standard library cannot be waited for with a limit. A monitor must: who has the turn may itself wait for a page of a
-//! migration, and the order that brings the page may be the monitor's next.
+//! A mutex of the standard library cannot be waited for with a limit. A monitor must: who has the
+//! turn may itself wait for a page of a migration, and the order that brings the page may be the
+//! monitor's next.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

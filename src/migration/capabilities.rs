@@ -15,28 +15,36 @@ pub enum Capability {
     PostcopyPreempt,
     /// Measure how long vCPUs wait for pages.
     PostcopyBlocktime,
-    /// The pages of a guest that leaves go on [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once. One that
-    /// arrives comes on as many as its source opens.
+    /// The pages of a guest that leaves go on
+    /// [`Parameters::multifd_channels`](super::parameters::Parameters::multifd_channels) at once.
+    /// One that arrives comes on as many as its source opens.
     Multifd,
     /// A guest that writes faster than it can be sent gets less and less processor time.
     AutoConverge,
-    /// The same, but as much less as keeps it at [`Parameters::vcpu_dirty_limit`](super::parameters::Parameters::vcpu_dirty_limit).
+    /// The same, but as much less as keeps it at
+    /// [`Parameters::vcpu_dirty_limit`](super::parameters::Parameters::vcpu_dirty_limit).
     DirtyLimit,
-    /// Precopied pages that went before go as what has changed of them; see [`Parameters::xbzrle_cache`](super::parameters::Parameters::xbzrle_cache).
+    /// Precopied pages that went before go as what has changed of them; see
+    /// [`Parameters::xbzrle_cache`](super::parameters::Parameters::xbzrle_cache).
     Xbzrle,
-    /// Zero pages are looked for: another name for [`Parameters::zero_pages`](super::parameters::Parameters::zero_pages) being any but `none`.
+    /// Zero pages are looked for: another name for
+    /// [`Parameters::zero_pages`](super::parameters::Parameters::zero_pages) being any but `none`.
     ZeroBlocks,
-    /// A guest that is written to a stream that goes one way stays, and runs on while it is written.
+    /// A guest that is written to a stream that goes one way stays, and runs on while it is
+    /// written.
     BackgroundSnapshot,
-    /// A guest that arrives and does not run at once takes what only one host may have, its disks, when it is started.
+    /// A guest that arrives and does not run at once takes what only one host may have, its disks,
+    /// when it is started.
     LateBlockActivate,
     /// The guest that was paused to leave waits for `migrate_continue`, its state not yet saved.
     PauseBeforeSwitchover,
     /// A guest that leaves arrives only at a machine with the same `--uuid`, if that has one.
     ValidateUuid,
-    /// A guest that leaves for a file has a place in it for each page. Whoever reads finds that out from the file.
+    /// A guest that leaves for a file has a place in it for each page. Whoever reads finds that out
+    /// from the file.
     MappedRam,
-    /// RAM that is shared memory is not sent: the destination, another process of this host, maps it.
+    /// RAM that is shared memory is not sent: the destination, another process of this host, maps
+    /// it.
     IgnoreShared,
     /// In postcopy the host gets each page of the source back once the destination has it.
     ReleaseRam,

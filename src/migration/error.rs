@@ -59,16 +59,19 @@ pub enum MigrationError {
     /// Pages cannot be demanded.
     #[error("the snapshot's pages could not be given to the guest")]
     NoDemand(#[source] whimbrel_postcopy::uffd::UffdError),
-    /// The machine has something that a guest that stays cannot be saved with, or the snapshot is of another.
+    /// The machine has something that a guest that stays cannot be saved with, or the snapshot is
+    /// of another.
     #[error(transparent)]
     Machine(#[from] crate::machine::MachineError),
-    /// `savevm` and the like, while a guest's pages are still on their way from the snapshot that was loaded last.
+    /// `savevm` and the like, while a guest's pages are still on their way from the snapshot that
+    /// was loaded last.
     #[error("memory of the snapshot that was loaded is still being read: try again in a moment")]
     StillLoading,
     /// `migrate_start_postcopy` and the capability off.
     #[error("postcopy is switched off: enable it with 'migrate_set_capability postcopy-ram on' before the migration")]
     PostcopyOff,
-    /// `migrate_start_postcopy`, or a `postcopy-policy` on the way, to a destination without userfaultfd.
+    /// `migrate_start_postcopy`, or a `postcopy-policy` on the way, to a destination without
+    /// userfaultfd.
     #[error(
         "the destination cannot do postcopy: userfaultfd is not available to it, or its postcopy-ram is off; the precopy goes on"
     )]

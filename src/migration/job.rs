@@ -230,7 +230,8 @@ impl Migration {
             _ => (connector(uri, &settings.parameters)?, multifd(&settings)),
         };
         if let Job::Arriving(handle) = &mut *job {
-            // The guest leaves again: whoever it came from has no claim on it any more, told of that or not.
+            // The guest leaves again: whoever it came from has no claim on it any more, told of
+            // that or not.
             handle.abandon();
         }
         let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(Side::Source), multifd)
@@ -314,7 +315,8 @@ impl Migration {
         }
     }
 
-    /// `migrate_pause`: breaks the link on purpose where that leaves two halves: from the hand-over on, also while they are being joined.
+    /// `migrate_pause`: breaks the link on purpose where that leaves two halves: from the hand-over
+    /// on, also while they are being joined.
     pub fn pause(&self) -> Result<(), MigrationError> {
         use Status::{Device, PostcopyActive, PostcopyRecover, PostcopyRecoverSetup};
         match &*lock(&self.job) {
@@ -337,8 +339,8 @@ impl Migration {
         lock(&self.job).has_link()
     }
 
-    /// `yank`: breaks the link whatever it is at. Before the hand-over the migration fails and the guest stays, from then on it pauses. `false`
-    /// without a link.
+    /// `yank`: breaks the link whatever it is at. Before the hand-over the migration fails and the
+    /// guest stays, from then on it pauses. `false` without a link.
     pub fn yank(&self) -> bool {
         let job = lock(&self.job);
         if !job.has_link() {
@@ -352,7 +354,8 @@ impl Migration {
         true
     }
 
-    /// `migrate_incoming URI`, or `--incoming URI`. Listens before it returns; `Ok` is the address listened on (a tcp port 0 is resolved).
+    /// `migrate_incoming URI`, or `--incoming URI`. Listens before it returns; `Ok` is the address
+    /// listened on (a tcp port 0 is resolved).
     pub fn incoming(&self, uri: &Uri, on_failure: OnFailure) -> Result<Uri, MigrationError> {
         let mut job = lock(&self.job);
         if self.machine.run_state() != RunState::Inmigrate {
@@ -368,7 +371,8 @@ impl Migration {
             Uri::Stream(stream) => {
                 let postcopy = match uri.route() {
                     Route::Unix | Route::Tcp | Route::Stream => settings.capabilities.get(Capability::PostcopyRam),
-                    // Whether pages are demanded is a matter of the file; the capability is about peers.
+                    // Whether pages are demanded is a matter of the file; the capability is about
+                    // peers.
                     Route::File => true,
                 };
                 let features = always.and(if postcopy { Features::POSTCOPY } else { Features::default() });
@@ -482,8 +486,8 @@ impl Migration {
         lock(&self.settings).capabilities
     }
 
-    /// Replaces them. While a migration runs, also while one is waited for, only `events` may change: the rest has been
-    /// agreed with the peer or is in use.
+    /// Replaces them. While a migration runs, also while one is waited for, only `events` may
+    /// change: the rest has been agreed with the peer or is in use.
     pub fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
@@ -511,8 +515,9 @@ impl Migration {
         lock(&self.settings).parameters.clone()
     }
 
-    /// Replaces them; takes effect at once, also in a running migration. How many channels that has cannot be changed meanwhile, nor how its pages
-    /// go, nor who is let in; the latter can while it is paused, for the new link.
+    /// Replaces them; takes effect at once, also in a running migration. How many channels that has
+    /// cannot be changed meanwhile, nor how its pages go, nor who is let in; the latter can while
+    /// it is paused, for the new link.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
         let job = lock(&self.job);
         let mut settings = lock(&self.settings);
@@ -574,8 +579,8 @@ impl Migration {
         self.dirtying.limits()
     }
 
-    /// The process ends: gives up links and threads. A guest that has only half arrived keeps waiting for its missing pages
-    /// until its vCPUs have ended, too.
+    /// The process ends: gives up links and threads. A guest that has only half arrived keeps
+    /// waiting for its missing pages until its vCPUs have ended, too.
     pub fn abandon(&self) {
         self.dirtying.abandon();
         match &mut *lock(&self.job) {
@@ -590,7 +595,8 @@ impl Migration {
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;
 
-/// What is done about a guest of so many vCPUs that writes too fast. Who writes what cannot be told apart, so a limit for each is one for all.
+/// What is done about a guest of so many vCPUs that writes too fast. Who writes what cannot be told
+/// apart, so a limit for each is one for all.
 fn slowing(settings: &Settings, vcpus: u64) -> Slowing {
     let parameters = &settings.parameters;
     let on = |capability| settings.capabilities.get(capability);
@@ -662,7 +668,8 @@ fn multifd(settings: &Settings) -> Multifd {
         return Multifd::default();
     }
     let channels = settings.parameters.multifd_channels;
-    // In a postcopy demanded pages need processors more than the background does: it is spread where some are left.
+    // In a postcopy demanded pages need processors more than the background does: it is spread
+    // where some are left.
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     let spare = processors >= usize::from(channels) + SPARE_PROCESSORS;
     // What the destination has, it tells of one channel at a time.

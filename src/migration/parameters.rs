@@ -22,11 +22,13 @@ pub struct Parameters {
     pub avail_switchover_bandwidth: u64,
     /// `downtime-limit`.
     pub downtime_limit: Duration,
-    /// `postcopy-policy`: when a migration turns to postcopy by itself. `x-postcopy-after` sets and shows the part of it that counts passes.
+    /// `postcopy-policy`: when a migration turns to postcopy by itself. `x-postcopy-after` sets and
+    /// shows the part of it that counts passes.
     pub postcopy_policy: Policy,
     /// `multifd-channels`: on how many channels pages go with capability `multifd`.
     pub multifd_channels: u8,
-    /// `throttle-trigger-threshold`, `cpu-throttle-*` and `max-cpu-throttle`: how capability auto-converge slows the guest down.
+    /// `throttle-trigger-threshold`, `cpu-throttle-*` and `max-cpu-throttle`: how capability
+    /// auto-converge slows the guest down.
     pub auto_converge: AutoConverge,
     /// `vcpu-dirty-limit`: what each vCPU may dirty with capability dirty-limit, in MiB per second.
     pub vcpu_dirty_limit: u64,
@@ -38,22 +40,28 @@ pub struct Parameters {
     pub zlib_level: u8,
     /// `multifd-zstd-level`: 1 to 20 for the most that `zstd` can do; 0 is its own choice.
     pub zstd_level: u8,
-    /// `xbzrle-cache-size`: so many bytes of pages are kept as they were sent, with capability `xbzrle`; a power of two, at least a page.
+    /// `xbzrle-cache-size`: so many bytes of pages are kept as they were sent, with capability
+    /// `xbzrle`; a power of two, at least a page.
     pub xbzrle_cache: u64,
-    /// `zero-page-detection`: which thread looks for zero pages. Capability `zero-blocks` is whether one does.
+    /// `zero-page-detection`: which thread looks for zero pages. Capability `zero-blocks` is
+    /// whether one does.
     pub zero_pages: ZeroPages,
-    /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the same address again, and its destination
-    /// listens there; zero: `migrate_recover` and `migrate -r` do it.
+    /// `x-reconnect`: for so long a postcopy whose link broke tries by itself to connect to the
+    /// same address again, and its destination listens there; zero: `migrate_recover` and `migrate
+    /// -r` do it.
     pub reconnect: Duration,
-    /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is announced to the network.
+    /// `announce-*`: how a guest that arrives here, or that `announce_self` is said of, is
+    /// announced to the network.
     pub announce: Schedule,
     /// `x-keepalive`: how long a peer may be silent.
     pub keepalive: Duration,
     /// `tls-creds`: the directory with the certificates; `None`: no TLS.
     pub tls_creds: Option<PathBuf>,
-    /// `tls-hostname`: what the destination's certificate must be for, if not for the host that is connected to.
+    /// `tls-hostname`: what the destination's certificate must be for, if not for the host that is
+    /// connected to.
     pub tls_hostname: Option<String>,
-    /// `direct-io`: the pages of a file with mapped RAM are written, and read in order, past the host's page cache.
+    /// `direct-io`: the pages of a file with mapped RAM are written, and read in order, past the
+    /// host's page cache.
     pub direct_io: bool,
 }
 

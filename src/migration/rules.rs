@@ -66,7 +66,8 @@ const fn stays(other: Trait) -> Rule {
     )
 }
 
-/// Every rule. Those about capabilities and parameters alone hold when they are set, all of them when a migration begins.
+/// Every rule. Those about capabilities and parameters alone hold when they are set, all of them
+/// when a migration begins.
 pub const RULES: &[Rule] = &[
     needs(
         Trait::PostcopyPolicy,

@@ -1,4 +1,5 @@
-//! Guests that stay, or come back: `migrate` with capability background-snapshot, and what snapshots ask of the migration engine.
+//! Guests that stay, or come back: `migrate` with capability background-snapshot, and what
+//! snapshots ask of the migration engine.
 
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ impl Migration {
         }
     }
 
-    /// Begins to write a snapshot, in the background if that capability is on. The end comes by `observer`.
+    /// Begins to write a snapshot, in the background if that capability is on. The end comes by
+    /// `observer`.
     pub fn save_snapshot(&self, sink: Box<dyn Sink>, observer: Arc<dyn Observer>) -> Result<(), MigrationError> {
         let mut job = lock(&self.job);
         self.check_job(&job)?;
@@ -87,8 +89,8 @@ impl Migration {
         Ok(self.machine.check_outline(outline)?)
     }
 
-    /// Has the guest of a file take this one's place. Until the file has been looked through nothing is changed. Whether the guest runs, or why not,
-    /// comes by `observer`.
+    /// Has the guest of a file take this one's place. Until the file has been looked through
+    /// nothing is changed. Whether the guest runs, or why not, comes by `observer`.
     pub fn load_snapshot(&self, paging: Paging, observer: Arc<dyn Observer>) -> Result<(), MigrationError> {
         let mut job = lock(&self.job);
         self.check_job(&job)?;

@@ -22,7 +22,8 @@ pub enum Uri {
     Stream(Stream),
 }
 
-/// A byte stream: a guest is written to it, or read from it. Where it goes both ways and somebody answers, it is as good as a socket.
+/// A byte stream: a guest is written to it, or read from it. Where it goes both ways and somebody
+/// answers, it is as good as a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// `exec:COMMAND`, for the shell.

@@ -1,4 +1,5 @@
-//! Where monitors are reached: listening sockets, connected ones, and this process's standard input and output.
+//! Where monitors are reached: listening sockets, connected ones, and this process's standard input
+//! and output.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSliceMut, IsTerminal, Read};
@@ -15,7 +16,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use whimbrel_postcopy::channel::{ListenError, PrivateListener, connect_private};
 
-/// At least so many descriptors are taken with one message; the kernel closes what is more. A command takes one.
+/// At least so many descriptors are taken with one message; the kernel closes what is more. A
+/// command takes one.
 const MAX_HANDED: usize = 4;
 /// So long a server may take to make room for this client.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -109,8 +111,8 @@ fn receive(socket: &File, chunk: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)>
     Ok((received.bytes, handed.flatten().collect()))
 }
 
-/// Standard descriptor `number` without blocking. Opened anew where possible: O_NONBLOCK belongs to the open file,
-/// which the shell shares with us, and would outlive this process.
+/// Standard descriptor `number` without blocking. Opened anew where possible: O_NONBLOCK belongs to
+/// the open file, which the shell shares with us, and would outlive this process.
 fn reopen(descriptor: OwnedFd, number: u32) -> io::Result<File> {
     let anew = OpenOptions::new()
         .read(number == 0)
@@ -144,7 +146,8 @@ pub enum Listener {
 }
 
 impl Listener {
-    /// Listens at a unix socket, which only this user may open. A file that a dead process left there is replaced.
+    /// Listens at a unix socket, which only this user may open. A file that a dead process left
+    /// there is replaced.
     pub fn unix(path: &Path) -> Result<Self, EndpointError> {
         match PrivateListener::bind(path) {
             Ok(listener) => Ok(Self::Unix(listener)),

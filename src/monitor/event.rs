@@ -1,4 +1,5 @@
-//! What happens by itself: from the machine and the migration to the main loop, and on to QMP's clients.
+//! What happens by itself: from the machine and the migration to the main loop, and on to QMP's
+//! clients.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,5 @@
-//! A virtual machine for the monitor's tests: remembers what it was told, answers what it is set to.
+//! A virtual machine for the monitor's tests: remembers what it was told, answers what it is set
+//! to.
 
 #![allow(clippy::unwrap_used)]
 

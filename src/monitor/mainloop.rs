@@ -1,4 +1,5 @@
-//! [`MainLoop`]: the one thread that serves all monitors, hears the machine and the migration, and decides the end.
+//! [`MainLoop`]: the one thread that serves all monitors, hears the machine and the migration, and
+//! decides the end.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
@@ -252,7 +253,8 @@ impl MainLoop {
         }
     }
 
-    /// QMP's clients hear of migrations only when the capability `events` is on; HMP's are waiting for them.
+    /// QMP's clients hear of migrations only when the capability `events` is on; HMP's are waiting
+    /// for them.
     fn tell_migration(&mut self, event: &MigrationEvent, vm: &dyn Vm) {
         let qmp_too = vm.capabilities().get(Capability::Events);
         let event = Event::of_migration(event);

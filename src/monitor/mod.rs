@@ -1,8 +1,9 @@
 //! The monitor: one table of commands with two faces, and the loop that serves both.
 //!
-//! A line (HMP) or a JSON object (QMP) becomes a [`request::Request`] by the command [`table`], is executed once
-//! ([`execute`]) on a [`vm::Vm`], and its [`request::Reply`] is rendered by the face that asked. The faces
-//! ([`hmp`], [`qmp`]) take bytes and give bytes; sockets, signals and events meet in [`mainloop`].
+//! A line (HMP) or a JSON object (QMP) becomes a [`request::Request`] by the command [`table`], is
+//! executed once ([`execute`]) on a [`vm::Vm`], and its [`request::Reply`] is rendered by the face
+//! that asked. The faces ([`hmp`], [`qmp`]) take bytes and give bytes; sockets, signals and events
+//! meet in [`mainloop`].
 
 pub mod args;
 mod block;

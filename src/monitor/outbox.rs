@@ -1,4 +1,5 @@
-//! [`Outbox`]: what a client has yet to take. Bounded, so that a client that does not read costs nothing but itself.
+//! [`Outbox`]: what a client has yet to take. Bounded, so that a client that does not read costs
+//! nothing but itself.
 
 use std::io::{self, ErrorKind, Write};
 

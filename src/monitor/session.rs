@@ -27,7 +27,8 @@ pub trait Session {
     /// Takes descriptors that came with what is received next.
     fn hand(&mut self, fds: Vec<OwnedFd>);
 
-    /// Whether [`Session::receive`] wants more now. A client that waits for a migration is not read from.
+    /// Whether [`Session::receive`] wants more now. A client that waits for a migration is not read
+    /// from.
     fn wants_input(&self) -> bool {
         true
     }

@@ -10,7 +10,8 @@ pub const MAX_DEPTH: usize = 64;
 pub enum Piece {
     /// The bytes of one value, as far as brackets and quotes tell.
     Value(Vec<u8>),
-    /// Bytes that cannot begin or go on in a value; what was gathered is dropped and the stream goes on.
+    /// Bytes that cannot begin or go on in a value; what was gathered is dropped and the stream
+    /// goes on.
     Stray(String),
     /// Too long or too deep: the conversation is over.
     Excess(&'static str),
@@ -28,7 +29,8 @@ enum At {
     Nested { quote: Option<u8>, escaped: bool },
 }
 
-/// Cuts a stream into values. Checks only what it needs to find their ends: a parser checks the rest.
+/// Cuts a stream into values. Checks only what it needs to find their ends: a parser checks the
+/// rest.
 #[derive(Debug)]
 pub struct Splitter {
     value: Vec<u8>,
@@ -42,7 +44,8 @@ impl Splitter {
         Self { value: Vec::new(), depth: 0, at: At::Gap }
     }
 
-    /// Takes `input` byte by byte up to the end of the next piece, and removes from it what was taken.
+    /// Takes `input` byte by byte up to the end of the next piece, and removes from it what was
+    /// taken.
     pub fn next(&mut self, input: &mut &[u8]) -> Option<Piece> {
         while let Some((&byte, rest)) = input.split_first() {
             // The byte that ends a bare word belongs to what follows.
@@ -75,8 +78,8 @@ impl Splitter {
         let ends = !escaped && byte == quote;
         self.at = At::Nested { quote: (!ends).then_some(quote), escaped: !escaped && byte == b'\\' };
         match byte {
-            // JSON has no control characters in strings: a quote was forgotten, and waiting for it would swallow
-            // all that follows.
+            // JSON has no control characters in strings: a quote was forgotten, and waiting for it
+            // would swallow all that follows.
             ..b' ' => Some(self.stray()),
             _ if ends && self.depth == 0 => Some(self.take()),
             _ => None,

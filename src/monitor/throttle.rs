@@ -1,4 +1,5 @@
-//! [`Throttle`]: tells of something that may happen often, but not more often than clients want to hear of it.
+//! [`Throttle`]: tells of something that may happen often, but not more often than clients want to
+//! hear of it.
 
 use std::time::{Duration, Instant};
 

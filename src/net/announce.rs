@@ -1,7 +1,8 @@
 //! When a machine announces where it is: rounds and their delays. Time is an argument.
 //!
-//! Names, defaults and ranges are those of QEMU's parameters `announce-*`: the first round is made at once; the
-//! time until the next is `initial`, and `step` longer from each to the next, but never more than `max`.
+//! Names, defaults and ranges are those of QEMU's parameters `announce-*`: the first round is made
+//! at once; the time until the next is `initial`, and `step` longer from each to the next, but
+//! never more than `max`.
 
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,8 @@ impl Schedule {
         Ok(())
     }
 
-    /// How long after round `round` (the first is 1) the next one is made; `None` if it was the last.
+    /// How long after round `round` (the first is 1) the next one is made; `None` if it was the
+    /// last.
     pub fn delay_after(&self, round: u32) -> Option<Duration> {
         if round >= self.rounds {
             return None;
@@ -132,8 +134,8 @@ impl Announcement {
         self.next
     }
 
-    /// Whether a round is due `now`. If so it counts as made, and the next is due its delay from now: rounds that come late
-    /// are not crowded together.
+    /// Whether a round is due `now`. If so it counts as made, and the next is due its delay from
+    /// now: rounds that come late are not crowded together.
     pub fn take(&mut self, now: Instant) -> bool {
         if self.next.is_none_or(|at| at > now) {
             return false;

@@ -74,13 +74,15 @@ impl Interface {
         (announcements.take(now), announcements.next())
     }
 
-    /// Readable when [`Self::round`] is to be asked again, whatever it said before. The card's thread reads it.
+    /// Readable when [`Self::round`] is to be asked again, whatever it said before. The card's
+    /// thread reads it.
     pub fn waker(&self) -> &EventFd {
         &self.wake
     }
 
     fn wake(&self) {
-        // It fails only when it has been written 2^64 - 2 times without being read: then it is readable anyway.
+        // It fails only when it has been written 2^64 - 2 times without being read: then it is
+        // readable anyway.
         let _ = self.wake.write(1);
     }
 }

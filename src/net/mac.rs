@@ -24,7 +24,8 @@ impl MacAddr {
     /// How many bytes it has.
     pub const LEN: usize = 6;
 
-    /// The address with these bytes; `None` for a group's, and for all zero, which no card can have.
+    /// The address with these bytes; `None` for a group's, and for all zero, which no card can
+    /// have.
     pub const fn new(bytes: [u8; Self::LEN]) -> Option<Self> {
         match bytes {
             [0, 0, 0, 0, 0, 0] => None,
@@ -38,18 +39,20 @@ impl MacAddr {
         self.0
     }
 
-    /// The address of a card for which none was given: the same each time for the same machine name on the same tap of the
-    /// same host, another for any other of the three.
+    /// The address of a card for which none was given: the same each time for the same machine name
+    /// on the same tap of the same host, another for any other of the three.
     ///
     /// `machine` is `--name`, or empty.
     pub fn for_tap(tap: &str, machine: &str) -> Self {
         Self::derived(&[host().as_str(), tap, machine])
     }
 
-    /// Behind QEMU's prefix, which says "administered locally", 24 bits that all the parts together decide.
+    /// Behind QEMU's prefix, which says "administered locally", 24 bits that all the parts together
+    /// decide.
     fn derived(parts: &[&str]) -> Self {
         let hash = parts.iter().flat_map(|part| part.bytes().chain([0])).fold(FNV_OFFSET, |hash, byte| {
-            // FNV-1a: the standard library's hash may change from one release to the next, an address must not.
+            // FNV-1a: the standard library's hash may change from one release to the next, an
+            // address must not.
             (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
         });
         // The low bits of a product know little of the high ones: fold all 64 into the 24.
@@ -62,11 +65,12 @@ impl MacAddr {
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// What tells this host, and this network namespace of it, from others. Containers often share their host's machine
-/// identifier and all call their tap the same, hence the namespace.
+/// What tells this host, and this network namespace of it, from others. Containers often share
+/// their host's machine identifier and all call their tap the same, hence the namespace.
 fn host() -> String {
     let read = |path: &str| fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty());
-    // Without a machine identifier the address lasts as long as the host is up, which is better than one that two hosts share.
+    // Without a machine identifier the address lasts as long as the host is up, which is better
+    // than one that two hosts share.
     let host = read("/etc/machine-id").or_else(|| read("/proc/sys/kernel/random/boot_id")).unwrap_or_default();
     let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |file| file.st_ino());
     format!("{} {namespace}", host.trim())

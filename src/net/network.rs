@@ -39,7 +39,8 @@ struct AfterMove {
 }
 
 impl Network {
-    /// Opens the taps of all cards. `machine` is the machine's name, or empty; it is a part of addresses that were not given.
+    /// Opens the taps of all cards. `machine` is the machine's name, or empty; it is a part of
+    /// addresses that were not given.
     pub fn open(cards: &[NetConfig], machine: &str) -> Result<(Self, Vec<Tap>), NetworkError> {
         let mut network = Self::default();
         let mut taps = Vec::with_capacity(cards.len());

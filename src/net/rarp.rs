@@ -13,8 +13,9 @@ const PROTOCOL_IPV4: u16 = 0x0800;
 const IPV4_LEN: usize = 4;
 const REQUEST_REVERSE: u16 = 3;
 
-/// A broadcast from `mac`. As RARP it asks for the address of `mac` itself, which nobody answers; every switch on its
-/// way notes at which port `mac` now is, and nothing needs to be known of the guest's IP addresses.
+/// A broadcast from `mac`. As RARP it asks for the address of `mac` itself, which nobody answers;
+/// every switch on its way notes at which port `mac` now is, and nothing needs to be known of the
+/// guest's IP addresses.
 pub fn rarp_frame(mac: MacAddr) -> [u8; RARP_FRAME] {
     let mac = mac.bytes();
     let fields: [&[u8]; 11] = [

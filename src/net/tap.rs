@@ -1,7 +1,7 @@
 //! [`Tap`]: the host's end of a guest's network card.
 //!
-//! An interface that exists is used as it is: who made it has also joined it to a bridge and set it up. One that does
-//! not is created and set up, and goes away with the process.
+//! An interface that exists is used as it is: who made it has also joined it to a bridge and set it
+//! up. One that does not is created and set up, and goes away with the process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
@@ -18,7 +18,8 @@ use crate::kvm::{
 
 const TUN: &str = "/dev/net/tun";
 
-/// Bytes of the header before each frame, both ways: virtio's `virtio_net_hdr_v1`, with the count of buffers.
+/// Bytes of the header before each frame, both ways: virtio's `virtio_net_hdr_v1`, with the count
+/// of buffers.
 pub const HEADER: usize = 12;
 
 /// A tap that cannot be had.
@@ -144,7 +145,8 @@ impl Tap {
     }
 
     fn inherited(fd: RawFd) -> Result<Self, TapError> {
-        // A copy: whether the number was handed to us, or is by mistake that of a file of our own, cannot be known.
+        // A copy: whether the number was handed to us, or is by mistake that of a file of our own,
+        // cannot be known.
         let own = duplicate_fd(fd).map_err(|_| TapError::Closed(fd))?;
         let (name, mode) = identify_tap(own.as_fd()).map_err(|_| TapError::FdNotATap(fd))?;
         if (TapMode { queues: false, ..mode }) != TapMode::CARD {
@@ -178,7 +180,8 @@ impl Tap {
         (&self.file).read(frame)
     }
 
-    /// Sends one frame, its header in front, that may lie in pieces. `WouldBlock` if the host's queue is full.
+    /// Sends one frame, its header in front, that may lie in pieces. `WouldBlock` if the host's
+    /// queue is full.
     pub fn send(&self, pieces: &[IoSlice]) -> io::Result<usize> {
         (&self.file).write_vectored(pieces)
     }
@@ -189,7 +192,8 @@ impl Tap {
     }
 }
 
-/// A tap that was made with several queues can be attached only as such; one queue is what it is then used for.
+/// A tap that was made with several queues can be attached only as such; one queue is what it is
+/// then used for.
 fn attach(file: &File, name: &str, existed: bool) -> io::Result<()> {
     match attach_tap(file, name, TapMode::CARD) {
         Err(error) if existed && error.raw_os_error() == Some(libc::EINVAL) => {

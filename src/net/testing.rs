@@ -1,4 +1,5 @@
-//! A network for each test: a namespace of its own, in which nothing of the host's can be broken or is in the way.
+//! A network for each test: a namespace of its own, in which nothing of the host's can be broken or
+//! is in the way.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -12,7 +13,8 @@ use crate::skip;
 /// How long a frame may take to be there, in milliseconds.
 const LIMIT: u16 = 10_000;
 
-/// Moves the calling thread to an empty network; `false`, said aloud, where that or a tap is not to be had.
+/// Moves the calling thread to an empty network; `false`, said aloud, where that or a tap is not to
+/// be had.
 pub fn own_network() -> bool {
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
         skip::skip(&format!("a network namespace of its own is not to be had: {error}"));
@@ -48,7 +50,8 @@ impl Wire {
         assert_eq!(send(self.0.as_raw_fd(), frame, MsgFlags::empty()).unwrap(), frame.len());
     }
 
-    /// The next frame of that type, waiting for it. Others, such as those of the host's own IPv6, are passed over.
+    /// The next frame of that type, waiting for it. Others, such as those of the host's own IPv6,
+    /// are passed over.
     pub fn receive(&self, ethertype: u16) -> Vec<u8> {
         self.receive_any(&[ethertype])
     }

@@ -105,8 +105,8 @@ impl Calls {
     }
 }
 
-/// Calls that end the process in either mode, whoever makes them. There is no good reason for any of them in here, so there is no guest to be
-/// lost by mistake; what makes them is an attacker.
+/// Calls that end the process in either mode, whoever makes them. There is no good reason for any
+/// of them in here, so there is no guest to be lost by mistake; what makes them is an attacker.
 pub fn never() -> Calls {
     Calls::default().any(&[
         // Programs.
@@ -171,8 +171,9 @@ pub fn never() -> Calls {
 
 /// Calls that fail with `ENOSYS` in either mode: libraries try them and know what to do without.
 pub fn missing() -> Result<Calls, BackendError> {
-    // clone3 hides from a filter what it is to start; clone, which glibc tries next, does not. The resolver asks the routing socket
-    // which addresses the host has, and tries both kinds where it is not told.
+    // clone3 hides from a filter what it is to start; clone, which glibc tries next, does not. The
+    // resolver asks the routing socket which addresses the host has, and tries both kinds where it
+    // is not told.
     Calls::default().any(&[libc::SYS_clone3]).one_of(libc::SYS_socket, 0, &[libc::AF_NETLINK as u64])
 }
 
@@ -244,7 +245,8 @@ fn common() -> Result<Calls, BackendError> {
         .without(libc::SYS_mprotect, 2, libc::PROT_EXEC as u64)?
         // Kicks a vCPU; aborts.
         .one_of(libc::SYS_tgkill, 0, &[own_process])?
-        // The signal handler, which may run in any thread, writes to its socket so: without an address.
+        // The signal handler, which may run in any thread, writes to its socket so: without an
+        // address.
         .when_null(libc::SYS_sendto, 4)?
         .fcntl(&[libc::F_GETFD, libc::F_GETFL, libc::F_SETFL, libc::F_DUPFD_CLOEXEC])
 }
@@ -261,7 +263,8 @@ fn awaits_queues() -> Calls {
     Calls::default().any(&[libc::SYS_epoll_wait, libc::SYS_epoll_pwait, libc::SYS_epoll_ctl])
 }
 
-/// A guest's accesses reach the devices' registers, and with them the tap and its timer, on the vCPU's thread.
+/// A guest's accesses reach the devices' registers, and with them the tap and its timer, on the
+/// vCPU's thread.
 fn runs_a_vcpu() -> Result<Calls, BackendError> {
     Calls::default()
         .any(&[libc::SYS_epoll_ctl])

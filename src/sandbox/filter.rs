@@ -1,4 +1,5 @@
-//! The lists as programs for the kernel, compiled once: some threads begin while a guest stands still.
+//! The lists as programs for the kernel, compiled once: some threads begin while a guest stands
+//! still.
 
 use std::io;
 
@@ -9,7 +10,8 @@ use super::{Mode, Thread, raw};
 
 /// All programs of a process.
 pub struct Filters {
-    /// In the order in which they are installed: the kernel takes the gravest answer of all that are.
+    /// In the order in which they are installed: the kernel takes the gravest answer of all that
+    /// are.
     for_all: [BpfProgram; 2],
     /// In the order of [`Thread::ALL`].
     kinds: Vec<BpfProgram>,

@@ -1,11 +1,14 @@
-//! The sandbox: what is left to whoever takes over a thread of `whimbrel run`. [`SECURITY.md`](../../docs/SECURITY.md) has the threats.
+//! The sandbox: what is left to whoever takes over a thread of `whimbrel run`.
+//! [`SECURITY.md`](../../docs/SECURITY.md) has the threats.
 //!
-//! Each thread, as it begins, gives up the privileges and the system calls that its kind does not need ([`enter`]). The vCPUs' and the
-//! devices' threads, which serve a guest that may be hostile, open no file and no socket, start no thread and run no program; the same
-//! holds for those that take pages from a peer.
+//! Each thread, as it begins, gives up the privileges and the system calls that its kind does not
+//! need ([`enter`]). The vCPUs' and the devices' threads, which serve a guest that may be hostile,
+//! open no file and no socket, start no thread and run no program; the same holds for those that
+//! take pages from a peer.
 //!
-//! A filter is inherited by what a thread starts, and a further one only narrows: so each kind has at least the calls of the kinds that it
-//! starts (a test holds that). The main thread comes last, after the machine was built.
+//! A filter is inherited by what a thread starts, and a further one only narrows: so each kind has
+//! at least the calls of the kinds that it starts (a test holds that). The main thread comes last,
+//! after the machine was built.
 //!
 //! ```text
 //!   main ─┬─ vcpuN, throttle, control, one for each device, one for each character device      started before main narrows itself
@@ -65,14 +68,16 @@ pub enum SandboxError {
     Thread,
 }
 
-/// What becomes of a system call that is on no list. Some end the process in either mode: those that run programs, look into other
-/// processes or change the host (`calls::never`).
+/// What becomes of a system call that is on no list. Some end the process in either mode: those
+/// that run programs, look into other processes or change the host (`calls::never`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// It fails with `EPERM`, and the kernel's log says which thread made it: a list that forgot something must not cost a guest.
+    /// It fails with `EPERM`, and the kernel's log says which thread made it: a list that forgot
+    /// something must not cost a guest.
     ///
-    /// The log is the kernel's because only that is safe. A handler of our own (`SECCOMP_RET_TRAP`) would have to run while the C library
-    /// blocks all signals, as it does around the start and the end of a thread: then the kernel kills the process instead.
+    /// The log is the kernel's because only that is safe. A handler of our own (`SECCOMP_RET_TRAP`)
+    /// would have to run while the C library blocks all signals, as it does around the start and
+    /// the end of a thread: then the kernel kills the process instead.
     Refuse,
     /// It ends the process: so that a test sees what a list forgot.
     Kill,
@@ -167,8 +172,8 @@ struct Sandbox {
 
 static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
 
-/// For the process that is to run a machine, while it has but one thread: from here on no thread of it can run a program or gain a privilege, and
-/// those that call [`enter`] are locked in.
+/// For the process that is to run a machine, while it has but one thread: from here on no thread of
+/// it can run a program or gain a privilege, and those that call [`enter`] are locked in.
 pub fn begin(mode: Mode) -> Result<(), SandboxError> {
     rustix::thread::set_no_new_privs(true).map_err(|error| SandboxError::Privileges(error.into()))?;
     privileges::empty_bounding_set().map_err(SandboxError::Privileges)?;
@@ -178,14 +183,16 @@ pub fn begin(mode: Mode) -> Result<(), SandboxError> {
             "--no-seccomp: nothing keeps a hostile guest or peer that takes this process over from any system call"
         );
     } else {
-        // What is in memory, the guest's above all, is nobody's to read but root's: neither in a core file nor by ptrace.
+        // What is in memory, the guest's above all, is nobody's to read but root's: neither in a
+        // core file nor by ptrace.
         privileges::hide_memory().map_err(SandboxError::Privileges)?;
     }
     let Some(filters) = filters else { return Ok(()) };
     filters.install_for_all().map_err(SandboxError::Install)
 }
 
-/// Makes what [`enter`] needs. Threads that do not call that are as free as before. The first call counts.
+/// Makes what [`enter`] needs. Threads that do not call that are as free as before. The first call
+/// counts.
 fn prepare(mode: Mode) -> Result<Option<&'static Filters>, SandboxError> {
     if mode != Mode::Off {
         look_up_beforehand();
@@ -198,17 +205,19 @@ fn prepare(mode: Mode) -> Result<Option<&'static Filters>, SandboxError> {
     Ok(sandbox.filters.as_ref())
 }
 
-/// Libraries look some things up at the first need, which may be in a thread that cannot open files: let them do that now.
+/// Libraries look some things up at the first need, which may be in a thread that cannot open
+/// files: let them do that now.
 fn look_up_beforehand() {
-    // The C library's allocator: how many processors there are, and whether memory may be given back, which it asks itself when a thread
-    // other than the first has much to free.
+    // The C library's allocator: how many processors there are, and whether memory may be given
+    // back, which it asks itself when a thread other than the first has much to free.
     raw::fix_number_of_arenas();
     let frees_much = || drop(std::hint::black_box((0..64).map(|_| vec![1u8; 32 << 10]).collect::<Vec<_>>()));
     if let Ok(thread) = std::thread::Builder::new().spawn(frees_much) {
         let _ = thread.join();
     }
-    // Where functions are, for the backtrace of a panic, if there is to be one. That takes much memory, and the standard library waits for
-    // itself for ever where there is none: not with a limit.
+    // Where functions are, for the backtrace of a panic, if there is to be one. That takes much
+    // memory, and the standard library waits for itself for ever where there is none: not with a
+    // limit.
     if rustix::process::getrlimit(rustix::process::Resource::As).current.is_some() {
         return;
     }
@@ -218,7 +227,8 @@ fn look_up_beforehand() {
     }
 }
 
-/// Locks the calling thread in as one of this kind, for good. Does nothing in a process that did not [`begin`].
+/// Locks the calling thread in as one of this kind, for good. Does nothing in a process that did
+/// not [`begin`].
 pub fn enter(kind: Thread) {
     let Some(sandbox) = SANDBOX.get() else { return };
     if let Err(error) = lock_in(sandbox, kind) {
@@ -227,7 +237,8 @@ pub fn enter(kind: Thread) {
     }
 }
 
-/// [`enter`] for the main thread, once the machine is built: an error if any thread before it could not be locked in.
+/// [`enter`] for the main thread, once the machine is built: an error if any thread before it could
+/// not be locked in.
 pub fn enter_main() -> Result<(), SandboxError> {
     let Some(sandbox) = SANDBOX.get() else { return Ok(()) };
     lock_in(sandbox, Thread::Main)?;
@@ -242,7 +253,8 @@ fn lock_in(sandbox: &Sandbox, kind: Thread) -> Result<(), SandboxError> {
     }
 }
 
-/// For unit tests whose threads are to be held to the lists: a call that is forgotten there ends the test program.
+/// For unit tests whose threads are to be held to the lists: a call that is forgotten there ends
+/// the test program.
 #[cfg(test)]
 pub fn begin_for_tests() {
     // Of this thread and those that it starts: without it a filter is a privilege.

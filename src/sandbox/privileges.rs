@@ -1,4 +1,5 @@
-//! Capabilities and core dumps. Only a machine that is run as root, or with capabilities, has something to give up.
+//! Capabilities and core dumps. Only a machine that is run as root, or with capabilities, has
+//! something to give up.
 
 use std::io;
 use std::path::Path;
@@ -17,10 +18,11 @@ const USERFAULTFD: &str = "/dev/userfaultfd";
 fn kept(kind: Thread, needs_ptrace: bool) -> CapabilitySet {
     // To go before the vCPUs, on a host with fewer processors than threads that want one.
     let demand = CapabilitySet::SYS_NICE;
-    // Disks are opened when a guest arrives or comes back, a kernel at a reset: they may be another user's.
+    // Disks are opened when a guest arrives or comes back, a kernel at a reset: they may be another
+    // user's.
     let files = CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
-    // A unix socket's buffer may be larger than the host's limit (SO_SNDBUFFORCE). With these filters little more comes of it: there is no
-    // routing socket, and no request to an interface.
+    // A unix socket's buffer may be larger than the host's limit (SO_SNDBUFFORCE). With these
+    // filters little more comes of it: there is no routing socket, and no request to an interface.
     let channels = CapabilitySet::NET_ADMIN;
     // 'migrate_incoming' at a low port.
     let ports = CapabilitySet::NET_BIND_SERVICE;
@@ -56,16 +58,19 @@ pub fn keep_only(kind: Thread) -> io::Result<()> {
     if before.permitted.is_empty() && before.inheritable.is_empty() {
         return Ok(());
     }
-    // Only the main thread may still look into the file system here; what it hands on has been decided then.
+    // Only the main thread may still look into the file system here; what it hands on has been
+    // decided then.
     let needs_ptrace = kind != Thread::Main || needs_ptrace();
     let kept = before.permitted & kept(kind, needs_ptrace);
     let none = CapabilitySet::empty();
-    // What a program that this thread ran would have: there will be none, but nothing is left for it either. The ambient set goes along.
+    // What a program that this thread ran would have: there will be none, but nothing is left for
+    // it either. The ambient set goes along.
     set_capabilities(None, CapabilitySets { effective: kept & before.effective, permitted: kept, inheritable: none })?;
     Ok(())
 }
 
-/// No program that a thread of this process ran could get a capability; of the calling thread and those that it will start.
+/// No program that a thread of this process ran could get a capability; of the calling thread and
+/// those that it will start.
 pub fn empty_bounding_set() -> io::Result<()> {
     if !capabilities(None)?.effective.contains(CapabilitySet::SETPCAP) {
         return Ok(());

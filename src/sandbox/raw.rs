@@ -4,13 +4,15 @@ use std::io;
 
 use seccompiler::BpfProgram;
 
-/// Puts `program` before every system call of the calling thread, and of what it will start. Refusals are told in the kernel's log.
+/// Puts `program` before every system call of the calling thread, and of what it will start.
+/// Refusals are told in the kernel's log.
 ///
 /// Not by `seccompiler::apply_filter`, which cannot have them told.
 pub fn install(program: &BpfProgram) -> io::Result<()> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut().cast() };
-    // SAFETY: `program` and the instructions that it points to live until the call returns; the kernel copies and checks them. Its
-    // `sock_filter` is the one of linux/filter.h, in both crates.
+    // SAFETY: `program` and the instructions that it points to live until the call returns; the
+    // kernel copies and checks them. Its `sock_filter` is the one of linux/filter.h, in both
+    // crates.
     let result = unsafe {
         libc::syscall(
             libc::SYS_seccomp,
@@ -24,19 +26,22 @@ pub fn install(program: &BpfProgram) -> io::Result<()> {
 
 const _: () = assert!(size_of::<seccompiler::sock_filter>() == size_of::<libc::sock_filter>());
 
-/// Has glibc's allocator have as many arenas as it would have anyway, without asking the host for its processors later.
+/// Has glibc's allocator have as many arenas as it would have anyway, without asking the host for
+/// its processors later.
 pub fn fix_number_of_arenas() {
     #[cfg(target_env = "gnu")]
     {
         /// Arenas for each processor, as glibc has it.
         const EACH: usize = 8;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // SAFETY: the call takes two numbers and changes a limit of the allocator, from any thread at any time.
+        // SAFETY: the call takes two numbers and changes a limit of the allocator, from any thread
+        // at any time.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, (EACH * processors).min(1 << 16) as i32) };
     }
 }
 
-/// Any system call with up to three arguments, which must be such that it can do no harm if it is let through.
+/// Any system call with up to three arguments, which must be such that it can do no harm if it is
+/// let through.
 #[cfg(test)]
 pub fn attempt(call: libc::c_long, arguments: [usize; 3]) -> io::Result<()> {
     // SAFETY: the tests pass numbers and null pointers only, or what lives until the call returns.

@@ -1,4 +1,5 @@
-//! Numbers of `ioctl` requests, as linux/kvm.h, linux/userfaultfd.h, linux/if_tun.h, linux/fs.h and asm-generic/ioctls.h have them.
+//! Numbers of `ioctl` requests, as linux/kvm.h, linux/userfaultfd.h, linux/if_tun.h, linux/fs.h and
+//! asm-generic/ioctls.h have them.
 
 use kvm_bindings::{
     KVMIO, kvm_clear_dirty_log, kvm_clock_data, kvm_cpuid2, kvm_debugregs, kvm_device_attr, kvm_dirty_log,
@@ -33,8 +34,8 @@ pub const KVM_GET_MP_STATE: u64 = kvm::<kvm_mp_state>(READ, 0x98);
 pub const KVM_GET_DEBUGREGS: u64 = kvm::<kvm_debugregs>(READ, 0xa1);
 pub const KVM_GET_XCRS: u64 = kvm::<kvm_xcrs>(READ, 0xa6);
 
-/// What a machine that is built already still asks of KVM: running, state, the dirty log. Nothing that makes a VM, a vCPU or a device, or ties an
-/// event to one.
+/// What a machine that is built already still asks of KVM: running, state, the dirty log. Nothing
+/// that makes a VM, a vCPU or a device, or ties an event to one.
 pub const KVM: [u64; 36] = [
     KVM_RUN,
     KVM_IRQ_LINE,
@@ -104,7 +105,8 @@ pub const TUNSETOFFLOAD: u64 = number(WRITE, b'T' as u64, 208, 4);
 /// Sizes of a block device.
 pub const BLOCK: [u64; 2] = [number(READ, 0x12, 114, 8), libc::BLKSSZGET];
 
-/// A terminal's settings, in both forms that C libraries use. Not among them: TIOCSTI, which types into it.
+/// A terminal's settings, in both forms that C libraries use. Not among them: TIOCSTI, which types
+/// into it.
 pub const TERMINAL: [u64; 8] = [
     0x5401,      // TCGETS
     0x5402,      // TCSETS

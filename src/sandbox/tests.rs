@@ -1,5 +1,6 @@
-//! Whether the lists bite. A thread that is locked in cannot be let out again, and a forbidden call may end the process: so each attempt is made in a
-//! process of its own, which is this test program again, told by its environment to run [`attempts`].
+//! Whether the lists bite. A thread that is locked in cannot be let out again, and a forbidden call
+//! may end the process: so each attempt is made in a process of its own, which is this test program
+//! again, told by its environment to run [`attempts`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -37,7 +38,8 @@ fn socket(family: i32, kind: i32) -> io::Result<()> {
     call(libc::SYS_socket, [family as usize, kind as usize, 0])
 }
 
-/// What an intruder would try. Each works, or fails with something else than EPERM, in a thread that is not locked in (as root).
+/// What an intruder would try. Each works, or fails with something else than EPERM, in a thread
+/// that is not locked in (as root).
 fn attempt(name: &str) -> io::Result<()> {
     match name {
         "run a program" => Err(Command::new("/bin/true").exec()),
@@ -77,7 +79,8 @@ fn attempt(name: &str) -> io::Result<()> {
         }
         "resolve" => {
             let found = ("localhost", 1).to_socket_addrs()?.next();
-            // Of a name that does not exist (RFC 6761), and with no name server at hand either, only the refusals matter.
+            // Of a name that does not exist (RFC 6761), and with no name server at hand either,
+            // only the refusals matter.
             let _ = ("nobody.invalid", 1).to_socket_addrs();
             found.map(drop).ok_or(io::ErrorKind::NotFound.into())
         }

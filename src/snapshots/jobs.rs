@@ -83,7 +83,8 @@ pub struct JobInfo {
 }
 
 impl JobInfo {
-    /// Whether nobody gave it a name: it is for people, who are told of it at once, and nobody else's business.
+    /// Whether nobody gave it a name: it is for people, who are told of it at once, and nobody
+    /// else's business.
     pub fn is_internal(&self) -> bool {
         self.id.starts_with(INTERNAL)
     }

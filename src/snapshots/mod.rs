@@ -1,4 +1,5 @@
-//! Snapshots: the guest as it was, in files of one directory, one a snapshot, and the jobs that save, load and delete them.
+//! Snapshots: the guest as it was, in files of one directory, one a snapshot, and the jobs that
+//! save, load and delete them.
 //!
 //! | file | what is in it |
 //! |---|---|

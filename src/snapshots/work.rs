@@ -1,4 +1,5 @@
-//! The jobs' work. Each is done on a thread of its own, for it waits: for the disk, and for the guest.
+//! The jobs' work. Each is done on a thread of its own, for it waits: for the disk, and for the
+//! guest.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

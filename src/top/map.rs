@@ -1,4 +1,5 @@
-//! [`PageShares`]: how much of each part of guest RAM has arrived, for as many cells as a screen has.
+//! [`PageShares`]: how much of each part of guest RAM has arrived, for as many cells as a screen
+//! has.
 
 /// Parts asked for where no screen says how many.
 pub const ONCE: u32 = 1024;

@@ -18,7 +18,8 @@ fn framed(title: &'static str, area: Rect, buffer: &mut Buffer) -> Rect {
     inside
 }
 
-/// Two curves: what moves, and what it is up against: the guest's writes, or in a postcopy its touches.
+/// Two curves: what moves, and what it is up against: the guest's writes, or in a postcopy its
+/// touches.
 pub fn rates(model: &Model, area: Rect, buffer: &mut Buffer) {
     let inside = framed(" rates ", area, buffer);
     let [moved_text, moved, other_text, other] =
@@ -63,7 +64,8 @@ pub fn latency(model: &Model, area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).render(inside, buffer);
 }
 
-/// At most `rows` lines of at most `width` columns; what is quickest is put together where there are more.
+/// At most `rows` lines of at most `width` columns; what is quickest is put together where there
+/// are more.
 fn histogram(distribution: &[u64], rows: usize, width: usize) -> Vec<Line<'static>> {
     let first = distribution.iter().position(|count| *count > 0).unwrap_or(0);
     let from = first.max(distribution.len().saturating_sub(rows));

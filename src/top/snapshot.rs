@@ -27,7 +27,8 @@ pub struct Latency {
 }
 
 impl Snapshot {
-    /// Asks, for a map of the pages in so many parts. A monitor that has no such map is none the worse.
+    /// Asks, for a map of the pages in so many parts. A monitor that has no such map is none the
+    /// worse.
     pub fn take(vm: &mut Connection, buckets: u32) -> Result<Self, QmpError> {
         let mut ask = |command: &str, arguments: Value| match arguments {
             Value::Object(arguments) => vm.execute(command, arguments),

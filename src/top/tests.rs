@@ -63,7 +63,8 @@ fn the_whole_of_a_postcopy_on_one_screen() {
 #[test]
 fn latencies_stand_in_rows_by_powers_of_two() {
     let screen = shown(&model(), 110, 24);
-    // Eight rows are inside the frame, the first of them for the figures: the quickest are put together.
+    // Eight rows are inside the frame, the first of them for the figures: the quickest are put
+    // together.
     let rows: Vec<&str> = screen.lines().filter(|line| line.contains("< ")).collect();
     assert_eq!(rows.len(), 7, "{screen}");
     assert!(rows[0].contains("<  32 us       10"), "{screen}");

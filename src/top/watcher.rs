@@ -59,7 +59,8 @@ impl Thread {
             let news = match self.look(&mut vm) {
                 Ok(snapshot) => News::Seen(Box::new(snapshot)),
                 Err(error) => {
-                    // After an answer that did not come in time the next one would be to another question.
+                    // After an answer that did not come in time the next one would be to another
+                    // question.
                     vm = None;
                     News::Lost(sentence(&error))
                 }
@@ -90,7 +91,8 @@ mod tests {
 
     use super::*;
 
-    /// Greets, negotiates, and answers so many questions more, each with the next of the numbers as the machine's name.
+    /// Greets, negotiates, and answers so many questions more, each with the next of the numbers as
+    /// the machine's name.
     fn serve(stream: UnixStream, names: impl Iterator<Item = u32>) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
         let say = |value: Value| writeln!(&stream, "{value}").unwrap();

@@ -5,8 +5,8 @@ use kvm_bindings::{kvm_dtable, kvm_segment};
 use super::msrs::entry;
 use crate::kvm::{KvmError, VcpuHandle};
 
-/// Control registers and EFER (Intel SDM volume 3A, 2.5 and 4.1): protection, the bit that is always one, paging; physical
-/// address extension; long mode enabled and active.
+/// Control registers and EFER (Intel SDM volume 3A, 2.5 and 4.1): protection, the bit that is
+/// always one, paging; physical address extension; long mode enabled and active.
 const CR0_PROTECTION: u64 = 1 | 1 << 4;
 const CR0_PAGING: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
@@ -14,7 +14,8 @@ const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 /// Of the flags only the bit that is always one: interrupts are off.
 const RFLAGS: u64 = 2;
 
-/// Segment types: code and data, readable, writable and accessed already; a task state segment in use.
+/// Segment types: code and data, readable, writable and accessed already; a task state segment in
+/// use.
 const CODE: u8 = 0xb;
 const DATA: u8 = 0x3;
 const TASK: kvm_segment = kvm_segment {
@@ -33,8 +34,9 @@ const TASK: kvm_segment = kvm_segment {
     padding: 0,
 };
 
-/// Puts a freshly reset vCPU at `entry` as the PVH ABI says (Xen's docs/misc/pvh.pandoc, "x86/HVM direct
-/// boot ABI"): 32-bit protected mode, flat segments, paging off, EBX leading to the start info.
+/// Puts a freshly reset vCPU at `entry` as the PVH ABI says (Xen's docs/misc/pvh.pandoc, "x86/HVM
+/// direct boot ABI"): 32-bit protected mode, flat segments, paging off, EBX leading to the start
+/// info.
 pub fn enter_pvh(vcpu: &VcpuHandle, entry: u64, start_info: u64) -> Result<(), KvmError> {
     let mut sregs = vcpu.sregs()?;
     let data = flat(0x10, DATA);
@@ -62,8 +64,9 @@ pub struct LongMode {
     pub gdt_limit: u16,
 }
 
-/// Puts a freshly reset vCPU at `entry` as Linux's 64-bit boot protocol says (Documentation/arch/x86/boot.rst): long mode,
-/// flat segments `__BOOT_CS` and `__BOOT_DS`, interrupts off, RSI leading to the boot parameters.
+/// Puts a freshly reset vCPU at `entry` as Linux's 64-bit boot protocol says
+/// (Documentation/arch/x86/boot.rst): long mode, flat segments `__BOOT_CS` and `__BOOT_DS`,
+/// interrupts off, RSI leading to the boot parameters.
 pub fn enter_linux64(vcpu: &VcpuHandle, entry: u64, zero_page: u64, tables: LongMode) -> Result<(), KvmError> {
     const BOOT_CS: u16 = 0x10;
     const BOOT_DS: u16 = 0x18;
@@ -91,10 +94,11 @@ fn flat(selector: u16, type_: u8) -> kvm_segment {
     kvm_segment { base: 0, limit: 0xffff_ffff, selector, type_, present: 1, db: 1, s: 1, g: 1, ..Default::default() }
 }
 
-/// Does to a new vCPU what firmware would have done: legacy interrupts and NMI come through the LAPIC, memory
-/// is cacheable, string instructions are fast.
+/// Does to a new vCPU what firmware would have done: legacy interrupts and NMI come through the
+/// LAPIC, memory is cacheable, string instructions are fast.
 pub fn prepare(vcpu: &VcpuHandle) -> Result<(), KvmError> {
-    /// Local vector table entries LINT0 and LINT1 and their delivery modes (Intel SDM volume 3A, 11.5.1).
+    /// Local vector table entries LINT0 and LINT1 and their delivery modes (Intel SDM volume 3A,
+    /// 11.5.1).
     const LINT0: usize = 0x350;
     const LINT1: usize = 0x360;
     const EXTERNAL: u32 = 7 << 8;

@@ -61,7 +61,8 @@ fn adapt(leaf: &mut kvm_cpuid_entry2, index: u8, count: u8, tsc_deadline: bool) 
     }
 }
 
-/// A cache leaf's EAX with the number of vCPUs that share the cache: the third level by all, others by none.
+/// A cache leaf's EAX with the number of vCPUs that share the cache: the third level by all, others
+/// by none.
 fn sharing(eax: u32, others: u32) -> u32 {
     let level = eax >> 5 & 7;
     let sharers = if level >= 3 { others } else { 0 };

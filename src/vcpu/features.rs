@@ -1,7 +1,7 @@
 //! CPUID features by name, sets of them, and which of them a host lacks.
 //!
-//! A guest goes on using what it was shown when it booted, so a destination must have every feature bit
-//! that the source's guest was shown; it may have more.
+//! A guest goes on using what it was shown when it booted, so a destination must have every feature
+//! bit that the source's guest was shown; it may have more.
 
 use kvm_bindings::kvm_cpuid_entry2;
 
@@ -24,8 +24,8 @@ pub struct Feature {
 }
 
 impl Feature {
-    /// The feature of that name. Case does not matter, nor how the parts of a name are joined: `sse4_1`, `sse4.1`, `sse4-1` and
-    /// `SSE41` are one.
+    /// The feature of that name. Case does not matter, nor how the parts of a name are joined:
+    /// `sse4_1`, `sse4.1`, `sse4-1` and `SSE41` are one.
     pub fn named(name: &str) -> Option<Self> {
         let plain = plain(name);
         let alias = ALIASES.iter().find(|(alias, _)| self::plain(alias) == plain);
@@ -154,8 +154,9 @@ impl FeatureSet {
         self.iter().map(Feature::name).collect()
     }
 
-    /// Has the leaves show these features and no others. A word whose leaf is missing stays so; those of XSAVE's components are not
-    /// touched, because more than bits depends on them (`model/xsave.rs`).
+    /// Has the leaves show these features and no others. A word whose leaf is missing stays so;
+    /// those of XSAVE's components are not touched, because more than bits depends on them
+    /// (`model/xsave.rs`).
     pub fn show_in(&self, cpuid: &mut [kvm_cpuid_entry2]) {
         for (word, bits) in WORDS.iter().zip(self.0).filter(|(word, _)| word.named_by_user) {
             let leaf = cpuid.iter_mut().find(|leaf| leaf.function == word.function && leaf.index == word.index);
@@ -185,8 +186,8 @@ pub fn feature_words(cpuid: &[kvm_cpuid_entry2]) -> Vec<FeatureWord> {
     words.map(|(word, bits)| FeatureWord { key: word.key, bits }).collect()
 }
 
-/// The names of the bits in `wanted` that word `key` does not have in `here`; bits without a name are
-/// named by their place.
+/// The names of the bits in `wanted` that word `key` does not have in `here`; bits without a name
+/// are named by their place.
 pub fn missing_features(key: &str, wanted: u32, here: &[FeatureWord]) -> Vec<String> {
     let have = here.iter().find(|word| word.key == key).map_or(0, |word| word.bits);
     let missing = wanted & !have;

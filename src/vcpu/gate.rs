@@ -4,12 +4,13 @@
 //!            open              closed              shut
 //!   thread:  in the guest  ->  parks (counted)  -> ends
 //! ```
-//! Closing interrupts all vCPUs at once and then waits for them together, so the guest stops within one
-//! wake-up whatever its number of vCPUs. A vCPU that dies or resets the machine closes the gate itself
-//! and leaves a request; it never waits for its own stop.
+//! Closing interrupts all vCPUs at once and then waits for them together, so the guest stops within
+//! one wake-up whatever its number of vCPUs. A vCPU that dies or resets the machine closes the gate
+//! itself and leaves a request; it never waits for its own stop.
 //!
-//! A guest that is throttled goes through an open gate in rounds: all vCPUs run, are taken out, and rest for a while, as close to the gate as
-//! parked ones. The rest is a wait for the gate's next change, so whoever closes it ends the rest, too.
+//! A guest that is throttled goes through an open gate in rounds: all vCPUs run, are taken out, and
+//! rest for a while, as close to the gate as parked ones. The rest is a wait for the gate's next
+//! change, so whoever closes it ends the rest, too.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,8 @@ use whimbrel_postcopy::throttle::Throttle;
 use super::Vcpu;
 use crate::kvm::Kick;
 
-/// What a guest, or the monitor for it, asked for, or what became of it. The vCPUs are stopping when it is told.
+/// What a guest, or the monitor for it, asked for, or what became of it. The vCPUs are stopping
+/// when it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestRequest {
     /// A reset.
@@ -58,8 +60,8 @@ struct State {
 /// Where in its round a throttled guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Round {
-    /// The vCPUs run since then. They do from when the first of them is back: on a busy host a thread that wakes waits for a processor, and
-    /// that is no part of its time in the guest.
+    /// The vCPUs run since then. They do from when the first of them is back: on a busy host a
+    /// thread that wakes waits for a processor, and that is no part of its time in the guest.
     RunningSince(Instant),
     /// None goes back into the guest before then.
     RestingUntil(Instant),
@@ -130,7 +132,8 @@ impl Gate {
             state.position = Position::Closed;
         }
         self.end_rest(&mut state);
-        // Under the lock: a thread clears its flag under it too, so neither undoes the other's later word.
+        // Under the lock: a thread clears its flag under it too, so neither undoes the other's
+        // later word.
         vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
     }
 
@@ -143,9 +146,9 @@ impl Gate {
         self.throttled.notify_all();
     }
 
-    /// Waits until every vCPU thread is out of the guest (or has ended). `false` if for `limit` none came: it may
-    /// hang in a page fault that nobody answers. On a busy host many vCPUs come one after the other, and each that
-    /// does shows that the rest may.
+    /// Waits until every vCPU thread is out of the guest (or has ended). `false` if for `limit`
+    /// none came: it may hang in a page fault that nobody answers. On a busy host many vCPUs come
+    /// one after the other, and each that does shows that the rest may.
     pub fn await_parked(&self, limit: Duration) -> bool {
         let mut deadline = Instant::now() + limit;
         let mut state = self.lock();
@@ -164,7 +167,8 @@ impl Gate {
         true
     }
 
-    /// A vCPU thread's side: waits outside until the gate opens. `false` once it is shut, then the thread ends.
+    /// A vCPU thread's side: waits outside until the gate opens. `false` once it is shut, then the
+    /// thread ends.
     pub(super) fn park(&self, kick: &Kick) -> bool {
         let mut state = self.lock();
         state.parked += 1;
@@ -180,8 +184,9 @@ impl Gate {
         true
     }
 
-    /// A vCPU thread's side, after an interruption: whether it goes straight back into the guest, because the
-    /// signal was another's, the gate has opened again meanwhile, or it was to rest and has.
+    /// A vCPU thread's side, after an interruption: whether it goes straight back into the guest,
+    /// because the signal was another's, the gate has opened again meanwhile, or it was to rest and
+    /// has.
     pub(super) fn reenter(&self, kick: &Kick) -> bool {
         let mut state = self.lock();
         while state.position == Position::Open {
@@ -216,7 +221,8 @@ impl Gate {
         }
     }
 
-    /// The work of a thread of its own: has the vCPUs rest, round after round, while they are to. Returns once the gate is shut.
+    /// The work of a thread of its own: has the vCPUs rest, round after round, while they are to.
+    /// Returns once the gate is shut.
     pub(super) fn keep_throttled(&self, vcpus: &[Arc<Vcpu>]) {
         let mut state = self.lock();
         while state.position != Position::Shut {
@@ -234,15 +240,16 @@ impl Gate {
                 state = self.throttled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
-            // By how long they ran, not by how long they should have: on a busy host this thread comes late.
+            // By how long they ran, not by how long they should have: on a busy host this thread
+            // comes late.
             let rest = state.throttle.rest(now - since).min(LONGEST_REST);
             state.round = Round::RestingUntil(now + rest);
             vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
         }
     }
 
-    /// Closes the gate and leaves word why, from a vCPU's thread or another. The first request wins, except that a
-    /// guest that died needs no reset.
+    /// Closes the gate and leaves word why, from a vCPU's thread or another. The first request
+    /// wins, except that a guest that died needs no reset.
     pub fn request(&self, vcpus: &[Arc<Vcpu>], request: GuestRequest) {
         let mut state = self.lock();
         if state.position == Position::Open {

@@ -1,7 +1,8 @@
 //! Which model-specific registers this host can save and load.
 //!
-//! KVM lists the MSRs that make up a vCPU's state, but some of them cannot be read, and a host may refuse
-//! to be given back a value that it let us read. Both are found out once, on a vCPU that never ran.
+//! KVM lists the MSRs that make up a vCPU's state, but some of them cannot be read, and a host may
+//! refuse to be given back a value that it let us read. Both are found out once, on a vCPU that
+//! never ran.
 
 use std::ops::RangeInclusive;
 
@@ -15,8 +16,9 @@ pub(super) const TSC: u32 = 0x10;
 /// IA32_TSC_DEADLINE: compared with the TSC, so it is written after it.
 const TSC_DEADLINE: u32 = 0x6e0;
 
-/// MSRs that exist for a guest only if it is shown one of these features. KVM lists and reads them whatever the guest is shown, and some
-/// hold what the host's processor is; a guest that does not see them must not be kept from a host that has others.
+/// MSRs that exist for a guest only if it is shown one of these features. KVM lists and reads them
+/// whatever the guest is shown, and some hold what the host's processor is; a guest that does not
+/// see them must not be kept from a host that has others.
 const OF_FEATURES: &[(RangeInclusive<u32>, &[&str])] = &[
     // IA32_SPEC_CTRL.
     (0x48..=0x48, &["spec_ctrl", "stibp", "ssbd", "ibrs", "amd_stibp", "amd_ssbd", "amd_psfd"]),
@@ -44,8 +46,9 @@ const OF_FEATURES: &[(RangeInclusive<u32>, &[&str])] = &[
     (0xc000_0103..=0xc000_0103, &["rdtscp", "rdpid"]),
 ];
 
-/// MSRs that say what the processor is, as CPUID does, and like CPUID do not change once a vCPU ran: the microcode's revision,
-/// IA32_ARCH_CAPABILITIES, IA32_PERF_CAPABILITIES, the nested VMX capabilities, AMD's DE_CFG.
+/// MSRs that say what the processor is, as CPUID does, and like CPUID do not change once a vCPU
+/// ran: the microcode's revision, IA32_ARCH_CAPABILITIES, IA32_PERF_CAPABILITIES, the nested VMX
+/// capabilities, AMD's DE_CFG.
 const OF_THE_PROCESSOR: &[RangeInclusive<u32>] =
     &[0x8b..=0x8b, 0x10a..=0x10a, 0x345..=0x345, 0x480..=0x492, 0xc001_1029..=0xc001_1029];
 
@@ -76,8 +79,9 @@ pub enum MsrError {
     Kvm(#[from] KvmError),
 }
 
-/// KVM's MSRs that hold the address of a page that KVM itself reads or writes whenever the vCPU runs, and the bits that are no address: its clock,
-/// asynchronous page faults, steal time, end of interrupt.
+/// KVM's MSRs that hold the address of a page that KVM itself reads or writes whenever the vCPU
+/// runs, and the bits that are no address: its clock, asynchronous page faults, steal time, end of
+/// interrupt.
 const PARAVIRTUAL: [(u32, u64); 4] = [(0x4b56_4d01, 1), (0x4b56_4d02, 0x3f), (0x4b56_4d03, 0x3f), (0x4b56_4d04, 3)];
 
 /// The guest-physical addresses of those pages that the guest has given.
@@ -123,7 +127,8 @@ impl MsrTable {
         Ok(Self { readable, fixed })
     }
 
-    /// Reads those that a guest has which is shown `cpuid`. An MSR that the guest's configuration made unreadable meanwhile is left out.
+    /// Reads those that a guest has which is shown `cpuid`. An MSR that the guest's configuration
+    /// made unreadable meanwhile is left out.
     pub fn save(&self, vcpu: &VcpuHandle, cpuid: &[kvm_cpuid_entry2]) -> Result<Vec<kvm_msr_entry>, KvmError> {
         let features = FeatureSet::of(cpuid);
         let shown = self.readable.iter().filter(|msr| is_shown(msr.index, &features));
@@ -137,8 +142,8 @@ impl MsrTable {
         }
     }
 
-    /// Writes `saved`, in its order. An MSR that the host refuses is fine if it has that value anyway, or if it is not there and
-    /// nothing is in it.
+    /// Writes `saved`, in its order. An MSR that the host refuses is fine if it has that value
+    /// anyway, or if it is not there and nothing is in it.
     pub fn load(&self, vcpu: &VcpuHandle, saved: &[kvm_msr_entry]) -> Result<(), MsrError> {
         let writable: Vec<_> =
             saved.iter().filter(|msr| !self.fixed.contains(&(msr.index, msr.data))).copied().collect();

@@ -54,7 +54,8 @@ pub enum VcpuStateError {
 pub enum TscStart {
     /// By its offset from the host's TSC: exact.
     Offset(u64),
-    /// By its value. KVM makes those of several vCPUs agree if they are written within a second, so nothing may come between.
+    /// By its value. KVM makes those of several vCPUs agree if they are written within a second, so
+    /// nothing may come between.
     Value(u64),
 }
 
@@ -75,8 +76,8 @@ impl TscStart {
 pub enum LoadFor {
     /// A guest arrives. Its TSC has been started.
     Arrival,
-    /// The guest is reset: the TSC goes on, and CPUID and the MSRs that say what the processor is, which KVM does not let a vCPU change
-    /// that ran, stay: they may be those of another host.
+    /// The guest is reset: the TSC goes on, and CPUID and the MSRs that say what the processor is,
+    /// which KVM does not let a vCPU change that ran, stay: they may be those of another host.
     Reset,
 }
 
@@ -103,9 +104,9 @@ impl VcpuState {
     /// The layout's version.
     pub const VERSION: u32 = 1;
 
-    /// Reads a stopped vCPU. `host` is the host's TSC at the moment of the clock's state, where KVM told it, and
-    /// its frequency in kHz; without, or where the guest's TSC is scaled (and so is not the host's plus an
-    /// offset), the TSC is that of the moment of reading.
+    /// Reads a stopped vCPU. `host` is the host's TSC at the moment of the clock's state, where KVM
+    /// told it, and its frequency in kHz; without, or where the guest's TSC is scaled (and so is
+    /// not the host's plus an offset), the TSC is that of the moment of reading.
     pub fn save(
         vcpu: &Vcpu,
         table: &MsrTable,
@@ -145,9 +146,9 @@ impl VcpuState {
         *vcpu.cpuid() == self.cpuid
     }
 
-    /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base (sregs) and
-    /// before the TSC deadline (MSRs), which comes after the TSC ([`TscStart::apply`]); events after the registers, whose setting
-    /// clears pending exceptions.
+    /// Gives it all to a stopped vCPU, in the order that KVM needs: the LAPIC after the APIC base
+    /// (sregs) and before the TSC deadline (MSRs), which comes after the TSC ([`TscStart::apply`]);
+    /// events after the registers, whose setting clears pending exceptions.
     pub fn load(&self, vcpu: &Vcpu, table: &MsrTable, purpose: LoadFor) -> Result<(), VcpuStateError> {
         let mut shown = vcpu.cpuid();
         let mut vcpu = vcpu.lock();

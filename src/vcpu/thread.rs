@@ -11,8 +11,8 @@ use crate::devices::{Action, Bus};
 use crate::kvm::{Exit, VcpuHandle};
 use crate::sandbox;
 
-/// Starts the thread of vCPU `index`, parked. `keep` (guest RAM) stays alive until the thread ends, even
-/// where nobody could wait for that.
+/// Starts the thread of vCPU `index`, parked. `keep` (guest RAM) stays alive until the thread ends,
+/// even where nobody could wait for that.
 pub fn spawn(
     vcpus: Arc<[Arc<Vcpu>]>,
     index: usize,
@@ -44,8 +44,9 @@ pub fn spawn_throttle(vcpus: Arc<[Arc<Vcpu>]>, gate: Arc<Gate>) -> io::Result<Jo
     })
 }
 
-/// Has KVM make whatever it makes when a vCPU is run for the first time (a thread of its own for the machine, most of all, which took more than
-/// a millisecond): not in the moment in which a guest arrives. The guest is not entered.
+/// Has KVM make whatever it makes when a vCPU is run for the first time (a thread of its own for
+/// the machine, most of all, which took more than a millisecond): not in the moment in which a
+/// guest arrives. The guest is not entered.
 fn warm_up(vcpu: &Vcpu) {
     vcpu.kick().set_immediate_exit(true);
     if let Err(error) = vcpu.lock().run() {
@@ -57,7 +58,8 @@ fn warm_up(vcpu: &Vcpu) {
 enum Step {
     /// In again.
     Again,
-    /// In again once that is told: what is pending must be completed before the vCPU may stand still.
+    /// In again once that is told: what is pending must be completed before the vCPU may stand
+    /// still.
     Ask(GuestRequest),
     /// A signal.
     Interrupted,
@@ -66,8 +68,8 @@ enum Step {
 }
 
 /// Runs the guest until it is interrupted, with nothing pending then: an access that a device has
-/// answered is completed by the next `KVM_RUN`, which `immediate_exit` ends before the next instruction.
-/// The result is the request of a vCPU that cannot be entered again.
+/// answered is completed by the next `KVM_RUN`, which `immediate_exit` ends before the next
+/// instruction. The result is the request of a vCPU that cannot be entered again.
 fn stay_in_guest(vcpu: &Vcpu, vcpus: &[Arc<Vcpu>], gate: &Gate, bus: &Bus) -> Option<GuestRequest> {
     let mut handle = vcpu.lock();
     loop {

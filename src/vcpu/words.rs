@@ -1,8 +1,8 @@
 //! Which CPUID registers hold features, and the names of their bits.
 //!
-//! Places are those of the Intel SDM (volume 2A, CPUID), the AMD APM (volume 3, appendix E) and, for KVM's own leaf, the kernel's
-//! Documentation/virt/kvm/x86/cpuid.rst. Names are those of Linux's /proc/cpuinfo, save `sse3` (there: `pni`); bits that it does
-//! not show have QEMU's names.
+//! Places are those of the Intel SDM (volume 2A, CPUID), the AMD APM (volume 3, appendix E) and,
+//! for KVM's own leaf, the kernel's Documentation/virt/kvm/x86/cpuid.rst. Names are those of
+//! Linux's /proc/cpuinfo, save `sse3` (there: `pni`); bits that it does not show have QEMU's names.
 
 use kvm_bindings::kvm_cpuid_entry2;
 

@@ -1,4 +1,5 @@
-//! Recorded migrations taken apart, by `whimbrel analyze` and by `scripts/analyze_migration.py`: both must say the same.
+//! Recorded migrations taken apart, by `whimbrel analyze` and by `scripts/analyze_migration.py`:
+//! both must say the same.
 
 use std::fs;
 use std::io::Read;

@@ -133,7 +133,8 @@ fn max_postcopy_bandwidth_does_not_hold_up_demanded_pages() {
     destination.guest.assert_whole();
 }
 
-/// A guest that always writes all of its memory: what a switchover would have left to send is known, and so for how long it would stand still.
+/// A guest that always writes all of its memory: what a switchover would have left to send is
+/// known, and so for how long it would stand still.
 #[test]
 fn downtime_limit_and_a_given_bandwidth_decide_when_a_precopy_switches() {
     if !host::has_kvm_and_uffd() {

@@ -1,4 +1,5 @@
-//! Streams that go both ways: commands at both ends carry whatever a socket does, and can be given anew when they broke.
+//! Streams that go both ways: commands at both ends carry whatever a socket does, and can be given
+//! anew when they broke.
 
 use std::path::Path;
 
@@ -8,7 +9,8 @@ use serde_json::json;
 
 use crate::support::{Machine, Vm, host};
 
-/// The commands of both ends, joined by a socket in `dir`; the destination's notes its number there.
+/// The commands of both ends, joined by a socket in `dir`; the destination's notes its number
+/// there.
 struct Commands {
     source: String,
     destination: String,

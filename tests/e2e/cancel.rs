@@ -1,4 +1,5 @@
-//! Migrations that do not happen: the guest stays on the source and runs, and the next attempt works.
+//! Migrations that do not happen: the guest stays on the source and runs, and the next attempt
+//! works.
 
 use std::net::TcpListener;
 
@@ -100,7 +101,8 @@ fn cancelled_while_the_link_hangs() {
     assert_free(source);
 }
 
-/// A precopy on a link that hangs is given up from either side, and fails: nobody had asked for a cancel.
+/// A precopy on a link that hangs is given up from either side, and fails: nobody had asked for a
+/// cancel.
 #[test]
 fn yanked_while_the_link_hangs() {
     if !host::has_kvm() {

@@ -115,7 +115,8 @@ fn qemus_shell_moves_the_guest() {
     assert_moved(&mut source, &mut destination);
 }
 
-/// socat between its standard input and output and a unix socket; without socat the calling test is skipped.
+/// socat between its standard input and output and a unix socket; without socat the calling test is
+/// skipped.
 fn socat(socket: &Path) -> Option<Typed> {
     if !Command::new("socat").arg("-V").output().is_ok_and(|output| output.status.success()) {
         skip("there is no socat: install it (Debian: apt-get install socat)");

@@ -1,4 +1,5 @@
-//! `--cpu`: guests with a processor of their own boot, move, and go only where what they were shown is.
+//! `--cpu`: guests with a processor of their own boot, move, and go only where what they were shown
+//! is.
 
 use serde_json::json;
 
@@ -73,7 +74,8 @@ fn processors_that_cannot_be_are_refused() {
     if !host::has_kvm() {
         return;
     }
-    // Of processors that were never built in numbers, one feature of each vendor's: no host has both.
+    // Of processors that were never built in numbers, one feature of each vendor's: no host has
+    // both.
     let (status, log) = run("baseline-v1,+avx512er,+xop");
     assert!(status == 1 && log.contains("cannot offer") && log.contains("use --cpu baseline-v1"), "{status} {log}");
     assert!(log.contains("avx512er") || log.contains("xop"), "{log}");

@@ -1,4 +1,5 @@
-//! Pages go as what has changed of them, compressed, or with their zeros unseen; what arrives is the guest.
+//! Pages go as what has changed of them, compressed, or with their zeros unseen; what arrives is
+//! the guest.
 
 use serde_json::{Value, json};
 
@@ -15,8 +16,8 @@ fn arrives(source: &mut Vm, destination: &mut Vm) {
     assert_eq!(destination.end_guest(), 0, "the guest saw errors");
 }
 
-/// Moves a guest that changes a few bytes of a page at a time, and more pages of them than the link could take whole; by so many passes and then
-/// postcopy, or by precopy.
+/// Moves a guest that changes a few bytes of a page at a time, and more pages of them than the link
+/// could take whole; by so many passes and then postcopy, or by precopy.
 fn changes_move(passes: i32) {
     let machine = Machine::new("64M");
     let (mut source, mut destination) =

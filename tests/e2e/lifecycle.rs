@@ -1,4 +1,5 @@
-//! Machines of all sizes boot, stop, go on, start over and end; what cannot run is refused in one sentence.
+//! Machines of all sizes boot, stop, go on, start over and end; what cannot run is refused in one
+//! sentence.
 
 use std::time::Duration;
 
@@ -161,7 +162,8 @@ fn a_guest_that_arrived_can_be_reset() {
     destination.guest.assert_whole();
 }
 
-/// The checker can fail: one page is damaged on purpose, in its middle, where only a full verification looks.
+/// The checker can fail: one page is damaged on purpose, in its middle, where only a full
+/// verification looks.
 #[test]
 fn a_damaged_page_is_noticed() {
     if !host::has_kvm() {
@@ -173,7 +175,8 @@ fn a_damaged_page_is_noticed() {
     assert_eq!(vm.end_guest(), 1);
 }
 
-/// The same at the front of the page and after a move: what migrates is what was there, damage included.
+/// The same at the front of the page and after a move: what migrates is what was there, damage
+/// included.
 #[test]
 fn a_damaged_page_is_noticed_where_it_moved() {
     if !host::has_kvm_and_uffd() {

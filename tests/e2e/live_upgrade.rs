@@ -1,4 +1,5 @@
-//! A guest whose RAM is shared memory goes to another process of the same host, and its RAM stays where it is.
+//! A guest whose RAM is shared memory goes to another process of the same host, and its RAM stays
+//! where it is.
 
 use serde_json::json;
 

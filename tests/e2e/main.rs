@@ -1,7 +1,8 @@
 //! End to end: real processes, real KVM, guests that check every page of their memory.
 //!
-//! One program with a module for each subject, so that it links once: `cargo test --test e2e migrate::`.
-//! What a test needs of the host it asks for (`support::host`); where that is missing it is skipped, loudly.
+//! One program with a module for each subject, so that it links once: `cargo test --test e2e
+//! migrate::`. What a test needs of the host it asks for (`support::host`); where that is missing
+//! it is skipped, loudly.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod analyze;

@@ -1,4 +1,5 @@
-//! Guests in files with mapped RAM: written while they work, for several passes, and read in order, on demand, past the host's page cache.
+//! Guests in files with mapped RAM: written while they work, for several passes, and read in order,
+//! on demand, past the host's page cache.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};

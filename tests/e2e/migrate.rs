@@ -75,7 +75,8 @@ impl Mode {
         assert!(answer["downtime"].is_u64(), "{answer}");
         let (pre, post, multifd) = (ram("precopy-bytes"), ram("postcopy-bytes"), ram("multifd-bytes"));
         assert_eq!(pre + post + multifd + ram("downtime-bytes"), ram("transferred"), "no byte counts twice: {answer}");
-        // What was filled and is not zero travels at least once; four fifths of it in the sequential workload.
+        // What was filled and is not zero travels at least once; four fifths of it in the
+        // sequential workload.
         assert!(ram("transferred") >= WORKING_SET / 5 * 4, "{answer}");
         match self {
             Self::Precopy => assert_eq!((post, ram("postcopy-requests")), (0, 0), "{answer}"),
@@ -160,7 +161,8 @@ fn four_vcpus_in_all_of_the_memory() {
     moves_in_every_mode(&Machine::new("64M").cpus(4), "order=hot write=50 zero=30");
 }
 
-/// The guest writes faster than the link carries: precopy would go on for ever, so the rest comes by postcopy.
+/// The guest writes faster than the link carries: precopy would go on for ever, so the rest comes
+/// by postcopy.
 #[test]
 fn a_precopy_that_does_not_converge() {
     if !host::has_kvm_and_uffd() {
@@ -197,7 +199,8 @@ fn a_precopy_of_several_passes() {
     assert_arrived(&mut source, &mut destination);
 }
 
-/// Pages of a pass go on the multifd channels, however many, and over both transports; without the capability none does.
+/// Pages of a pass go on the multifd channels, however many, and over both transports; without the
+/// capability none does.
 #[test]
 fn on_several_channels_at_once() {
     if !host::has_kvm_and_uffd() {

@@ -1,4 +1,5 @@
-//! The link breaks while the guest is on both sides: nothing is lost, nothing runs twice, and it is joined again.
+//! The link breaks while the guest is on both sides: nothing is lost, nothing runs twice, and it is
+//! joined again.
 
 use serde_json::json;
 
@@ -122,7 +123,8 @@ fn the_link_is_cut_after_a_pass() {
     halfway.finish();
 }
 
-/// With release-ram the source gives back what the destination says it has, and nothing else: a recovery lacks nothing.
+/// With release-ram the source gives back what the destination says it has, and nothing else: a
+/// recovery lacks nothing.
 #[test]
 fn the_link_is_cut_where_the_source_has_let_go_of_pages() {
     if !host::has_kvm_and_uffd() {
@@ -190,7 +192,8 @@ fn a_link_that_flaps_is_joined_again_by_itself() {
             vm.qmp.await_migration("postcopy-active");
         }
     }
-    // What is broken on purpose stays so, on the side that broke it; the user's word comes before what goes by itself.
+    // What is broken on purpose stays so, on the side that broke it; the user's word comes before
+    // what goes by itself.
     halfway.source.qmp.query("migrate-pause");
     halfway.assert_paused();
     halfway.join();
@@ -275,8 +278,8 @@ fn a_rejoining_that_hangs_is_broken_by_hand() {
     }
 }
 
-/// A reset writes the kernel into pages that are still on the source: it waits for them, and the monitor, which is to bring the
-/// link back, does not.
+/// A reset writes the kernel into pages that are still on the source: it waits for them, and the
+/// monitor, which is to bring the link back, does not.
 #[test]
 fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
     if !host::has_kvm_and_uffd() {
@@ -296,7 +299,8 @@ fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
     halfway.assert_paused();
     halfway.destination.guest.restarts();
     halfway.destination.qmp.query("system_reset");
-    // An answer, whatever it is: what the reset waits for, or whether it does, is up to which pages are there already.
+    // An answer, whatever it is: what the reset waits for, or whether it does, is up to which pages
+    // are there already.
     if let Ok(stopped) = halfway.destination.qmp.execute("stop", json!({})) {
         assert_eq!(stopped, json!({}));
         halfway.destination.qmp.query("cont");

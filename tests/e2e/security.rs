@@ -1,4 +1,5 @@
-//! What the host is kept safe by: every thread locked in, no more rights than needed, sockets for their owner only, and a word where that ends.
+//! What the host is kept safe by: every thread locked in, no more rights than needed, sockets for
+//! their owner only, and a word where that ends.
 
 use std::collections::BTreeMap;
 use std::fs::{read_dir, read_to_string};
@@ -22,7 +23,8 @@ fn field(status: &str, name: &str) -> String {
     line.map(|value| value.trim().to_owned()).unwrap_or_default()
 }
 
-/// The process's own threads: name without its number, and status. The kernel's helpers among them are left out.
+/// The process's own threads: name without its number, and status. The kernel's helpers among them
+/// are left out.
 fn threads(vm: &Vm) -> Vec<(String, String)> {
     let tasks = read_dir(format!("/proc/{}/task", vm.pid())).unwrap();
     let read = |path: &Path, file: &str| read_to_string(path.join(file)).unwrap_or_default();
@@ -36,7 +38,8 @@ fn threads(vm: &Vm) -> Vec<(String, String)> {
         .collect()
 }
 
-/// How many filters stand above each kind of thread: two that hold for all, and one of each thread from the main one down to it.
+/// How many filters stand above each kind of thread: two that hold for all, and one of each thread
+/// from the main one down to it.
 fn filters(name: &str) -> &'static str {
     match name {
         "whimbrel" | "vcpu" | "control" | "serial" | "console" | "rng" | "balloon" | "throttle" => "3",
@@ -209,7 +212,8 @@ fn an_address_that_other_hosts_reach_is_warned_of() {
     warning_of(vm).expect("no warning");
 }
 
-/// Runs what follows as nobody. Only root can do that; the devices that nobody may not open stand open in a mount namespace of that process alone.
+/// Runs what follows as nobody. Only root can do that; the devices that nobody may not open stand
+/// open in a mount namespace of that process alone.
 const AS_NOBODY: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1"

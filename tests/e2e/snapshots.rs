@@ -1,4 +1,5 @@
-//! Snapshots: `savevm`, `loadvm`, `delvm` and `info snapshots`, the same for programs, and guests that run while they are saved.
+//! Snapshots: `savevm`, `loadvm`, `delvm` and `info snapshots`, the same for programs, and guests
+//! that run while they are saved.
 
 use std::fs;
 use std::path::Path;

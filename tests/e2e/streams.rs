@@ -1,4 +1,5 @@
-//! Guests that leave by a stream on which nobody answers, and arrive from one: commands, files, descriptors.
+//! Guests that leave by a stream on which nobody answers, and arrive from one: commands, files,
+//! descriptors.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -25,7 +26,8 @@ fn goes(out: &str, back: &str, offline: bool) {
     if offline {
         source.qmp.run("stop", json!({}));
     }
-    // A command that compresses, on a host that does much else, is slow: how slow is not what this is about.
+    // A command that compresses, on a host that does much else, is slow: how slow is not what this
+    // is about.
     source.set(json!({"downtime-limit": 10_000}));
     source.migrate(out);
     source.qmp.await_migration("completed");

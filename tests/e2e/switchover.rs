@@ -97,7 +97,8 @@ fn a_guest_that_never_converges_turns_to_postcopy_where_passes_stall() {
     }
     let (mut source, _destination) = turns_by_itself("stalled");
     let report = source.qmp.query("query-migrate");
-    // The first pass sends memory that was never written as zeros: it gains. The next one that gains nothing is the last.
+    // The first pass sends memory that was never written as zeros: it gains. The next one that
+    // gains nothing is the last.
     assert!((2..6).contains(&report["ram"]["dirty-sync-count"].as_u64().unwrap()), "{report}");
     assert!(report["ram"]["precopy-bytes"].as_u64().unwrap() > 64 << 20, "{report}");
 }

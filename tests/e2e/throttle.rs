@@ -1,4 +1,5 @@
-//! A guest that writes faster than it can be sent is slowed down, by as much as is said, and never stays so.
+//! A guest that writes faster than it can be sent is slowed down, by as much as is said, and never
+//! stays so.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,8 @@ use crate::support::{Machine, Transport, Vm, host};
 const MIB: u64 = 1 << 20;
 /// Writes all over its memory as fast as it can.
 const HOT: &str = "ws=32M order=rand write=100";
-/// Writes more in a second than [`SLOW`] carries, also on a host that has little time for it, and less than that once it has hardly any.
+/// Writes more in a second than [`SLOW`] carries, also on a host that has little time for it, and
+/// less than that once it has hardly any.
 const BUSY: &str = "ws=16M order=rand write=100 rate=20000";
 /// Bytes per second.
 const SLOW: u64 = 8 * MIB;
@@ -69,7 +71,8 @@ fn await_field(vm: &mut Vm, field: &str) -> u64 {
     }
 }
 
-/// A migration that goes on until it is cancelled: the guest is throttled by so much from the second verdict on, and no more.
+/// A migration that goes on until it is cancelled: the guest is throttled by so much from the
+/// second verdict on, and no more.
 fn begin_throttled(machine: &Machine, percent: u8) -> (Vm, Vm, f64) {
     let mut source = machine.boot_and_begin(HOT);
     let mut destination = machine.receive(Transport::Tcp);
@@ -211,7 +214,8 @@ fn the_dirty_rate_is_what_the_guest_says_it_writes() {
         ("dirty-bitmap", json!({"calc-time": 800, "calc-time-unit": "millisecond", "mode": "dirty-bitmap"})),
         ("page-sampling", json!({"calc-time": 1, "sample-pages": 65536})),
     ] {
-        // On a busy host the guest's speed changes from moment to moment, and what it says is of a little longer.
+        // On a busy host the guest's speed changes from moment to moment, and what it says is of a
+        // little longer.
         let mut tries = (0..6).map(|_| {
             let begin = Work::of(&mut vm);
             let (rate, report) = measure(&mut vm, plan.clone());

@@ -61,7 +61,8 @@ fn a_look_agrees_with_the_monitor() {
     assert!(seen["migrate"]["x-demand-pages"]["count"].as_u64().unwrap() > 0, "{seen}");
     assert_eq!(seen["migrate"]["postcopy-vcpu-blocktime"].as_array().unwrap().len(), 2, "{seen}");
 
-    // Nothing moves any more: each number of one side is the same, and the source has sent all that is there.
+    // Nothing moves any more: each number of one side is the same, and the source has sent all that
+    // is there.
     source.qmp.run("migrate-pause", json!({}));
     destination.qmp.await_event("MIGRATION");
     let (here, far) = (look(&destination), look(&source));

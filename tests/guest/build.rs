@@ -1,8 +1,8 @@
 //! Builds the bare-metal test guest with the toolchain that builds everything else.
 //!
-//! Cargo cannot do it as a dependency on stable Rust (a `no_std` binary with its own linker script inside another
-//! target's graph needs artifact dependencies), so this calls `$RUSTC` itself. The library takes the result in with
-//! `include_bytes!(env!("WHIMBREL_TEST_GUEST"))`.
+//! Cargo cannot do it as a dependency on stable Rust (a `no_std` binary with its own linker script
+//! inside another target's graph needs artifact dependencies), so this calls `$RUSTC` itself. The
+//! library takes the result in with `include_bytes!(env!("WHIMBREL_TEST_GUEST"))`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

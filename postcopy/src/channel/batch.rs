@@ -1,4 +1,5 @@
-//! [`Batch`]: many messages, their page contents taken straight from guest RAM, in few system calls.
+//! [`Batch`]: many messages, their page contents taken straight from guest RAM, in few system
+//! calls.
 
 use std::fmt;
 

@@ -1,6 +1,8 @@
-//! What proves who a side is, and what it believes of the other: certificates and keys in the files that QEMU has them in.
+//! What proves who a side is, and what it believes of the other: certificates and keys in the files
+//! that QEMU has them in.
 //!
-//! The files are read when a connection is made or awaited, not when they are named: a renewed certificate is used by the next migration.
+//! The files are read when a connection is made or awaited, not when they are named: a renewed
+//! certificate is used by the next migration.
 
 use std::fmt;
 use std::io;
@@ -39,7 +41,8 @@ pub struct DestinationTls {
 }
 
 impl SourceTls {
-    /// With the files in `directory`. The destination must have a certificate for `host`, a name or an address.
+    /// With the files in `directory`. The destination must have a certificate for `host`, a name or
+    /// an address.
     pub fn load(directory: &Path, host: &str) -> Result<Self, TlsError> {
         let destination = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))?;
         let verifier = |roots, revoked| {
@@ -138,8 +141,9 @@ impl Files {
         })
     }
 
-    /// Both sides' configurations are made of the same parts, which the library has under different types: `judge` makes what
-    /// judges the peer's certificate, and `finish` puts it into the configuration together with what this side shows.
+    /// Both sides' configurations are made of the same parts, which the library has under different
+    /// types: `judge` makes what judges the peer's certificate, and `finish` puts it into the
+    /// configuration together with what this side shows.
     fn config<Side: ConfigSide, Judge, Config>(
         self,
         builder: ConfigBuilder<Side, WantsVersions>,

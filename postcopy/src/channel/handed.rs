@@ -51,7 +51,8 @@ impl Channel {
         self.is_local()
     }
 
-    /// Sends bytes, few enough that they go at once, and with the first of them the files; waits as needed.
+    /// Sends bytes, few enough that they go at once, and with the first of them the files; waits as
+    /// needed.
     pub(crate) fn send_files(
         &self,
         bytes: &[u8],

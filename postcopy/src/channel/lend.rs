@@ -1,9 +1,10 @@
 //! [`Lender`]: pages on their way to a process of the same host are lent to it, not copied twice.
 //!
-//! A socket call copies pages into the kernel, and the peer's call copies them out again. On a unix socket the first copy can be
-//! left out: the pages themselves are put into the socket, by way of a pipe, and the peer copies from them. What it gets is what they
-//! hold at *that* moment, which is later than the call. That is as good: a page that the guest writes after the log was cleared is dirty,
-//! whether the write was seen or not, and a guest that stands still writes nothing.
+//! A socket call copies pages into the kernel, and the peer's call copies them out again. On a unix
+//! socket the first copy can be left out: the pages themselves are put into the socket, by way of a
+//! pipe, and the peer copies from them. What it gets is what they hold at *that* moment, which is
+//! later than the call. That is as good: a page that the guest writes after the log was cleared is
+//! dirty, whether the write was seen or not, and a guest that stands still writes nothing.
 //!
 //! Over TCP this is slower than copying, also on loopback.
 
@@ -40,7 +41,8 @@ impl Lender {
         Some(Self { read, write })
     }
 
-    /// Sends the pages, waiting as needed. After an error the pipe may still hold some of them, and the stream has ended inside a message.
+    /// Sends the pages, waiting as needed. After an error the pipe may still hold some of them, and
+    /// the stream has ended inside a message.
     pub fn send(
         &self,
         mut pages: RawSlice<'_>,

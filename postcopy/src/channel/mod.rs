@@ -42,11 +42,13 @@ use crate::wire::{DecodeError, HelloError};
 
 /// How long a silent peer is believed alive, unless it is said otherwise.
 pub const KEEPALIVE: Duration = Duration::from_secs(10);
-/// The shortest time for which a silent peer can be believed alive: TCP counts in whole seconds, and probes an idle link at most once in each.
+/// The shortest time for which a silent peer can be believed alive: TCP counts in whole seconds,
+/// and probes an idle link at most once in each.
 pub const KEEPALIVE_LEAST: Duration = Duration::from_secs(2);
 /// And the longest. TCP takes no more than 32767 seconds.
 pub const KEEPALIVE_MOST: Duration = Duration::from_secs(8 * 3600);
-/// In the time for which a silent peer is believed alive, so many probes go to it while nothing else does, where that is long enough.
+/// In the time for which a silent peer is believed alive, so many probes go to it while nothing
+/// else does, where that is long enough.
 const PROBES: u32 = 4;
 
 /// A send that waits for room asks so often whether it is still wanted, also if nobody rings.
@@ -118,13 +120,14 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Takes a connected stream socket and sets it up: non-blocking, without Nagle's delay, with keepalive.
+    /// Takes a connected stream socket and sets it up: non-blocking, without Nagle's delay, with
+    /// keepalive.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Self::with_keepalive(socket, KEEPALIVE)
     }
 
-    /// The same; a TCP peer that is silent for so long is taken for lost. The time is used as far as TCP can
-    /// ([`KEEPALIVE_LEAST`], [`KEEPALIVE_MOST`]).
+    /// The same; a TCP peer that is silent for so long is taken for lost. The time is used as far
+    /// as TCP can ([`KEEPALIVE_LEAST`], [`KEEPALIVE_MOST`]).
     pub fn with_keepalive(socket: OwnedFd, keepalive: Duration) -> io::Result<Self> {
         let flags = nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL)?;
         let flags = nix::fcntl::OFlag::from_bits_retain(flags) | nix::fcntl::OFlag::O_NONBLOCK;
@@ -135,7 +138,8 @@ impl Channel {
         Ok(channel)
     }
 
-    /// The source's end, from now on with TLS. The handshake follows with the first words of the protocol.
+    /// The source's end, from now on with TLS. The handshake follows with the first words of the
+    /// protocol.
     pub fn encrypt_to_destination(mut self, tls: &SourceTls) -> Result<Self, TlsError> {
         self.tls = Some(tls.begin()?);
         Ok(self)
@@ -175,7 +179,8 @@ impl Channel {
         }
     }
 
-    /// Whether bytes were received that a poll does not see, because they wait to be taken out of TLS.
+    /// Whether bytes were received that a poll does not see, because they wait to be taken out of
+    /// TLS.
     pub(crate) fn holds_received(&self) -> bool {
         self.tls.as_ref().is_some_and(Tls::holds)
     }
@@ -187,9 +192,11 @@ impl Channel {
         Ok((Self::new(a)?, Self::new(b)?))
     }
 
-    /// Options that make a stream fast and its death noticed. None is needed for correctness, so a refusal is no error.
+    /// Options that make a stream fast and its death noticed. None is needed for correctness, so a
+    /// refusal is no error.
     fn tune(&mut self) {
-        // How long is exact is seen to in `Channel::silence`; here it is only made sure that a peer that lives is heard of in time.
+        // How long is exact is seen to in `Channel::silence`; here it is only made sure that a peer
+        // that lives is heard of in time.
         let seconds = (self.keepalive.as_secs() as u32 / PROBES).max(1);
         self.local = socket::setsockopt(self, sockopt::TcpNoDelay, &true).is_err();
         if !self.local {
@@ -204,7 +211,8 @@ impl Channel {
                 log::warn!("a broken link may go unnoticed: setting TCP keepalive failed: {error}");
             }
         } else {
-            // A unix socket's default holds 50 pages; with more in flight both ends work instead of waking each other.
+            // A unix socket's default holds 50 pages; with more in flight both ends work instead of
+            // waking each other.
             let _ = socket::setsockopt(self, sockopt::SndBufForce, &(4 << 20))
                 .or_else(|_| socket::setsockopt(self, sockopt::SndBuf, &(4 << 20)));
         }
@@ -228,7 +236,8 @@ impl Channel {
         }
     }
 
-    /// Ends this side's receiving: a thread that waits for bytes wakes up with an end of stream. A last word can still be sent.
+    /// Ends this side's receiving: a thread that waits for bytes wakes up with an end of stream. A
+    /// last word can still be sent.
     pub fn stop_receiving(&self) {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Read);
     }
@@ -241,7 +250,8 @@ impl Channel {
         let _ = socket::shutdown(self.socket.as_raw_fd(), Shutdown::Write);
     }
 
-    /// How much longer the peer may be silent; an error if it was for too long. `None`: for ever, since no network is in between.
+    /// How much longer the peer may be silent; an error if it was for too long. `None`: for ever,
+    /// since no network is in between.
     fn silence(&self) -> io::Result<Option<Duration>> {
         let Some(silent) = raw::tcp_info(self.as_fd()).filter(|_| !self.local).map(|info| info.silent()) else {
             return Ok(None);
@@ -252,8 +262,8 @@ impl Channel {
         }
     }
 
-    /// Waits until the channel is readable, or also writable if `write`, or `wake` rings, or `timeout` is over. An error if the peer is silent for
-    /// too long.
+    /// Waits until the channel is readable, or also writable if `write`, or `wake` rings, or
+    /// `timeout` is over. An error if the peer is silent for too long.
     pub fn wait(&self, write: bool, wake: &Wake, timeout: Option<Duration>) -> io::Result<Ready> {
         if !write && self.holds_received() {
             let mut ready = self.poll(PollFlags::POLLIN, Some(wake), Some(Duration::ZERO))?;
@@ -312,7 +322,8 @@ impl Channel {
         })
     }
 
-    /// Receives what is there into `buffer`. `WouldBlock` when nothing is; 0 at the end of the stream.
+    /// Receives what is there into `buffer`. `WouldBlock` when nothing is; 0 at the end of the
+    /// stream.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
             None => Ok(socket::recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?),
@@ -332,8 +343,8 @@ impl Channel {
         }
     }
 
-    /// Sends all the pieces, waiting as needed. `interrupted` is asked after every wait: also whenever `wake` rings, and
-    /// from time to time.
+    /// Sends all the pieces, waiting as needed. `interrupted` is asked after every wait: also
+    /// whenever `wake` rings, and from time to time.
     fn send_all(
         &self,
         pieces: &[RawSlice<'_>],
@@ -380,16 +391,19 @@ impl Channel {
         }
     }
 
-    /// Whether the peer is a process of the same host, behind a unix socket, and gets the bytes as they are.
+    /// Whether the peer is a process of the same host, behind a unix socket, and gets the bytes as
+    /// they are.
     fn is_local(&self) -> bool {
         self.local && self.tls.is_none()
     }
 
-    /// A thread that waits for bytes wakes up once so many are there, or the stream has ended. Without this it is woken for every segment that
-    /// comes, which costs more than the copying. Only TCP can; elsewhere it does nothing.
+    /// A thread that waits for bytes wakes up once so many are there, or the stream has ended.
+    /// Without this it is woken for every segment that comes, which costs more than the copying.
+    /// Only TCP can; elsewhere it does nothing.
     fn wake_at(&self, bytes: u32) {
         if !self.local {
-            // What of a record has come already comes no more; all else is no shorter for being encrypted.
+            // What of a record has come already comes no more; all else is no shorter for being
+            // encrypted.
             let bytes = if self.tls.is_some() { bytes.saturating_sub(tls::RECORD).max(1) } else { bytes };
             let _ = raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes);
         }

@@ -7,7 +7,8 @@ use nix::sys::socket::{self, sockopt};
 
 use super::{Channel, raw};
 
-/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a thread wakes up.
+/// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a
+/// thread wakes up.
 const SHORT: usize = 256 * 1024;
 /// The same where pages are lent, which takes fewer calls the more there is room for.
 const SHORT_LOCAL: usize = 1024 * 1024;
@@ -19,10 +20,12 @@ const CACHED: usize = 512 * 1024;
 const NEAR: Duration = Duration::from_micros(200);
 /// A round trip from which on so little on its way would leave a link of 1 Gb/s idle.
 const LONG: Duration = Duration::from_millis(1);
-/// A paced TCP channel has this much time's worth of unsent bytes in the socket. The kernel wakes the thread that sends when half of it is
-/// left, and on a host whose cores are all busy that thread is a millisecond late; the link would be idle meanwhile.
+/// A paced TCP channel has this much time's worth of unsent bytes in the socket. The kernel wakes
+/// the thread that sends when half of it is left, and on a host whose cores are all busy that
+/// thread is a millisecond late; the link would be idle meanwhile.
 const PACED_TIME: Duration = Duration::from_millis(4);
-/// But at least so many: they are sent 64 KiB at once, and with fewer than two of these nothing would be left at each wake-up.
+/// But at least so many: they are sent 64 KiB at once, and with fewer than two of these nothing
+/// would be left at each wake-up.
 const UNSENT_LEAST: u32 = 256 * 1024;
 /// And at most so many, also on a long way that is not paced.
 const UNSENT_MOST: u32 = 512 * 1024;
@@ -72,11 +75,13 @@ impl Channel {
         })
     }
 
-    /// From now on few bytes wait in the socket: what is decided next is sent next. For the background of a postcopy, whose
-    /// bytes a demanded page must not have to wait for, neither in the socket nor in the receiver's hands.
+    /// From now on few bytes wait in the socket: what is decided next is sent next. For the
+    /// background of a postcopy, whose bytes a demanded page must not have to wait for, neither in
+    /// the socket nor in the receiver's hands.
     ///
-    /// A small buffer also limits what is on its way, and so the rate of a long link: there only what was not sent yet is limited.
-    /// Where the background has several `channels`, each has its share.
+    /// A small buffer also limits what is on its way, and so the rate of a long link: there only
+    /// what was not sent yet is limited. Where the background has several `channels`, each has its
+    /// share.
     pub fn keep_short(&self, channels: usize) {
         let long = self.network().is_some_and(|network| network.shortest >= LONG);
         if !(long && self.keep_unsent_below((UNSENT_MOST / channels as u32).max(SHORT_LEAST as u32))) {
@@ -85,8 +90,9 @@ impl Channel {
         }
     }
 
-    /// From now on a TCP channel over a short way holds no more than a processor's cache does. Left to itself TCP lets megabytes pile up between two
-    /// hosts that are near, and the copies on both sides then wait for memory.
+    /// From now on a TCP channel over a short way holds no more than a processor's cache does. Left
+    /// to itself TCP lets megabytes pile up between two hosts that are near, and the copies on both
+    /// sides then wait for memory.
     pub fn keep_cached(&self) {
         if self.network().is_some_and(|network| network.shortest < NEAR) {
             let _ = socket::setsockopt(self, sockopt::SndBuf, &CACHED);
@@ -97,7 +103,8 @@ impl Channel {
         raw::set_option(self.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes).is_ok()
     }
 
-    /// Holds a short TCP channel to `rate` bytes per second (`u64::MAX`: to none). The kernel spaces the segments out.
+    /// Holds a short TCP channel to `rate` bytes per second (`u64::MAX`: to none). The kernel
+    /// spaces the segments out.
     pub fn pace(&self, rate: u64) -> std::io::Result<()> {
         raw::set_option(self.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate)?;
         let worth = u128::from(rate) * PACED_TIME.as_nanos() / 1_000_000_000;
@@ -106,8 +113,9 @@ impl Channel {
         Ok(())
     }
 
-    /// Marks what is sent as something that somebody waits for: a host's own queues (pfifo_fast, prio) let it pass. The mark does not leave
-    /// the host. One that does (DSCP) is left out: what a network makes of it is not ours to know.
+    /// Marks what is sent as something that somebody waits for: a host's own queues (pfifo_fast,
+    /// prio) let it pass. The mark does not leave the host. One that does (DSCP) is left out: what
+    /// a network makes of it is not ours to know.
     pub fn mark_interactive(&self) {
         let _ = socket::setsockopt(self, sockopt::Priority, &INTERACTIVE);
     }

@@ -92,8 +92,9 @@ impl AsFd for PrivateListener {
 
 /// The file has its mode from its first moment on.
 ///
-/// On Linux a socket that is not bound has a mode already, and hands it to the file that binding makes. Changing the file's mode afterwards would leave
-/// a gap, and the process's umask is shared with other threads.
+/// On Linux a socket that is not bound has a mode already, and hands it to the file that binding
+/// makes. Changing the file's mode afterwards would leave a gap, and the process's umask is shared
+/// with other threads.
 fn listen_at(path: &Path) -> Result<(UnixListener, SocketFile), Errno> {
     let unbound: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     fchmod(&unbound, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -188,7 +189,8 @@ mod tests {
         PrivateListener::bind(path)
     }
 
-    /// A file that is private only after it was changed would be seen before that, in one of so many rounds.
+    /// A file that is private only after it was changed would be seen before that, in one of so
+    /// many rounds.
     #[test]
     fn a_private_socket_is_private_from_its_first_moment() {
         let dir = tempfile::tempdir().unwrap();

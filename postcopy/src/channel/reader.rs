@@ -1,4 +1,5 @@
-//! [`MessageReader`]: messages off a channel, with few system calls and no allocation that the peer can inflate.
+//! [`MessageReader`]: messages off a channel, with few system calls and no allocation that the peer
+//! can inflate.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,15 +10,17 @@ use crate::memory::RamBlock;
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::wire::{DecodeError, Header, tag};
 
-/// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM; shorter ones by way of the buffer,
-/// which takes many of them in one system call.
+/// Page contents that are at least so long, in bytes, go straight from the socket into guest RAM;
+/// shorter ones by way of the buffer, which takes many of them in one system call.
 const DIRECT: usize = 64 * 1024;
-/// While long contents come, the thread that waits for them is woken once so many bytes of them are there, or their rest is.
+/// While long contents come, the thread that waits for them is woken once so many bytes of them are
+/// there, or their rest is.
 const WAKE_AT: u32 = 256 * 1024;
-/// What is read at once where long contents may follow, beyond what is awaited, in bytes: the next header.
+/// What is read at once where long contents may follow, beyond what is awaited, in bytes: the next
+/// header.
 const HEAD: usize = 64;
-/// A process of the same host is read from in pieces of at most so many bytes: where the kernel does not preempt itself, a page that somebody waits
-/// for would wait for the end of a longer one.
+/// A process of the same host is read from in pieces of at most so many bytes: where the kernel
+/// does not preempt itself, a page that somebody waits for would wait for the end of a longer one.
 const LOCAL_PIECE: usize = 128 * 1024;
 /// After so many short contents in a row the next are read along with them.
 const MANY: u32 = 8;
@@ -32,8 +35,8 @@ pub struct MessageReader {
     end: usize,
     /// The message whose end has not been reached.
     inside: Option<&'static str>,
-    /// So many contents in a row were short. While they are few, long ones are to be expected, and whatever of them is read into the buffer would
-    /// be copied once more.
+    /// So many contents in a row were short. While they are few, long ones are to be expected, and
+    /// whatever of them is read into the buffer would be copied once more.
     shorts: u32,
     /// How many bytes a wait is for.
     waits_for: u32,
@@ -118,8 +121,8 @@ impl MessageReader {
         Ok(fields)
     }
 
-    /// The next whole message without page contents, if all of it is here; never waits. No such message is longer than the
-    /// buffer: one that claims to be is no message of this channel.
+    /// The next whole message without page contents, if all of it is here; never waits. No such
+    /// message is longer than the buffer: one that claims to be is no message of this channel.
     pub fn try_message(&mut self) -> Result<Option<(Header, &[u8])>, ChannelError> {
         self.inside = self.has_buffered().then_some("header");
         if !self.try_fill(Header::LEN)? {
@@ -157,7 +160,8 @@ impl MessageReader {
         Ok(true)
     }
 
-    /// The fields of a message that is short enough for the buffer, in place. A message of this channel always is.
+    /// The fields of a message that is short enough for the buffer, in place. A message of this
+    /// channel always is.
     pub fn fields_in_place(&mut self, header: Header) -> Result<&[u8], ChannelError> {
         let length = header.fields();
         if length > self.buffer.len() {
@@ -207,7 +211,8 @@ impl MessageReader {
         Ok(())
     }
 
-    /// The next bytes of page contents, or of what stands before all messages, into memory that is not guest RAM.
+    /// The next bytes of page contents, or of what stands before all messages, into memory that is
+    /// not guest RAM.
     pub fn contents_to(&mut self, target: &mut [u8]) -> Result<(), ChannelError> {
         let mut done = 0;
         while done < target.len() {
@@ -302,8 +307,8 @@ impl MessageReader {
         }
     }
 
-    /// After a receive that gave nothing: waits, or tells the error. Inside a message only the channel counts: whoever wants to
-    /// end that wait shuts the channel down.
+    /// After a receive that gave nothing: waits, or tells the error. Inside a message only the
+    /// channel counts: whoever wants to end that wait shuts the channel down.
     fn wait_after(&self, error: io::Error, wake: Option<&Wake>) -> Result<(), ChannelError> {
         match error.kind() {
             io::ErrorKind::Interrupted => Ok(()),

@@ -65,7 +65,8 @@ pub enum TlsError {
     /// The peer's certificate is not good enough for this side.
     #[error("{0}")]
     Rejected(String),
-    /// This side's certificate is not good enough for the peer, or the peer gives up for another reason.
+    /// This side's certificate is not good enough for the peer, or the peer gives up for another
+    /// reason.
     #[error("{0}")]
     Refused(String),
     /// A channel with another certificate than the first of its migration.

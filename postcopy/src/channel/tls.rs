@@ -1,8 +1,9 @@
 //! [`Tls`]: what stands between a channel and its socket if the channel is encrypted.
 //!
-//! It never waits: each call does what the socket allows at once, under a lock that is given back before anybody polls. What was received and
-//! decrypted but not asked for yet is held here, where no poll sees it: whoever polls must have read until nothing was there, or ask
-//! [`Tls::holds`] first.
+//! It never waits: each call does what the socket allows at once, under a lock that is given back
+//! before anybody polls. What was received and decrypted but not asked for yet is held here, where
+//! no poll sees it: whoever polls must have read until nothing was there, or ask [`Tls::holds`]
+//! first.
 
 use std::fmt;
 use std::io::{self, BufRead, IoSlice, Write};
@@ -22,7 +23,8 @@ const INCOMING: usize = 128 * 1024;
 const OUTGOING: usize = 128 * 1024;
 /// What is read at once of a peer that is not known yet.
 const HANDSHAKE: usize = 4096;
-/// A record that was received in part is no longer than this, in bytes: what is awaited beyond it has not come.
+/// A record that was received in part is no longer than this, in bytes: what is awaited beyond it
+/// has not come.
 pub const RECORD: u32 = 17 * 1024;
 /// How many bytes tell a Whimbrel without TLS.
 const FIRST: usize = 8;
@@ -49,7 +51,8 @@ struct Session {
     /// The first bytes of the peer.
     first: Vec<u8>,
     established: bool,
-    /// Received and not looked at are the bytes from `start` to `end`. There is no buffer before the peer is known.
+    /// Received and not looked at are the bytes from `start` to `end`. There is no buffer before
+    /// the peer is known.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
@@ -115,7 +118,8 @@ impl Tls {
         }
     }
 
-    /// Receives what is there, at most `most` bytes; `put` gets each piece and how many bytes came before it.
+    /// Receives what is there, at most `most` bytes; `put` gets each piece and how many bytes came
+    /// before it.
     pub fn receive(&self, socket: BorrowedFd<'_>, most: usize, put: &mut dyn FnMut(usize, &[u8])) -> io::Result<usize> {
         let session = &mut *self.session();
         session.must_be_established()?;
@@ -134,8 +138,9 @@ impl Tls {
         Ok(done)
     }
 
-    /// Encrypts and sends, as far as the socket takes it: `WouldBlock` when there is no room, to be called again with what is left. `sent` counts
-    /// what was taken of the pieces. At its end everything is in the socket.
+    /// Encrypts and sends, as far as the socket takes it: `WouldBlock` when there is no room, to be
+    /// called again with what is left. `sent` counts what was taken of the pieces. At its end
+    /// everything is in the socket.
     pub fn send(&self, socket: BorrowedFd<'_>, pieces: &[RawSlice<'_>], sent: &mut usize) -> io::Result<()> {
         let session = &mut *self.session();
         session.must_be_established()?;
@@ -177,7 +182,8 @@ impl Tls {
         let _ = session.flush(socket);
     }
 
-    /// The certificate that the peer has shown, as it is signed; `None` before the handshake is done.
+    /// The certificate that the peer has shown, as it is signed; `None` before the handshake is
+    /// done.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         Some(self.session().connection.peer_certificates()?.first()?.to_vec())
     }

@@ -86,7 +86,8 @@ pub type ListenAgain = Box<dyn Fn() -> io::Result<Box<dyn Acceptor>> + Send + Sy
 pub struct Options {
     /// What is offered to the source, as far as the host allows it.
     pub features: Features,
-    /// How to listen again after the link broke, for a source that joins again by itself; see [`DestinationHandle::set_reconnects`].
+    /// How to listen again after the link broke, for a source that joins again by itself; see
+    /// [`DestinationHandle::set_reconnects`].
     pub listen_again: Option<ListenAgain>,
 }
 
@@ -104,7 +105,8 @@ pub struct DestinationHandle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Waits for a guest like `guest` to arrive by `acceptor`. Returns at once; failures come by the report and the observer.
+/// Waits for a guest like `guest` to arrive by `acceptor`. Returns at once; failures come by the
+/// report and the observer.
 pub fn start(
     guest: Arc<dyn Guest>,
     acceptor: Box<dyn Acceptor>,
@@ -149,8 +151,9 @@ impl DestinationHandle {
         self.shared.end_link();
     }
 
-    /// Whether the source may still have something to hear of this side: then [`DestinationHandle::rejoin`] lets it in. So it is while a
-    /// migration is paused, and after its end until the source has said that it knows.
+    /// Whether the source may still have something to hear of this side: then
+    /// [`DestinationHandle::rejoin`] lets it in. So it is while a migration is paused, and after
+    /// its end until the source has said that it knows.
     pub fn can_rejoin(&self) -> bool {
         let status = self.shared.progress.status();
         let awaited = matches!(status, Status::PostcopyPaused | Status::Completed);
@@ -168,7 +171,8 @@ impl DestinationHandle {
         self.shared.has_rejoin() || self.shared.listens.load(Ordering::Acquire)
     }
 
-    /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now on.
+    /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now
+    /// on.
     pub fn set_reconnects(&self, yes: bool) {
         self.shared.reconnects.store(yes, Ordering::Release);
         self.shared.wake.ring();

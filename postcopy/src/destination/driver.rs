@@ -1,4 +1,5 @@
-//! The incoming migration's thread: takes the control channel's messages and carries out what [`Destination`] decides.
+//! The incoming migration's thread: takes the control channel's messages and carries out what
+//! [`Destination`] decides.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -110,7 +111,8 @@ impl Driver {
         }
     }
 
-    /// Opens userfaultfd and starts the fault loop, long before it is needed: in the blackout nothing is left to set up.
+    /// Opens userfaultfd and starts the fault loop, long before it is needed: in the blackout
+    /// nothing is left to set up.
     fn open_faults(&self) -> Result<Faults, UffdError> {
         let uffd =
             Uffd::open().inspect_err(|error| log::warn!("postcopy is not possible here: {}", sentence(error)))?;
@@ -167,7 +169,8 @@ impl Driver {
             self.tell(destination);
             let stepped = catch(INCOMING, || self.step(destination, &mut link, faults));
             let Err(error) = stepped else { continue };
-            // The handle ends the link under a thread that waits inside a message: what that thread says of it is no news.
+            // The handle ends the link under a thread that waits inside a message: what that thread
+            // says of it is no news.
             let error = self.shared.ended_here().unwrap_or_else(|| match destination.owns_guest() {
                 // What another thread has to say of it came first.
                 true => link_intact(&link, faults).err().unwrap_or(error),
@@ -194,7 +197,8 @@ impl Driver {
         self.guest.not_started();
         let last_word = Reply::NotStarted(sentence(&error));
         destination.fail(error);
-        // The source may be gone. If this side never said that it is ready, the source knows by itself that nothing runs here.
+        // The source may be gone. If this side never said that it is ready, the source knows by
+        // itself that nothing runs here.
         let told = self.reply(link, &last_word).is_ok();
         if destination.never_ran() {
             if told {
@@ -220,7 +224,8 @@ impl Driver {
         if let Err(error) = cleared {
             log::error!("the guest has every page, but not everything was cleared away: {}", sentence(&error));
         }
-        // Nothing is awaited there any more, and a fault loop that is inside a message must end, too.
+        // Nothing is awaited there any more, and a fault loop that is inside a message must end,
+        // too.
         link.demand.shutdown();
     }
 
@@ -228,7 +233,8 @@ impl Driver {
     fn finish(&self, faults: &Result<Faults, UffdError>) {
         let Ok(faults) = faults else { return };
         while let Err(error) = faults.place.settle_all(self.guest.ram()) {
-            // The host has no memory at the moment. Until it has, touched pages are served from where they stand.
+            // The host has no memory at the moment. Until it has, touched pages are served from
+            // where they stand.
             log::error!("pages that arrived are not in place yet: {}", sentence(&error));
             if self.shared.interrupted() {
                 return;
@@ -289,7 +295,8 @@ impl Driver {
             // The other channels have done their part.
             Status::Completed => Ok(()),
             _ if destination.owns_guest() => link_intact(link, faults),
-            // Before the hand-over the control channel has the say: the source may have closed all of them on purpose.
+            // Before the hand-over the control channel has the say: the source may have closed all
+            // of them on purpose.
             _ => link.multifd.take_broken().map_or(Ok(()), Err),
         }
     }

@@ -1,7 +1,8 @@
 //! The fault loop: the only thread on the destination that a demanded page passes through.
 //!
-//! A touch arrives on the userfaultfd, goes out as a request on the demand channel, comes back on the same channel and is
-//! placed, all here. Requests are pipelined: none waits for the answer to another.
+//! A touch arrives on the userfaultfd, goes out as a request on the demand channel, comes back on
+//! the same channel and is placed, all here. Requests are pipelined: none waits for the answer to
+//! another.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +34,8 @@ const ZERO_BYTES: u64 = 16;
 /// What a lost demand channel means to RAM that is watched for missing pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
-    /// The guest is still the source's: whoever waits for a page (loading the state may) is let go, and nothing runs here.
+    /// The guest is still the source's: whoever waits for a page (loading the state may) is let go,
+    /// and nothing runs here.
     Wanted,
     /// Let go: the guest must not run here any more.
     Given,
@@ -119,7 +121,8 @@ impl FaultLine {
     fn lose(&self, error: MigrationError) {
         let waiting = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.is_some() {
-            // It was the old channel, whose end the loop saw late: the new one must not be taken for lost.
+            // It was the old channel, whose end the loop saw late: the new one must not be taken
+            // for lost.
             return;
         }
         *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
@@ -143,14 +146,16 @@ struct Found {
 }
 
 impl FaultLoop {
-    /// Until told to stop. Losing the channel is no end: faults are still noted, to be asked for once there is a new one.
+    /// Until told to stop. Losing the channel is no end: faults are still noted, to be asked for
+    /// once there is a new one.
     pub fn run(self) {
         self.guest.thread_begins(EngineThread::Faults);
         go_first();
         let mut reader: Option<MessageReader> = None;
         let mut events = EventBuffer::new(EVENTS);
         let mut faults = Vec::with_capacity(EVENTS);
-        // After a panic whatever led to it may be there still: faults wait until there is a new channel to ask on.
+        // After a panic whatever led to it may be there still: faults wait until there is a new
+        // channel to ask on.
         let mut watches = true;
         while !self.line.stop.load(Ordering::Acquire) {
             let found = match self.wait(reader.as_ref(), watches) {
@@ -181,12 +186,14 @@ impl FaultLoop {
     }
 
     fn give_up(&self, reader: &mut Option<MessageReader>, error: MigrationError) {
-        // Before the source hears of it, and closes what else there is: that would be taken for the reason.
+        // Before the source hears of it, and closes what else there is: that would be taken for the
+        // reason.
         self.lose(error);
         if let Some(open) = reader.take() {
             open.channel().shutdown();
         }
-        // A send that waited on the old channel may have cleared the ring for a new one: look again.
+        // A send that waited on the old channel may have cleared the ring for a new one: look
+        // again.
         self.line.wake.ring();
     }
 
@@ -265,8 +272,8 @@ impl FaultLoop {
         }
     }
 
-    /// Begins to measure. A page that came between the fault and this note was measured by nobody, and whoever touched it may not have been
-    /// woken.
+    /// Begins to measure. A page that came between the fault and this note was measured by nobody,
+    /// and whoever touched it may not have been woken.
     fn note(&self, block: BlockId, page: PageIndex, thread: i32, now: Instant) -> Result<(), MigrationError> {
         self.place.latency.waits(block, page, self.guest.vcpu_of_thread(thread), now);
         if self.place.tracker.has(block, page) {

@@ -1,4 +1,5 @@
-//! Taking pages off a channel and into guest RAM; shared by the incoming thread and those of the multifd channels.
+//! Taking pages off a channel and into guest RAM; shared by the incoming thread and those of the
+//! multifd channels.
 
 use std::sync::{Arc, OnceLock};
 
@@ -122,8 +123,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Precopied zeros. Whole huge pages are given back to the host, for they may have been populated; less than that is made zero where an earlier
-    /// pass wrote something else.
+    /// Precopied zeros. Whole huge pages are given back to the host, for they may have been
+    /// populated; less than that is made zero where an earlier pass wrote something else.
     pub fn write_zeros(&self, run: PageRun) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         for part in by_chunk(run) {

@@ -51,7 +51,8 @@ struct Figures {
     all_blocked: Duration,
 }
 
-/// The measured latencies. One lock, taken by the thread that serves faults, by the other one only for pages somebody waits for.
+/// The measured latencies. One lock, taken by the thread that serves faults, by the other one only
+/// for pages somebody waits for.
 #[derive(Debug)]
 pub struct Latency {
     begun: AtomicBool,

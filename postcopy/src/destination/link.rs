@@ -41,8 +41,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Waits for the source's channels; `rejoin` is the migration that is to be joined again, if one is. Strangers are
-    /// turned away and do not disturb. `begin` takes the multifd channels.
+    /// Waits for the source's channels; `rejoin` is the migration that is to be joined again, if
+    /// one is. Strangers are turned away and do not disturb. `begin` takes the multifd channels.
     pub fn accept(
         acceptor: &dyn Acceptor,
         rejoin: Option<Token>,

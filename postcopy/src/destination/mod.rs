@@ -1,10 +1,11 @@
 //! The destination of a migration: the guest arrives.
 //!
-//! `state` decides, `driver` does: it owns the control channel, precopied and background pages and the guest.
-//! `faults` serves touched pages on a channel and a thread of its own. `tracker` is what both know of each page, `place` puts
-//! pages into RAM for both, `staging` has the background come together in huge pages first, and `populate` provides memory beforehand.
-//! `intake` takes pages off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what `driver` does while the
-//! link is gone.
+//! `state` decides, `driver` does: it owns the control channel, precopied and background pages and
+//! the guest. `faults` serves touched pages on a channel and a thread of its own. `tracker` is what
+//! both know of each page, `place` puts pages into RAM for both, `staging` has the background come
+//! together in huge pages first, and `populate` provides memory beforehand. `intake` takes pages
+//! off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what
+//! `driver` does while the link is gone.
 
 mod contents;
 mod control;

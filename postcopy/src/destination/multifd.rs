@@ -1,8 +1,10 @@
-//! The multifd channels of the destination: a thread for each takes pages off it and puts them in place.
+//! The multifd channels of the destination: a thread for each takes pages off it and puts them in
+//! place.
 //!
-//! The control channel says when pages come on them (`spread`) and when no more do (`gather`); each of them says the latter, too, behind its last
-//! page. So nothing of the control channel ever overtakes a page, or is overtaken by one: between the two it has nothing to say, and what follows
-//! `gather` is not looked at before every channel has come as far.
+//! The control channel says when pages come on them (`spread`) and when no more do (`gather`); each
+//! of them says the latter, too, behind its last page. So nothing of the control channel ever
+//! overtakes a page, or is overtaken by one: between the two it has nothing to say, and what
+//! follows `gather` is not looked at before every channel has come as far.
 //!
 //! ```text
 //!   control    ... spread ─────────────── gather │ ...        the gate:  Shut ──spread──> Open ──gather, once all are there──> Shut
@@ -113,7 +115,8 @@ impl Multifd {
         Ok(())
     }
 
-    /// Waits until every channel has said that this was all. Whoever wants to end that wait ends the channels.
+    /// Waits until every channel has said that this was all. Whoever wants to end that wait ends
+    /// the channels.
     pub fn gather(&self) -> Result<(), MigrationError> {
         let waits = |state: &mut State| state.lost.is_none() && state.there < self.channels.len();
         let state = self.gate.state();

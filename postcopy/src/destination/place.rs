@@ -13,7 +13,8 @@ use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};
 
-/// Copied at most so many pages at a time: between two pieces a demanded page gets its turn at the memory map's lock.
+/// Copied at most so many pages at a time: between two pieces a demanded page gets its turn at the
+/// memory map's lock.
 pub(super) const PIECE: u32 = 64;
 
 /// What came of placing a demanded page.
@@ -46,7 +47,8 @@ impl Place {
         Ok(Self { staging: staging.collect::<io::Result<_>>()?, uffd, tracker, latency })
     }
 
-    /// What may be populated before a guest comes, because it can be taken out of RAM again: whole chunks, by block.
+    /// What may be populated before a guest comes, because it can be taken out of RAM again: whole
+    /// chunks, by block.
     pub fn chunks(&self) -> impl Iterator<Item = PageRun> + '_ {
         let run = |block, chunk| PageRun { block, start: PageIndex(chunk * u64::from(HUGE_PAGES)), count: HUGE_PAGES };
         (0..).zip(&self.staging).flat_map(move |(block, staging)| {
@@ -66,7 +68,8 @@ impl Place {
 
     // Before the guest runs, and before RAM is watched. Incoming thread only.
 
-    /// The run is stale and missing again: RAM holds nothing of it afterwards. `run` had been received.
+    /// The run is stale and missing again: RAM holds nothing of it afterwards. `run` had been
+    /// received.
     pub fn drop_stale(&self, ram: &[RamBlock], run: PageRun) -> io::Result<()> {
         let block = &ram[usize::from(run.block.0)];
         let Some(staging) = self.staging(run.block) else { return block.discard(run) };
@@ -82,8 +85,8 @@ impl Place {
         by_chunk(run).filter(|part| !staging.is_away(part.start)).try_for_each(|part| block.discard(part))
     }
 
-    /// RAM is about to be watched: whatever is missing must not be there. Host memory comes in huge pages, so that a page may be there that
-    /// never came.
+    /// RAM is about to be watched: whatever is missing must not be there. Host memory comes in huge
+    /// pages, so that a page may be there that never came.
     pub fn drop_missing(&self, ram: &[RamBlock]) -> io::Result<()> {
         for ((id, received), block) in self.tracker.received().blocks().zip(ram) {
             let mut from = PageIndex(0);
@@ -124,7 +127,8 @@ impl Place {
 
     // Background pages. Receivers only.
 
-    /// Takes the contents of the run, off the channel or out of what came compressed. Each part of it is told to `took` once it is here.
+    /// Takes the contents of the run, off the channel or out of what came compressed. Each part of
+    /// it is told to `took` once it is here.
     pub fn receive(
         &self,
         ram: &[RamBlock],
@@ -184,7 +188,8 @@ impl Place {
         Ok(())
     }
 
-    /// The part stands in the shadow: counts it, moves its group in if that is complete, else serves who waits for a page of it.
+    /// The part stands in the shadow: counts it, moves its group in if that is complete, else
+    /// serves who waits for a page of it.
     fn arrived(&self, ram: &[RamBlock], staging: &Staging, hand: InHand<'_>, part: PageRun) -> Result<(), UffdError> {
         let block = &ram[usize::from(part.block.0)];
         staging.arrived(part);
@@ -202,7 +207,8 @@ impl Place {
         Ok(())
     }
 
-    /// Moves in the groups that demanded pages have completed, and takes back pages that take memory twice, if they are many.
+    /// Moves in the groups that demanded pages have completed, and takes back pages that take
+    /// memory twice, if they are many.
     pub fn settle(&self, ram: &[RamBlock]) -> Result<(), UffdError> {
         for (staging, block) in self.staging.iter().zip(ram) {
             let Some(staging) = staging else { continue };
@@ -280,7 +286,8 @@ impl Place {
             Alone::Comes => return Ok(Placed::Some),
             Alone::Placed | Alone::Due => {}
         }
-        // Whether anybody still asks for it or not: it may be noted as waited for after it was served.
+        // Whether anybody still asks for it or not: it may be noted as waited for after it was
+        // served.
         self.latency.placed(single, Instant::now());
         self.tracker.served(single);
         Ok(if alone == Alone::Due { Placed::Due } else { Placed::Some })
@@ -300,7 +307,8 @@ impl Place {
     }
 }
 
-/// Makes the run zero where it is not. Memory is not given back for less than a huge page: that would break it up.
+/// Makes the run zero where it is not. Memory is not given back for less than a huge page: that
+/// would break it up.
 pub(super) fn make_zero(block: &RamBlock, run: PageRun) {
     for page in run.pages().filter(|page| !block.is_zero(*page)) {
         block.write(page, 0, &[0; PAGE_SIZE]);

@@ -1,7 +1,8 @@
-//! While a destination waits for its guest, it has the host provide the RAM: fresh memory costs more than bringing its contents.
+//! While a destination waits for its guest, it has the host provide the RAM: fresh memory costs
+//! more than bringing its contents.
 //!
-//! On a host that has little memory left nothing is populated: it works all the same, and slower. What the guest turns out not to use is
-//! given back on the way.
+//! On a host that has little memory left nothing is populated: it works all the same, and slower.
+//! What the guest turns out not to use is given back on the way.
 
 use std::fs::read_to_string;
 use std::sync::Arc;

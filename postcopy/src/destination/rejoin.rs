@@ -16,8 +16,8 @@ use crate::wire::{Reply, Token, fragments};
 const RECOVER: &str = "'migrate_recover' here and 'migrate -r' there";
 
 impl Driver {
-    /// The link is gone, and the source has something to hear or to give: waits for a new link. A guest that runs here goes on with what is
-    /// here. `None`: the process gives up.
+    /// The link is gone, and the source has something to hear or to give: waits for a new link. A
+    /// guest that runs here goes on with what is here. `None`: the process gives up.
     pub(super) fn await_rejoin(
         &self,
         destination: &mut Destination,

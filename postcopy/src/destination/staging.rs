@@ -1,10 +1,12 @@
-//! Background pages of a postcopy come together outside the guest, in a [`Shadow`] of its RAM, and go in a few huge pages at a time: without
-//! a copy, and so that the guest has huge pages afterwards. A page that is touched earlier is placed alone.
+//! Background pages of a postcopy come together outside the guest, in a [`Shadow`] of its RAM, and
+//! go in a few huge pages at a time: without a copy, and so that the guest has huge pages
+//! afterwards. A page that is touched earlier is placed alone.
 //!
 //! # A chunk
-//! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in together. Where a chunk's pages are is one atomic number,
-//! and whoever changes RAM of a chunk that is away changes that number first. Threads of two kinds do: the *receivers*, which take the background
-//! (the incoming thread and those of multifd channels), and the fault loop.
+//! is a huge page's worth of pages, and a *group* is [`HUGE_TOGETHER`] chunks, which go in
+//! together. Where a chunk's pages are is one atomic number, and whoever changes RAM of a chunk
+//! that is away changes that number first. Threads of two kinds do: the *receivers*, which take the
+//! background (the incoming thread and those of multifd channels), and the fault loop.
 //!
 //! ```text
 //!            take (nothing runs yet)           its group is here
@@ -14,11 +16,13 @@
 //!                                     Placing   (any of them: pages are placed alone, or taken back)
 //! ```
 //!
-//! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and moving it in wakes who waits. Any thread waits for
-//! another's `Placing`, which lasts some copied pages, or the taking back of a group's.
+//! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and
+//! moving it in wakes who waits. Any thread waits for another's `Placing`, which lasts some copied
+//! pages, or the taking back of a group's.
 //!
-//! Receivers agree by a lock for each group: while one has pages of it in hand, which are written to the shadow, nobody moves it in or takes pages
-//! back. The last that lays its pages down looks whether the group is complete. The fault loop never takes that lock.
+//! Receivers agree by a lock for each group: while one has pages of it in hand, which are written
+//! to the shadow, nobody moves it in or takes pages back. The last that lays its pages down looks
+//! whether the group is complete. The fault loop never takes that lock.
 
 use std::io;
 use std::ops::Range;
@@ -39,10 +43,12 @@ const GOING: u8 = 3;
 
 const CHUNK: u64 = HUGE_PAGES as u64;
 const GROUP: u64 = HUGE_TOGETHER as u64;
-/// Pages that are placed with one that was touched, if they are here: the aligned piece around it, as the kernel does with a file's pages.
+/// Pages that are placed with one that was touched, if they are here: the aligned piece around it,
+/// as the kernel does with a file's pages.
 const AROUND: u64 = 16;
-/// So many pages may be in RAM alone. Each takes memory besides what its chunk has in the shadow: over a slow link a guest may touch everything
-/// before the background has come anywhere, and would take its memory twice.
+/// So many pages may be in RAM alone. Each takes memory besides what its chunk has in the shadow:
+/// over a slow link a guest may touch everything before the background has come anywhere, and would
+/// take its memory twice.
 const MOST_ALONE: u64 = 4096;
 
 /// What became of a page that was to be placed alone.
@@ -52,8 +58,8 @@ pub(super) enum Alone {
     Home,
     /// It was placed.
     Placed,
-    /// The same, and a receiver has something to do now: its group lacks nothing ([`Staging::move_in_due`]), or too many pages are in RAM
-    /// alone ([`Staging::take_back`]).
+    /// The same, and a receiver has something to do now: its group lacks nothing
+    /// ([`Staging::move_in_due`]), or too many pages are in RAM alone ([`Staging::take_back`]).
     Due,
     /// Its chunk is about to be moved in, and it with it.
     Comes,
@@ -64,7 +70,8 @@ pub(super) struct Staging {
     id: BlockId,
     shadow: Shadow,
     chunks: Box<[AtomicU8]>,
-    /// How many receivers have pages of the group in hand. Whoever moves pages between RAM and shadow has it locked meanwhile.
+    /// How many receivers have pages of the group in hand. Whoever moves pages between RAM and
+    /// shadow has it locked meanwhile.
     groups: Box<[Mutex<u32>]>,
     /// Pages whose contents stand in the shadow.
     whole: PageBitmap,
@@ -102,8 +109,8 @@ impl Staging {
         self.shadow.memory()
     }
 
-    /// Takes every chunk of `count` from number `first` on out of RAM that is at home, with those of its pages that are `received`. Nothing
-    /// runs yet and nobody watches RAM.
+    /// Takes every chunk of `count` from number `first` on out of RAM that is at home, with those
+    /// of its pages that are `received`. Nothing runs yet and nobody watches RAM.
     pub fn take(&self, block: &RamBlock, received: &PageBitmap, first: u64, count: u64) -> io::Result<()> {
         let mut chunk = first;
         while let Some(begin) = (chunk..first + count).find(|chunk| self.at(*chunk, HOME)) {
@@ -157,7 +164,8 @@ impl Staging {
         self.chunk(page).is_some_and(|chunk| chunk.load(Ordering::Acquire) != HOME)
     }
 
-    /// A receiver takes pages of this one's group into its hands; `None` if the page's chunk is the guest's already.
+    /// A receiver takes pages of this one's group into its hands; `None` if the page's chunk is the
+    /// guest's already.
     pub fn in_hand(&self, page: PageIndex) -> Option<InHand<'_>> {
         let group = group_of(page);
         let mut hands = self.lock(group)?;
@@ -193,7 +201,8 @@ impl Staging {
         before <= MOST_ALONE && before + more > MOST_ALONE
     }
 
-    /// Has `place` place pages of the page's chunk, if that is away, and note which; it tells whether they are too many.
+    /// Has `place` place pages of the page's chunk, if that is away, and note which; it tells
+    /// whether they are too many.
     fn run_alone(&self, page: PageIndex, place: impl FnOnce() -> Result<bool, UffdError>) -> Result<Alone, UffdError> {
         let Some(chunk) = self.chunk(page) else { return Ok(Alone::Home) };
         loop {
@@ -217,15 +226,16 @@ impl Staging {
         Ok(if too_many { Alone::Due } else { Alone::Placed })
     }
 
-    /// Places a page whose contents stand in the shadow, because somebody waits for it, and those beside it, because touches have neighbours.
+    /// Places a page whose contents stand in the shadow, because somebody waits for it, and those
+    /// beside it, because touches have neighbours.
     pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
         self.run_alone(page, || {
             if self.alone.test(page) {
                 uffd.wake(block, PageRun::single(self.id, page))?;
                 return Ok(false);
             }
-            // Who waits goes on before its neighbours are placed. Each page is noted by itself: one that is in RAM and not noted would be lost when
-            // the others are taken aside.
+            // Who waits goes on before its neighbours are placed. Each page is noted by itself: one
+            // that is in RAM and not noted would be lost when the others are taken aside.
             let place = |page| {
                 let single = PageRun::single(self.id, page);
                 uffd.copy_from(block, single, self.memory()).map(|()| self.note_alone(single))
@@ -241,7 +251,8 @@ impl Staging {
         })
     }
 
-    /// The run of pages around this one, which stands in the shadow and nowhere else, that do so too.
+    /// The run of pages around this one, which stands in the shadow and nowhere else, that do so
+    /// too.
     fn around(&self, page: PageIndex) -> PageRun {
         let begin = page.0 / AROUND * AROUND;
         let waits = |at: &u64| self.whole.test(PageIndex(*at)) && !self.alone.test(PageIndex(*at));
@@ -250,7 +261,8 @@ impl Staging {
         PageRun { block: self.id, start: PageIndex(page.0 - before), count: (before + 1 + behind) as u32 }
     }
 
-    /// Moves in every chunk that is away; nothing is missing any more, and no receiver has anything in hand.
+    /// Moves in every chunk that is away; nothing is missing any more, and no receiver has anything
+    /// in hand.
     pub fn move_in_all(&self, uffd: &Uffd, block: &RamBlock) -> Result<(), UffdError> {
         (0..self.groups.len() as u64).try_for_each(|group| match self.lock(group) {
             Some(hands) => self.move_in(uffd, block, group, &hands).map(drop),
@@ -263,7 +275,8 @@ impl Staging {
         self.shadow.release()
     }
 
-    /// Moves in the groups whose last page was placed alone; gives the pages that went in. Receivers only.
+    /// Moves in the groups whose last page was placed alone; gives the pages that went in.
+    /// Receivers only.
     pub fn move_in_due(&self, uffd: &Uffd, block: &RamBlock) -> Result<Vec<PageRun>, UffdError> {
         let mut moved = Vec::new();
         for group in self.due.1.try_iter() {
@@ -272,7 +285,8 @@ impl Staging {
         Ok(moved)
     }
 
-    /// Moves the page's group in if it is complete and nobody has pages of it in hand; gives the pages that went in. Receivers only.
+    /// Moves the page's group in if it is complete and nobody has pages of it in hand; gives the
+    /// pages that went in. Receivers only.
     pub fn move_in_if_complete(
         &self,
         uffd: &Uffd,
@@ -287,8 +301,9 @@ impl Staging {
         }
     }
 
-    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing in RAM reads as zero. Receivers only. False if
-    /// it is not away, or something of it is here already.
+    /// A chunk is zero from begin to end: its memory is given back to the host, and what is missing
+    /// in RAM reads as zero. Receivers only. False if it is not away, or something of it is here
+    /// already.
     pub fn all_zero(&self, page: PageIndex) -> io::Result<bool> {
         let number = page.0 / CHUNK;
         let run = self.pages_of(number..number + 1);
@@ -303,7 +318,8 @@ impl Staging {
         Ok(true)
     }
 
-    /// Moves in what is away of a complete group. A chunk that the fault loop is placing a page of is as much away as any other: it is waited for.
+    /// Moves in what is away of a complete group. A chunk that the fault loop is placing a page of
+    /// is as much away as any other: it is waited for.
     fn move_in(
         &self,
         uffd: &Uffd,
@@ -328,8 +344,8 @@ impl Staging {
         runs
     }
 
-    /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who touches one again gets it from there.
-    /// Receivers only.
+    /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who
+    /// touches one again gets it from there. Receivers only.
     pub fn take_back(&self, block: &RamBlock) -> io::Result<()> {
         if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE {
             return Ok(());
@@ -345,7 +361,8 @@ impl Staging {
                 continue;
             }
             for chunks in self.away_in(group) {
-                // Not `Going`: a demanded page that comes meanwhile is not in the shadow, and has to be placed afterwards.
+                // Not `Going`: a demanded page that comes meanwhile is not in the shadow, and has
+                // to be placed afterwards.
                 chunks.clone().for_each(|chunk| self.seize(chunk, PLACING));
                 let taken = self.collect(block, self.pages_of(chunks.clone()));
                 chunks.for_each(|chunk| self.chunks[chunk as usize].store(AWAY, Ordering::Release));
@@ -361,7 +378,8 @@ impl Staging {
         let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
         let result = match went {
             Ok(()) => Ok(()),
-            // Whatever the reason: what is in the shadow can still be copied, and pages that are there stay.
+            // Whatever the reason: what is in the shadow can still be copied, and pages that are
+            // there stay.
             Err(error) => {
                 log::debug!("{run} is copied, not moved: {error}");
                 uffd.copy_from(block, run, self.memory())
@@ -400,7 +418,8 @@ impl Staging {
         self.alone_pages.fetch_sub(self.alone.clear_range(run.start, u64::from(run.count)), Ordering::Relaxed);
     }
 
-    /// Waits until the chunk is away and nobody has its pages in hand; from then on it is at `place`.
+    /// Waits until the chunk is away and nobody has its pages in hand; from then on it is at
+    /// `place`.
     fn seize(&self, number: u64, place: u8) {
         let chunk = &self.chunks[number as usize];
         while chunk.compare_exchange_weak(AWAY, place, Ordering::AcqRel, Ordering::Acquire).is_err() {
@@ -451,8 +470,8 @@ impl InHand<'_> {
         self.staging.memory()
     }
 
-    /// The run in pieces, each with whether it belongs there. What stands there already came by another way, and may have been in the guest's hands
-    /// since: it is not to be written again.
+    /// The run in pieces, each with whether it belongs there. What stands there already came by
+    /// another way, and may have been in the guest's hands since: it is not to be written again.
     pub fn pieces(&self, run: PageRun) -> impl Iterator<Item = (PageRun, bool)> + '_ {
         let whole = &self.staging.whole;
         let mut at = run.start.0;

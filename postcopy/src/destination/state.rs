@@ -52,7 +52,8 @@ pub enum Effect {
     PlacePacked(Packed),
     /// Place zeros by userfaultfd.
     PlaceZeros(Vec<PageRun>),
-    /// Put the source's RAM, so many files of it, in the place of this side's: every page is here then.
+    /// Put the source's RAM, so many files of it, in the place of this side's: every page is here
+    /// then.
     Adopt(u32),
     /// Drop these pages.
     Discard(Fragment),
@@ -127,12 +128,14 @@ enum State {
     Rejoining {
         armed: bool,
     },
-    /// The guest did not start here and never will. The source may have handed it over, and has to hear of that.
+    /// The guest did not start here and never will. The source may have handed it over, and has to
+    /// hear of that.
     NeverRan {
         error: MigrationError,
         linked: bool,
     },
-    /// Every page is here. `told`: the source knows. `cleared`: what waited for pages is cleared away.
+    /// Every page is here. `told`: the source knows. `cleared`: what waited for pages is cleared
+    /// away.
     Completed {
         told: bool,
         cleared: bool,
@@ -326,7 +329,8 @@ impl Destination {
         }
     }
 
-    /// The guest runs here. Until then a failure means that it never did, and the source is told so.
+    /// The guest runs here. Until then a failure means that it never did, and the source is told
+    /// so.
     pub fn started(&mut self) {
         if let State::Starting { armed } = self.state {
             self.state = State::Running { armed };
@@ -350,16 +354,18 @@ impl Destination {
         }
     }
 
-    /// Something broke. Until this side has said that it is ready that is the end here: the source has the guest. From then on the source may
-    /// have handed it over: a guest that was not started is given up for good, and the source told so when it asks. A guest that runs here is
-    /// kept, and the rest of it awaited. Returns whether the guest is still this side's.
+    /// Something broke. Until this side has said that it is ready that is the end here: the source
+    /// has the guest. From then on the source may have handed it over: a guest that was not started
+    /// is given up for good, and the source told so when it asks. A guest that runs here is kept,
+    /// and the rest of it awaited. Returns whether the guest is still this side's.
     pub fn fail(&mut self, error: MigrationError) -> bool {
         self.spread = false;
         if let State::Completed { .. } = self.state {
             return true;
         }
         if self.owns_guest() && self.tracker.missing() == 0 {
-            // Nothing is left that the source could give: the guest is whole here, whether the source knows it or not.
+            // Nothing is left that the source could give: the guest is whole here, whether the
+            // source knows it or not.
             self.state = State::Completed { told: false, cleared: false };
             return true;
         }
@@ -372,7 +378,8 @@ impl Destination {
                 return false;
             }
             State::Failed(_) => return false,
-            // A source that cancels has not handed over, and one that does not exist any more never asks.
+            // A source that cancels has not handed over, and one that does not exist any more never
+            // asks.
             State::Loaded { .. } | State::Starting { .. } if !matches!(error, MigrationError::Cancelled(_)) => {
                 self.state = State::NeverRan { error, linked: false };
                 return false;
@@ -386,7 +393,8 @@ impl Destination {
         true
     }
 
-    /// The source was told on the link that still stands that the guest never ran here: its word is awaited.
+    /// The source was told on the link that still stands that the guest never ran here: its word is
+    /// awaited.
     pub fn said_never(&mut self) {
         if let State::NeverRan { linked, .. } = &mut self.state {
             *linked = true;
@@ -409,7 +417,8 @@ impl Destination {
         }
     }
 
-    /// A new link to the same source stands, and what it is to be told first. `None` if none was lost.
+    /// A new link to the same source stands, and what it is to be told first. `None` if none was
+    /// lost.
     pub fn rejoin(&mut self) -> Option<Standing> {
         match &mut self.state {
             State::LinkLost { armed, .. } => {

@@ -1,5 +1,6 @@
-//! What the destination knows of each page. Shared by the thread that takes background pages and the one that takes demand pages,
-//! without locks: a page's bits only ever go from missing to received once the guest may run.
+//! What the destination knows of each page. Shared by the thread that takes background pages and
+//! the one that takes demand pages, without locks: a page's bits only ever go from missing to
+//! received once the guest may run.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -15,11 +16,13 @@ pub enum Touch {
     Ask,
     /// It is on its way.
     Asked,
-    /// It was received and yet is not there: its chunk is not, or it was received as zero, which is not written to fresh memory.
+    /// It was received and yet is not there: its chunk is not, or it was received as zero, which is
+    /// not written to fresh memory.
     Here,
 }
 
-/// The pages received, asked for and still missing. A page that was received is this side's for good: in RAM, or on its way there.
+/// The pages received, asked for and still missing. A page that was received is this side's for
+/// good: in RAM, or on its way there.
 #[derive(Debug)]
 pub struct Tracker {
     received: RamBitmap,
@@ -61,12 +64,13 @@ impl Tracker {
         self.received.holds(run)
     }
 
-    /// The run is here: call this *after* the contents are, never before. Returns whether it was the last that was missing.
+    /// The run is here: call this *after* the contents are, never before. Returns whether it was
+    /// the last that was missing.
     pub fn placed(&self, run: PageRun) -> bool {
         let fresh = self.received.set_run(run);
         let last = fresh > 0 && self.missing.fetch_sub(fresh, Ordering::AcqRel) == fresh;
-        // Whoever says that a page is here looks next whether somebody asked for it; whoever asks looks next whether it is here. One of
-        // the two must see the other.
+        // Whoever says that a page is here looks next whether somebody asked for it; whoever asks
+        // looks next whether it is here. One of the two must see the other.
         fence(Ordering::SeqCst);
         last
     }
@@ -108,7 +112,8 @@ impl Tracker {
         self.asked_in(run).next().is_some()
     }
 
-    /// Pages sent before are stale: they are missing again. Gives each run that held something, to be dropped from RAM.
+    /// Pages sent before are stale: they are missing again. Gives each run that held something, to
+    /// be dropped from RAM.
     pub fn stale(&self, fragment: &Fragment, mut drop: impl FnMut(PageRun)) {
         let Some(received) = self.received.block(fragment.block) else { return };
         let mut open: Option<PageRun> = None;
@@ -132,14 +137,16 @@ impl Tracker {
         open.into_iter().for_each(drop);
     }
 
-    /// Whoever waited for pages of the run, which are here, has them: nobody asks for them any more.
+    /// Whoever waited for pages of the run, which are here, has them: nobody asks for them any
+    /// more.
     pub fn served(&self, run: PageRun) {
         if let Some(asked) = self.asked.block(run.block) {
             asked.clear_range(run.start, u64::from(run.count));
         }
     }
 
-    /// The link broke: what was asked for and has not come must be asked for again. Gives those pages.
+    /// The link broke: what was asked for and has not come must be asked for again. Gives those
+    /// pages.
     pub fn ask_again(&self) -> Vec<PageRun> {
         let mut again = Vec::new();
         for (block, asked) in self.asked.blocks() {

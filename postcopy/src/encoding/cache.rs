@@ -10,7 +10,8 @@ const LIFETIME: u32 = 2;
 /// What a page was when it was sent last.
 struct Entry {
     page: u64,
-    /// The pass in which it was sent last. In the first pass all pages are sent, which says nothing of them: that counts as none.
+    /// The pass in which it was sent last. In the first pass all pages are sent, which says nothing
+    /// of them: that counts as none.
     used: u32,
     bytes: Page,
 }
@@ -25,7 +26,8 @@ pub(crate) struct PageCache {
 }
 
 impl PageCache {
-    /// For this guest's RAM, with room for `bytes` bytes of pages, a power of two, or for all of RAM if that is less.
+    /// For this guest's RAM, with room for `bytes` bytes of pages, a power of two, or for all of
+    /// RAM if that is less.
     pub fn new(ram: &[RamBlock], bytes: u64) -> Self {
         let begins: Vec<u64> =
             ram.iter().scan(0, |next, block| Some(std::mem::replace(next, *next + block.pages()))).collect();
@@ -75,7 +77,8 @@ impl PageCache {
         if self.is_first_pass() { 0 } else { self.pass }
     }
 
-    /// The page as it was sent last, to be replaced by what is sent now; `None` if that is not known.
+    /// The page as it was sent last, to be replaced by what is sent now; `None` if that is not
+    /// known.
     pub fn sent(&mut self, block: BlockId, page: PageIndex) -> Option<&mut Page> {
         let (page, used) = (self.number(block, page), self.used());
         let entry = self.place(page).as_mut().filter(|entry| entry.page == page)?;
@@ -83,7 +86,8 @@ impl PageCache {
         Some(&mut entry.bytes)
     }
 
-    /// The page, which has no place here, is sent with these bytes: keeps them, unless its place has something that is used more.
+    /// The page, which has no place here, is sent with these bytes: keeps them, unless its place
+    /// has something that is used more.
     pub fn keep(&mut self, block: BlockId, page: PageIndex, bytes: &Page) {
         let (page, used, pass) = (self.number(block, page), self.used(), self.pass);
         match self.place(page) {

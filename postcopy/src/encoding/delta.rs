@@ -6,17 +6,20 @@
 //!  +--------+-----------+- - - - - - - -+--------+-----------+- - - -
 //! ```
 //!
-//! The new bytes stand there as they are, not as a difference: what is applied twice, or over something newer, does no harm.
+//! The new bytes stand there as they are, not as a difference: what is applied twice, or over
+//! something newer, does no harm.
 
 use super::{EncodingError, Page};
 use crate::ram::PAGE_SIZE;
 
-/// Fewer bytes than this that stayed the same are said again with those around them: to leave them out takes as many.
+/// Fewer bytes than this that stayed the same are said again with those around them: to leave them
+/// out takes as many.
 const SAME_LEAST: usize = 4;
 /// Compared at once, in bytes.
 const LINE: usize = 64;
 
-/// Appends what makes `new` of `old`; `false`, and nothing appended, if that is as long as the page.
+/// Appends what makes `new` of `old`; `false`, and nothing appended, if that is as long as the
+/// page.
 pub fn encode_changes(old: &Page, new: &Page, out: &mut Vec<u8>) -> bool {
     let begin = out.len();
     let mut at = 0;
@@ -80,7 +83,8 @@ impl<'a> Changes<'a> {
         Self { rest: bytes, at: 0 }
     }
 
-    /// The next stretch that changed: where in the page, and what stands there now. It lies inside the page. `None` at the end.
+    /// The next stretch that changed: where in the page, and what stands there now. It lies inside
+    /// the page. `None` at the end.
     pub fn take(&mut self) -> Result<Option<(usize, &'a [u8])>, EncodingError> {
         if self.rest.is_empty() {
             return Ok(None);

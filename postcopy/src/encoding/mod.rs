@@ -1,7 +1,9 @@
-//! How pages' contents go on the wire: whole, compressed, or as what has changed of them since they went last.
+//! How pages' contents go on the wire: whole, compressed, or as what has changed of them since they
+//! went last.
 //!
-//! Bytes in, bytes out: who sends which page how is the source's business (`source/outgoing.rs`), and where it is put the destination's
-//! (`destination/intake.rs`). A page that somebody waits for always goes whole.
+//! Bytes in, bytes out: who sends which page how is the source's business (`source/outgoing.rs`),
+//! and where it is put the destination's (`destination/intake.rs`). A page that somebody waits for
+//! always goes whole.
 
 mod cache;
 mod delta;
@@ -45,8 +47,8 @@ pub enum Contents {
     Whole,
     /// In compressed runs, where that is shorter.
     Packed(Packing),
-    /// Precopy: as what has changed of it since it went last, where that is shorter and still known. So that it is known, what is sent is kept in
-    /// so many bytes. Otherwise whole.
+    /// Precopy: as what has changed of it since it went last, where that is shorter and still
+    /// known. So that it is known, what is sent is kept in so many bytes. Otherwise whole.
     Changes {
         /// Room for pages as they were sent.
         cache: u64,

@@ -1,4 +1,5 @@
-//! Compressing runs of pages, and the strict opposite: whatever comes, no more is unpacked than the run holds.
+//! Compressing runs of pages, and the strict opposite: whatever comes, no more is unpacked than the
+//! run holds.
 
 use std::io;
 
@@ -43,7 +44,8 @@ impl Packer {
         self.codec
     }
 
-    /// The run's contents as they are now, compressed; `None` if that gains next to nothing. The run is at most [`MAX_PACKED_PAGES`] long.
+    /// The run's contents as they are now, compressed; `None` if that gains next to nothing. The
+    /// run is at most [`MAX_PACKED_PAGES`] long.
     pub fn pack(&mut self, block: &RamBlock, run: PageRun) -> Option<&[u8]> {
         let (pages, _) = self.raw.as_chunks_mut::<PAGE_SIZE>();
         run.pages().zip(pages).for_each(|(page, copy)| block.read(page, copy));
@@ -79,7 +81,8 @@ impl Default for Unpacker {
 }
 
 impl Unpacker {
-    /// Exactly `wanted` bytes, which are at most [`MAX_PACKED_PAGES`] pages. No more is ever unpacked, whatever `packed` claims to hold.
+    /// Exactly `wanted` bytes, which are at most [`MAX_PACKED_PAGES`] pages. No more is ever
+    /// unpacked, whatever `packed` claims to hold.
     pub fn unpack(&mut self, codec: Codec, packed: &[u8], wanted: usize) -> Result<&[u8], EncodingError> {
         // A byte more, to see whether more would come.
         self.raw.resize(wanted.min(MOST) + 1, 0);
@@ -123,7 +126,8 @@ fn unpack_zstd(
     if frame != packed.len() {
         return Err(EncodingError::Rest(packed.len() - frame));
     }
-    // What the frame claims to hold is judged before it is unpacked; one that claims nothing ends at the end of the room.
+    // What the frame claims to hold is judged before it is unpacked; one that claims nothing ends
+    // at the end of the room.
     let claimed = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
     if claimed.is_some_and(|claimed| claimed >= raw.len() as u64) {
         return Err(EncodingError::TooMuch(raw.len() - 1));
@@ -195,7 +199,8 @@ mod tests {
         }
     }
 
-    /// A megabyte in a few bytes, whatever it claims: no more than the run's bytes come out, and what came before stays usable.
+    /// A megabyte in a few bytes, whatever it claims: no more than the run's bytes come out, and
+    /// what came before stays usable.
     #[test]
     fn bombs_are_refused_by_name() {
         let many = vec![0; 64 << 20];

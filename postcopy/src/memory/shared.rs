@@ -1,4 +1,5 @@
-//! Files that guest RAM can be a mapping of, for two processes of one host. No unsafe code: the mapping is [`super::RamBlock`]'s.
+//! Files that guest RAM can be a mapping of, for two processes of one host. No unsafe code: the
+//! mapping is [`super::RamBlock`]'s.
 
 use std::fs::File;
 use std::io;
@@ -34,7 +35,8 @@ pub enum AdoptError {
     System(#[source] io::Error),
 }
 
-/// A new file for `bytes` bytes of RAM, whose size is for ever. A process that is handed it can rely on that.
+/// A new file for `bytes` bytes of RAM, whose size is for ever. A process that is handed it can
+/// rely on that.
 pub fn create(name: &str, bytes: u64) -> io::Result<OwnedFd> {
     let file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     file.set_len(bytes)?;
@@ -43,7 +45,8 @@ pub fn create(name: &str, bytes: u64) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Whether a touch of any of the `bytes` bytes of a mapping of the file can do no harm, now and later.
+/// Whether a touch of any of the `bytes` bytes of a mapping of the file can do no harm, now and
+/// later.
 pub(super) fn check(file: BorrowedFd<'_>, bytes: u64) -> Result<(), AdoptError> {
     let system = |error: nix::errno::Errno| AdoptError::System(error.into());
     let status = fstat(file.as_fd()).map_err(system)?;

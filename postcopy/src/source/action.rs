@@ -7,12 +7,14 @@ use crate::error::MigrationError;
 use crate::ram::PageRun;
 use crate::wire::{Forward, Fragment};
 
-/// What the driver is to do. After the actions with an answer it calls the method named there before it asks on.
+/// What the driver is to do. After the actions with an answer it calls the method named there
+/// before it asks on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send a message without page contents.
     Send(Forward),
-    /// Send a run's contents as they are now (zero pages as zeros), then call [`super::Source::sent`].
+    /// Send a run's contents as they are now (zero pages as zeros), then call
+    /// [`super::Source::sent`].
     SendRun(PageRun),
     /// Hand RAM itself over, as [`crate::guest::Guest::shared_ram`] gives it.
     ShareRam,
@@ -22,7 +24,8 @@ pub enum Action {
     StopLog,
     /// Read the log into the pending pages, then call [`super::Source::synced`].
     Sync,
-    /// The same, with what was read re-armed at once, so that it counts anew; then call [`super::Source::measured`].
+    /// The same, with what was read re-armed at once, so that it counts anew; then call
+    /// [`super::Source::measured`].
     Measure,
     /// Re-arm the log for the pending pages of this run.
     ClearLog(PageRun),

@@ -1,7 +1,8 @@
-//! Precopied pages on their way out of which only the changes go: a copy of each page is made, sent and kept.
+//! Precopied pages on their way out of which only the changes go: a copy of each page is made, sent
+//! and kept.
 //!
-//! What is kept must be what was sent, to the byte: the guest writes its pages meanwhile, so each is read once, and everything else is done with
-//! the copy.
+//! What is kept must be what was sent, to the byte: the guest writes its pages meanwhile, so each
+//! is read once, and everything else is done with the copy.
 
 use crate::channel::Batch;
 use crate::encoding::{Page, PageCache, encode_changes};
@@ -88,7 +89,8 @@ impl Changed {
         self.report
     }
 
-    /// Adds the run as it is now. Pages that are zero, if that is of interest, are given to `zero` instead.
+    /// Adds the run as it is now. Pages that are zero, if that is of interest, are given to `zero`
+    /// instead.
     pub fn push(
         &mut self,
         block: &RamBlock,

@@ -1,4 +1,5 @@
-//! [`Connection`]: what joins the source to one destination, from the connect to the end of the link.
+//! [`Connection`]: what joins the source to one destination, from the connect to the end of the
+//! link.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,11 +17,12 @@ use crate::greeting::{self, Until};
 use crate::guest::Guest;
 use crate::wire::{ChannelKind, Features, Token};
 
-/// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read whole: a destination that stalls
-/// inside one must not keep the source from a cancel.
+/// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read
+/// whole: a destination that stalls inside one must not keep the source from a cancel.
 const REPLY_BUFFER: usize = 128 * 1024;
 
-/// One link to the destination: its channels and the threads that serve those but the first. After a break there is a new one.
+/// One link to the destination: its channels and the threads that serve those but the first. After
+/// a break there is a new one.
 pub(super) struct Connection {
     pub channel: Arc<Channel>,
     pub reader: MessageReader,
@@ -32,7 +34,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Opens all channels of a migration, or of one that is to be joined again; also gives its token, and what the destination can do.
+    /// Opens all channels of a migration, or of one that is to be joined again; also gives its
+    /// token, and what the destination can do.
     pub fn open(
         connector: &dyn Connector,
         rejoin: Option<Token>,
@@ -97,7 +100,8 @@ impl Connection {
     }
 }
 
-/// How pages go on multifd channels: changes go on the control channel only, where each page that is sent passes.
+/// How pages go on multifd channels: changes go on the control channel only, where each page that
+/// is sent passes.
 fn spread_out(encoding: Encoding) -> Encoding {
     match encoding.contents {
         Contents::Changes { .. } => Encoding { contents: Contents::Whole, ..encoding },

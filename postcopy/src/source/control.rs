@@ -30,7 +30,8 @@ const HANDED_OVER: u8 = 2;
 pub struct Multifd {
     /// How many.
     pub channels: u8,
-    /// The background of a postcopy goes on them, too: where processors are left for it beside the vCPUs and who fetches their pages.
+    /// The background of a postcopy goes on them, too: where processors are left for it beside the
+    /// vCPUs and who fetches their pages.
     pub postcopy: bool,
 }
 
@@ -119,7 +120,8 @@ pub struct SourceHandle {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Begins to migrate `guest` to where `connector` leads. Returns at once; failures come by the report and the observer.
+/// Begins to migrate `guest` to where `connector` leads. Returns at once; failures come by the
+/// report and the observer.
 pub fn start(
     guest: Arc<dyn Guest>,
     connector: Arc<dyn Connector>,
@@ -129,7 +131,8 @@ pub fn start(
     start_with(guest, connector, limits, observer, Multifd::default())
 }
 
-/// The same, with multifd channels beside the other two: many pages go on all of them at once. The destination has to take them.
+/// The same, with multifd channels beside the other two: many pages go on all of them at once. The
+/// destination has to take them.
 pub fn start_with(
     guest: Arc<dyn Guest>,
     connector: Arc<dyn Connector>,
@@ -192,7 +195,8 @@ impl SourceHandle {
         self.shared.no_postcopy.load(Ordering::Acquire)
     }
 
-    /// Switches to postcopy as soon as possible. Refused without harm to the migration if the destination cannot do it.
+    /// Switches to postcopy as soon as possible. Refused without harm to the migration if the
+    /// destination cannot do it.
     pub fn start_postcopy(&self) -> Result<(), MigrationError> {
         if self.has_no_postcopy() {
             return Err(MigrationError::NoPostcopy);
@@ -256,7 +260,8 @@ impl SourceHandle {
         }
     }
 
-    /// The process ends: gives up the link and the threads. What this means for the guest is as for a broken link.
+    /// The process ends: gives up the link and the threads. What this means for the guest is as for
+    /// a broken link.
     pub fn abandon(&mut self) {
         self.shared.abandoned.store(true, Ordering::Release);
         self.shared.wake.ring();

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::slowing::Slowing;
 use crate::encoding::Encoding;
 
-/// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told to.
+/// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told
+/// to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// Never.
@@ -52,11 +53,14 @@ pub struct Limits {
     pub hold: bool,
     /// RAM is not sent: the destination, on the same host, maps it. Does not change on the way.
     pub ignore_shared: bool,
-    /// In postcopy the host gets each page back once the destination has it. Does not change on the way.
+    /// In postcopy the host gets each page back once the destination has it. Does not change on the
+    /// way.
     pub release: bool,
-    /// For so long a postcopy whose link broke tries by itself to reach the destination again; zero: not at all.
+    /// For so long a postcopy whose link broke tries by itself to reach the destination again;
+    /// zero: not at all.
     pub reconnect: Duration,
-    /// How pages go. That is settled when the migration begins, but for the room that sent pages are kept in.
+    /// How pages go. That is settled when the migration begins, but for the room that sent pages
+    /// are kept in.
     pub encoding: Encoding,
 }
 
@@ -87,7 +91,8 @@ pub struct PassFigures {
     pub begin: u64,
     /// Bytes that it put on the wire.
     pub sent: u64,
-    /// Bytes of pages that these stood for, zero pages apart: more than were sent, where pages go compressed or as their changes.
+    /// Bytes of pages that these stood for, zero pages apart: more than were sent, where pages go
+    /// compressed or as their changes.
     pub moved: u64,
     /// How long it took.
     pub elapsed: Duration,
@@ -98,7 +103,8 @@ pub struct PassFigures {
 }
 
 impl PassFigures {
-    /// Whether it gained less than a tenth of what there was to do. What there was is what the pass before it left; before the first, all of RAM.
+    /// Whether it gained less than a tenth of what there was to do. What there was is what the pass
+    /// before it left; before the first, all of RAM.
     fn has_stalled(&self) -> bool {
         u128::from(self.remaining) * 10 > u128::from(self.begin) * 9
     }
@@ -136,9 +142,10 @@ pub fn bandwidth(pass: &PassFigures, limits: &Limits) -> u64 {
 
 /// The verdict.
 ///
-/// Being within the downtime limit is permission to switch, not a reason: while passes still shrink what remains by a half, another short
-/// one costs little total time and makes the blackout shorter by as much. So the switch comes once it
-/// is allowed *and* either passes stopped paying or there is next to nothing left.
+/// Being within the downtime limit is permission to switch, not a reason: while passes still shrink
+/// what remains by a half, another short one costs little total time and makes the blackout shorter
+/// by as much. So the switch comes once it is allowed *and* either passes stopped paying or there
+/// is next to nothing left.
 pub fn decide(pass: &PassFigures, limits: &Limits) -> Verdict {
     let is_due = match limits.policy {
         Policy::AfterPasses(passes) => pass.number >= passes,

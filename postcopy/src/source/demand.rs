@@ -16,10 +16,12 @@ use crate::ram::PageRun;
 use crate::turn::go_first;
 use crate::wire::Request;
 
-/// What to send for a request: each page of it. Pending ones are claimed, so that the background does not send them, too. One that is
-/// not pending any more is on its way in the background, behind everything that the socket and the link hold: somebody waits for
-/// it, so it is sent once more, ahead of all that. Whichever comes second finds the page there and changes nothing. `answered` are
-/// the pages given on this channel: however often a page is asked for, it is given once.
+/// What to send for a request: each page of it. Pending ones are claimed, so that the background
+/// does not send them, too. One that is not pending any more is on its way in the background,
+/// behind everything that the socket and the link hold: somebody waits for it, so it is sent once
+/// more, ahead of all that. Whichever comes second finds the page there and changes nothing.
+/// `answered` are the pages given on this channel: however often a page is asked for, it is given
+/// once.
 ///
 /// Shared by the thread below and the tests without threads.
 pub fn answer(
@@ -96,7 +98,8 @@ impl DemandServer {
         }
     }
 
-    /// What the guest would ask for first goes unasked, as far as it has not gone yet. Whoever asks meanwhile is answered first.
+    /// What the guest would ask for first goes unasked, as far as it has not gone yet. Whoever asks
+    /// meanwhile is answered first.
     fn give_first(&mut self) -> Result<(), MigrationError> {
         let pending = self.shared.pending.clone();
         let mut waiting = 0;

@@ -2,7 +2,8 @@
 
 /// The guest is paused here and may still be resumed here.
 ///
-/// Made when the guest is paused; handing the guest over consumes it. Whoever holds none cannot resume the guest.
+/// Made when the guest is paused; handing the guest over consumes it. Whoever holds none cannot
+/// resume the guest.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Resumable {
     running: bool,
@@ -19,13 +20,15 @@ impl Resumable {
         self.running
     }
 
-    /// The last moment: the guest is the destination's from here on, whatever becomes of the message that says so.
+    /// The last moment: the guest is the destination's from here on, whatever becomes of the
+    /// message that says so.
     pub(super) fn hand_over(self) -> HandedOver {
         HandedOver { running: self.running }
     }
 }
 
-/// The guest has been handed over: it must never run here again, unless the destination says that it never started it.
+/// The guest has been handed over: it must never run here again, unless the destination says that
+/// it never started it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HandedOver {
     running: bool,

@@ -28,10 +28,12 @@ use crate::throttle::Throttle;
 use crate::wire::description::describe;
 use crate::wire::{BlockDescription, Features, Forward, Reply, Token, decode_reply};
 
-/// After a cancel a message that has begun may still go for so long: behind a whole one the destination can be told of the cancel.
+/// After a cancel a message that has begun may still go for so long: behind a whole one the
+/// destination can be told of the cancel.
 const LAST_MESSAGE: Duration = Duration::from_millis(300);
 
-/// Before the hand-over, for so long a destination that gave up is heard out on the control channel when another channel ended.
+/// Before the hand-over, for so long a destination that gave up is heard out on the control channel
+/// when another channel ended.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// This thread, in messages.
@@ -96,7 +98,8 @@ impl Driver {
             }
             Err(error) => {
                 self.enter(Status::Failing);
-                // What the state machine held is gone with it: nobody but this thread could hand the guest over, so it runs on here.
+                // What the state machine held is gone with it: nobody but this thread could hand
+                // the guest over, so it runs on here.
                 if let Err(error) = self.guest.resume(true) {
                     log::error!("the guest could not be resumed: {error}");
                 }
@@ -172,7 +175,8 @@ impl Driver {
             let action = source.next(shared.progress.now());
             self.tell(&source);
             if action == Action::End {
-                // The last word (a cancel, most often) still has to go; a link that is broken does not need it.
+                // The last word (a cancel, most often) still has to go; a link that is broken does
+                // not need it.
                 if let Err(error) = self.send(&mut source, &link) {
                     log::debug!("after the end: {}", sentence(&error));
                 }
@@ -197,7 +201,8 @@ impl Driver {
         }
         link.close();
         if source.leaves_ram() {
-            // Only now, for the thread that answers requests has ended: it may have been reading a page.
+            // Only now, for the thread that answers requests has ended: it may have been reading a
+            // page.
             self.guest.leave_ram();
         }
         source.into_outcome()
@@ -223,7 +228,8 @@ impl Driver {
         }
     }
 
-    /// An error between two actions. A broken stream may have a last word of the destination in it, which says more.
+    /// An error between two actions. A broken stream may have a last word of the destination in it,
+    /// which says more.
     fn failed(&mut self, error: MigrationError, source: &mut Source, link: &mut Connection) {
         self.forget(link);
         if self.shared.cancelled() && matches!(&error, MigrationError::Link { .. }) {
@@ -237,7 +243,8 @@ impl Driver {
         if source.status().is_ended() {
             log::debug!("after the end: {}", sentence(&error));
         }
-        // Once the guest was handed over only a broken link is news, and its pages wait for the next one.
+        // Once the guest was handed over only a broken link is news, and its pages wait for the
+        // next one.
         let patience = if self.shared.is_handed_over() { Duration::ZERO } else { LAST_WORD };
         match (&error, self.last_word(link, patience)) {
             (MigrationError::Link { .. }, Some(word)) => source.reply(word, self.shared.progress.now()),
@@ -245,7 +252,8 @@ impl Driver {
         }
     }
 
-    /// The destination's refusal, if it is among what it said before the link broke. The end of another channel can be seen before it comes.
+    /// The destination's refusal, if it is among what it said before the link broke. The end of
+    /// another channel can be seen before it comes.
     fn last_word(&self, link: &mut Connection, patience: Duration) -> Option<Reply> {
         let until = self.shared.progress.now() + patience;
         loop {
@@ -380,7 +388,8 @@ impl Driver {
 
     fn sync(&mut self, source: &mut Source) -> Result<(), MigrationError> {
         if source.status() != Status::Device {
-            // Before the log is read: the decision to pause is made by pages that the guest wrote meanwhile, too.
+            // Before the log is read: the decision to pause is made by pages that the guest wrote
+            // meanwhile, too.
             self.guest.prepare_pause();
         }
         for (block, dirty) in self.shared.pending.blocks() {

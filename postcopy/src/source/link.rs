@@ -1,8 +1,10 @@
-//! How fast the background may go on a network link, so that no queue stands there before a demanded page. Reads no clock, does no I/O.
+//! How fast the background may go on a network link, so that no queue stands there before a
+//! demanded page. Reads no clock, does no I/O.
 //!
-//! A demanded page has a connection of its own, but it shares the link with the background, and whatever the background has in the link's
-//! queue (a switch's, a network card's) goes first. Congestion control is content with milliseconds of that. So in postcopy the background
-//! is paced a little below what the link carries: the queue stays empty, and the link nearly full.
+//! A demanded page has a connection of its own, but it shares the link with the background, and
+//! whatever the background has in the link's queue (a switch's, a network card's) goes first.
+//! Congestion control is content with milliseconds of that. So in postcopy the background is paced
+//! a little below what the link carries: the queue stays empty, and the link nearly full.
 //!
 //! ```text
 //!            a queue stands              it should be gone            long enough without one
@@ -12,39 +14,47 @@
 //!     +---------------------------------------------- faster than any pace is good for -----------------+
 //! ```
 //!
-//! What speaks for a queue is the round trip: longer than the shortest known, twice in a row. Where it does not grow, for instance because
-//! the processors are slower than the link, the state stays `Free` and nothing is ever set.
+//! What speaks for a queue is the round trip: longer than the shortest known, twice in a row. Where
+//! it does not grow, for instance because the processors are slower than the link, the state stays
+//! `Free` and nothing is ever set.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A queue that is left alone: what a demanded page takes anyway on its way through both hosts is about as long. Shorter would mistake
-/// the time slices of a busy host for a queue.
+/// A queue that is left alone: what a demanded page takes anyway on its way through both hosts is
+/// about as long. Shorter would mistake the time slices of a busy host for a queue.
 const TOLERATED: Duration = Duration::from_micros(300);
-/// How many looks in a row must show a queue. A single one may be a host that had no time for an acknowledgement.
+/// How many looks in a row must show a queue. A single one may be a host that had no time for an
+/// acknowledgement.
 const LOOKS: u32 = 2;
 /// The same where none is to be expected: hosts are late for longer, too.
 const LOOKS_CRUISING: u32 = 3;
-/// How often to look. A queue grows by at most about as much between two looks while nothing is paced yet.
+/// How often to look. A queue grows by at most about as much between two looks while nothing is
+/// paced yet.
 const EVERY: Duration = Duration::from_millis(1);
 /// Over how long the rate is measured: what is acknowledged at once takes 0.5 ms at 1 Gb/s.
 const WINDOW: Duration = Duration::from_millis(5);
 /// The shortest that says anything about the rate.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(2);
-/// What the background and the demanded pages together may take of the link, in percent. The rest is what lets a queue shrink again.
+/// What the background and the demanded pages together may take of the link, in percent. The rest
+/// is what lets a queue shrink again.
 const CRUISE: u64 = 97;
-/// How long a queue may take to shrink, if the link allows. Meanwhile the background has less of the link: at least this share, or the
-/// time without it would cost more than the queue, and at most that, or a short queue would take too long. In percent.
+/// How long a queue may take to shrink, if the link allows. Meanwhile the background has less of
+/// the link: at least this share, or the time without it would cost more than the queue, and at
+/// most that, or a short queue would take too long. In percent.
 const DRAIN: Duration = Duration::from_millis(4);
 const DRAIN_LEAST: u32 = 25;
 const DRAIN_MOST: u32 = 70;
-/// Whoever finds a queue so soon after the last one was drained believes in too fast a link. Later it is rather a burst of others, or a
-/// host without time, and costs no more than a little of the rate, in percent.
+/// Whoever finds a queue so soon after the last one was drained believes in too fast a link. Later
+/// it is rather a burst of others, or a host without time, and costs no more than a little of the
+/// rate, in percent.
 const SOON: Duration = Duration::from_millis(20);
 const A_LITTLE_LESS: u64 = 98;
-/// After so long without a queue the link may have become faster. Together with a probe's length this is how late that is noticed.
+/// After so long without a queue the link may have become faster. Together with a probe's length
+/// this is how late that is noticed.
 const PROBE_AFTER: Duration = Duration::from_millis(60);
-/// A probe's step: how long, and how much more than before, in percent. A link that carries no more gets a queue of 0.2 ms by it.
+/// A probe's step: how long, and how much more than before, in percent. A link that carries no more
+/// gets a queue of 0.2 ms by it.
 const PROBE_STEP: Duration = Duration::from_millis(4);
 const PROBE_MORE: u64 = 105;
 /// From this step of a probe on the link is much faster than believed, and steps are large.
@@ -54,15 +64,18 @@ const LARGE_STEP_MORE: u64 = 130;
 const NEAR: u64 = 90;
 /// After what looked like a queue and was none, nothing is looked for so long.
 const HOLD_OFF: Duration = Duration::from_millis(200);
-/// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of a millisecond) pretends so much.
+/// How many steps of a probe do not count yet: a link that lets a burst through (a token bucket of
+/// a millisecond) pretends so much.
 const STEPS_ON_CREDIT: usize = 2;
-/// A step was carried if so much of it arrived, in percent, or would have with one acknowledgement more, of so many bytes.
+/// A step was carried if so much of it arrived, in percent, or would have with one acknowledgement
+/// more, of so many bytes.
 const CARRIED: u64 = 93;
 const AT_ONCE: u64 = 64 * 1024;
-/// Above this rate nothing is paced, in bytes per second: one stream keeps no such link busy, and a switch's whole buffer is gone within
-/// a millisecond.
+/// Above this rate nothing is paced, in bytes per second: one stream keeps no such link busy, and a
+/// switch's whole buffer is gone within a millisecond.
 const FASTEST: u64 = 1_100_000_000;
-/// Below this rate nothing is paced either: the estimate must not end in a standstill, whatever the samples say.
+/// Below this rate nothing is paced either: the estimate must not end in a standstill, whatever the
+/// samples say.
 const SLOWEST: u64 = 100_000;
 /// The demanded pages' own share of the link is taken from this time.
 const SHARE_WINDOW: Duration = Duration::from_millis(10);
@@ -214,15 +227,16 @@ impl LinkPace {
         }
     }
 
-    /// Whether a queue of that length can be made of the background's bytes: then about as many are on their way. Where fewer are, a
-    /// host is late, or the queue is another's.
+    /// Whether a queue of that length can be made of the background's bytes: then about as many are
+    /// on their way. Where fewer are, a host is late, or the queue is another's.
     fn is_ours(&self, sample: &Sample, queue: Duration) -> bool {
         let Some((both, demanded)) = self.rates(Duration::ZERO) else { return false };
         let needed = u128::from(both.saturating_sub(demanded)) * queue.as_nanos() / 1_000_000_000;
         u128::from(sample.in_flight) >= needed / 2
     }
 
-    /// Bytes per second of both kinds that arrived lately, but not before `since`, and of demanded ones.
+    /// Bytes per second of both kinds that arrived lately, but not before `since`, and of demanded
+    /// ones.
     fn rates(&self, since: Duration) -> Option<(u64, u64)> {
         let now = self.history.back()?;
         let age = |then: &Sample| now.at.saturating_sub(then.at);
@@ -264,7 +278,8 @@ impl LinkPace {
             State::Cruising { rate, since } if self.above >= LOOKS_CRUISING => {
                 let little = percent(rate, A_LITTLE_LESS);
                 let soon = now.saturating_sub(since) < SOON;
-                // Not less than half: what was measured may be a moment without time for either host.
+                // Not less than half: what was measured may be a moment without time for either
+                // host.
                 let lower = self.measured(since).filter(|_| soon).map_or(little, |less| less.clamp(rate / 2, little));
                 self.best = self.best.max(rate);
                 State::Draining(self.drain(lower.max(SLOWEST), Some(rate), now, queue))
@@ -308,7 +323,8 @@ impl LinkPace {
         }
     }
 
-    /// How long to go at this rate before more is tried. Not long if the link has carried more: then a late host looked like a queue.
+    /// How long to go at this rate before more is tried. Not long if the link has carried more:
+    /// then a late host looked like a queue.
     fn patience(&self, rate: u64) -> Duration {
         if rate < percent(self.best, NEAR) { SOON } else { PROBE_AFTER }
     }
@@ -339,7 +355,8 @@ impl LinkPace {
         }
         let shrinks = drain.lowest < drain.before / 4 * 3;
         if drain.halved && !shrinks {
-            // What is left at half the pace and does not shrink is no queue of ours: the way has become longer, or 64 KiB take so long.
+            // What is left at half the pace and does not shrink is no queue of ours: the way has
+            // become longer, or 64 KiB take so long.
             self.base = drain.lowest;
             return match drain.known {
                 Some(rate) => State::Cruising { rate, since: now },
@@ -355,8 +372,8 @@ impl LinkPace {
         State::Draining(Drain { since: now, until, before: drain.lowest, lowest: Duration::MAX, ..drain })
     }
 
-    /// A queue shrinks by what the background leaves of the link. It has as long as that takes, but so long that it shows whether the link
-    /// carries so much, and a few looks more.
+    /// A queue shrinks by what the background leaves of the link. It has as long as that takes, but
+    /// so long that it shows whether the link carries so much, and a few looks more.
     fn drain(&self, rate: u64, known: Option<u64>, now: Duration, queue: Duration) -> Drain {
         let wanted = (queue.as_nanos() * 100 / DRAIN.as_nanos()).min(100) as u32;
         let share = (100 - wanted).clamp(DRAIN_LEAST, DRAIN_MOST);
@@ -375,7 +392,8 @@ impl LinkPace {
         };
         let wanted = match whole {
             None => Pacing::Unpaced,
-            // Demanded pages go anyway; the background takes what they leave, but never stands still.
+            // Demanded pages go anyway; the background takes what they leave, but never stands
+            // still.
             Some(rate) => Pacing::To(rate.saturating_sub(self.demanded()).max(rate / 4)),
         };
         let same = match (self.set, wanted) {
@@ -389,8 +407,9 @@ impl LinkPace {
     }
 }
 
-/// The mean of the round trips between two samples. The smoothed one lags eight acknowledgements behind, which are 4 ms at 1 Gb/s, and
-/// that is most of what a queue may take. `None` if nothing was acknowledged.
+/// The mean of the round trips between two samples. The smoothed one lags eight acknowledgements
+/// behind, which are 4 ms at 1 Gb/s, and that is most of what a queue may take. `None` if nothing
+/// was acknowledged.
 fn round_trip_since(last: &Sample, sample: &Sample) -> Option<Duration> {
     let count = sample.acknowledgements.saturating_sub(last.acknowledgements);
     if count == 0 {

@@ -9,7 +9,8 @@ use crate::ram::{BlockId, PageIndex, PageRun};
 /// The log is re-armed for so many pages at a time.
 const STRETCH: u64 = 4096;
 
-/// Reads the log so that every page counts anew in the next reading: what was read is re-armed at once.
+/// Reads the log so that every page counts anew in the next reading: what was read is re-armed at
+/// once.
 #[derive(Debug, Default)]
 pub struct Meter {
     /// Kept between readings; all clear.
@@ -17,10 +18,11 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// How many pages were dirtied. `each` is shown them first, 64 at a time: a block, the number of a word of its bitmap, and the word.
+    /// How many pages were dirtied. `each` is shown them first, 64 at a time: a block, the number
+    /// of a word of its bitmap, and the word.
     ///
-    /// Whoever sends what `each` was shown afterwards loses no write: one that comes before the log is re-armed is in what is sent, one that
-    /// comes after is in the log.
+    /// Whoever sends what `each` was shown afterwards loses no write: one that comes before the log
+    /// is re-armed is in what is sent, one that comes after is in the log.
     pub fn read(&self, guest: &dyn Guest, mut each: impl FnMut(BlockId, usize, u64)) -> Result<u64, GuestError> {
         let seen = self.seen.get_or_init(|| RamBitmap::new(guest.ram()));
         let mut pages = 0;

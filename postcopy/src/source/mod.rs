@@ -1,9 +1,12 @@
 //! The source of a migration: the guest leaves.
 //!
-//! `state` decides, `driver` does: it owns the guest and the `connection` with its channels. `demand` answers page requests
-//! on a channel and a thread of its own, so that no background byte stands before a page that somebody waits for.
-//! `slowing` decides by how much a guest that writes too fast is throttled, by what `meter` reads; `throttled` sees that it does not stay so.
-//! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several channels at once, `release` gives pages back to the host that the destination has, and `pacer` holds whatever goes in the background to what `link` finds.
+//! `state` decides, `driver` does: it owns the guest and the `connection` with its channels.
+//! `demand` answers page requests on a channel and a thread of its own, so that no background byte
+//! stands before a page that somebody waits for. `slowing` decides by how much a guest that writes
+//! too fast is throttled, by what `meter` reads; `throttled` sees that it does not stay so.
+//! `rejoin` is what `driver` does while the link is gone. `multifd` sends many pages on several
+//! channels at once, `release` gives pages back to the host that the destination has, and `pacer`
+//! holds whatever goes in the background to what `link` finds.
 
 mod action;
 mod changed;

@@ -1,7 +1,9 @@
-//! The multifd channels of the source: many pages go on several connections, each with a thread that looks for zero pages and sends.
+//! The multifd channels of the source: many pages go on several connections, each with a thread
+//! that looks for zero pages and sends.
 //!
-//! The migration's thread gives jobs out, the senders take them, whoever is free first. It waits for room before it gives the next one, and for
-//! the last one before anything that must not overtake the pages (`Action::Gather`); the senders ring for it if it waits.
+//! The migration's thread gives jobs out, the senders take them, whoever is free first. It waits
+//! for room before it gives the next one, and for the last one before anything that must not
+//! overtake the pages (`Action::Gather`); the senders ring for it if it waits.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +21,8 @@ use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
 use crate::wire::Forward;
 
-/// Fewer pages than this go on the control channel: on several the waiting for each other at the end takes as long.
+/// Fewer pages than this go on the control channel: on several the waiting for each other at the
+/// end takes as long.
 pub(super) const MANY_PAGES: u64 = 1024;
 /// A job is given out once it has so many pages or runs: giving one out wakes a thread, as a rule.
 const JOB_PAGES: u64 = 512;
@@ -114,14 +117,16 @@ impl Senders {
         self.spread
     }
 
-    /// Adds a run to the next job; whether that is to be given out. `zero`: whether it is zero, if that is known. `alone`: at once.
+    /// Adds a run to the next job; whether that is to be given out. `zero`: whether it is zero, if
+    /// that is known. `alone`: at once.
     pub fn push(&mut self, run: PageRun, zero: Option<bool>, alone: bool) -> bool {
         self.next.runs.push((run, zero));
         self.next.pages += u64::from(run.count);
         alone || self.next.pages >= JOB_PAGES || self.next.runs.len() >= JOB_RUNS
     }
 
-    /// Gives the next job out, if there is room; whether nothing is left to give. If not, the caller is rung for.
+    /// Gives the next job out, if there is room; whether nothing is left to give. If not, the
+    /// caller is rung for.
     pub fn give(&mut self) -> Result<bool, MigrationError> {
         if self.next.runs.is_empty() {
             return Ok(true);

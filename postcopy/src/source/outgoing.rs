@@ -1,4 +1,5 @@
-//! Runs of pages on their way out: zero pages become zero runs, the rest goes straight from guest RAM to the socket, if nothing else is wished for.
+//! Runs of pages on their way out: zero pages become zero runs, the rest goes straight from guest
+//! RAM to the socket, if nothing else is wished for.
 
 use super::changed::Changed;
 use crate::channel::{Batch, Channel, ChannelError, Wake};
@@ -8,7 +9,8 @@ use crate::memory::RamBlock;
 use crate::ram::{PageIndex, PageRun};
 use crate::wire::{Forward, MAX_PACKED_PAGES};
 
-/// A batch is sent once it holds so many bytes: enough that the call is cheap, few enough that they stay in the cache.
+/// A batch is sent once it holds so many bytes: enough that the call is cheap, few enough that they
+/// stay in the cache.
 const BATCH_BYTES: usize = 256 * 1024;
 /// Zero runs wait for each other up to so many.
 const MOST_ZEROS: usize = 1024;
@@ -167,7 +169,8 @@ impl Outgoing {
         self.batch.bytes() >= BATCH_BYTES || self.batch.is_full()
     }
 
-    /// Sends everything; tells what went since the last time. Empty afterwards, also after an error.
+    /// Sends everything; tells what went since the last time. Empty afterwards, also after an
+    /// error.
     pub fn send(
         &mut self,
         ram: &[RamBlock],
@@ -186,7 +189,8 @@ impl Outgoing {
         match self.batch.send(ram, channel, wake, interrupted) {
             Ok(bytes) => Ok(Sent { bytes, ..counted }),
             Err(error) => {
-                // The stream may have ended inside a message: whatever followed would be taken for its rest.
+                // The stream may have ended inside a message: whatever followed would be taken for
+                // its rest.
                 self.torn = true;
                 Err(error)
             }

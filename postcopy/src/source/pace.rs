@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// How much time's worth of bytes may go at once after a pause: a busy host makes such pauses, and the rate is to be had all the same.
+/// How much time's worth of bytes may go at once after a pause: a busy host makes such pauses, and
+/// the rate is to be had all the same.
 const BURST: Duration = Duration::from_millis(100);
 
 /// Spreads bytes over time. Times count from any fixed moment.

@@ -1,4 +1,5 @@
-//! Holds the background of a postcopy to what leaves the network without a queue: [`LinkPace`] decides, this looks and sets.
+//! Holds the background of a postcopy to what leaves the network without a queue: [`LinkPace`]
+//! decides, this looks and sets.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,8 @@ impl Pacer {
         *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = network.then(LinkPace::default);
     }
 
-    /// Looks at the network, if it is time to. To be called while a send waits for room: a socket that is never full has no queue behind it.
+    /// Looks at the network, if it is time to. To be called while a send waits for room: a socket
+    /// that is never full has no queue behind it.
     pub fn look(&self, shared: &Shared) {
         // Whoever looks already looks for all.
         let Ok(mut pace) = self.pace.try_lock() else { return };

@@ -1,4 +1,5 @@
-//! A source without its destination: keeps the guest's pages and waits until both sides are joined again, or tries to by itself.
+//! A source without its destination: keeps the guest's pages and waits until both sides are joined
+//! again, or tries to by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,7 +18,8 @@ use crate::wire::Token;
 const IN_DOUBT: &str =
     "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
 
-/// The pause before the first attempt; each one that fails doubles the next. A link that flaps is back after some of these.
+/// The pause before the first attempt; each one that fails doubles the next. A link that flaps is
+/// back after some of these.
 const FIRST: Duration = Duration::from_millis(100);
 /// But a pause is never longer.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -36,7 +38,8 @@ impl Attempts {
         Self { begun: now, pause: FIRST, next: now + FIRST }
     }
 
-    /// How long until the next attempt, zero if it is due; `None` if `limit` after the break has passed: then only a user's word helps.
+    /// How long until the next attempt, zero if it is due; `None` if `limit` after the break has
+    /// passed: then only a user's word helps.
     pub fn next(&self, limit: Duration, now: Duration) -> Option<Duration> {
         (!limit.is_zero() && self.next <= self.begun + limit).then(|| self.next.saturating_sub(now))
     }
@@ -49,8 +52,8 @@ impl Attempts {
 }
 
 impl Driver {
-    /// The link is gone after the hand-over: keeps everything and waits for a new one, `connector`'s or another that becomes it. `None`: the
-    /// process gives up.
+    /// The link is gone after the hand-over: keeps everything and waits for a new one,
+    /// `connector`'s or another that becomes it. `None`: the process gives up.
     pub(super) fn await_rejoin(
         &mut self,
         source: &mut Source,

@@ -1,10 +1,12 @@
 //! Pages that the destination has, and that the host gets back meanwhile (`release-ram`).
 //!
-//! A page is let go of only on the destination's word that it has it: then a recovery cannot need it either, for the destination's received
-//! bitmap is what a recovery goes by. It is asked from time to time, by a mark in the background.
+//! A page is let go of only on the destination's word that it has it: then a recovery cannot need
+//! it either, for the destination's received bitmap is what a recovery goes by. It is asked from
+//! time to time, by a mark in the background.
 //!
-//! A request for such a page can still be on its way; it is not answered, for the page is there. And the thread that answers requests may be about
-//! to read one: what it has in hand is let go of later.
+//! A request for such a page can still be on its way; it is not answered, for the page is there.
+//! And the thread that answers requests may be about to read one: what it has in hand is let go of
+//! later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -19,7 +21,8 @@ const PARTS: u64 = 32;
 /// and after no fewer bytes than this.
 const LEAST: u64 = 8 << 20;
 
-/// The pages that are gone from here. Shared by the thread that lets go of them and the one that answers requests.
+/// The pages that are gone from here. Shared by the thread that lets go of them and the one that
+/// answers requests.
 #[derive(Debug)]
 pub struct Released {
     pages: RamBitmap,
@@ -27,7 +30,8 @@ pub struct Released {
     turns: AtomicU64,
 }
 
-/// A request is being answered: no page is let go of before this is dropped, unless it was gone before.
+/// A request is being answered: no page is let go of before this is dropped, unless it was gone
+/// before.
 pub(super) struct Answering<'a>(&'a AtomicU64);
 
 impl Drop for Answering<'_> {
@@ -49,7 +53,8 @@ impl Released {
     /// A request is about to be answered.
     pub(super) fn answer(&self) -> Answering<'_> {
         self.turns.fetch_add(1, Ordering::SeqCst);
-        // Whoever lets go of pages marks them first and looks then whether somebody answers; one of the two sees the other.
+        // Whoever lets go of pages marks them first and looks then whether somebody answers; one of
+        // the two sees the other.
         fence(Ordering::SeqCst);
         Answering(&self.turns)
     }
@@ -109,7 +114,8 @@ impl Releaser {
         let runs = self.released.mark(fragment);
         let turn = self.released.turns.load(Ordering::SeqCst);
         self.held.push((turn, runs));
-        // Only the turn that it is in the middle of counts: whatever it begins later sees that they are gone.
+        // Only the turn that it is in the middle of counts: whatever it begins later sees that they
+        // are gone.
         self.held.retain(|(then, runs)| {
             let waits = !then.is_multiple_of(2) && *then == turn;
             if !waits {
@@ -134,7 +140,8 @@ pub(super) struct Asking {
     /// Bytes sent since it was asked last.
     sent: u64,
     number: u32,
-    /// Its answer has not come: nothing is sent in the background meanwhile, or each side could wait for the other to read.
+    /// Its answer has not come: nothing is sent in the background meanwhile, or each side could
+    /// wait for the other to read.
     open: bool,
 }
 
@@ -170,7 +177,8 @@ impl Asking {
         awaited
     }
 
-    /// A link that broke gives no answer any more; how many pages are gone that the destination does not have.
+    /// A link that broke gives no answer any more; how many pages are gone that the destination
+    /// does not have.
     pub fn rejoined(&mut self, pending: &RamBitmap) -> u64 {
         self.open = false;
         self.released.lost(pending)

@@ -1,4 +1,5 @@
-//! The order of background pages in postcopy: on from where the last demand page was, round and round.
+//! The order of background pages in postcopy: on from where the last demand page was, round and
+//! round.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +7,8 @@ use crate::bitmap::RamBitmap;
 use crate::memory::{HUGE_PAGES, HUGE_TOGETHER};
 use crate::ram::{BlockId, PageIndex, PageRun};
 
-/// Where the last demanded page was; written by the demand thread, read by the pusher. No lock between them.
+/// Where the last demanded page was; written by the demand thread, read by the pusher. No lock
+/// between them.
 #[derive(Debug, Default)]
 pub struct Hint(AtomicU64);
 
@@ -29,7 +31,8 @@ impl Hint {
 /// Pages in a group.
 const GROUP: u64 = HUGE_PAGES as u64 * HUGE_TOGETHER as u64;
 
-/// The pages that go on one after the other, some huge pages' worth: from the demanded page on to their end, then from their begin.
+/// The pages that go on one after the other, some huge pages' worth: from the demanded page on to
+/// their end, then from their begin.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     block: BlockId,
@@ -66,7 +69,8 @@ impl Group {
     }
 }
 
-/// Gives out each pending page once. A group that was begun is finished first: the destination gives it to the guest as a whole.
+/// Gives out each pending page once. A group that was begun is finished first: the destination
+/// gives it to the guest as a whole.
 #[derive(Debug)]
 pub struct Scheduler {
     group: Group,

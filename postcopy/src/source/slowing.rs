@@ -1,7 +1,9 @@
-//! Slowing down a guest that writes faster than its pages can be sent: by how much, decided from what was measured. No clock, no vCPU.
+//! Slowing down a guest that writes faster than its pages can be sent: by how much, decided from
+//! what was measured. No clock, no vCPU.
 //!
-//! Both ways begin alike: where what the guest dirtied is more than a part of what was sent meanwhile, twice, it will not converge by itself.
-//! Then *auto-converge* takes time from the vCPUs step by step for as long as that stays so; *dirty-limit* measures the guest's dirty rate at
+//! Both ways begin alike: where what the guest dirtied is more than a part of what was sent
+//! meanwhile, twice, it will not converge by itself. Then *auto-converge* takes time from the vCPUs
+//! step by step for as long as that stays so; *dirty-limit* measures the guest's dirty rate at
 //! short intervals and takes what time keeps it at a limit.
 
 use std::time::Duration;
@@ -49,7 +51,8 @@ pub struct DirtyLimit {
 
 /// Verdicts are made of no less: what happens within a second says little.
 const WINDOW: Duration = Duration::from_secs(1);
-/// In a long pass the dirty log is looked at so often, or the verdict would come with the end of a pass that may take minutes.
+/// In a long pass the dirty log is looked at so often, or the verdict would come with the end of a
+/// pass that may take minutes.
 const LOOK: Duration = Duration::from_secs(5);
 /// So many windows above the threshold are a verdict. They need not follow each other.
 const HIGH: u32 = 2;
@@ -177,21 +180,25 @@ impl AutoConverge {
         let left = 100u8.saturating_sub(now);
         let ideal = (u128::from(left) * u128::from(allowed) / u128::from(dirtied.max(1))) as u8;
         let more = if self.tailslow { self.increment.min(left.saturating_sub(ideal)) } else { self.increment };
-        // Whoever lowers the most does not speed the guest up again before the end, as little as the rest does.
+        // Whoever lowers the most does not speed the guest up again before the end, as little as
+        // the rest does.
         now.saturating_add(more).min(self.most).max(now.min(self.most))
     }
 }
 
 /// So near to the limit is at it.
 const TOLERANCE: f64 = 0.05;
-/// Changes of the time that vCPUs get, from one interval to the next: a guest changes what it is at, and one interval is one sample.
+/// Changes of the time that vCPUs get, from one interval to the next: a guest changes what it is
+/// at, and one interval is one sample.
 const SLOWER: f64 = 0.25;
 const FASTER: f64 = 1.5;
 
-/// The throttle that brings a guest which dirtied so many bytes in `elapsed` under `throttle` nearer to `rate` bytes per second.
+/// The throttle that brings a guest which dirtied so many bytes in `elapsed` under `throttle`
+/// nearer to `rate` bytes per second.
 ///
-/// The rate is taken to go with the time that vCPUs get. A guest that writes pages again and again dirties fewer the longer an interval is;
-/// then a step does too little, and the next ones do the rest.
+/// The rate is taken to go with the time that vCPUs get. A guest that writes pages again and again
+/// dirties fewer the longer an interval is; then a step does too little, and the next ones do the
+/// rest.
 pub fn regulate(throttle: Throttle, dirtied: u64, elapsed: Duration, rate: u64) -> Throttle {
     let seconds = elapsed.as_secs_f64();
     if seconds <= 0.0 {

@@ -1,4 +1,5 @@
-//! The migration's thread and the multifd channels: runs are given to them, and what they have sent is counted.
+//! The migration's thread and the multifd channels: runs are given to them, and what they have sent
+//! is counted.
 
 use super::connection::Connection;
 use super::driver::{Driver, lost_link};
@@ -40,7 +41,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Gives the next job of the multifd channels out. Whether something else happened while that had to wait.
+    /// Gives the next job of the multifd channels out. Whether something else happened while that
+    /// had to wait.
     pub(super) fn give(&mut self, source: &mut Source, link: &mut Connection) -> Result<bool, MigrationError> {
         let mut happened = false;
         while let Some(multifd) = &mut link.multifd {

@@ -1,4 +1,5 @@
-//! The source's state machine: what to do next, and what every answer means. No I/O, no clock, no thread.
+//! The source's state machine: what to do next, and what every answer means. No I/O, no clock, no
+//! thread.
 //!
 //! ```text
 //!  Describing --accepted--> Precopy --decide/pass--> Precopy
@@ -49,7 +50,8 @@ const PUSH_PAGES: u32 = HUGE_PAGES;
 /// The same under a limit: short, so that the limit holds from one moment to the next.
 const LIMITED_PAGES: u32 = 64;
 
-/// The background begins so much later than the guest, whose first steps need processors and the link more than any others.
+/// The background begins so much later than the guest, whose first steps need processors and the
+/// link more than any others.
 const HEAD_START: Duration = Duration::from_millis(2);
 
 /// The mark behind RAM that the destination maps.
@@ -101,7 +103,8 @@ enum Beyond {
 enum State {
     Describing,
     Arming,
-    /// The destination puts this side's RAM in the place of its own, while the guest runs on it here.
+    /// The destination puts this side's RAM in the place of its own, while the guest runs on it
+    /// here.
     Sharing,
     Precopy(Pass),
     /// Everything of the pass was sent; the destination still has to take it.
@@ -161,8 +164,9 @@ pub struct Source {
 }
 
 impl Source {
-    /// For a destination with these features. `introduction` is what describes the guest. `pending` and `hint` are shared
-    /// with the thread that answers page requests. `many`: when they go on multifd channels.
+    /// For a destination with these features. `introduction` is what describes the guest. `pending`
+    /// and `hint` are shared with the thread that answers page requests. `many`: when they go on
+    /// multifd channels.
     pub fn new(
         introduction: Vec<Forward>,
         destination: Features,
@@ -254,12 +258,14 @@ impl Source {
         }
     }
 
-    /// Whether the link was lost before the destination said that it runs: it may have the guest, or may never have heard of it.
+    /// Whether the link was lost before the destination said that it runs: it may have the guest,
+    /// or may never have heard of it.
     pub fn is_in_doubt(&self) -> bool {
         matches!(self.state, State::LinkLost(_, Beyond::Doubt(_), _))
     }
 
-    /// Whether everything was sent and only the destination's word is awaited: it may close the demand channel before that arrives.
+    /// Whether everything was sent and only the destination's word is awaited: it may close the
+    /// demand channel before that arrives.
     pub fn awaits_last_word(&self) -> bool {
         matches!(self.state, State::AwaitAllReceived(..) | State::Ended(_))
     }
@@ -391,7 +397,8 @@ impl Source {
                 self.state = State::Pushing(Scheduler::new(), door.departed());
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
-                // Ending the log can take as long as a pass, and nobody waits for it: it comes last.
+                // Ending the log can take as long as a pass, and nobody waits for it: it comes
+                // last.
                 self.then([Action::HandedOver, Action::Send(Forward::Goodbye)]);
                 self.stop_logging();
                 self.state = State::Ended(Outcome::Completed);
@@ -451,7 +458,8 @@ impl Source {
             return self.fail(MigrationError::NoPostcopy);
         }
         if self.limits.policy == Policy::AfterPasses(0) || self.wants_postcopy(now) {
-            // No page was sent: nothing to log, nothing to drop, and arming costs nothing before the pause.
+            // No page was sent: nothing to log, nothing to drop, and arming costs nothing before
+            // the pause.
             self.state = State::Arming;
             self.then([Action::Send(Forward::Arm), Action::Wait(None)]);
         } else {
@@ -477,7 +485,8 @@ impl Source {
         Ok(())
     }
 
-    /// `migrate_continue`: whether a switchover waited for that. One by precopy turns to postcopy here, if that was asked for meanwhile.
+    /// `migrate_continue`: whether a switchover waited for that. One by precopy turns to postcopy
+    /// here, if that was asked for meanwhile.
     pub fn go_on(&mut self) -> bool {
         match self.take() {
             State::PreSwitchover(way, door) => {
@@ -511,8 +520,8 @@ impl Source {
         self.stays(door, Outcome::Cancelled);
     }
 
-    /// The link, the guest or the destination failed. Before the door the guest stays here; after it, everything is kept
-    /// for a recovery.
+    /// The link, the guest or the destination failed. Before the door the guest stays here; after
+    /// it, everything is kept for a recovery.
     pub fn fail(&mut self, error: MigrationError) {
         let door = match self.take() {
             State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),

@@ -1,4 +1,5 @@
-//! [`Throttled`]: a guest's throttle in the hands of a migration. Whatever becomes of that, the guest has its time back.
+//! [`Throttled`]: a guest's throttle in the hands of a migration. Whatever becomes of that, the
+//! guest has its time back.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! [`Contents`]: the table behind a snapshot's last message that says where each page stands, so that nobody has to look through all of the file.
+//! [`Contents`]: the table behind a snapshot's last message that says where each page stands, so
+//! that nobody has to look through all of the file.
 //!
 //! ```text
 //!  stream ... state, hand-over, complete | places ...          | label     | footer (56 bytes)
@@ -9,9 +10,9 @@
 //!                                        | at u64              | to 8 bytes| pages u64, label's
 //! bytes u64, sum u64
 //! ```
-//! All numbers are little-endian and all places count from the stream's first byte; `at` 0 is a run of zeros. The sum is over everything in the table
-//! before it. The label is the monitor's, which says there whose snapshot it is. Whoever reads the
-//! stream in order never sees the table.
+//! All numbers are little-endian and all places count from the stream's first byte; `at` 0 is a run
+//! of zeros. The sum is over everything in the table before it. The label is the monitor's, which
+//! says there whose snapshot it is. Whoever reads the stream in order never sees the table.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! [`Index`]: where in a recorded stream, or in a file with mapped RAM, each page's last contents stand.
+//! [`Index`]: where in a recorded stream, or in a file with mapped RAM, each page's last contents
+//! stand.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -32,8 +33,8 @@ pub struct Outline {
 }
 
 impl Outline {
-    /// Of the stream that begins where `file` stands, and that [`super::save`] wrote: whatever its size, little is read. Errors: it is damaged or was cut,
-    /// or something else wrote it.
+    /// Of the stream that begins where `file` stands, and that [`super::save`] wrote: whatever its
+    /// size, little is read. Errors: it is damaged or was cut, or something else wrote it.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
         let begin = file.stream_position()?;
         let Some(Contents { state, label, .. }) = Contents::read(&file, begin)? else {

@@ -1,24 +1,28 @@
-//! Migration over a stream that goes one way: into a file, a pipe or a command, and out of it again, on this host or another, now or later.
+//! Migration over a stream that goes one way: into a file, a pipe or a command, and out of it
+//! again, on this host or another, now or later.
 //!
-//! The two state machines do not know of it. What they say to each other goes through a [`Recording`] at the source, which answers as
-//! a destination does that can do precopy and nothing more, and through a [`Playing`] at the destination, which takes that destination's
-//! answers. What is written is what the source says on its control channel, byte by byte:
+//! The two state machines do not know of it. What they say to each other goes through a
+//! [`Recording`] at the source, which answers as a destination does that can do precopy and nothing
+//! more, and through a [`Playing`] at the destination, which takes that destination's answers. What
+//! is written is what the source says on its control channel, byte by byte:
 //!
 //! ```text
 //! source ==control==> Recording ==stream==> file, pipe, command ==stream==> Playing ==control==> destination
 //!        <--replies--                                                               <--replies--
 //! ```
 //!
-//! The guest leaves the source when the stream is whole and safe ([`Sink::commit`]), and runs at the destination when all of it was read:
-//! a stream that was cut starts no guest.
+//! The guest leaves the source when the stream is whole and safe ([`Sink::commit`]), and runs at
+//! the destination when all of it was read: a stream that was cut starts no guest.
 //!
-//! Where the stream goes both ways (a command's input and output, a socket) and the other end answers the hello, nobody stands in for anybody: both
-//! channels go over it as they are (`multiplex.rs`).
+//! Where the stream goes both ways (a command's input and output, a socket) and the other end
+//! answers the hello, nobody stands in for anybody: both channels go over it as they are
+//! (`multiplex.rs`).
 //!
-//! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file instead of the guest.
+//! Out of a file the guest can also come by postcopy: [`Paging`] is a source that has the file
+//! instead of the guest.
 //!
-//! In a file each page can have a place of its own instead: see [`mapped`].
-//! A guest that stays is saved as the same stream by [`save`], which needs neither of the state machines.
+//! In a file each page can have a place of its own instead: see [`mapped`]. A guest that stays is
+//! saved as the same stream by [`save`], which needs neither of the state machines.
 
 mod chunk;
 mod contents;
@@ -66,7 +70,8 @@ fn receive_all(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<(), 
     Ok(())
 }
 
-/// Waits until something was received: how many bytes. [`ChannelError::Closed`] at the end of the channel.
+/// Waits until something was received: how many bytes. [`ChannelError::Closed`] at the end of the
+/// channel.
 fn receive(channel: &Channel, buffer: &mut [u8], wake: &Wake) -> Result<usize, ChannelError> {
     loop {
         match channel.receive(buffer) {
@@ -91,7 +96,8 @@ fn welcomed(channel: &Channel, wake: &Wake) -> Result<Features, ChannelError> {
     }
 }
 
-/// Takes the destination's last words, as the source would that is not there, until it closes the channel.
+/// Takes the destination's last words, as the source would that is not there, until it closes the
+/// channel.
 fn answer_for_source(channel: &Arc<Channel>, wake: &Wake) -> Result<(), ChannelError> {
     let mut replies = MessageReader::new(channel.clone(), REPLY_BUFFER);
     loop {

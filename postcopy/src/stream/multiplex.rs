@@ -1,7 +1,9 @@
-//! [`Multiplex`]: the channels of a migration on one byte stream that goes both ways, such as a command's standard input and output.
+//! [`Multiplex`]: the channels of a migration on one byte stream that goes both ways, such as a
+//! command's standard input and output.
 //!
-//! The stream then holds *frames*: a channel's number, how many bytes of it follow, and these. What the demand channel has to say goes before
-//! whatever waits on the control channel, behind no more than one frame and what the stream itself holds.
+//! The stream then holds *frames*: a channel's number, how many bytes of it follow, and these. What
+//! the demand channel has to say goes before whatever waits on the control channel, behind no more
+//! than one frame and what the stream itself holds.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,7 +17,8 @@ use crate::channel::{Channel, ChannelError};
 /// What stands behind the hello where frames follow. No message begins so.
 pub(super) const FRAMES: [u8; 8] = *b"WHIM2WAY";
 
-/// A frame's header: the channel (u8), whether this is its end (u8), two bytes of zero, how many bytes follow (u32).
+/// A frame's header: the channel (u8), whether this is its end (u8), two bytes of zero, how many
+/// bytes follow (u32).
 const HEADER: usize = 8;
 /// The most bytes in a frame: a demanded page waits for no more of the background.
 const MOST: usize = 64 * 1024;
@@ -129,7 +132,8 @@ impl<'a> Multiplex<'a> {
         }
     }
 
-    /// Makes a frame of what a channel has to say, the demand channel first; `false` if none has anything.
+    /// Makes a frame of what a channel has to say, the demand channel first; `false` if none has
+    /// anything.
     ///
     /// Ends are told last: what the source said on the control channel before it left, a cancel
     /// most often, must not come behind the end of the demand channel, which the other side takes

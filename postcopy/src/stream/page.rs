@@ -17,13 +17,15 @@ use crate::wire::{ChannelKind, Features, Forward, Hello, Reply, Request, decode_
 
 /// Holds the longest reply, and the longest request.
 const READ_BUFFER: usize = 128 * 1024;
-/// The background reads so many pages at once: a demanded page waits for the disk behind no more than this.
+/// The background reads so many pages at once: a demanded page waits for the disk behind no more
+/// than this.
 const AT_ONCE: u32 = 64;
 
 /// Gives the channels of a postcopy whose source is a file that a [`super::Recording`] wrote.
 ///
-/// The destination is the same as in any postcopy: it loads the state, runs the guest, and asks for the pages that are touched. Two threads
-/// answer it from the file, one for what is asked for and one for all the rest. The file must not change before the guest has all of it.
+/// The destination is the same as in any postcopy: it loads the state, runs the guest, and asks for
+/// the pages that are touched. Two threads answer it from the file, one for what is asked for and
+/// one for all the rest. The file must not change before the guest has all of it.
 pub struct Paging {
     next: RefCell<Next>,
 }
@@ -36,8 +38,8 @@ enum Next {
 }
 
 impl Paging {
-    /// From the stream that begins where `file` stands: looks through all of it but the pages' contents. Errors: it is damaged or was cut, or
-    /// cannot be read anywhere but in order.
+    /// From the stream that begins where `file` stands: looks through all of it but the pages'
+    /// contents. Errors: it is damaged or was cut, or cannot be read anywhere but in order.
     pub fn new(mut file: File) -> Result<Self, ChannelError> {
         if !super::index::is_seekable(&mut file) {
             return Err(ChannelError::Io(io::Error::other("pages can be demanded of a file only, not of a pipe")));

@@ -21,7 +21,8 @@ const MOST_HELD: usize = 64 * 1024;
 
 /// Gives the channels of a migration that was recorded, by a [`super::Recording`] on whatever host.
 ///
-/// The destination hears nothing of a hand-over before the whole stream was read: a stream that was cut starts no guest.
+/// The destination hears nothing of a hand-over before the whole stream was read: a stream that was
+/// cut starts no guest.
 pub struct Playing {
     next: RefCell<Next>,
 }
@@ -41,12 +42,14 @@ struct Stream {
 }
 
 impl Playing {
-    /// From `stream`, which is read from where it stands. Errors: it cannot be put into non-blocking mode.
+    /// From `stream`, which is read from where it stands. Errors: it cannot be put into
+    /// non-blocking mode.
     pub fn new(stream: OwnedFd) -> io::Result<Self> {
         Self::on(Stream { from: stream, back: None })
     }
 
-    /// The same; `back` is where a source may listen for an answer, and if one does, the stream carries a migration of any kind.
+    /// The same; `back` is where a source may listen for an answer, and if one does, the stream
+    /// carries a migration of any kind.
     pub fn with_way_back(stream: OwnedFd, back: OwnedFd) -> io::Result<Self> {
         set_nonblocking(back.as_fd())?;
         Self::on(Stream { from: stream, back: Some(back) })
@@ -119,7 +122,8 @@ fn read(stream: &OwnedFd, buffer: &mut [u8], wake: Option<&Wake>) -> Result<usiz
     }
 }
 
-/// Begins to play what follows the hello: the destination's ends of the control and of the demand channel.
+/// Begins to play what follows the hello: the destination's ends of the control and of the demand
+/// channel.
 fn play(stream: Stream, hello: Hello) -> io::Result<(Channel, Channel)> {
     let ((ours, control), (asked, demand)) = (Channel::pair()?, Channel::pair()?);
     let player = Player {
@@ -248,7 +252,8 @@ impl Player {
         channel.send(&hello.encode(), &self.wake, &|| false)
     }
 
-    /// Passes the destination's answer to the hello on, where there is a way back; tells what follows in the stream.
+    /// Passes the destination's answer to the hello on, where there is a way back; tells what
+    /// follows in the stream.
     fn welcome(&mut self, back: Option<&OwnedFd>) -> Result<Content, ChannelError> {
         let mut fixed = [0; Answer::LEN];
         receive_all(&self.peer, &mut fixed, &self.wake)?;
@@ -263,7 +268,8 @@ impl Player {
                 }
                 Answer::Refused(_) => [&fixed, text.as_slice()].concat(),
             };
-            // A pipe or socket that is empty takes all of it; whoever does not listen does not miss it.
+            // A pipe or socket that is empty takes all of it; whoever does not listen does not miss
+            // it.
             let _ = nix::unistd::write(back, &said);
         }
         match answer {

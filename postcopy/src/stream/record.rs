@@ -37,7 +37,8 @@ pub trait Sink: Send {
         error
     }
 
-    /// All of the stream was written: returns once it is as safe as it can be here. The guest is given up after that; an error keeps it.
+    /// All of the stream was written: returns once it is as safe as it can be here. The guest is
+    /// given up after that; an error keeps it.
     fn commit(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -68,10 +69,11 @@ impl Sink for Descriptor {
 
 /// Gives the channels of one migration, and writes what comes over them to a [`Sink`].
 ///
-/// A thread of its own, which ends with the channels, does the writing; what cannot be written ends the migration with a reason, and
-/// the guest stays. It goes one way from the first byte on: a precopy that is recorded. Where there
-/// is a way back, and a destination answers on it before the guest's state was written, the stream
-/// carries both channels from there on, and a migration of any kind.
+/// A thread of its own, which ends with the channels, does the writing; what cannot be written ends
+/// the migration with a reason, and the guest stays. It goes one way from the first byte on: a
+/// precopy that is recorded. Where there is a way back, and a destination answers on it before the
+/// guest's state was written, the stream carries both channels from there on, and a migration of
+/// any kind.
 pub struct Recording {
     next: Mutex<Next>,
     heard: Arc<Heard>,
@@ -124,7 +126,8 @@ impl Recording {
         Self { next: Mutex::new(Next::Control { sink, back: None }), heard: Arc::default() }
     }
 
-    /// Into `sink`; `back` is where somebody may answer. Errors: it cannot be put into non-blocking mode.
+    /// Into `sink`; `back` is where somebody may answer. Errors: it cannot be put into non-blocking
+    /// mode.
     pub fn with_way_back(sink: Box<dyn Sink>, back: OwnedFd, listening: Listening) -> io::Result<Self> {
         set_nonblocking(back.as_fd())?;
         let back = Some((back, listening));
@@ -302,7 +305,8 @@ impl Recorder {
         Ok(Hello::decode(&hello)?)
     }
 
-    /// Writes what was read and answers what is to be answered, once everything up to it is written.
+    /// Writes what was read and answers what is to be answered, once everything up to it is
+    /// written.
     fn take(&mut self, bytes: &[u8]) -> Result<Then, ChannelError> {
         let (mut written, mut at) = (0, 0);
         while self.sink.is_some() && at < bytes.len() {
@@ -447,8 +451,8 @@ fn is_answered(tag: u16) -> bool {
     matches!(tag, tag::DESCRIPTION | tag::MARK | tag::STATE | tag::COMPLETE)
 }
 
-/// Writes all of `bytes`. [`io::ErrorKind::ConnectionAborted`] if this had to wait, and meanwhile something (or an end) was to be seen on `end`: nobody
-/// wants them any more.
+/// Writes all of `bytes`. [`io::ErrorKind::ConnectionAborted`] if this had to wait, and meanwhile
+/// something (or an end) was to be seen on `end`: nobody wants them any more.
 pub(super) fn write_all(
     to: BorrowedFd<'_>,
     mut bytes: &[u8],

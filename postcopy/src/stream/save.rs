@@ -1,10 +1,12 @@
-//! Saving a guest that stays: [`save`] writes the stream that a migration would write, and the guest goes on in this process.
+//! Saving a guest that stays: [`save`] writes the stream that a migration would write, and the
+//! guest goes on in this process.
 //!
 //! ```text
 //!  Way::Paused      pause, state, pages .......................... state's message, end, resume
 //!  Way::Background  pause, state, protect, resume | pages, those first that somebody is about to write | state's message, end
 //! ```
-//! The pages come before the state in either case, as readers want them; until then the state is held.
+//! The pages come before the state in either case, as readers want them; until then the state is
+//! held.
 
 use std::io;
 use std::sync::Arc;
@@ -60,8 +62,8 @@ pub struct Saving {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Begins to write `guest` into `sink`. Returns at once; the end comes by the report and the observer. However it ends the guest is here, and
-/// runs if it ran.
+/// Begins to write `guest` into `sink`. Returns at once; the end comes by the report and the
+/// observer. However it ends the guest is here, and runs if it ran.
 pub fn save(guest: Arc<dyn Guest>, sink: Box<dyn Sink>, way: Way, observer: Arc<dyn Observer>) -> io::Result<Saving> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
     pending.set_all();
@@ -224,7 +226,8 @@ impl Saver {
         }
     }
 
-    /// Every page, a huge page's worth at a time, so that none is broken up for this; in between what others are about to write.
+    /// Every page, a huge page's worth at a time, so that none is broken up for this; in between
+    /// what others are about to write.
     fn all_pages(&self, writer: &mut Writer<'_>, watch: Option<&Watch>) -> Result<(), MigrationError> {
         let (mut chunk, mut spare) = (Chunk::default(), Chunk::default());
         for ((id, pending), block) in self.shared.pending.blocks().zip(self.guest.ram()) {

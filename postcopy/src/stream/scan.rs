@@ -39,7 +39,8 @@ impl Scanner {
         }
     }
 
-    /// Passes bytes up to the end of the next message: how many, and which message if its end is among them. All of `bytes` are passed if it is not.
+    /// Passes bytes up to the end of the next message: how many, and which message if its end is
+    /// among them. All of `bytes` are passed if it is not.
     pub fn next(&mut self, bytes: &[u8]) -> Result<(usize, Option<Passed>), DecodeError> {
         let mut at = 0;
         loop {

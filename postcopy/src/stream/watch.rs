@@ -1,8 +1,9 @@
 //! [`Watch`]: guest RAM as it was at one moment, while the guest goes on writing to it.
 //!
-//! Every page is protected against writes while nothing runs. A page that is written to before it was saved stops its writer in the kernel, becomes
-//! an event here, is copied, and let go. One thread does this and nothing else: it takes no lock that a writer may hold, and never writes to guest RAM
-//! itself, for then nobody would be left to let it go on.
+//! Every page is protected against writes while nothing runs. A page that is written to before it
+//! was saved stops its writer in the kernel, becomes an event here, is copied, and let go. One
+//! thread does this and nothing else: it takes no lock that a writer may hold, and never writes to
+//! guest RAM itself, for then nobody would be left to let it go on.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,7 +105,8 @@ impl Watch {
         self.shared.let_go(run).map_err(|error| self.check().err().unwrap_or(error.into()))
     }
 
-    /// Exchanges what was copied ahead for `empty`. Once no page is pending, this has the last of it.
+    /// Exchanges what was copied ahead for `empty`. Once no page is pending, this has the last of
+    /// it.
     pub fn take_ahead(&self, empty: Chunk) -> Chunk {
         let mut ahead = lock(&self.shared.ahead);
         let taken = std::mem::replace(&mut *ahead, empty);
@@ -160,7 +162,8 @@ impl Shared {
             if self.stops() {
                 return;
             }
-            // What is written from here on is not copied first: the snapshot is none, and the guest goes on.
+            // What is written from here on is not copied first: the snapshot is none, and the guest
+            // goes on.
             *lock(&self.lost) = Some(error);
             self.unwatch();
             self.wake.wait();
@@ -204,7 +207,8 @@ impl Shared {
         let ahead = lock(&self.ahead);
         let full = |ahead: &mut Chunk| ahead.bytes().len() >= MOST_AHEAD && !self.stops();
         let mut ahead = self.room.wait_while(ahead, full).unwrap_or_else(PoisonError::into_inner);
-        // With the lock held: who finds nothing pending, and has the lock, has all that was copied here.
+        // With the lock held: who finds nothing pending, and has the lock, has all that was copied
+        // here.
         if !pending.claim(page.start) {
             // It is being copied, and let go behind that.
             return Ok(());
@@ -231,7 +235,8 @@ impl Shared {
     /// Takes all protection away, and wakes who waits.
     fn unwatch(&self) {
         for (number, block) in (0..).zip(self.guest.ram()) {
-            // Fails where it is not watched any more. Writers that wait are not woken by it, unlike readers of missing pages.
+            // Fails where it is not watched any more. Writers that wait are not woken by it, unlike
+            // readers of missing pages.
             let _ = self.uffd.unregister(block);
             if let Err(error) = self.uffd.wake(block, whole(BlockId(number), block)) {
                 log::error!("a writer may wait for ever: {error}");

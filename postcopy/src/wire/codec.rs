@@ -56,7 +56,8 @@ pub enum DecodeError {
     },
 }
 
-/// What stands before every message: its number, flags (zero in version 1) and the length of what follows.
+/// What stands before every message: its number, flags (zero in version 1) and the length of what
+/// follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The message's number.
@@ -69,7 +70,8 @@ impl Header {
     /// Length of the encoding in bytes.
     pub const LEN: usize = 8;
 
-    /// The value. An unknown number or an impossible length is refused here, before the body is read.
+    /// The value. An unknown number or an impossible length is refused here, before the body is
+    /// read.
     pub fn decode(bytes: [u8; Self::LEN]) -> Result<Self, DecodeError> {
         let [t0, t1, f0, f1, l0, l1, l2, l3] = bytes;
         let tag = u16::from_le_bytes([t0, t1]);
@@ -85,7 +87,8 @@ impl Header {
         Ok(Self { tag, length })
     }
 
-    /// How many bytes of the message are fields, to be read before decoding; the rest are page contents.
+    /// How many bytes of the message are fields, to be read before decoding; the rest are page
+    /// contents.
     pub fn fields(self) -> usize {
         let whole = self.length as usize;
         match self.tag {
@@ -105,7 +108,8 @@ const CHANGES_HEAD: u32 = 2;
 /// The most runs in one message.
 const MAX_RUNS: u32 = 4096;
 
-/// The most entries in a list of pairs, blocks or sections: empty ones cost more here than on the wire.
+/// The most entries in a list of pairs, blocks or sections: empty ones cost more here than on the
+/// wire.
 const MAX_ENTRIES: usize = 4096;
 
 /// The longest sentence for the other side's user, in bytes.
@@ -160,8 +164,8 @@ impl Forward {
         }
     }
 
-    /// Appends header and fields to `out`. For [`Forward::Pages`], [`Forward::Packed`] and [`Forward::Delta`] the caller sends the contents after
-    /// it.
+    /// Appends header and fields to `out`. For [`Forward::Pages`], [`Forward::Packed`] and
+    /// [`Forward::Delta`] the caller sends the contents after it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Writer::begin(out, self.tag());
         match self {
@@ -308,7 +312,8 @@ pub fn decode_demand(header: Header, fields: &[u8]) -> Result<Forward, DecodeErr
     }
 }
 
-/// A message from the source on a multifd channel: pages, compressed or not, zeros, or the end of a stretch of them.
+/// A message from the source on a multifd channel: pages, compressed or not, zeros, or the end of a
+/// stretch of them.
 pub fn decode_multifd(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
     match header.tag {
         tag::PAGES | tag::PACKED | tag::ZEROS | tag::GATHER => decode_forward(header, fields),
@@ -452,7 +457,8 @@ impl<'a> Reader<'a> {
         Ok(String::from_utf8_lossy(bytes).into_owned())
     }
 
-    /// A counted list whose entries take at least `least` bytes each, so that a lying count allocates nothing.
+    /// A counted list whose entries take at least `least` bytes each, so that a lying count
+    /// allocates nothing.
     fn list<T>(
         &mut self,
         least: usize,

@@ -1,5 +1,5 @@
-//! What a recorded stream says of itself, so that tools can read it without this code: every message's fields, and those of every saved
-//! state that the monitor describes.
+//! What a recorded stream says of itself, so that tools can read it without this code: every
+//! message's fields, and those of every saved state that the monitor describes.
 
 use std::fmt::Write;
 
@@ -18,7 +18,8 @@ pub enum Meaning {
     PassBegin,
     /// It ends.
     PassEnd,
-    /// Each `run` is of pages; how their contents stand in the message: `raw` (as `contents`), `zero`, `stale`, or an encoding's name.
+    /// Each `run` is of pages; how their contents stand in the message: `raw` (as `contents`),
+    /// `zero`, `stale`, or an encoding's name.
     Pages(&'static str),
     /// Saved state, each part a `section`.
     State,
@@ -46,7 +47,8 @@ impl Meaning {
     }
 }
 
-/// Types that several messages have, or whose name tells a tool what to do with them. A type may use those above it.
+/// Types that several messages have, or whose name tells a tool what to do with them. A type may
+/// use those above it.
 pub const TYPES: &[(&str, &[Field])] = &[
     ("pair", &[Field("key", Type::Text(Count::Prefix)), Field("value", Type::Text(Count::Prefix))]),
     (

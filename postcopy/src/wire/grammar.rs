@@ -1,6 +1,8 @@
-//! How bytes are told to tools that do not have this code: a small grammar, sent as JSON in the stream's description of itself.
+//! How bytes are told to tools that do not have this code: a small grammar, sent as JSON in the
+//! stream's description of itself.
 //!
-//! A layout is a list of [`Field`]s one after the other. `docs/analyze.md` has the grammar as a reader sees it.
+//! A layout is a list of [`Field`]s one after the other. `docs/analyze.md` has the grammar as a
+//! reader sees it.
 
 use std::fmt::Write;
 

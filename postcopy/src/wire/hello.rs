@@ -1,5 +1,5 @@
-//! The first bytes on every channel, whose layout never changes: which versions are spoken, which channel this is,
-//! which migration it belongs to.
+//! The first bytes on every channel, whose layout never changes: which versions are spoken, which
+//! channel this is, which migration it belongs to.
 
 use std::fmt;
 
@@ -52,7 +52,8 @@ impl Features {
     pub const DELTAS: Self = Self(8);
     /// The destination can map the source's own RAM in place of bringing it.
     pub const SHARED_RAM: Self = Self(16);
-    /// The destination tells at a mark, also after the hand-over, which pages it has: the source may let go of them.
+    /// The destination tells at a mark, also after the hand-over, which pages it has: the source
+    /// may let go of them.
     pub const RELEASE: Self = Self(32);
     /// On a stream that goes both ways: the destination can be joined behind any message of a
     /// precopy before the state, not only behind the hello.

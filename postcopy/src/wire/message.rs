@@ -8,7 +8,8 @@ use crate::ram::PageRun;
 /// The longest run of pages in one message.
 pub const MAX_RUN_PAGES: u32 = 1024;
 
-/// The longest run of compressed pages in one message, and the longest of pages of which only the changes go.
+/// The longest run of compressed pages in one message, and the longest of pages of which only the
+/// changes go.
 pub const MAX_PACKED_PAGES: u32 = 64;
 
 /// Message numbers.
@@ -182,15 +183,16 @@ pub enum Forward {
         /// How many bytes follow.
         length: u32,
     },
-    /// A run of pages that were sent before; what has changed of them follows the message: for each page a length of two bytes, and so many
-    /// bytes of [`crate::encoding::Changes`].
+    /// A run of pages that were sent before; what has changed of them follows the message: for each
+    /// page a length of two bytes, and so many bytes of [`crate::encoding::Changes`].
     Delta {
         /// At most [`MAX_PACKED_PAGES`] of them.
         run: PageRun,
         /// How many bytes follow.
         length: u32,
     },
-    /// So many files are all of RAM, in the order of the blocks. They come with the first byte of this message, over a unix socket.
+    /// So many files are all of RAM, in the order of the blocks. They come with the first byte of
+    /// this message, over a unix socket.
     SharedRam(u32),
 }
 

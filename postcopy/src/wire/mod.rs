@@ -1,6 +1,8 @@
-//! The stream's bytes: pure functions between message values and their encoding. `docs/protocol.md` shows every byte.
+//! The stream's bytes: pure functions between message values and their encoding. `docs/protocol.md`
+//! shows every byte.
 //!
-//! Nothing in this folder reads a socket, a clock or guest memory; page contents never pass through it.
+//! Nothing in this folder reads a socket, a clock or guest memory; page contents never pass through
+//! it.
 
 mod codec;
 pub mod description;

@@ -28,7 +28,8 @@ pub struct TestGuest {
     pub refuse_run: AtomicBool,
     /// Loading the state reads the first page of RAM.
     pub load_touches: AtomicBool,
-    /// Blocks, pages and generations that the guest writes as the last thing before it stands still.
+    /// Blocks, pages and generations that the guest writes as the last thing before it stands
+    /// still.
     pub last_writes: Mutex<Vec<(usize, u64, u64)>>,
     pub handed_over: AtomicBool,
     pub resumed: AtomicU64,
@@ -92,7 +93,8 @@ impl TestGuest {
         bytes
     }
 
-    /// A vCPU's write: contents first, then the log, as hardware sets the dirty bit no later than the write is seen.
+    /// A vCPU's write: contents first, then the log, as hardware sets the dirty bit no later than
+    /// the write is seen.
     pub fn write(&self, block: usize, page: u64, generation: u64) {
         self.log.block(BlockId(block as u16)).unwrap().set(PageIndex(page));
         self.ram[block].write(PageIndex(page), 0, &Self::stamp(page, generation));

@@ -1,4 +1,5 @@
-//! The destination's driver meets a source that lies about compressed pages and about what has changed of pages.
+//! The destination's driver meets a source that lies about compressed pages and about what has
+//! changed of pages.
 
 use std::io::Write;
 
@@ -153,7 +154,8 @@ fn an_honest_source_is_understood_to_the_byte() {
         packed(run(0, 0, 2), Codec::Zlib, &zlib(&page.repeat(2))),
         packed(run(0, 2, 1), Codec::Zstd, &zstd(&page)),
         forward(&Forward::Zeros(vec![run(1, 0, 2)])),
-        // The first stays as it is. Of the second bytes 1 and 2 change, and the last, 4092 further on.
+        // The first stays as it is. Of the second bytes 1 and 2 change, and the last, 4092 further
+        // on.
         delta(run(0, 0, 2), &[0, 0, 8, 0, 1, 2, 0xaa, 0xbb, 0xfc, 31, 1, 0xcc]),
         delta(run(1, 1, 1), &[4, 0, 0x80, 1, 1, 9]),
         state(),

@@ -1,4 +1,5 @@
-//! The source's driver meets a destination that lies: before the hand-over the guest runs on where it is.
+//! The source's driver meets a destination that lies: before the hand-over the guest runs on where
+//! it is.
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ impl Departure {
         error
     }
 
-    /// The guest was handed over and may run there: it stands still here, and nothing of it is dropped.
+    /// The guest was handed over and may run there: it stands still here, and nothing of it is
+    /// dropped.
     fn paused(mut self, what: &str) -> String {
         assert_eq!(
             self.watch.until(&[Status::Failed, Status::Completed, Status::PostcopyPaused]),
@@ -136,7 +138,8 @@ fn a_wrong_reply_is_named_and_the_guest_runs_on() {
     }
 }
 
-/// Plays an honest destination up to `stage`, then closes. What the source does next tells whether it keeps the guest.
+/// Plays an honest destination up to `stage`, then closes. What the source does next tells whether
+/// it keeps the guest.
 fn closes_at(stage: usize, postcopy: bool, word: &[u8]) -> Departure {
     let departure = Departure::new(postcopy.then_some(1));
     let (mut control, demand) = departure.channels();

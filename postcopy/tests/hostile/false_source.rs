@@ -54,7 +54,8 @@ impl Arrival {
         channel
     }
 
-    /// The destination gave up before the guest was its own, and says why on both sides: also to a source that heard nothing of it and asks.
+    /// The destination gave up before the guest was its own, and says why on both sides: also to a
+    /// source that heard nothing of it and asks.
     pub fn failed(mut self, control: &mut UnixStream, what: &str) -> String {
         let told = String::from_utf8(read_until(control, tag::NOT_STARTED)).unwrap();
         let cancel = forward(&Forward::Cancel("as it says".into()));
@@ -264,8 +265,8 @@ fn lies_on_the_demand_channel_pause_the_migration_and_keep_the_guest() {
     }
 }
 
-/// The fault loop asks on the new channel for what it had asked for on the old one: a channel that is gone by then is one more broken
-/// link.
+/// The fault loop asks on the new channel for what it had asked for on the old one: a channel that
+/// is gone by then is one more broken link.
 #[test]
 fn a_demand_channel_that_ends_while_the_link_is_joined_again_pauses_it_once_more() {
     let (mut arrival, control, mut demand) = running_without_pages();
@@ -292,7 +293,8 @@ fn a_demand_channel_that_ends_while_the_link_is_joined_again_pauses_it_once_more
     arrival.handle.abandon();
 }
 
-/// The guest is whole and needs nobody; the source that did not hear of it asks, as often as it takes.
+/// The guest is whole and needs nobody; the source that did not hear of it asks, as often as it
+/// takes.
 #[test]
 fn a_source_that_missed_the_last_word_asks_for_it() {
     for armed in [true, false] {

@@ -230,7 +230,8 @@ fn multifd_channels_may_be_of_no_use() {
     }
 }
 
-/// The control channel is ahead all the while: what it says behind `gather` needs the pages that are still to come on the others.
+/// The control channel is ahead all the while: what it says behind `gather` needs the pages that
+/// are still to come on the others.
 #[test]
 fn nothing_overtakes_the_pages_of_a_stretch() {
     for postcopy in [false, true] {

@@ -1,4 +1,5 @@
-//! The lying peer's tools: sockets that the drivers take for their network, and messages written and read by hand.
+//! The lying peer's tools: sockets that the drivers take for their network, and messages written
+//! and read by hand.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

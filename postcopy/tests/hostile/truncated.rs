@@ -1,4 +1,5 @@
-//! A valid stream, recorded from the real source, is cut after every byte: a destination never takes an end for success.
+//! A valid stream, recorded from the real source, is cut after every byte: a destination never
+//! takes an end for success.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -93,9 +94,11 @@ fn every_cut(postcopy: bool) {
         let (status, error, runs) = ends_as(&control[..end], &demand);
         let expected = match end {
             _ if end < ready => Status::Failed,
-            // The source may have handed the guest over: it never ran here, and the source is told so when it asks.
+            // The source may have handed the guest over: it never ran here, and the source is told
+            // so when it asks.
             _ if end < owned => Status::PostcopyPaused,
-            // A precopy's pages are all here with the hand-over; a postcopy's are not before the last of them.
+            // A precopy's pages are all here with the hand-over; a postcopy's are not before the
+            // last of them.
             _ if !postcopy || end >= complete => Status::Completed,
             _ if end + Header::LEN >= complete => status,
             _ => Status::PostcopyPaused,

@@ -1,4 +1,5 @@
-//! The destination's end: takes messages through the real [`Destination`], places pages, serves faults by the real [`Tracker`].
+//! The destination's end: takes messages through the real [`Destination`], places pages, serves
+//! faults by the real [`Tracker`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -358,7 +359,8 @@ impl World {
         };
         let waits = destination.blocked[LOADER].is_some();
         if destination.touch(LOADER, page) {
-            // A source that gave up has resumed its guest, which writes on: what is loaded here is nobody's any more.
+            // A source that gave up has resumed its guest, which writes on: what is loaded here is
+            // nobody's any more.
             if matches!(self.source.machine.status(), Status::Device | Status::PostcopyDevice) {
                 self.truth.check(&destination.memory.ram, page.0, page.1, "loading destination");
             }

@@ -125,7 +125,8 @@ impl Link {
         self.pipes().for_each(|pipe| pipe.deliver(now));
     }
 
-    /// The network breaks: each direction ends after some byte of its own. Now and then only one channel breaks.
+    /// The network breaks: each direction ends after some byte of its own. Now and then only one
+    /// channel breaks.
     pub fn cut(&mut self, random: &mut Random) {
         let (first, count) = random.pick(&[(0, usize::MAX), (0, usize::MAX), (0, 2), (2, 2), (4, 1)]);
         self.pipes().skip(first).take(count).for_each(|pipe| pipe.cut(random));

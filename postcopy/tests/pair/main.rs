@@ -1,8 +1,9 @@
-//! Two endpoints, no threads, a virtual clock: the real state machines, the real bytes, modelled links and a modelled guest.
+//! Two endpoints, no threads, a virtual clock: the real state machines, the real bytes, modelled
+//! links and a modelled guest.
 //!
-//! Each schedule is drawn from a seed: when the guest writes, when the user switches or cancels, where the link is cut, what
-//! the destination refuses. A failed schedule prints its seed; `WHIMBREL_SEED=n` plays that one alone,
-//! `WHIMBREL_SCHEDULES=n` plays more of them.
+//! Each schedule is drawn from a seed: when the guest writes, when the user switches or cancels,
+//! where the link is cut, what the destination refuses. A failed schedule prints its seed;
+//! `WHIMBREL_SEED=n` plays that one alone, `WHIMBREL_SCHEDULES=n` plays more of them.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod destination;

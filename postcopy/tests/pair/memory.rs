@@ -1,4 +1,5 @@
-//! The modelled guest's memory: RAM on each side, which pages are populated, what the guest wrote last, and a dirty log.
+//! The modelled guest's memory: RAM on each side, which pages are populated, what the guest wrote
+//! last, and a dirty log.
 
 use whimbrel_postcopy::bitmap::{PageBitmap, RamBitmap};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
@@ -115,7 +116,8 @@ impl Log {
     }
 }
 
-/// The destination's RAM as its kernel sees it: a page that is not populated reads as zero, or stops the toucher once watched.
+/// The destination's RAM as its kernel sees it: a page that is not populated reads as zero, or
+/// stops the toucher once watched.
 pub struct Populated {
     pub ram: Vec<RamBlock>,
     pages: RamBitmap,

@@ -1,4 +1,5 @@
-//! The source's end: carries out what the real [`Source`] decides, one action a step, and serves page requests.
+//! The source's end: carries out what the real [`Source`] decides, one action a step, and serves
+//! page requests.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! One schedule: both ends, the link between them, the clock, and what must be true after every step.
+//! One schedule: both ends, the link between them, the clock, and what must be true after every
+//! step.
 
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ pub enum End {
     MovedByPostcopy,
     Cancelled,
     Failed,
-    /// The source gave the guest away, and had it back by the destination's word that it never ran there.
+    /// The source gave the guest away, and had it back by the destination's word that it never ran
+    /// there.
     TakenBack,
 }
 
@@ -36,7 +38,8 @@ pub struct World {
     pub rejoined: u64,
     /// Times the source asked a destination that had everything.
     pub asked_late: u64,
-    /// Times that a switchover was held, and what ended that otherwise than by the user's word to go on.
+    /// Times that a switchover was held, and what ended that otherwise than by the user's word to
+    /// go on.
     pub held: u64,
     pub held_in_vain: u64,
     disturbances: u64,
@@ -189,7 +192,8 @@ impl World {
         self.source.machine.status() == Status::PostcopyPaused && !destination.ended && !destination.linked
     }
 
-    /// The user joins both sides again, sooner or later; now and then the new link breaks before the source has it.
+    /// The user joins both sides again, sooner or later; now and then the new link breaks before
+    /// the source has it.
     fn try_rejoin(&mut self) -> bool {
         if !self.may_rejoin() || !self.random.percent(10) {
             return false;
@@ -238,7 +242,8 @@ impl World {
             assert!(!destination.memory.is_open(waiting.0, waiting.1), "somebody waits for a page that is here");
         }
         let counted = self.truth.all().count() as u64 - destination.tracker.received().count();
-        // The two counts are of different moments only while a thread is between them, which no step ends in.
+        // The two counts are of different moments only while a thread is between them, which no
+        // step ends in.
         assert_eq!(destination.tracker.missing(), counted);
         let (block, page) = self.truth.draw(&mut self.random);
         if self.destination.has_run && self.destination.memory.is_open(block, page) {

@@ -1,4 +1,5 @@
-//! Pages go compressed, as what has changed of them, or with their zeros unseen, while the guest runs on.
+//! Pages go compressed, as what has changed of them, or with their zeros unseen, while the guest
+//! runs on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,8 @@ const CHANGES: Contents = Contents::Changes { cache: 1024 * PAGE_SIZE as u64 };
 fn moved(encoding: Encoding, policy: Policy, channels: u8) -> Report {
     println!("{encoding:?} {policy:?} {channels} channels");
     let postcopy_bandwidth = if policy == Policy::AfterPasses(0) { 40 << 20 } else { 0 };
-    // The application writes as fast as it can: a host that is slow to compress would never be within the usual limit.
+    // The application writes as fast as it can: a host that is slow to compress would never be
+    // within the usual limit.
     let downtime = Duration::from_secs(60);
     let limits = Limits { policy, bandwidth: 200 << 20, postcopy_bandwidth, encoding, downtime, ..Limits::default() };
     let mut pair = begin_with(limits, false, channels, |_, _| ());

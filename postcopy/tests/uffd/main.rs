@@ -29,7 +29,8 @@ fn only(features: Features) -> Options {
     Options { features, ..Options::default() }
 }
 
-/// An application: writes pages in random order, checks each page it visits, knows the last generation it wrote.
+/// An application: writes pages in random order, checks each page it visits, knows the last
+/// generation it wrote.
 struct Application {
     generations: Mutex<Vec<Vec<u64>>>,
     errors: AtomicU64,
@@ -123,7 +124,8 @@ fn begin_with(limits: Limits, tcp: bool, channels: u8, change: impl FnOnce(&Test
     Pair { source, destination, application, leaving, arriving, source_watch, destination_watch }
 }
 
-/// The application runs on the source until that stops it, and on the destination from then on until the migration ended.
+/// The application runs on the source until that stops it, and on the destination from then on
+/// until the migration ended.
 fn live_on(pair: &Pair, seed: u64) {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -179,7 +181,8 @@ fn every_mode_moves_a_running_guest_over_every_transport() {
     }
 }
 
-/// The migration may end at the very moment in which a page of a chunk that is not in RAM yet is placed alone: that chunk counts, too.
+/// The migration may end at the very moment in which a page of a chunk that is not in RAM yet is
+/// placed alone: that chunk counts, too.
 #[test]
 fn the_end_waits_for_a_page_that_is_being_placed() {
     if denied() {

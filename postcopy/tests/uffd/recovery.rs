@@ -1,4 +1,5 @@
-//! Links that break at any moment and threads that panic: the guest is on one side, or in two halves that are joined again.
+//! Links that break at any moment and threads that panic: the guest is on one side, or in two
+//! halves that are joined again.
 
 use std::io;
 use std::net::Shutdown;
@@ -29,7 +30,8 @@ pub(crate) enum End {
     Joined,
 }
 
-/// Waits for the end, joining both sides again wherever they are paused, and looks at all of the guest.
+/// Waits for the end, joining both sides again wherever they are paused, and looks at all of the
+/// guest.
 pub(crate) fn survive(mut pair: Pair) -> End {
     for breaks in 0..MOST_BREAKS {
         match pair.source_watch.until_last(&[Status::Completed, Status::Failed, Status::PostcopyPaused]) {
@@ -84,7 +86,8 @@ fn with_a_panic(fault: Fault, on_source: bool, passes: Option<u32>, multifd: u8)
     (end, faulty.fault.lock().unwrap_or_else(PoisonError::into_inner).is_none())
 }
 
-/// Wherever a thread panics, the migration ends or pauses with the guest whole; no vCPU waits for the thread for ever.
+/// Wherever a thread panics, the migration ends or pauses with the guest whole; no vCPU waits for
+/// the thread for ever.
 #[test]
 fn a_panic_on_any_thread_costs_no_guest() {
     if denied() {
@@ -190,7 +193,8 @@ impl Connector for Cuttable {
     }
 }
 
-/// A link that flaps needs nobody: both sides join again by themselves, as often as it takes, whichever channel is cut.
+/// A link that flaps needs nobody: both sides join again by themselves, as often as it takes,
+/// whichever channel is cut.
 #[test]
 fn a_link_that_flaps_is_joined_again_by_itself() {
     if denied() {

@@ -1,4 +1,5 @@
-//! The source gives pages back to the host once the destination has them, and nothing of the guest is lost by it.
+//! The source gives pages back to the host once the destination has them, and nothing of the guest
+//! is lost by it.
 
 use std::sync::atomic::Ordering;
 
@@ -46,7 +47,8 @@ fn a_link_that_breaks_after_pages_are_gone_is_joined_again() {
         let (source, destination, application) =
             (pair.source.clone(), pair.destination.clone(), pair.application.clone());
         let watch = pair.source_watch.clone();
-        // Where the guest runs on it asks for all of its pages at once: that waits until some were given back.
+        // Where the guest runs on it asks for all of its pages at once: that waits until some were
+        // given back.
         let (broken, begins) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
             let mut begun = false;

@@ -197,7 +197,8 @@ fn one_writer_or_many_readers() {
     let mut writer = open(&path, ImageFormat::Raw).unwrap();
     assert!(matches!(open(&path, ImageFormat::Raw), Err(BlockError::Written(_))));
     assert!(matches!(open_read_only(&path, ImageFormat::Raw), Err(BlockError::Written(_))));
-    // As the destination of a migration: it looks while the source has it, and takes it once it is let go.
+    // As the destination of a migration: it looks while the source has it, and takes it once it is
+    // let go.
     let mut destination = Image::new(&config(&path, ImageFormat::Raw)).unwrap();
     assert!(matches!(destination.open(), Err(BlockError::Written(_))));
     writer.close().unwrap();
@@ -291,8 +292,9 @@ fn an_image_that_is_dropped_was_written() {
     assert_eq!(read(&mut open(&path, ImageFormat::Qcow2).unwrap(), 0, 512), [4; 512]);
 }
 
-/// Fuzzing found that the first write to such an image went into the header's own cluster and the second ran out of stack: imago looked for
-/// the refcounts of cluster 0 again and again, for in the table "at the file's beginning" means "nowhere".
+/// Fuzzing found that the first write to such an image went into the header's own cluster and the
+/// second ran out of stack: imago looked for the refcounts of cluster 0 again and again, for in the
+/// table "at the file's beginning" means "nowhere".
 #[test]
 fn an_image_whose_header_counts_as_free_is_not_written_to() {
     let room = Room::new();

@@ -1,4 +1,5 @@
-//! The DSDT: the devices that a guest cannot find by itself, in ACPI's machine language (chapters 6, 19 and 20).
+//! The DSDT: the devices that a guest cannot find by itself, in ACPI's machine language (chapters
+//! 6, 19 and 20).
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO};

@@ -7,7 +7,8 @@ fn near(a: Duration, b: Duration, by: Duration) -> bool {
     a.abs_diff(b) <= by
 }
 
-/// A guest whose speed in visits per millisecond at each millisecond is `speed`, with a heartbeat every 10 ms.
+/// A guest whose speed in visits per millisecond at each millisecond is `speed`, with a heartbeat
+/// every 10 ms.
 fn trace(speed: impl Fn(u64) -> u32, blackout: (u64, u64), until: u64) -> Trace {
     let mut trace = Trace::default();
     let mut visits = 0;

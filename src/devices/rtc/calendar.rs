@@ -5,8 +5,8 @@ pub(super) const DAY: i64 = 86_400;
 /// Days of 400 years, after which the calendar repeats.
 const ERA: i64 = 146_097;
 
-/// A moment as people say it. No field is checked against its range: [`Moment::seconds`] makes sense of any, the 31st of
-/// February being the 3rd of March.
+/// A moment as people say it. No field is checked against its range: [`Moment::seconds`] makes
+/// sense of any, the 31st of February being the 3rd of March.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Moment {
     pub year: i64,
@@ -23,7 +23,8 @@ impl Moment {
     /// From seconds since 1970.
     pub fn of(seconds: i64) -> Self {
         let (days, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
-        // Years begin in March here, so that the leap day is the last of its year. Day 0 is the 1st of March of year 0.
+        // Years begin in March here, so that the leap day is the last of its year. Day 0 is the 1st
+        // of March of year 0.
         let days = days + 719_468;
         let (era, day) = (days.div_euclid(ERA), days.rem_euclid(ERA));
         let year = (day - day / 1_460 + day / 36_524 - day / (ERA - 1)) / 365;

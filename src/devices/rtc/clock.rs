@@ -29,13 +29,14 @@ const SHUTDOWN: u8 = 0x0f;
 /// The registers that show the time.
 const TIME: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
 
-/// Status A: the time is about to change; the divider's select bits, of which the two upper ones hold it in reset; a
-/// crystal of 32768 Hz and a periodic rate of 1024 Hz, as a PC's firmware sets them.
+/// Status A: the time is about to change; the divider's select bits, of which the two upper ones
+/// hold it in reset; a crystal of 32768 Hz and a periodic rate of 1024 Hz, as a PC's firmware sets
+/// them.
 const UPDATE_IN_PROGRESS: u8 = 0x80;
 const DIVIDER_RESET: u8 = 0x60;
 const STATUS_A_DEFAULT: u8 = 0x26;
-/// Status B: the time is held for setting; numbers are binary; hours count to 23. Not kept, for they are not built: the
-/// interrupts' enable bits, the square wave, daylight saving.
+/// Status B: the time is held for setting; numbers are binary; hours count to 23. Not kept, for
+/// they are not built: the interrupts' enable bits, the square wave, daylight saving.
 const SET: u8 = 0x80;
 const BINARY: u8 = 0x04;
 const HOURS_24: u8 = 0x02;
@@ -43,8 +44,8 @@ const HOURS_24: u8 = 0x02;
 const VALID: u8 = 0x80;
 
 const SECOND: u32 = 1_000_000_000;
-/// For how long a change is announced, in nanoseconds: the data sheet's 244 microseconds. Whoever reads
-/// [`UPDATE_IN_PROGRESS`] as zero has that much time to read all registers as of one moment.
+/// For how long a change is announced, in nanoseconds: the data sheet's 244 microseconds. Whoever
+/// reads [`UPDATE_IN_PROGRESS`] as zero has that much time to read all registers as of one moment.
 const ANNOUNCED: u32 = 244_000;
 /// Where in a second the clock is when its divider comes out of reset.
 const RELEASED_AT: u32 = SECOND / 2;
@@ -108,8 +109,8 @@ impl Clock {
         self.set(SHUTDOWN, 0);
     }
 
-    /// Writes status A or B. The time stops in the registers when one of them holds it, and goes on from there when none
-    /// does any more.
+    /// Writes status A or B. The time stops in the registers when one of them holds it, and goes on
+    /// from there when none does any more.
     fn write_mode(&mut self, index: u8, value: u8, now: Duration) {
         let (held, divided) = (self.held(), self.divided());
         if !held {
@@ -175,7 +176,8 @@ impl Clock {
         registers
     }
 
-    /// Goes on from the time in the registers. Only whole seconds change: the divider has gone on by itself.
+    /// Goes on from the time in the registers. Only whole seconds change: the divider has gone on
+    /// by itself.
     fn start(&mut self, now: Duration) {
         let style = self.style();
         let value = |index| style.value(self.register(index));
@@ -190,8 +192,8 @@ impl Clock {
         self.offset = self.offset.wrapping_add(moment.seconds()).wrapping_sub(self.time(now).0);
     }
 
-    /// Layout: u64 offset in seconds (two's complement), u32 phase in nanoseconds, the registers. Those of the time count
-    /// only while it is held.
+    /// Layout: u64 offset in seconds (two's complement), u32 phase in nanoseconds, the registers.
+    /// Those of the time count only while it is held.
     pub fn save(&self, writer: &mut Writer) {
         writer.u64(self.offset as u64);
         writer.u32(self.phase);

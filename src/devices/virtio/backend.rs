@@ -24,8 +24,9 @@ pub struct Kind {
     pub queues: &'static [u16],
 }
 
-/// The driver broke the protocol: a ring or a request makes no sense, so that nothing on it can be trusted any more.
-/// The device tells the driver that it needs a reset, and does nothing until then.
+/// The driver broke the protocol: a ring or a request makes no sense, so that nothing on it can be
+/// trusted any more. The device tells the driver that it needs a reset, and does nothing until
+/// then.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Broken(pub String);
@@ -34,7 +35,8 @@ pub struct Broken(pub String);
 pub struct Work<'a> {
     /// Guest RAM. Writes through it are noted for a migration.
     pub memory: &'a GuestMemory,
-    /// The queues, as many as [`Kind::queues`] says. One that the driver did not set up is empty for ever.
+    /// The queues, as many as [`Kind::queues`] says. One that the driver did not set up is empty
+    /// for ever.
     pub rings: &'a mut [Ring],
     /// Which of the backend's descriptors are listened to.
     pub watch: &'a Watch,
@@ -44,7 +46,8 @@ pub struct Work<'a> {
     pub host: Host<'a>,
 }
 
-/// Who wants a device to stand still waits for the host longer than for a page of a migration, which may never come.
+/// Who wants a device to stand still waits for the host longer than for a page of a migration,
+/// which may never come.
 #[derive(Clone, Copy)]
 pub struct Host<'a>(pub(super) &'a Gate);
 
@@ -55,24 +58,28 @@ impl Host<'_> {
     }
 }
 
-/// A kind of device, as its worker's thread drives it. All calls come one after the other; while one of them lasts nothing else of
-/// the device happens, so it must not wait for anything but guest RAM and what it drives. The parts that other
-/// threads need (a monitor's commands) are the backend's own business; its descriptor wakes the worker.
+/// A kind of device, as its worker's thread drives it. All calls come one after the other; while
+/// one of them lasts nothing else of the device happens, so it must not wait for anything but guest
+/// RAM and what it drives. The parts that other threads need (a monitor's commands) are the
+/// backend's own business; its descriptor wakes the worker.
 pub trait Backend: Send {
     /// What it is.
     fn kind(&self) -> Kind;
 
-    /// The feature bits that are offered, without those of the transport and the ring, which [`super::VirtioDevice`] adds.
+    /// The feature bits that are offered, without those of the transport and the ring, which
+    /// [`super::VirtioDevice`] adds.
     fn features(&self) -> u64;
 
     /// What the driver reads behind the registers; changes are made through it at any time.
     fn config(&self) -> Arc<ConfigSpace>;
 
-    /// The driver wrote something behind the registers, where [`ConfigSpace::with_writable`] lets it; it stands there already.
-    /// Called on a vCPU's thread, with the worker parked; nothing by default.
+    /// The driver wrote something behind the registers, where [`ConfigSpace::with_writable`] lets
+    /// it; it stands there already. Called on a vCPU's thread, with the worker parked; nothing by
+    /// default.
     fn config_written(&mut self) {}
 
-    /// The descriptors that it wants to be woken by, beside its queues; constant. The worker listens to all of them at first.
+    /// The descriptors that it wants to be woken by, beside its queues; constant. The worker
+    /// listens to all of them at first.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
@@ -99,13 +106,15 @@ pub trait Backend: Send {
     /// Its own state, beside that of transport and queues.
     fn save(&self) -> Vec<u8>;
 
-    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that [`Self::load`] has for it.
+    /// What [`Self::save`] writes, for tools that take it apart: each field by the name that
+    /// [`Self::load`] has for it.
     fn layout(&self) -> &'static [Field];
 
     /// Takes what [`Self::save`] gave, in the layout `version`.
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError>;
 
-    /// The guest leaves: makes everything durable and gives up what only one host may have. Idempotent.
+    /// The guest leaves: makes everything durable and gives up what only one host may have.
+    /// Idempotent.
     fn release(&mut self) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }

@@ -1,13 +1,16 @@
-//! The balloon (virtio 1.2, section 5.5): the guest gives memory back to the host, because it was asked to (inflating) or
-//! because it has no use for it at the moment (free page reporting).
+//! The balloon (virtio 1.2, section 5.5): the guest gives memory back to the host, because it was
+//! asked to (inflating) or because it has no use for it at the moment (free page reporting).
 //!
-//! What is given back reads as zero from then on, and a migration sends it as such. No dirty page is noted for it: a page that was
-//! sent before it was given back keeps its old content on the destination. Both are right, for the guest must take such a page as
-//! uninitialised (sections 5.5.6.1 and 5.5.6.7); a guest that relies on a page's content after freeing it (`init_on_free`, page
-//! poisoning) does not report, since the feature that would tell it of the content is not offered.
+//! What is given back reads as zero from then on, and a migration sends it as such. No dirty page
+//! is noted for it: a page that was sent before it was given back keeps its old content on the
+//! destination. Both are right, for the guest must take such a page as uninitialised (sections
+//! 5.5.6.1 and 5.5.6.7); a guest that relies on a page's content after freeing it (`init_on_free`,
+//! page poisoning) does not report, since the feature that would tell it of the content is not
+//! offered.
 //!
-//! The queues are numbered without gaps, as QEMU and Linux's drivers do: statistics and hints are not offered, so reporting is
-//! queue 2. With more optional queues that number would depend on what the driver takes.
+//! The queues are numbered without gaps, as QEMU and Linux's drivers do: statistics and hints are
+//! not offered, so reporting is queue 2. With more optional queues that number would depend on what
+//! the driver takes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -28,14 +31,15 @@ const REPORTING: u64 = 1 << 5;
 const INFLATE: usize = 0;
 const REPORT: usize = 2;
 
-/// The configuration space: u32 pages that the host wants, u32 pages that the balloon has. The driver writes the second.
+/// The configuration space: u32 pages that the host wants, u32 pages that the balloon has. The
+/// driver writes the second.
 const TARGET: Range<usize> = 0..4;
 const ACTUAL: Range<usize> = 4..8;
 
 /// Bytes of a page number.
 const FRAME: usize = 4;
-/// The most page numbers that are looked at in one request; Linux sends 256, Windows 1024. It bounds what one request costs; more
-/// than these stay in the host's memory.
+/// The most page numbers that are looked at in one request; Linux sends 256, Windows 1024. It
+/// bounds what one request costs; more than these stay in the host's memory.
 const FRAMES: usize = 4096;
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -62,7 +66,8 @@ impl BalloonLevel {
         self.ram.saturating_sub(u64::from(self.pages(ACTUAL)) * PAGE)
     }
 
-    /// Takes note of a change: what the guest has left now. Until then no further change is announced.
+    /// Takes note of a change: what the guest has left now. Until then no further change is
+    /// announced.
     pub fn see_change(&self) -> u64 {
         self.announced.store(false, Ordering::SeqCst);
         self.actual()
@@ -95,8 +100,8 @@ pub struct Balloon {
 }
 
 impl Balloon {
-    /// An empty balloon in a guest with `ram`. `announce` is called, on a vCPU's thread, when the guest's share changed:
-    /// [`BalloonLevel::see_change`] says to what.
+    /// An empty balloon in a guest with `ram`. `announce` is called, on a vCPU's thread, when the
+    /// guest's share changed: [`BalloonLevel::see_change`] says to what.
     pub fn new(ram: Arc<GuestRam>, announce: Box<dyn Fn() + Send + Sync>) -> Self {
         let config = Arc::new(ConfigSpace::with_writable(vec![0; ACTUAL.end], ACTUAL));
         let level =
@@ -109,7 +114,8 @@ impl Balloon {
         self.level.clone()
     }
 
-    /// The pages whose numbers the driver sent. In any order, so they are sorted: a run is given back at once.
+    /// The pages whose numbers the driver sent. In any order, so they are sorted: a run is given
+    /// back at once.
     fn inflate(&mut self, memory: &GuestMemory, chain: &Chain) -> Result<(), Broken> {
         let mut bytes = vec![0; chain.readable_bytes().min((FRAMES * FRAME) as u64) as usize];
         let count = chain.read_at(memory, 0, &mut bytes)?;
@@ -130,7 +136,8 @@ impl Balloon {
         }
     }
 
-    /// Only an attempt, as far as the guest is concerned: what is not in RAM, or no whole page, stays as it is.
+    /// Only an attempt, as far as the guest is concerned: what is not in RAM, or no whole page,
+    /// stays as it is.
     fn give_back(&mut self, address: u64, bytes: u64) {
         if let Err(error) = self.ram.discard(address, bytes)
             && !std::mem::replace(&mut self.refused, true)
@@ -165,7 +172,8 @@ impl Backend for Balloon {
         self.features = features;
     }
 
-    /// A driver that let go has no pages in the balloon; what the host wants holds for the next one too.
+    /// A driver that let go has no pages in the balloon; what the host wants holds for the next one
+    /// too.
     fn reset(&mut self) {
         self.features = 0;
         self.config.set(|space| space[ACTUAL].fill(0));

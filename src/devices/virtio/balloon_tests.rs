@@ -166,7 +166,8 @@ fn a_target_reaches_the_driver_and_its_answer_the_monitor() {
     let announced = || rig.announced.load(Ordering::SeqCst);
     rig.driver.write_config(4, &2u32.to_le_bytes());
     assert_eq!((rig.level.actual(), announced()), (RAM - 2 * PAGE, 1));
-    // However much it changes: it is announced once until it was looked at, and then only if there was a change.
+    // However much it changes: it is announced once until it was looked at, and then only if there
+    // was a change.
     rig.driver.write_config(4, &3u32.to_le_bytes());
     assert_eq!((rig.level.see_change(), announced()), (RAM - 3 * PAGE, 1));
     rig.driver.write_config(4, &3u32.to_le_bytes());

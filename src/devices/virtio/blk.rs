@@ -1,8 +1,9 @@
 //! A disk (virtio 1.2, section 5.2): the guest's requests, carried out on an [`Image`].
 //!
-//! Offered are flushes, discards, zeroes, and the limits of a request, so that one cannot keep the worker for long. A driver that
-//! takes flushes has a disk with a volatile cache, the host's; for one that does not, every write is flushed before it is
-//! answered (section 5.2.6.2). Switching between the two while it runs is not offered.
+//! Offered are flushes, discards, zeroes, and the limits of a request, so that one cannot keep the
+//! worker for long. A driver that takes flushes has a disk with a volatile cache, the host's; for
+//! one that does not, every write is flushed before it is answered (section 5.2.6.2). Switching
+//! between the two while it runs is not offered.
 
 mod complaints;
 mod request;
@@ -42,7 +43,8 @@ const SEGMENTS: u32 = QUEUE as u32 - 2;
 const SEGMENT: u32 = 256 << 10;
 /// The most data of a request, in bytes: what these two allow.
 const LONGEST: u64 = SEGMENTS as u64 * SEGMENT as u64;
-/// The host's page cache works in units of 4 KiB, which is 2 to the power of this many sectors: what is smaller is read before it is written.
+/// The host's page cache works in units of 4 KiB, which is 2 to the power of this many sectors:
+/// what is smaller is read before it is written.
 const PHYSICAL_EXPONENT: u8 = 3;
 /// Data goes through a buffer of this many bytes at most.
 const BOUNCE: usize = 1 << 20;
@@ -76,7 +78,8 @@ struct Asked<'a> {
 /// See the module's text.
 pub struct Block {
     image: Image,
-    /// The disk's size in bytes, as the guest knows it; `None` until the image was open or a guest's state came.
+    /// The disk's size in bytes, as the guest knows it; `None` until the image was open or a
+    /// guest's state came.
     capacity: Option<u64>,
     /// What the driver took.
     features: u64,
@@ -139,7 +142,8 @@ impl Block {
         Ok((self.outcome(carried_out), 0))
     }
 
-    /// Whether all that a request names is on the disk. Asked first, so that a request is not half carried out.
+    /// Whether all that a request names is on the disk. Asked first, so that a request is not half
+    /// carried out.
     fn inside(&self, request: &Request) -> bool {
         let capacity = self.capacity.unwrap_or(0);
         let inside = |offset: u64, length: u64| offset.checked_add(length).is_some_and(|end| end <= capacity);
@@ -312,7 +316,8 @@ fn configuration() -> Vec<u8> {
     // Cylinders, heads, sectors: not offered.
     writer.u32(0);
     writer.u32(SECTOR as u32);
-    // Topology: the physical block, at which sector one begins, the least and the best length of a request in sectors.
+    // Topology: the physical block, at which sector one begins, the least and the best length of a
+    // request in sectors.
     writer.u8(PHYSICAL_EXPONENT);
     writer.u8(0);
     writer.bytes(&(1u16 << PHYSICAL_EXPONENT).to_le_bytes());

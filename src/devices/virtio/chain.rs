@@ -1,4 +1,5 @@
-//! A descriptor chain (virtio 1.2, section 2.7.5), read once, checked to lie in RAM, and copied in and out of.
+//! A descriptor chain (virtio 1.2, section 2.7.5), read once, checked to lie in RAM, and copied in
+//! and out of.
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -21,8 +22,8 @@ pub struct Segment {
     pub bytes: u32,
 }
 
-/// What the driver made available at once: first the segments that the device reads, then those that it writes.
-/// All of them lie in RAM.
+/// What the driver made available at once: first the segments that the device reads, then those
+/// that it writes. All of them lie in RAM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Names the chain in the used ring.
@@ -55,7 +56,8 @@ fn descriptor(memory: &GuestMemory, table: u64, index: u32) -> Result<Descriptor
 }
 
 impl Chain {
-    /// Reads the chain that begins with descriptor `head`. A chain that cannot be right in every part is refused whole.
+    /// Reads the chain that begins with descriptor `head`. A chain that cannot be right in every
+    /// part is refused whole.
     pub(super) fn read(memory: &GuestMemory, table: Table, head: u16) -> Result<Self, Broken> {
         let mut chain = Self { head, readable: Vec::new(), writable: Vec::new() };
         let (mut address, mut size, mut indirect) = (table.address, u32::from(table.size), false);

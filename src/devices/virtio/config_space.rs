@@ -4,8 +4,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::signal::Signal;
 
-/// A device's configuration space (virtio 1.2, section 2.5), with the counter by which a driver sees that it
-/// changed while it was being read. Locked for moments only, and never while guest RAM is touched.
+/// A device's configuration space (virtio 1.2, section 2.5), with the counter by which a driver
+/// sees that it changed while it was being read. Locked for moments only, and never while guest RAM
+/// is touched.
 pub struct ConfigSpace {
     space: Mutex<Space>,
     /// Which bytes the driver may write.

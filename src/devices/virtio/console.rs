@@ -1,8 +1,9 @@
 //! The console (virtio 1.2, section 5.3): one port, in Linux `hvc0`.
 //!
-//! Neither several ports nor the size of a window is offered. What the guest writes goes out at once or is dropped, as the
-//! serial port's output is: Linux waits for each buffer with a spinning CPU, so a console that held buffers for a slow reader would
-//! stop the guest. Input waits: a little in the [`Inbox`], the rest with who sends it.
+//! Neither several ports nor the size of a window is offered. What the guest writes goes out at
+//! once or is dropped, as the serial port's output is: Linux waits for each buffer with a spinning
+//! CPU, so a console that held buffers for a slow reader would stop the guest. Input waits: a
+//! little in the [`Inbox`], the rest with who sends it.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -23,8 +24,8 @@ const TRANSMIT: usize = 1;
 const INBOX: usize = 4096;
 /// How much output is copied at once, in bytes.
 const PIECE: usize = 16 << 10;
-/// The most that the guest may write by one request, in bytes: what a pipe holds that Linux splices into a port, and more.
-/// It bounds how long a console takes to stand still.
+/// The most that the guest may write by one request, in bytes: what a pipe holds that Linux splices
+/// into a port, and more. It bounds how long a console takes to stand still.
 const REQUEST: u64 = 4 << 20;
 
 /// Input on its way from the other end to the guest.
@@ -47,7 +48,8 @@ impl Inbox {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes as much of `bytes` as there is room for, and returns how much that was. When there is room again, the other end is told.
+    /// Takes as much of `bytes` as there is room for, and returns how much that was. When there is
+    /// room again, the other end is told.
     pub fn receive(&self, bytes: &[u8]) -> usize {
         let mut held = self.lock();
         if !held.receiving {
@@ -88,8 +90,8 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that writes to `output`, which never blocks, and calls `room` when its inbox may take input again. It
-    /// takes none until the machine runs.
+    /// A console that writes to `output`, which never blocks, and calls `room` when its inbox may
+    /// take input again. It takes none until the machine runs.
     pub fn new(output: Box<dyn Write + Send>, room: Box<dyn Fn() + Send + Sync>) -> io::Result<Self> {
         let arrived = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let held = Mutex::new(Held { bytes: VecDeque::with_capacity(INBOX), receiving: false });
@@ -184,8 +186,8 @@ impl Backend for Console {
         self.deliver(work)
     }
 
-    /// Layout, version 1: u32 n, n bytes of input that the guest has not got yet, n at most 4096. No input is taken from here on
-    /// until the machine goes on.
+    /// Layout, version 1: u32 n, n bytes of input that the guest has not got yet, n at most 4096.
+    /// No input is taken from here on until the machine goes on.
     fn save(&self) -> Vec<u8> {
         let mut held = self.inbox.lock();
         held.receiving = false;

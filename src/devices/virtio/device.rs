@@ -38,11 +38,12 @@ const LAYOUT: u32 = 1;
 /// Where a queue stands.
 const RING: &[Field] = &[Field("next available", Type::U32), Field("next used", Type::U32)];
 
-/// A virtio device. Its registers belong to the vCPUs, the rest to its worker; a vCPU that must touch the rest
-/// parks the worker first.
+/// A virtio device. Its registers belong to the vCPUs, the rest to its worker; a vCPU that must
+/// touch the rest parks the worker first.
 pub struct VirtioDevice {
     kind: Kind,
-    /// How the backend's own state is laid out. Asked for while the worker runs, so it is kept here.
+    /// How the backend's own state is laid out. Asked for while the worker runs, so it is kept
+    /// here.
     own: &'static [Field],
     slot: u32,
     registers: Mutex<Registers>,
@@ -80,7 +81,8 @@ impl Inner {
         step(self.backend.as_mut(), &mut work)
     }
 
-    /// The machine goes on: what the driver notified of meanwhile, or on another host, is not known, so every queue is looked at.
+    /// The machine goes on: what the driver notified of meanwhile, or on another host, is not
+    /// known, so every queue is looked at.
     pub fn resume(&mut self) -> Result<(), Broken> {
         self.work(|backend, work| backend.resumed(work))?;
         (0..self.rings.len()).try_for_each(|index| self.work(|backend, work| backend.queue_ready(index, work)))
@@ -107,8 +109,8 @@ impl Inner {
 }
 
 impl VirtioDevice {
-    /// A device in `slot`, whose registers the caller puts at `address` and whose interrupt is the line `gsi`. Its
-    /// worker stands still until [`Self::thaw`].
+    /// A device in `slot`, whose registers the caller puts at `address` and whose interrupt is the
+    /// line `gsi`. Its worker stands still until [`Self::thaw`].
     pub fn new(
         backend: Box<dyn Backend>,
         slot: u32,
@@ -125,7 +127,8 @@ impl VirtioDevice {
         Ok(device)
     }
 
-    /// A device that no VM knows: interrupts go to `line`, notifications come by its registers only.
+    /// A device that no VM knows: interrupts go to `line`, notifications come by its registers
+    /// only.
     pub(super) fn detached(
         backend: Box<dyn Backend>,
         slot: u32,
@@ -193,8 +196,8 @@ impl VirtioDevice {
         self.gate.hold(Holder::Machine);
     }
 
-    /// Waits for the worker to stand still after [`Self::freeze`]; `false` if it does not by `deadline`: it may hang in a
-    /// page fault that nobody answers.
+    /// Waits for the worker to stand still after [`Self::freeze`]; `false` if it does not by
+    /// `deadline`: it may hang in a page fault that nobody answers.
     pub fn await_frozen(&self, deadline: Instant) -> bool {
         self.gate.await_parked(Some(deadline))
     }
@@ -265,7 +268,8 @@ impl VirtioDevice {
     }
 
     fn write_config(&self, at: u64, data: &[u8]) {
-        // One vCPU at a time changes the device: the first to end would let the worker go while the other still needs it parked.
+        // One vCPU at a time changes the device: the first to end would let the worker go while the
+        // other still needs it parked.
         let _alone = self.registers();
         if self.config.write(at as usize, data) {
             self.with_worker_parked(|inner| {
@@ -345,9 +349,10 @@ impl SavedDevice for VirtioDevice {
         LAYOUT << 8 | u32::from(self.kind.version)
     }
 
-    /// Layout, version 1: the registers (`virtio/registers.rs`), u32 causes of an interrupt not yet acknowledged, u8 whether
-    /// a reset is needed, u32 the configuration's generation, u32 its length and its bytes, u32 how many rings (none while the driver is not
-    /// ready) with u32 next available and u32 next used each, and the rest is the backend's own.
+    /// Layout, version 1: the registers (`virtio/registers.rs`), u32 causes of an interrupt not yet
+    /// acknowledged, u8 whether a reset is needed, u32 the configuration's generation, u32 its
+    /// length and its bytes, u32 how many rings (none while the driver is not ready) with u32 next
+    /// available and u32 next used each, and the rest is the backend's own.
     fn save(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         self.registers().save(&mut writer);
@@ -396,7 +401,8 @@ impl SavedDevice for VirtioDevice {
         inner.rings.clear();
         if !states.is_empty() {
             let features = registers.features();
-            // Its driver worked with these queues on the source: what does not fit here is not the driver's fault.
+            // Its driver worked with these queues on the source: what does not fit here is not the
+            // driver's fault.
             inner
                 .set_up(states, features, &self.signal)
                 .map_err(|_| self.impossible("rings", registers.queues().first().map_or(0, |it| it.desc_table)))?;

@@ -1,4 +1,5 @@
-//! A device without a virtual machine and without a thread, for `tests/fuzz`: whatever the worker would do is done by the caller.
+//! A device without a virtual machine and without a thread, for `tests/fuzz`: whatever the worker
+//! would do is done by the caller.
 
 use std::io;
 use std::sync::Arc;

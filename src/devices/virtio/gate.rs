@@ -1,14 +1,16 @@
 //! The gate at which a device's worker stops.
 //!
-//! Two may hold it: the machine, while it stands still, and a vCPU, while its driver sets the device up or
-//! resets it. The worker is parked once it has finished what it was at; what it drives may be looked at then.
+//! Two may hold it: the machine, while it stands still, and a vCPU, while its driver sets the
+//! device up or resets it. The worker is parked once it has finished what it was at; what it drives
+//! may be looked at then.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-/// How much longer than for other things is waited for the host: a flush takes as long as a slow disk needs for what was written.
+/// How much longer than for other things is waited for the host: a flush takes as long as a slow
+/// disk needs for what was written.
 const HOST_LIMIT: Duration = Duration::from_secs(30);
 /// How long a worker that the host has answered may take to park.
 const RETURN_LIMIT: Duration = Duration::from_secs(1);
@@ -89,8 +91,9 @@ impl Gate {
         self.wake();
     }
 
-    /// The worker's side: runs `work`, which asks the host for something and touches no guest RAM. Whoever waits for the worker
-    /// to stand still has more patience with that: it ends by itself, which a wait for a page need not.
+    /// The worker's side: runs `work`, which asks the host for something and touches no guest RAM.
+    /// Whoever waits for the worker to stand still has more patience with that: it ends by itself,
+    /// which a wait for a page need not.
     pub fn at_host<R>(&self, work: impl FnOnce() -> R) -> R {
         self.lock().at_host = true;
         let result = work();
@@ -101,8 +104,8 @@ impl Gate {
         result
     }
 
-    /// Waits until the worker is parked, or has ended; `false` if it is not by `deadline`. While it waits for the host the
-    /// deadline is put off, by [`HOST_LIMIT`] at most.
+    /// Waits until the worker is parked, or has ended; `false` if it is not by `deadline`. While it
+    /// waits for the host the deadline is put off, by [`HOST_LIMIT`] at most.
     pub fn await_parked(&self, deadline: Option<Instant>) -> bool {
         let mut state = self.lock();
         let (mut soon, last) = (deadline, deadline.map(|deadline| deadline + HOST_LIMIT));

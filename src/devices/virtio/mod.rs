@@ -1,4 +1,5 @@
-//! virtio over MMIO, version 1 of the specification (OASIS virtio 1.2, section 4.2): one device a file.
+//! virtio over MMIO, version 1 of the specification (OASIS virtio 1.2, section 4.2): one device a
+//! file.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -23,8 +24,8 @@
 //!  vCPU: notification -----> ioeventfd -+
 //!  host: tap, timer, ... --> descriptor +--> worker --> backend --> used ring --> irqfd --> interrupt
 //! ```
-//! A worker may wait for a page of a migration for as long as it likes: the lock that it holds then is only
-//! taken by who has seen it parked.
+//! A worker may wait for a page of a migration for as long as it likes: the lock that it holds then
+//! is only taken by who has seen it parked.
 
 mod backend;
 mod balloon;

@@ -1,5 +1,5 @@
-//! What a driver reads and writes in the transport's registers (virtio 1.2, section 4.2.2): a state machine without any
-//! input or output.
+//! What a driver reads and writes in the transport's registers (virtio 1.2, section 4.2.2): a state
+//! machine without any input or output.
 
 use virtio_queue::QueueState;
 use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
@@ -210,7 +210,8 @@ impl Registers {
             _ => {
                 match at {
                     offset::QUEUE_READY => queue.ready = value & 1 != 0,
-                    // What cannot be stays as it was; a queue that is too small for its driver is the driver's bug.
+                    // What cannot be stays as it was; a queue that is too small for its driver is
+                    // the driver's bug.
                     offset::QUEUE_SIZE => match u16::try_from(value) {
                         Ok(size) if size.is_power_of_two() && size <= *largest => queue.size = size,
                         _ => log::debug!("{}: queue {index} cannot have the size {value}", self.kind.name),
@@ -243,8 +244,9 @@ impl Registers {
         if self.live() && !was_live { Effect::Start } else { Effect::None }
     }
 
-    /// Layout, version 1: u32 selectors of device features, driver features and queue, u32 status, u64 features taken,
-    /// u32 how many queues, and for each: u32 size, u8 ready, u64 addresses of descriptors, available ring, used ring.
+    /// Layout, version 1: u32 selectors of device features, driver features and queue, u32 status,
+    /// u64 features taken, u32 how many queues, and for each: u32 size, u8 ready, u64 addresses of
+    /// descriptors, available ring, used ring.
     pub fn save(&self, writer: &mut Writer) {
         for value in [self.device_select, self.driver_select, self.queue_select, self.status] {
             writer.u32(value);

@@ -113,7 +113,8 @@ fn they_come_back() {
     assert_eq!(other.queues(), registers.queues());
     assert_eq!((other.features(), other.live()), (VERSION_1 | 1 << 33, true));
 
-    // A host that offers less, a truncated state, an impossible size: all refused, with nothing changed.
+    // A host that offers less, a truncated state, an impossible size: all refused, with nothing
+    // changed.
     let mut poor = Registers::new(KIND, 0);
     assert!(load(&bytes, &mut poor).is_err());
     for length in 0..bytes.len() {

@@ -13,7 +13,8 @@ use super::signal::Signal;
 use super::{Broken, Chain};
 use crate::kvm::GuestMemory;
 
-/// The driver wants no interrupts (`VIRTQ_AVAIL_F_NO_INTERRUPT`), where the event index is not used.
+/// The driver wants no interrupts (`VIRTQ_AVAIL_F_NO_INTERRUPT`), where the event index is not
+/// used.
 const NO_INTERRUPT: u16 = 1;
 /// Both rings (sections 2.7.6 and 2.7.8): u16 flags, u16 index, then the elements.
 const INDEX: u64 = 2;
@@ -70,19 +71,21 @@ impl Ring {
         }
     }
 
-    /// Puts the chain that was taken last back: the next [`Self::pop`] gives it again. As often as chains were taken.
+    /// Puts the chain that was taken last back: the next [`Self::pop`] gives it again. As often as
+    /// chains were taken.
     pub fn put_back(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives the chain `head` back to the driver, into which `written` bytes were written. The driver is told by
-    /// [`Self::signal`].
+    /// Gives the chain `head` back to the driver, into which `written` bytes were written. The
+    /// driver is told by [`Self::signal`].
     pub fn complete(&mut self, memory: &GuestMemory, head: u16, written: u32) -> Result<(), Broken> {
         self.complete_together(memory, &[(head, written)])
     }
 
-    /// The same for several chains, of which the driver sees either none or all. `virtio-queue` shows it each by
-    /// itself: a driver that polls would find the beginning of a frame without its end.
+    /// The same for several chains, of which the driver sees either none or all. `virtio-queue`
+    /// shows it each by itself: a driver that polls would find the beginning of a frame without its
+    /// end.
     pub fn complete_together(&mut self, memory: &GuestMemory, chains: &[(u16, u32)]) -> Result<(), Broken> {
         let ring = self.queue.used_ring();
         let mut next = self.queue.next_used();
@@ -105,8 +108,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether the driver wants to know of what was given back since position `told` of the used ring. `virtio-queue`
-    /// knows neither the flag nor what [`Self::complete_together`] does.
+    /// Whether the driver wants to know of what was given back since position `told` of the used
+    /// ring. `virtio-queue` knows neither the flag nor what [`Self::complete_together`] does.
     fn wants_interrupt(&self, memory: &GuestMemory, told: u16) -> Result<bool, Broken> {
         // Puts the used ring's index before what the driver says of it.
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -121,9 +124,9 @@ impl Ring {
         Ok(word(ring)? & NO_INTERRUPT == 0)
     }
 
-    /// Takes all chains, one after the other, until the driver has no more or the worker is to stand still: `serve` gets
-    /// each and says how many bytes it wrote. The driver is told of each at once, because the next may take long, and at
-    /// the end is asked to notify of more.
+    /// Takes all chains, one after the other, until the driver has no more or the worker is to
+    /// stand still: `serve` gets each and says how many bytes it wrote. The driver is told of each
+    /// at once, because the next may take long, and at the end is asked to notify of more.
     pub fn serve(
         &mut self,
         memory: &GuestMemory,
@@ -133,8 +136,8 @@ impl Ring {
         Ok(())
     }
 
-    /// The same, but `most` chains at most, of which the driver is told together; whether there may be more. If so the driver
-    /// is not asked to notify: the caller comes back by itself.
+    /// The same, but `most` chains at most, of which the driver is told together; whether there may
+    /// be more. If so the driver is not asked to notify: the caller comes back by itself.
     pub fn serve_some(
         &mut self,
         memory: &GuestMemory,
@@ -162,7 +165,8 @@ impl Ring {
         Ok(true)
     }
 
-    /// Asks the driver to notify when it makes the next chain available; whether it did so already, unnoticed.
+    /// Asks the driver to notify when it makes the next chain available; whether it did so already,
+    /// unnoticed.
     pub fn listen(&mut self, memory: &GuestMemory) -> Result<bool, Broken> {
         if !self.queue.ready() {
             return Ok(false);

@@ -1,4 +1,5 @@
-//! Entropy (virtio 1.2, section 5.4): fills what the driver gives with bytes from the host's random source.
+//! Entropy (virtio 1.2, section 5.4): fills what the driver gives with bytes from the host's random
+//! source.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use whimbrel_postcopy::wire::grammar::Field;
 use super::{Backend, Broken, ConfigSpace, Kind, Work};
 use crate::state::{Reader, StateError};
 
-/// The most that is filled of one buffer: a driver that gives more asks again. It bounds what one request costs.
+/// The most that is filled of one buffer: a driver that gives more asks again. It bounds what one
+/// request costs.
 const LIMIT: usize = 64 << 10;
 
 /// See the module's text.

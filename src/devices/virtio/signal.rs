@@ -72,9 +72,9 @@ impl Signal {
         self.0.needs_reset.store(needs_reset, Ordering::SeqCst);
     }
 
-    /// Interrupts again if there is a cause that the driver has not seen. An irqfd is served by the kernel later: one
-    /// that was written just before the interrupt controllers were saved is not in their state. One too many is
-    /// harmless, one too few is not.
+    /// Interrupts again if there is a cause that the driver has not seen. An irqfd is served by the
+    /// kernel later: one that was written just before the interrupt controllers were saved is not
+    /// in their state. One too many is harmless, one too few is not.
     pub(super) fn repeat(&self) {
         if self.cause() != 0 {
             self.fire();

@@ -1,5 +1,5 @@
-//! A driver for tests: it sets a device up by its registers and puts buffers into its queues, as a guest would, and
-//! hostile ones as a guest should not.
+//! A driver for tests: it sets a device up by its registers and puts buffers into its queues, as a
+//! guest would, and hostile ones as a guest should not.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -187,7 +187,8 @@ impl Driver {
         self.write(offset::QUEUE_NOTIFY, queue as u32);
     }
 
-    /// Puts descriptors into the table, chained in their order from `head` on, makes them available and notifies.
+    /// Puts descriptors into the table, chained in their order from `head` on, makes them available
+    /// and notifies.
     pub fn offer(&mut self, queue: usize, head: u16, segments: &[Raw]) {
         let last = segments.len() - 1;
         for (index, raw) in segments.iter().enumerate() {
@@ -199,7 +200,8 @@ impl Driver {
         self.notify(queue);
     }
 
-    /// The next chain that the device gave back, its head and how many bytes were written, if there is one by now.
+    /// The next chain that the device gave back, its head and how many bytes were written, if there
+    /// is one by now.
     pub fn try_used(&mut self, queue: usize) -> Option<(u32, u32)> {
         let ring = self.table(queue) + USED;
         let index: u16 = self.memory().read_obj(GuestAddress(ring + 2)).unwrap();
@@ -249,7 +251,8 @@ impl Driver {
         }
     }
 
-    /// One request with `sent` for the device to read and room for `room` bytes: what the device wrote.
+    /// One request with `sent` for the device to read and room for `room` bytes: what the device
+    /// wrote.
     pub fn request(&mut self, queue: usize, sent: &[u8], room: u32) -> Vec<u8> {
         let buffer = self.buffers(queue);
         let answer = buffer + 0x4_0000;

@@ -12,7 +12,8 @@ use super::device::Inner;
 use super::{Broken, VirtioDevice};
 use crate::sandbox::{self, Thread};
 
-/// Epoll's data of the gate's wake-up, of queue 0 and of descriptor 0. No device has that many queues.
+/// Epoll's data of the gate's wake-up, of queue 0 and of descriptor 0. No device has that many
+/// queues.
 const WAKE: u64 = 0;
 const QUEUES: u64 = 1;
 const DESCRIPTORS: u64 = 1 << 16;
@@ -43,9 +44,11 @@ impl Watch {
         self.add(fd, DESCRIPTORS + index as u64, EpollFlags::EPOLLIN)
     }
 
-    /// Listens to the backend's descriptor `index` or, where it could not use what comes, stops doing so.
+    /// Listens to the backend's descriptor `index` or, where it could not use what comes, stops
+    /// doing so.
     pub fn listen(&self, index: usize, fd: BorrowedFd<'_>, on: bool) {
-        // Taken out, not only muted: a descriptor that has failed is reported as long as it is in the set.
+        // Taken out, not only muted: a descriptor that has failed is reported as long as it is in
+        // the set.
         let result = if on { self.add_descriptor(index, fd) } else { self.0.delete(fd).map_err(Into::into) };
         match result.map_err(|error| (error.raw_os_error(), error)) {
             Ok(()) | Err((Some(libc::EEXIST | libc::ENOENT), _)) => {}
@@ -61,7 +64,8 @@ pub(super) enum Event {
     Descriptor(usize),
 }
 
-/// Starts the worker of `device`, parked. It keeps the device, and with it what the device uses, alive.
+/// Starts the worker of `device`, parked. It keeps the device, and with it what the device uses,
+/// alive.
 pub(super) fn spawn(device: Arc<VirtioDevice>, name: String) -> io::Result<JoinHandle<()>> {
     Builder::new().name(name).spawn(move || {
         sandbox::enter(match device.kind().id {
@@ -111,7 +115,8 @@ impl VirtioDevice {
         happened
     }
 
-    /// Runs one step of the backend; one that finds the driver broken stops the device until a reset.
+    /// Runs one step of the backend; one that finds the driver broken stops the device until a
+    /// reset.
     fn guard(&self, inner: &mut Inner, step: impl FnOnce(&mut Inner) -> Result<(), Broken>) {
         if let Err(broken) = step(inner) {
             self.demand_reset(inner, &broken);

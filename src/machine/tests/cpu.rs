@@ -1,4 +1,5 @@
-//! What `--cpu` does to a guest on real KVM. The guests here run in ring 0, where KVM answers CPUID.
+//! What `--cpu` does to a guest on real KVM. The guests here run in ring 0, where KVM answers
+//! CPUID.
 
 use super::*;
 use crate::cli::{Cli, Command};
@@ -52,13 +53,14 @@ fn the_guest_sees_what_was_chosen() {
     assert_eq!(told("baseline-v1", 1, 0)[0], 0xf61);
     let name: Vec<u8> = told("baseline-v1", 0x8000_0002, 0).into_iter().flat_map(u32::to_le_bytes).collect();
     assert_eq!(name, b"Whimbrel baselin");
-    // CMPXCHG16B belongs to the next level. Features that a KVM without hardware underneath does not offer are not looked at: it
-    // cannot hide them.
+    // CMPXCHG16B belongs to the next level. Features that a KVM without hardware underneath does
+    // not offer are not looked at: it cannot hide them.
     const CX16: u32 = 1 << 13;
     assert_eq!((told("host", 1, 0)[2] & CX16, told("baseline-v1", 1, 0)[2] & CX16), (CX16, 0));
 }
 
-/// `lidt` of an empty IDT, then EFER.NXE is set: `mov ecx, 0xc0000080; rdmsr; or eax, 1 << 11; wrmsr`, then [`EXIT`].
+/// `lidt` of an empty IDT, then EFER.NXE is set: `mov ecx, 0xc0000080; rdmsr; or eax, 1 << 11;
+/// wrmsr`, then [`EXIT`].
 #[test]
 fn kvm_refuses_what_hangs_on_a_feature_that_is_not_shown() {
     if no_kvm() {
@@ -92,7 +94,8 @@ fn a_guest_keeps_what_it_was_shown_wherever_it_goes() {
         copy_ram(&source.machine, &destination.machine);
         destination.machine.load(&sections).unwrap();
         assert_eq!(*destination.machine.vcpus[0].cpuid(), shown, "{cpu}");
-        // The next host is asked for what the guest needs, not for what this machine could have shown.
+        // The next host is asked for what the guest needs, not for what this machine could have
+        // shown.
         assert_eq!(destination.machine.configuration(), configuration, "{cpu}");
         destination.machine.run(true, &|| {}).unwrap();
         destination.await_count(source.count());

@@ -1,4 +1,5 @@
-//! Pages that do not come, as after a postcopy's link broke: whoever touches one waits, and the monitor must not.
+//! Pages that do not come, as after a postcopy's link broke: whoever touches one waits, and the
+//! monitor must not.
 
 use whimbrel_postcopy::uffd::Uffd;
 

@@ -44,7 +44,8 @@ pub fn parse(line: &str) -> Result<Option<Request>, LineError> {
     Ok(Some((face.build)(&args)?))
 }
 
-/// Matches the words after the name with what the command takes: first its switches, then the rest in order.
+/// Matches the words after the name with what the command takes: first its switches, then the rest
+/// in order.
 fn arguments(face: &Face, words: &[String]) -> Result<Args, LineError> {
     let usage = |what: String| LineError::Usage { command: face.name, what };
     let mut args = Args::default();

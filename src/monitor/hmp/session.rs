@@ -175,7 +175,8 @@ impl Session for HmpSession {
         // Looks too, so that a lost event cannot hold the prompt back for ever.
         let said = out.len();
         let flow = self.look(vm, out);
-        // A line that had come meanwhile may have begun another migration, which has nothing to show yet.
+        // A line that had come meanwhile may have begun another migration, which has nothing to
+        // show yet.
         if out.len() == said
             && self.state == State::Waiting(Awaited::Migration)
             && let Some((_, report)) = vm.report()

@@ -1,6 +1,8 @@
-//! `query-qmp-schema`: what commands take and which events there are, in QEMU's introspection format, made from the command table.
+//! `query-qmp-schema`: what commands take and which events there are, in QEMU's introspection
+//! format, made from the command table.
 //!
-//! What commands return and events carry is of type `any`: the table does not know more of it, and `any` promises nothing.
+//! What commands return and events carry is of type `any`: the table does not know more of it, and
+//! `any` promises nothing.
 
 use serde_json::{Value, json};
 
@@ -52,7 +54,8 @@ fn builtins() -> Vec<Value> {
     ]
 }
 
-/// One argument; `None` for one that is refused. What may be left out has a `default`, which stands for none here.
+/// One argument; `None` for one that is refused. What may be left out has a `default`, which stands
+/// for none here.
 fn member(param: &Param) -> Option<Value> {
     let kind = match param.kind {
         Kind::Text | Kind::Line => "str",

@@ -1,4 +1,5 @@
-//! Answers and events against QEMU's schema, as the crate qapi-qmp has it in types: who talks to QEMU with those can talk to us.
+//! Answers and events against QEMU's schema, as the crate qapi-qmp has it in types: who talks to
+//! QEMU with those can talk to us.
 
 use qapi_qmp as qemu;
 use serde::de::DeserializeOwned;

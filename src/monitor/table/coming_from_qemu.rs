@@ -1,4 +1,5 @@
-//! `docs/coming-from-qemu.md` against the program: whatever it says of Whimbrel's command lines and commands is given to their parsers.
+//! `docs/coming-from-qemu.md` against the program: whatever it says of Whimbrel's command lines and
+//! commands is given to their parsers.
 
 use clap::Parser;
 use serde_json::Value;

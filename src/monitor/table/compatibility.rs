@@ -1,5 +1,5 @@
-//! `docs/qemu-compatibility.md` against what is built: each name of QEMU's has one row, which says what becomes of it here and where
-//! that is tested.
+//! `docs/qemu-compatibility.md` against what is built: each name of QEMU's has one row, which says
+//! what becomes of it here and where that is tested.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,8 @@ pub(super) const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/qem
 const WORKS: &str = "works";
 const REFUSED: &str = "refused by name";
 
-/// QEMU's commands about migrations, for programs; what is built besides is found in the command table.
+/// QEMU's commands about migrations, for programs; what is built besides is found in the command
+/// table.
 const PROGRAMS: &[&str] = &[
     "migrate",
     "migrate-incoming",

@@ -33,7 +33,8 @@ pub(super) const COMMANDS: &[Command] = &[
                 channels::URI,
                 channels::CHANNELS,
                 Param::optional("resume", Kind::Bool),
-                // QMP's migrate never waits; 'detach' was made to say so, and management tools still do.
+                // QMP's migrate never waits; 'detach' was made to say so, and management tools
+                // still do.
                 Param::optional("detach", Kind::Bool),
                 Param::optional("blk", Kind::Unsupported),
                 Param::optional("inc", Kind::Unsupported),
@@ -137,7 +138,8 @@ pub(super) const COMMANDS: &[Command] = &[
     },
 ];
 
-/// Every parameter by its name: those that are built as integers or strings, those of QEMU's that are not to be refused by name.
+/// Every parameter by its name: those that are built as integers or strings, those of QEMU's that
+/// are not to be refused by name.
 const PARAMETERS: &[Param] = &{
     let mut all = [Param::optional("", Kind::Unsupported); Parameter::ALL.len() + Parameter::UNSUPPORTED.len()];
     let mut n = 0;

@@ -1,4 +1,5 @@
-//! The command table: each command's names, arguments and help, for both faces. There is no other list of commands.
+//! The command table: each command's names, arguments and help, for both faces. There is no other
+//! list of commands.
 
 mod balloon;
 mod channels;

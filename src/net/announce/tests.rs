@@ -4,7 +4,8 @@ fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// When the rounds are made, in milliseconds from the start, by somebody who is always `late` by so much.
+/// When the rounds are made, in milliseconds from the start, by somebody who is always `late` by so
+/// much.
 fn rounds(schedule: Schedule, late: u64) -> Vec<u128> {
     let start = Instant::now();
     let mut announcement = Announcement::begin(schedule, start);

@@ -50,7 +50,8 @@ fn frames_go_both_ways_behind_a_header_of_twelve_bytes() {
     frame.extend([7; 100]);
     wire.send(&frame);
     let received = receive(&tap);
-    // No offloads, so nothing is left to be done; the last field says that the frame lies in one buffer.
+    // No offloads, so nothing is left to be done; the last field says that the frame lies in one
+    // buffer.
     assert_eq!(received[..10], [0; 10]);
     assert_eq!(received[HEADER..], frame);
 }
@@ -115,7 +116,8 @@ fn an_open_tap_is_taken_over() {
     let frame = rarp_frame("52:54:00:12:34:56".parse().unwrap());
     tap.send(&[IoSlice::new(&[0; HEADER]), IoSlice::new(&frame)]).unwrap();
     assert_eq!(wire.receive(0x8035), frame);
-    // It was opened to wait and does not any more. Asked, not tried: a test that waits for ever says nothing.
+    // It was opened to wait and does not any more. Asked, not tried: a test that waits for ever
+    // says nothing.
     let flags = OFlag::from_bits_retain(fcntl(&tap.file, FcntlArg::F_GETFL).unwrap());
     assert!(flags.contains(OFlag::O_NONBLOCK));
 }

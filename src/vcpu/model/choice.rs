@@ -65,8 +65,8 @@ const NEVER_REMOVED: &[(&[&str], &str)] = &[
 ];
 
 impl CpuModel {
-    /// `base` with the features `added` and what they need, and without those `removed` and what needs them. Where a host cannot show
-    /// that, [`super::GuestCpu::fit`] says so.
+    /// `base` with the features `added` and what they need, and without those `removed` and what
+    /// needs them. Where a host cannot show that, [`super::GuestCpu::fit`] says so.
     pub fn new(base: CpuBase, added: FeatureSet, removed: FeatureSet) -> Result<Self, CpuModelError> {
         let first = |set: FeatureSet| set.iter().next().map(Feature::name);
         let common = |one: &FeatureSet, other: &FeatureSet| one.without(&one.without(other));

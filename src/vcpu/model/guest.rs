@@ -91,7 +91,8 @@ fn wanted(model: &CpuModel, offered: &FeatureSet) -> FeatureSet {
     base.with(&with_needed(model.added())).without(&with_dependents(model.removed()))
 }
 
-/// What comes nearest to `model` on this host: the highest baseline that it can show, with what was taken away; else all that it has.
+/// What comes nearest to `model` on this host: the highest baseline that it can show, with what was
+/// taken away; else all that it has.
 fn best(model: &CpuModel, offer: &Offer) -> CpuModel {
     let offered = offer.features();
     let without_additions = |base| CpuModel::new(base, FeatureSet::default(), *model.removed()).unwrap_or_default();

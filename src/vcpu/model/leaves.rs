@@ -1,7 +1,9 @@
-//! The leaves of a baseline: apart from the vendor, and what only the host can know, the same on every host.
+//! The leaves of a baseline: apart from the vendor, and what only the host can know, the same on
+//! every host.
 //!
-//! The signature is family 15, model 6, stepping 1. Systems look at it for errata and work-arounds; family 15 exists at both vendors (a
-//! Pentium 4, an Athlon 64), has none that matters under KVM, and is what hypervisors' neutral processors have long said.
+//! The signature is family 15, model 6, stepping 1. Systems look at it for errata and work-arounds;
+//! family 15 exists at both vendors (a Pentium 4, an Athlon 64), has none that matters under KVM,
+//! and is what hypervisors' neutral processors have long said.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -23,8 +25,8 @@ pub fn is_amd(cpuid: &[kvm_cpuid_entry2]) -> bool {
     matches!(vendor(cpuid).as_str(), "AuthenticAMD" | "HygonGenuine")
 }
 
-/// The leaves of `level` with no feature shown yet, in the shape of KVM_GET_SUPPORTED_CPUID's answer. `features` are those that
-/// will be.
+/// The leaves of `level` with no feature shown yet, in the shape of KVM_GET_SUPPORTED_CPUID's
+/// answer. `features` are those that will be.
 pub fn baseline(level: Level, host: &[kvm_cpuid_entry2], features: &FeatureSet) -> Vec<kvm_cpuid_entry2> {
     let amd = is_amd(host);
     let [_, vendor_b, vendor_c, vendor_d] =
@@ -91,13 +93,15 @@ fn extended(
     leaves
 }
 
-/// Leaf 0x80000008's EAX: physical and linear address bits. A host with fewer physical ones shows those.
+/// Leaf 0x80000008's EAX: physical and linear address bits. A host with fewer physical ones shows
+/// those.
 fn addresses(host: &[kvm_cpuid_entry2], features: &FeatureSet) -> u32 {
     let linear = if features.shows("la57") { 57 } else { 48 };
     PHYSICAL_BITS.min(physical_bits(host)) | linear << 8
 }
 
-/// The caches, in the format that leaf 4 and 0x8000001d share; who shares them is put in with the vCPU.
+/// The caches, in the format that leaf 4 and 0x8000001d share; who shares them is put in with the
+/// vCPU.
 fn caches(function: u32) -> Vec<kvm_cpuid_entry2> {
     const SELF_INITIALISING: u32 = 1 << 8;
     let cache = |[kind, level, ways, sets]: [u32; 4]| {

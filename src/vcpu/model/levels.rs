@@ -1,5 +1,5 @@
-//! The baselines: the micro-architecture levels of the x86-64 psABI (section "Machine Type"), with what a 64-bit system under
-//! KVM needs beside them.
+//! The baselines: the micro-architecture levels of the x86-64 psABI (section "Machine Type"), with
+//! what a 64-bit system under KVM needs beside them.
 
 use std::fmt;
 
@@ -18,9 +18,10 @@ pub enum Level {
     V4,
 }
 
-/// What every baseline has beside its level, because a 64-bit kernel under KVM counts on it. All of it has been on every
-/// 64-bit processor or in KVM since Linux 5.8, so it excludes no host. Features that come and go between generations are
-/// left out, however useful: those against speculation, too, which differ from host to host.
+/// What every baseline has beside its level, because a 64-bit kernel under KVM counts on it. All of
+/// it has been on every 64-bit processor or in KVM since Linux 5.8, so it excludes no host.
+/// Features that come and go between generations are left out, however useful: those against
+/// speculation, too, which differ from host to host.
 const PLATFORM: &[&str] = &[
     "de",
     "pse",
@@ -55,8 +56,8 @@ const PLATFORM: &[&str] = &[
     "kvmclock_stable",
 ];
 
-/// The psABI's table: what each level adds to the one before. `OSFXSR` and `OSXSAVE` there are the operating system's part of
-/// `fxsr` and `xsave`; `sce` is `syscall`, `lzcnt` is `abm`.
+/// The psABI's table: what each level adds to the one before. `OSFXSR` and `OSXSAVE` there are the
+/// operating system's part of `fxsr` and `xsave`; `sce` is `syscall`, `lzcnt` is `abm`.
 const LEVELS: [(Level, &[&str]); 4] = [
     (Level::V1, &["cmov", "cx8", "fpu", "fxsr", "mmx", "syscall", "sse", "sse2"]),
     (Level::V2, &["cx16", "lahf_lm", "popcnt", "sse3", "sse4_1", "sse4_2", "ssse3"]),

@@ -1,5 +1,5 @@
-//! Which feature needs which: a guest that is shown one without the other would believe in a processor that there is not,
-//! and programs that look only at the one would crash.
+//! Which feature needs which: a guest that is shown one without the other would believe in a
+//! processor that there is not, and programs that look only at the one would crash.
 
 use crate::vcpu::features::{Feature, FeatureSet};
 

@@ -5,8 +5,8 @@ use kvm_bindings::kvm_cpuid_entry2;
 use crate::vcpu::cpuid::guest_cpuid;
 use crate::vcpu::features::FeatureSet;
 
-/// What the host's KVM can show a guest of so many vCPUs. Every model is made out of it, and what arrives from elsewhere is
-/// measured against it.
+/// What the host's KVM can show a guest of so many vCPUs. Every model is made out of it, and what
+/// arrives from elsewhere is measured against it.
 #[derive(Clone, Debug)]
 pub struct Offer {
     pub(super) supported: Vec<kvm_cpuid_entry2>,
@@ -15,7 +15,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// `supported` is KVM_GET_SUPPORTED_CPUID's answer, `tsc_deadline` what KVM_CAP_TSC_DEADLINE_TIMER says.
+    /// `supported` is KVM_GET_SUPPORTED_CPUID's answer, `tsc_deadline` what
+    /// KVM_CAP_TSC_DEADLINE_TIMER says.
     pub fn new(supported: Vec<kvm_cpuid_entry2>, vcpus: u8, tsc_deadline: bool) -> Self {
         Self { supported, vcpus, tsc_deadline }
     }
@@ -40,7 +41,8 @@ pub fn vendor(cpuid: &[kvm_cpuid_entry2]) -> String {
     String::from_utf8_lossy(&name).into_owned()
 }
 
-/// How many bits a guest-physical address has; 36 where CPUID does not tell (Intel SDM volume 3A, 4.1.4).
+/// How many bits a guest-physical address has; 36 where CPUID does not tell (Intel SDM volume 3A,
+/// 4.1.4).
 pub fn physical_bits(cpuid: &[kvm_cpuid_entry2]) -> u32 {
     cpuid.iter().find(|leaf| leaf.function == 0x8000_0008).map_or(36, |leaf| leaf.eax & 0xff)
 }

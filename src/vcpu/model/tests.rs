@@ -13,7 +13,8 @@ fn leaf(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_
 const INTEL: [u32; 4] = [0x20, 0x756e_6547, 0x6c65_746e, 0x4965_6e69];
 const AMD: [u32; 4] = [0x10, 0x6874_7541, 0x444d_4163, 0x6974_6e65];
 
-/// A host of that vendor with so many address bits, with a level's features and `more`, of two vCPUs.
+/// A host of that vendor with so many address bits, with a level's features and `more`, of two
+/// vCPUs.
 fn host(vendor: [u32; 4], bits: u32, level: Level, more: &[&str]) -> Offer {
     let mut leaves = vec![
         leaf(0, 0, vendor),

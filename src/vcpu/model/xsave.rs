@@ -1,7 +1,8 @@
 //! Leaf 0xd: which extended registers there are and where XSAVE puts them.
 //!
-//! The processor lays the area out, no hypervisor can change that, and layouts differ: AMD's `pku` lies elsewhere on each
-//! of its generations. So sizes and places always come from the host, and two hosts must agree on those that a guest uses.
+//! The processor lays the area out, no hypervisor can change that, and layouts differ: AMD's `pku`
+//! lies elsewhere on each of its generations. So sizes and places always come from the host, and
+//! two hosts must agree on those that a guest uses.
 
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -10,7 +11,8 @@ use crate::vcpu::features::FeatureSet;
 const LEAF: u32 = 0xd;
 /// The x87 and SSE registers, which are always there.
 const LEGACY: u32 = 0b11;
-/// The legacy area and the header, in bytes: where the other components begin at the earliest (Intel SDM volume 1, 13.4).
+/// The legacy area and the header, in bytes: where the other components begin at the earliest
+/// (Intel SDM volume 1, 13.4).
 const LEGACY_BYTES: u32 = 576;
 /// In a component's ECX: it is in IA32_XSS and not in XCR0.
 const SUPERVISOR: u32 = 1;
@@ -19,7 +21,8 @@ const ALIGNED: u32 = 2;
 /// In 0xd.1's EAX: XSAVEC or XSAVES, which use the compacted layout.
 const COMPACTS: u32 = 1 << 1 | 1 << 3;
 
-/// The component numbers and the feature without which each is not shown (Intel SDM volume 1, 13.1).
+/// The component numbers and the feature without which each is not shown (Intel SDM volume 1,
+/// 13.1).
 const COMPONENTS: &[(u32, &str)] = &[
     (2, "avx"),
     (3, "mpx"),
@@ -35,8 +38,8 @@ const COMPONENTS: &[(u32, &str)] = &[
     (18, "amx_tile"),
 ];
 
-/// Puts leaf 0xd into `leaves` as it belongs to `features`, or takes it out; `host` has the components. Components that are not
-/// in the table stay if `keep_unknown`.
+/// Puts leaf 0xd into `leaves` as it belongs to `features`, or takes it out; `host` has the
+/// components. Components that are not in the table stay if `keep_unknown`.
 pub fn fit(leaves: &mut Vec<kvm_cpuid_entry2>, host: &[kvm_cpuid_entry2], features: &FeatureSet, keep_unknown: bool) {
     leaves.retain(|leaf| leaf.function != LEAF);
     if !features.shows("xsave") {

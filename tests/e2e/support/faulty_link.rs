@@ -1,9 +1,11 @@
 //! [`FaultyLink`]: a link that knows what goes over it, and breaks exactly where it is told to.
 //!
-//! It reads along: which connection is which channel (its hello says so), and where a message begins and ends. So a fault
-//! strikes at a chosen message of a chosen channel in a chosen direction, the same place every time.
+//! It reads along: which connection is which channel (its hello says so), and where a message
+//! begins and ends. So a fault strikes at a chosen message of a chosen channel in a chosen
+//! direction, the same place every time.
 //!
-//! Of a link with TLS it sees the records, and knows the channels by the order in which they are opened.
+//! Of a link with TLS it sees the records, and knows the channels by the order in which they are
+//! opened.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -20,11 +22,13 @@ use whimbrel_postcopy::wire::{ChannelKind, Header, Hello};
 
 use super::LIMIT;
 
-/// What the first bytes of a channel count as, beside the messages' numbers: the hello forth, its answer back.
+/// What the first bytes of a channel count as, beside the messages' numbers: the hello forth, its
+/// answer back.
 pub const GREETING: u16 = 0;
 const ANSWER: usize = 24;
 const HEADER: usize = Header::LEN;
-/// Of a record of TLS: its type, a version of two bytes, and the length of two bytes, the first the higher.
+/// Of a record of TLS: its type, a version of two bytes, and the length of two bytes, the first the
+/// higher.
 const RECORD_HEADER: usize = 5;
 /// The type of records that are encrypted.
 const ENCRYPTED: u16 = 23;
@@ -128,7 +132,8 @@ struct Shared {
     plan: OnceLock<Plan>,
     /// Of a link with TLS: how many multifd channels a migration has.
     encrypted: Option<usize>,
-    /// Only the threads that copy keep a connection open: once both have ended it is closed, and who still sends hears of it.
+    /// Only the threads that copy keep a connection open: once both have ended it is closed, and
+    /// who still sends hears of it.
     connections: Mutex<Vec<Weak<Connection>>>,
     hold: Mutex<Hold>,
     changed: Condvar,
@@ -286,7 +291,8 @@ impl Drop for FaultyLink {
 impl Shared {
     fn forward(self: &Arc<Self>, near: TcpStream, number: usize) {
         let Ok(far) = TcpStream::connect(&self.target) else {
-            // Nobody listens there any more: `near` is closed, as it would be without a link in between.
+            // Nobody listens there any more: `near` is closed, as it would be without a link in
+            // between.
             return;
         };
         near.set_nodelay(true).unwrap();
@@ -506,14 +512,16 @@ impl<'a> Course<'a> {
                 let middle = message.len() / 2;
                 message[middle] ^= 0x10;
             }
-            // Of a record its type, the higher byte of its version (nothing looks at the other), and its length.
+            // Of a record its type, the higher byte of its version (nothing looks at the other),
+            // and its length.
             Fault::CorruptNumber if self.shared.encrypted.is_some() => message[0] ^= 0x40,
             Fault::CorruptFlags if self.shared.encrypted.is_some() => message[1] ^= 0x40,
             Fault::CorruptLength if self.shared.encrypted.is_some() => message[3] ^= 0x80,
             Fault::CorruptNumber => message[1] ^= 0x40,
             Fault::CorruptFlags => message[2] ^= 0x01,
             Fault::CorruptLength => message[7] ^= 0x40,
-            // In a greeting a version; in a body a count or number too high by 65536, or, of a single byte, a wrong one.
+            // In a greeting a version; in a body a count or number too high by 65536, or, of a
+            // single byte, a wrong one.
             Fault::CorruptFields if self.written == 0 => message[9] ^= 0x01,
             Fault::CorruptFields if message.len() < HEADER + 4 => message[HEADER] ^= 0x02,
             Fault::CorruptFields => message[HEADER + 2] ^= 0x01,

@@ -1,4 +1,5 @@
-//! [`Guest`]: the talk with the test guest over the serial port. Its records are described in `tests/guest/src/main.rs`.
+//! [`Guest`]: the talk with the test guest over the serial port. Its records are described in
+//! `tests/guest/src/main.rs`.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -82,7 +83,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// On a connected serial port. `moved_in`: the guest arrives by migration, perhaps in the middle of a line.
+    /// On a connected serial port. `moved_in`: the guest arrives by migration, perhaps in the
+    /// middle of a line.
     pub fn new(stream: UnixStream, moved_in: bool) -> Self {
         let transcript = Transcript::of(stream.try_clone().unwrap());
         Self {
@@ -200,12 +202,14 @@ impl Guest {
         self.moved_in = false;
     }
 
-    /// The machine is about to be reset: the line that is being said will be cut short by the next boot's first.
+    /// The machine is about to be reset: the line that is being said will be cut short by the next
+    /// boot's first.
     pub fn restarts(&mut self) {
         self.restarted = true;
     }
 
-    /// An earlier state of the guest is about to take its place: a line that is being said may end as one that was begun then.
+    /// An earlier state of the guest is about to take its place: a line that is being said may end
+    /// as one that was begun then.
     pub fn jumps(&mut self) {
         self.jumps = true;
     }
@@ -242,7 +246,8 @@ impl Guest {
         assert_eq!(beat.errors, 0, "wrong pages seen by visits: {:#?}", self.damage);
     }
 
-    /// After the process ended: panics if the guest's talk broke when it moved from here to `there`, by a byte lost or said twice.
+    /// After the process ended: panics if the guest's talk broke when it moved from here to
+    /// `there`, by a byte lost or said twice.
     pub fn assert_talk_went_on_in(&self, there: &Self) {
         self.transcript.wait_for_end(LIMIT).expect("the serial port stays open after the process's end");
         let here = self.transcript.text();

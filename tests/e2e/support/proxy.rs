@@ -67,8 +67,8 @@ impl Proxy {
         self.shared.forwarded.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing goes on, and neither side hears of it: as with a switch that lost its power. That happens in
-    /// the middle of the next bytes, which must be on their way.
+    /// From now on nothing goes on, and neither side hears of it: as with a switch that lost its
+    /// power. That happens in the middle of the next bytes, which must be on their way.
     pub fn hang(&self) {
         let mut flow = self.shared.flow.lock().unwrap();
         *flow = Flow::ToHang;

@@ -103,7 +103,8 @@ impl Qmp {
         }
     }
 
-    /// Forgets the events so far; whether there were any. For whoever looks at how things stand instead.
+    /// Forgets the events so far; whether there were any. For whoever looks at how things stand
+    /// instead.
     pub fn forget_events(&mut self) -> bool {
         let any = !self.events.is_empty() || !self.reader.buffer().is_empty();
         self.events.clear();

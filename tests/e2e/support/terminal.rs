@@ -1,4 +1,5 @@
-//! [`Terminal`]: what a person sits at. A process runs on one side of it, the test reads its screen on the other.
+//! [`Terminal`]: what a person sits at. A process runs on one side of it, the test reads its screen
+//! on the other.
 
 use std::fs::File;
 use std::io::Write;
@@ -42,7 +43,8 @@ impl Terminal {
 
     /// Runs Whimbrel with these arguments.
     pub fn run(&self, arguments: &[&str]) -> Running {
-        // In a session of its own: the terminal that the tests were started from is none of its business.
+        // In a session of its own: the terminal that the tests were started from is none of its
+        // business.
         let child = Command::new("setsid")
             .arg(env!("CARGO_BIN_EXE_whimbrel"))
             .args(arguments)

@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// Everything that a stream has said so far. A thread of its own reads on, so that the writer never waits.
+/// Everything that a stream has said so far. A thread of its own reads on, so that the writer never
+/// waits.
 #[derive(Clone, Default)]
 pub struct Transcript {
     shared: Arc<(Mutex<Said>, Condvar)>,
@@ -28,7 +29,8 @@ impl Transcript {
         thread::spawn(move || {
             let mut buffer = [0; 4096];
             loop {
-                // A socket whose other side died in the middle of something ends with an error: an end all the same.
+                // A socket whose other side died in the middle of something ends with an error: an
+                // end all the same.
                 let count = stream.read(&mut buffer).unwrap_or(0);
                 let mut said = shared.0.lock().unwrap();
                 said.bytes.extend_from_slice(&buffer[..count]);

@@ -1,4 +1,5 @@
-//! [`Vm`]: one Whimbrel process with its sockets, and [`Machine`], which starts sources and destinations alike.
+//! [`Vm`]: one Whimbrel process with its sockets, and [`Machine`], which starts sources and
+//! destinations alike.
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -333,7 +334,8 @@ impl Drop for Vm {
     }
 }
 
-/// A `whimbrel` that is not a machine, or not for long: its exit code and all that it said on standard error.
+/// A `whimbrel` that is not a machine, or not for long: its exit code and all that it said on
+/// standard error.
 pub fn whimbrel(arguments: &[&str]) -> (i32, String) {
     let (code, _, log) = whimbrel_says(arguments);
     (code, log)

@@ -1,4 +1,5 @@
-//! Many attempts that fail, one after the other, of one guest: nothing is left of them, and the next one works.
+//! Many attempts that fail, one after the other, of one guest: nothing is left of them, and the
+//! next one works.
 
 use serde_json::json;
 use whimbrel_postcopy::wire::tag;

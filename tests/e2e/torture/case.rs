@@ -1,4 +1,5 @@
-//! The table of cases: every kind of fault, on every channel, in both directions, at every message, in every mode.
+//! The table of cases: every kind of fault, on every channel, in both directions, at every message,
+//! in every mode.
 
 use std::fmt;
 use std::time::Duration;
@@ -211,7 +212,8 @@ fn spots(mode: Mode, multifd: bool) -> Vec<Spot> {
     spots
 }
 
-/// A message that is missing, or comes twice, without anybody being able to know: TCP does neither, and nothing else would notice.
+/// A message that is missing, or comes twice, without anybody being able to know: TCP does neither,
+/// and nothing else would notice.
 fn is_unnoticed(spot: &Spot, fault: Fault) -> bool {
     // A second end of a stretch is the end of the next one, before its pages.
     if fault == Fault::Duplicate && matches!(spot.channel, Channel::Multifd(_)) && spot.tag == tag::GATHER {
@@ -268,12 +270,15 @@ fn door(mode: Mode, spot: &Spot, fault: Fault, at: At) -> Door {
         _ if matches!(fault, Fault::Delay(_)) => Door::Harmless,
         // It can be loaded, and that be said, before the end of the link is seen.
         Door::Closed if (spot.tag, at) == (tag::STATE, At::End) => Door::Between,
-        // Until the guest runs there nobody may miss these channels, and a person who does is past the door.
+        // Until the guest runs there nobody may miss these channels, and a person who does is past
+        // the door.
         Door::Closed if mode != Mode::Precopy && spot.channel != Channel::Control => Door::Between,
         Door::Closed if mode != Mode::Precopy && !ends => Door::Between,
-        // Nobody needs these channels' backward direction, nor, in a precopy, the demand channel once it is open.
+        // Nobody needs these channels' backward direction, nor, in a precopy, the demand channel
+        // once it is open.
         Door::Closed if !ends || spot.channel != Channel::Control => Door::Before,
-        // The destination reads no further than the end of the last pass before it looks at what comes.
+        // The destination reads no further than the end of the last pass before it looks at what
+        // comes.
         Door::Closed if mode == Mode::Precopy && spot.direction == Direction::Back => Door::Before,
         other => other,
     }
@@ -289,7 +294,8 @@ pub fn all() -> Vec<Case> {
     };
     for (mode, multifd) in Mode::ALL.into_iter().flat_map(|mode| [(mode, false), (mode, true)]) {
         for spot in spots(mode, multifd) {
-            // With multifd only what is different then, and a fault of each kind that ends the link.
+            // With multifd only what is different then, and a fault of each kind that ends the
+            // link.
             let own = matches!(spot.channel, Channel::Multifd(_)) || matches!(spot.tag, tag::SPREAD | tag::GATHER);
             for (fault, at) in faults(&spot, &mut round) {
                 if multifd && !own && (fault, at) != (Fault::Cut, At::Inside) {
@@ -362,10 +368,12 @@ fn rejoining(multifd: bool) -> Vec<Spot> {
     spots
 }
 
-/// Of every kind of fault one on every channel, at first and while both sides are joined again; the modes take turns.
+/// Of every kind of fault one on every channel, at first and while both sides are joined again; the
+/// modes take turns.
 pub fn short() -> Vec<Case> {
     let mut cases = all();
-    // Not always the first message: which of its sort a case is chosen by is its number, the same every time.
+    // Not always the first message: which of its sort a case is chosen by is its number, the same
+    // every time.
     cases.sort_by_key(|case| case.number.wrapping_mul(0x9E37_79B9) % 4096);
     let mut seen = std::collections::HashSet::new();
     cases.retain(|case| seen.insert(case.sort()));

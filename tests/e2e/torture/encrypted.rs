@@ -1,7 +1,8 @@
-//! Faults of a link with TLS: nobody on it can read the messages, and whatever is done to a record is noticed.
+//! Faults of a link with TLS: nobody on it can read the messages, and whatever is done to a record
+//! is noticed.
 //!
-//! Records 1 and 2 of each direction of a channel are TLS's own in the clear, 3 is the certificate, 4 the greeting; the
-//! messages begin at 5.
+//! Records 1 and 2 of each direction of a channel are TLS's own in the clear, 3 is the certificate,
+//! 4 the greeting; the messages begin at 5.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -29,7 +30,8 @@ const FAULTS: [(Fault, At); 13] = [
     (Fault::CorruptFlags, At::Begin),
 ];
 
-/// How many of them come to a place that is like others. No divisor of their number, so that all get their turn.
+/// How many of them come to a place that is like others. No divisor of their number, so that all
+/// get their turn.
 const SOME: usize = 2;
 
 /// A place in the life of a channel.

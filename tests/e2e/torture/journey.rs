@@ -1,4 +1,5 @@
-//! [`Journey`]: one migration over a faulty link, watched by both monitors, driven to where the guest is whole again.
+//! [`Journey`]: one migration over a faulty link, watched by both monitors, driven to where the
+//! guest is whole again.
 
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,8 @@ impl Journey {
         }
     }
 
-    /// Both monitors' words, the destination's first: if it runs there, then the source must have stopped long ago.
+    /// Both monitors' words, the destination's first: if it runs there, then the source must have
+    /// stopped long ago.
     pub fn look(&mut self) -> (Sight, Sight) {
         let there = Sight::of(&mut self.destination);
         let here = Sight::of(&mut self.source);
@@ -182,8 +184,8 @@ impl Journey {
         self.destination = self.machine.receive(Transport::Tcp);
     }
 
-    /// Until nothing changes any more without people. `noticed`: the fault is one that the hosts hear of; of others
-    /// nobody can know, and a person cancels or pauses.
+    /// Until nothing changes any more without people. `noticed`: the fault is one that the hosts
+    /// hear of; of others nobody can know, and a person cancels or pauses.
     pub fn settle(&mut self, noticed: bool) -> Stand {
         let mut quiet = Duration::ZERO;
         let mut last = self.look();
@@ -282,8 +284,8 @@ impl Journey {
         stand
     }
 
-    /// Both say why it is paused; nothing is wrong with a guest that is `whole` there. A side that is joined again is paused, and
-    /// without a reason, until it hears that this went wrong, too.
+    /// Both say why it is paused; nothing is wrong with a guest that is `whole` there. A side that
+    /// is joined again is paused, and without a reason, until it hears that this went wrong, too.
     fn await_reasons(&mut self, whole: bool) {
         let speaks = |sight: &Sight| sight.error.as_ref().is_some_and(|why| why.len() > 10);
         self.until(|here, there| speaks(here) && (whole || speaks(there)));
@@ -303,13 +305,14 @@ impl Journey {
         self.end_on_destination();
     }
 
-    /// Moves to this destination, if it waits on because its source was not its source yet, or to a fresh one. False if it
-    /// turned out only now that it does not wait.
+    /// Moves to this destination, if it waits on because its source was not its source yet, or to a
+    /// fresh one. False if it turned out only now that it does not wait.
     fn moves_on(&mut self) -> bool {
         if self.destination.ends_within(ENDS) || Sight::of(&mut self.destination).migration == "ended" {
             self.retire_destination();
         } else if Sight::of(&mut self.destination).migration == "postcopy-paused" {
-            // It was ready, gave the guest up for good, and waits to tell that to a source that knows it already.
+            // It was ready, gave the guest up for good, and waits to tell that to a source that
+            // knows it already.
             assert_ne!(self.destination.qmp.status(), "running");
             assert_eq!(self.destination.quit(), 0);
             self.replace_destination();

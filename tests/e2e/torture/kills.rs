@@ -1,4 +1,5 @@
-//! A process dies, or stands still for a while, at every phase. Who held the guest decides what is left.
+//! A process dies, or stands still for a while, at every phase. Who held the guest decides what is
+//! left.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -146,7 +147,8 @@ fn reach(moment: &Moment) -> Journey {
     };
     let mut journey = Journey::prepare(machine, source, first);
     let is_slow = matches!(moment.reach, Reach::Halves | Reach::Rejoining(..));
-    // Without a page of its own the last word would find the guest whole; after a precopy it is, and a slow one might never end.
+    // Without a page of its own the last word would find the guest whole; after a precopy it is,
+    // and a slow one might never end.
     let waits = moment.mode != Mode::Precopy && matches!(moment.reach, Reach::Held(_, _, tag::RUNNING, _));
     if is_slow || waits {
         journey.source.set(json!({"max-bandwidth": 40 << 20, "max-postcopy-bandwidth": 1 << 20}));

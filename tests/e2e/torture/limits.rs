@@ -33,7 +33,8 @@ impl MemoryGroup {
         let both = [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
         both.into_iter().find_map(|(root, file)| {
             let path = Path::new(root).join(&name);
-            // Where version 1 is in use this may be an ordinary directory, in which nothing is limited.
+            // Where version 1 is in use this may be an ordinary directory, in which nothing is
+            // limited.
             let is_group = Path::new(root).join("cgroup.procs").exists();
             if !is_group || fs::create_dir(&path).is_err() {
                 return None;
@@ -238,7 +239,8 @@ fn the_qcow2_image_of_the_destination_is_in_use() {
     });
 }
 
-/// Whether somebody here can have mounts of his own; if not, the calling test is reported as skipped.
+/// Whether somebody here can have mounts of his own; if not, the calling test is reported as
+/// skipped.
 fn has_mount_namespaces() -> bool {
     let can = Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
     if !can {
@@ -247,7 +249,8 @@ fn has_mount_namespaces() -> bool {
     can
 }
 
-/// A destination whose image can be opened and not grow: a guest that does not write to it moves all the same.
+/// A destination whose image can be opened and not grow: a guest that does not write to it moves
+/// all the same.
 #[test]
 fn no_room_for_a_qcow2_image_to_grow() {
     if !host::has_kvm_and_uffd() || !has_mount_namespaces() {
@@ -322,7 +325,8 @@ fn no_room_for_a_socket() {
     assert!(last.starts_with("whimbrel: ") && last.contains("No space left"), "{text}");
 }
 
-/// The log cannot be written: the guest moves, and a process that fails still says so by its exit code.
+/// The log cannot be written: the guest moves, and a process that fails still says so by its exit
+/// code.
 #[test]
 fn no_room_for_the_log() {
     if !host::has_kvm_and_uffd() {

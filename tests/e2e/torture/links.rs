@@ -18,7 +18,8 @@ pub const MEMORY: &str = "32M";
 
 const WORKLOAD: &str = "ws=16M order=rand write=50 zero=20";
 
-/// Bytes per second: in a pass this long the guest writes enough to leave something to the postcopy, also on a busy host.
+/// Bytes per second: in a pass this long the guest writes enough to leave something to the
+/// postcopy, also on a busy host.
 const PASS: u64 = 40 << 20;
 
 /// For a link so slow that a precopy of the other would go on for ever.
@@ -34,7 +35,8 @@ fn is_noticed(case: &Case) -> bool {
     }
 }
 
-/// Whether the side that reads it must say so: contents of an encrypted channel that are not what was sent.
+/// Whether the side that reads it must say so: contents of an encrypted channel that are not what
+/// was sent.
 fn is_damage(case: &Case) -> bool {
     let strict = matches!(case.door, Door::Closed | Door::Broken);
     let speaks = match case.when {
@@ -51,7 +53,8 @@ fn waits_for_touches(plan: &Plan) -> bool {
     plan.channel == Channel::Demand && !greets
 }
 
-/// How the guest came to stand after the fault, where it is in the end, and how often its halves were joined.
+/// How the guest came to stand after the fault, where it is in the end, and how often its halves
+/// were joined.
 fn run(case: &Case, machine: &Machine) -> (Stand, Stand, u32) {
     let machine = machine.clone().cpus(case.cpus());
     let is_slow = matches!(case.fault(), Fault::Delay(_)) && case.mode == Mode::Precopy;

@@ -12,7 +12,8 @@
 //! | `limits` | the destination's host runs out of something |
 //! | `soak` | for as long as one likes |
 //!
-//! A short form of each is part of the ordinary run; `scripts/torture` runs the long ones, which are ignored here.
+//! A short form of each is part of the ordinary run; `scripts/torture` runs the long ones, which
+//! are ignored here.
 
 mod again;
 mod case;

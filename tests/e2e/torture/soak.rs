@@ -60,7 +60,8 @@ struct Tally {
     cancelled: u64,
 }
 
-/// One move, however often it is cut on the way; the process where the guest is in the end, and whether it moved.
+/// One move, however often it is cut on the way; the process where the guest is in the end, and
+/// whether it moved.
 fn travel(here: Vm, chance: &mut Chance, tally: &mut Tally) -> (Vm, bool) {
     let early = chance.below(8) == 0;
     // Somewhere in the stream, most often while the guest still runs here.
@@ -170,7 +171,8 @@ fn soak() {
         "Destination",
         &format!("{migrations} migrations, {cuts} cuts, {recoveries} recoveries in {seconds} s"),
     );
-    // Each generation is a process of its own: how much of its memory came in huge pages differs, and its figures are for people.
+    // Each generation is a process of its own: how much of its memory came in huge pages differs,
+    // and its figures are for people.
     staying.assert_flat("one source of cancelled migrations");
     assert!(migrations > 0 && recoveries > 0);
 }

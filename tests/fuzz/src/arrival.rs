@@ -158,7 +158,8 @@ pub fn check(data: &[u8]) {
     let runs = body.running.load(Ordering::SeqCst);
     match status {
         Some(Status::Completed) => assert!(runs, "a guest that arrived does not run"),
-        // Whoever said that it is ready, and heard nothing more, waits for its source without having run the guest.
+        // Whoever said that it is ready, and heard nothing more, waits for its source without
+        // having run the guest.
         Some(Status::PostcopyPaused) => {}
         _ => assert!(!runs, "{status:?}, and the guest runs"),
     }

@@ -1,6 +1,7 @@
 //! Everything that the engine reads off a channel, as bytes.
 //!
-//! The first byte chooses what they are: a hello, an answer, or the messages of one channel's one direction.
+//! The first byte chooses what they are: a hello, an answer, or the messages of one channel's one
+//! direction.
 
 use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::encoding::{Codec, Packer, Packing};
@@ -14,7 +15,8 @@ use whimbrel_postcopy::wire::{
 use crate::input::Input;
 use crate::{Seed, memory};
 
-/// A run costs as much here as on the wire, an empty pair of a configuration six times as much, and a list grows to twice its size.
+/// A run costs as much here as on the wire, an empty pair of a configuration six times as much, and
+/// a list grows to twice its size.
 const PER_BYTE: usize = 16;
 
 pub fn check(data: &[u8]) {
@@ -34,7 +36,8 @@ fn hello(input: &mut Input) {
     let Some(bytes) = input.array() else { return };
     match Hello::decode(&bytes) {
         Ok(hello) => {
-            // What is reserved is not looked at, and any other byte than zero says that a migration is joined again.
+            // What is reserved is not looked at, and any other byte than zero says that a migration
+            // is joined again.
             let again = hello.encode();
             assert_eq!(Hello::decode(&again), Ok(hello));
             assert_eq!((&again[..13], &again[16..]), (&bytes[..13], &bytes[16..]));
@@ -85,7 +88,8 @@ fn bitmap(input: &mut Input) {
     assert_eq!(told.count(), bitmap.count());
 }
 
-/// The next message of a channel; `None` at the end of what makes sense, where an engine would hang up.
+/// The next message of a channel; `None` at the end of what makes sense, where an engine would hang
+/// up.
 fn message(channel: u8, input: &mut Input) -> Option<()> {
     let head = input.array()?;
     let header = match Header::decode(head) {

@@ -1,4 +1,5 @@
-//! The destination's state machine and its knowledge of pages, driven by any messages in any order, beside a model of what is here.
+//! The destination's state machine and its knowledge of pages, driven by any messages in any order,
+//! beside a model of what is here.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -189,7 +190,8 @@ fn said(message: &Forward) -> Vec<u8> {
 
 pub fn seeds() -> Vec<Seed> {
     let all: Vec<Vec<u8>> = decoder::forwards().iter().map(said).collect();
-    // To the hand-over with two stale pages, then a page on demand, a lost link, a new one, and the rest.
+    // To the hand-over with two stale pages, then a page on demand, a lost link, a new one, and the
+    // rest.
     let postcopy = all[..14].concat();
     let zeros = |start, count| Forward::Zeros(vec![PageRun { block: BlockId(0), start: PageIndex(start), count }]);
     let mut demanded = Vec::new();

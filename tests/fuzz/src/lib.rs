@@ -1,5 +1,6 @@
-//! What the fuzz targets do with their bytes, a module each: `check` may panic only where Whimbrel is wrong. `seeds` are inputs to begin with,
-//! which `cargo run --example seeds` writes into the corpora.
+//! What the fuzz targets do with their bytes, a module each: `check` may panic only where Whimbrel
+//! is wrong. `seeds` are inputs to begin with, which `cargo run --example seeds` writes into the
+//! corpora.
 
 pub mod arrival;
 pub mod command_line;

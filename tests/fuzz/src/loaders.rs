@@ -1,7 +1,7 @@
 //! Kernels and initrds of any content, into a small guest.
 //!
-//! The first two bytes are the length of the initrd (in bytes, 0: none), which is the end of the input; then a byte that is the command
-//! line's length.
+//! The first two bytes are the length of the initrd (in bytes, 0: none), which is the end of the
+//! input; then a byte that is the command line's length.
 
 use std::fs::File;
 use std::io::Write;

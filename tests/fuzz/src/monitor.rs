@@ -1,6 +1,7 @@
 //! What a monitor's clients say, in any pieces.
 //!
-//! The first byte's lowest bit chooses the language, the rest the length of the pieces. What is answered may not depend on the pieces.
+//! The first byte's lowest bit chooses the language, the rest the length of the pieces. What is
+//! answered may not depend on the pieces.
 
 use whimbrel::migration::Side;
 use whimbrel::migration::uri::Uri;

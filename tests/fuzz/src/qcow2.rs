@@ -1,7 +1,8 @@
 //! Disk images of any content, opened and used as a disk.
 //!
-//! First what is done with the disk, counted, then the image. It and what it may stand on are files without a name, which an image can refer to
-//! by number; a slash, which would lead to files of the host, is something else.
+//! First what is done with the disk, counted, then the image. It and what it may stand on are files
+//! without a name, which an image can refer to by number; a slash, which would lead to files of the
+//! host, is something else.
 
 use std::fs::File;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -105,7 +106,8 @@ fn used(config: &DiskConfig, steps: &[u8]) -> Result<(), BlockError> {
     image.close()
 }
 
-/// What a header says beside the ordinary: a feature bit of those that must be known, a backing file with its format, a data file.
+/// What a header says beside the ordinary: a feature bit of those that must be known, a backing
+/// file with its format, a data file.
 #[derive(Default)]
 struct Extra<'a> {
     features: u64,
@@ -113,7 +115,8 @@ struct Extra<'a> {
     data: Option<&'a str>,
 }
 
-/// An image of version 3: header, refcount table, refcount block, L1 table, L2 table and one cluster of data, each in a cluster.
+/// An image of version 3: header, refcount table, refcount block, L1 table, L2 table and one
+/// cluster of data, each in a cluster.
 fn image(data: &[u8]) -> Vec<u8> {
     image_with(data, &Extra::default())
 }

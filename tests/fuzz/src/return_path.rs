@@ -1,4 +1,5 @@
-//! What the source reads: replies in every state, with a driver that does what it is told, and page requests.
+//! What the source reads: replies in every state, with a driver that does what it is told, and page
+//! requests.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,6 +1,8 @@
-//! Saved state as it comes from a peer: each device's, those of clock, chipset and vCPU, and the configurations that are compared first.
+//! Saved state as it comes from a peer: each device's, those of clock, chipset and vCPU, and the
+//! configurations that are compared first.
 //!
-//! The first byte chooses whose it is; its highest bit: the version is not the right one but the next four bytes.
+//! The first byte chooses whose it is; its highest bit: the version is not the right one but the
+//! next four bytes.
 
 use std::sync::Arc;
 

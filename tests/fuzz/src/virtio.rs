@@ -61,8 +61,8 @@ mod step {
     pub const COUNT: u8 = 12;
 }
 
-/// Has a device stand still that has been at one step for long, as the machine does when a guest keeps a device busy without end: the step must
-/// end then.
+/// Has a device stand still that has been at one step for long, as the machine does when a guest
+/// keeps a device busy without end: the step must end then.
 struct Patience;
 
 static AT_WORK: Mutex<Option<(Arc<VirtioDevice>, Instant)>> = Mutex::new(None);
@@ -317,7 +317,8 @@ impl World {
         let (bench, host) = device(self.kind, &self.ram);
         match bench.device().load(old.version(), &saved) {
             Ok(()) => assert_eq!(bench.device().save(), saved, "another state came out than went in"),
-            // A driver that set its queues up wrong finds out when they are taken over, if not before.
+            // A driver that set its queues up wrong finds out when they are taken over, if not
+            // before.
             Err(error) => {
                 assert!(self.bench.needs_reset() || saved != old.save(), "a good device is not taken over: {error}");
                 old.acquire().expect("the disk is there");

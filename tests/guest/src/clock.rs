@@ -12,7 +12,8 @@ const COUNT: u16 = 35_795; // 30 ms
 /// More ticks than any processor makes in a second.
 const PATIENCE: u64 = 10_000_000_000;
 
-/// TSC ticks in a millisecond: the least of three measurements, since anything that interferes makes one longer.
+/// TSC ticks in a millisecond: the least of three measurements, since anything that interferes
+/// makes one longer.
 pub fn calibrate() -> Result<u64, &'static str> {
     let mut least = u64::MAX;
     for _ in 0..3 {

@@ -27,7 +27,8 @@ pub struct Options {
     pub rate: u64,
     /// `zero=PERCENT` of the pages that stay zero and are only read.
     pub zero_percent: u32,
-    /// `bits=N` of each word of the pages' filler that are random, 1 to 64; the others are zero, so that pages can be compressed.
+    /// `bits=N` of each word of the pages' filler that are random, 1 to 64; the others are zero, so
+    /// that pages can be compressed.
     pub bits: u32,
     /// `cpus=N`: how many vCPUs to wait for; `None` for whoever answers.
     pub cpus: Option<u32>,
@@ -37,11 +38,14 @@ pub struct Options {
     pub beat_us: u64,
     /// `seed=N`: of the pages' contents and of the random orders.
     pub seed: u64,
-    /// `beat_bytes=N`: how many bytes of a heartbeat line go out at a time; `None` for what the monitor's speed allows.
+    /// `beat_bytes=N`: how many bytes of a heartbeat line go out at a time; `None` for what the
+    /// monitor's speed allows.
     pub beat_bytes: Option<u64>,
-    /// `plant=PAGE`: give this page a wrong generation at its front after the fill, to see the checker fail.
+    /// `plant=PAGE`: give this page a wrong generation at its front after the fill, to see the
+    /// checker fail.
     pub plant: Option<u64>,
-    /// `plant_word=PAGE`: damage this page's middle, where only a full verification looks; use with `write=0`.
+    /// `plant_word=PAGE`: damage this page's middle, where only a full verification looks; use with
+    /// `write=0`.
     pub plant_word: Option<u64>,
 }
 

@@ -5,7 +5,8 @@ use core::arch::asm;
 /// A byte written here ends the monitor.
 const EXIT_PORT: u16 = 0xf4;
 
-/// The time stamp counter. Clobbers memory for the compiler, so that what is measured stays between two readings.
+/// The time stamp counter. Clobbers memory for the compiler, so that what is measured stays between
+/// two readings.
 #[inline(always)]
 pub fn timestamp() -> u64 {
     let (low, high): (u32, u32);

@@ -25,7 +25,8 @@ impl Extents {
         Self { list: [Extent { start: 0, end: 0, first_page: 0 }; CAPACITY], len: 0 }
     }
 
-    /// Adds `start..end`, shrunk to whole pages. Must come in ascending order; one that does not is left out.
+    /// Adds `start..end`, shrunk to whole pages. Must come in ascending order; one that does not is
+    /// left out.
     pub fn push(&mut self, start: u64, end: u64) {
         let Some(start) = start.checked_next_multiple_of(PAGE_SIZE) else { return };
         let end = end & !(PAGE_SIZE - 1);
@@ -49,7 +50,8 @@ impl Extents {
         }
     }
 
-    /// Takes whole pages for `bytes` away from the low end, if the first extent has them; their address is the result.
+    /// Takes whole pages for `bytes` away from the low end, if the first extent has them; their
+    /// address is the result.
     pub fn take(&mut self, bytes: u64) -> Option<u64> {
         let start = self.list[0].start;
         let end = start.checked_add(bytes.checked_next_multiple_of(PAGE_SIZE)?)?;

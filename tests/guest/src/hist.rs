@@ -1,5 +1,6 @@
-//! The buckets of the latency histogram: logarithmic, eight to every power of two, so each is within 12.5% of its
-//! neighbour; values below eight have a bucket each. A bucket is found by one bit scan and two shifts.
+//! The buckets of the latency histogram: logarithmic, eight to every power of two, so each is
+//! within 12.5% of its neighbour; values below eight have a bucket each. A bucket is found by one
+//! bit scan and two shifts.
 
 const SUB_BITS: u32 = 3;
 const SUB: usize = 1 << SUB_BITS;

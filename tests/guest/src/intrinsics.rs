@@ -1,5 +1,5 @@
-//! What the compiler takes for granted of a C library. `rep movsb` and `rep stosb` are fast on every processor that
-//! this is likely to see, and cannot be recognised as a call to themselves.
+//! What the compiler takes for granted of a C library. `rep movsb` and `rep stosb` are fast on
+//! every processor that this is likely to see, and cannot be recognised as a call to themselves.
 
 use core::arch::asm;
 

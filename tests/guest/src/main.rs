@@ -1,12 +1,14 @@
 //! The bare-metal test guest: a guest that knows what its memory should hold.
 //!
-//! It boots by the PVH note of its ELF (under Whimbrel, QEMU and others), starts all vCPUs, and from then on works in
-//! ring 3 with IOPL 3: on hosts whose KVM has no hardware underneath, ring 0 is emulated slowly and incompletely, ring
-//! 3 runs at full speed. Interrupts stay off; there is no kernel to go back to.
+//! It boots by the PVH note of its ELF (under Whimbrel, QEMU and others), starts all vCPUs, and
+//! from then on works in ring 3 with IOPL 3: on hosts whose KVM has no hardware underneath, ring 0
+//! is emulated slowly and incompletely, ring 3 runs at full speed. Interrupts stay off; there is no
+//! kernel to go back to.
 //!
-//! Each vCPU visits the pages of its share of the working set. A page carries its index and its generation at both
-//! ends (`page.rs`), and what the generation should be is kept elsewhere, so a page that was lost, is stale, torn or
-//! swapped is noticed at its next visit. vCPU 0 also talks (`report.rs`); one record a line:
+//! Each vCPU visits the pages of its share of the working set. A page carries its index and its
+//! generation at both ends (`page.rs`), and what the generation should be is kept elsewhere, so a
+//! page that was lost, is stale, torn or swapped is noticed at its next visit. vCPU 0 also talks
+//! (`report.rs`); one record a line:
 //!
 //! ```text
 //! B whimbrel-guest 1 cpus=N pages=P tsc_khz=K [modules=N module_bytes=B]    the visits begin
@@ -17,10 +19,11 @@
 //! X sentence         why the guest gave up; it leaves with code 3
 //! ```
 //!
-//! Input, one byte each: `s`tatistics, `r`eset the histogram, `v`erify, `p`ause and `c`ontinue the visits, `q`uit
-//! (exit code 0, or 1 if there were errors). A sign of life goes out every millisecond: a whole heartbeat where the
-//! monitor is quick, a byte of one where it is not (`report.rs`). The command line's words are in `cmdline.rs`. A
-//! damaged page is made whole after it has been reported, so one error counts once.
+//! Input, one byte each: `s`tatistics, `r`eset the histogram, `v`erify, `p`ause and `c`ontinue the
+//! visits, `q`uit (exit code 0, or 1 if there were errors). A sign of life goes out every
+//! millisecond: a whole heartbeat where the monitor is quick, a byte of one where it is not
+//! (`report.rs`). The command line's words are in `cmdline.rs`. A damaged page is made whole after
+//! it has been reported, so one error counts once.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -110,7 +113,8 @@ fn boot_processor(start_info: u64) -> ! {
     worker.run(Some(Reporter::new(plan)))
 }
 
-/// A monitor that resets the guest loads the image again, but need not clear what is not in the file.
+/// A monitor that resets the guest loads the image again, but need not clear what is not in the
+/// file.
 fn clear_bss() {
     let start = &raw mut bss_start;
     let len = (&raw const bss_end) as usize - start as usize;
@@ -177,7 +181,8 @@ fn announce(plan: &Plan, handover: &Handover) {
     }
 }
 
-/// Says why and leaves with code 3. Begins a new line: another vCPU may have been in the middle of one.
+/// Says why and leaves with code 3. Begins a new line: another vCPU may have been in the middle of
+/// one.
 fn give_up(why: impl fmt::Display) -> ! {
     record!("\nX {why}");
     cpu::exit(3)

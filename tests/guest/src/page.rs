@@ -5,10 +5,11 @@
 //!         name   generation  filler                           name   generation
 //! ```
 //!
-//! The name is the page's index and the seed. The generation counts writes, from 1; 0 is that of a page that is all
-//! zero and never written. The filler is a function of (index, seed, generation) too: generation `g` rewrites the one
-//! word `2 + g % 508`, so every word of a page is predictable from its present generation, and a copy torn anywhere
-//! is seen by a full verification. A visit looks at the ends only.
+//! The name is the page's index and the seed. The generation counts writes, from 1; 0 is that of a
+//! page that is all zero and never written. The filler is a function of (index, seed, generation)
+//! too: generation `g` rewrites the one word `2 + g % 508`, so every word of a page is predictable
+//! from its present generation, and a copy torn anywhere is seen by a full verification. A visit
+//! looks at the ends only.
 
 /// Eight-byte words of a page.
 pub const WORDS: usize = 512;
@@ -95,8 +96,8 @@ impl Pattern {
         mix(self.seed.wrapping_add(index.wrapping_mul(GOLDEN)))
     }
 
-    /// Makes the page what it should be at this generation. A page that must be zero and is, is not written to: it may
-    /// never have been touched, and then must not cost the host memory.
+    /// Makes the page what it should be at this generation. A page that must be zero and is, is not
+    /// written to: it may never have been touched, and then must not cost the host memory.
     pub fn fill(&self, page: &mut Page, index: u64, generation: u32) {
         if generation == ZERO_PAGE {
             if page.iter().any(|&word| word != 0) {

@@ -1,4 +1,5 @@
-//! Identity page tables for RAM above the four GiB that boot.s maps. Ring 3 may write them: everything is user memory.
+//! Identity page tables for RAM above the four GiB that boot.s maps. Ring 3 may write them:
+//! everything is user memory.
 
 use crate::extents::{Extents, PAGE_SIZE};
 
@@ -16,8 +17,8 @@ unsafe extern "C" {
     static mut level3: [u64; 512];
 }
 
-/// Maps all of RAM, with tables taken from its low end. A table is filled before it is hung in: no CPU has an entry to
-/// flush, and a host that traps writes to live page tables traps one a GiB.
+/// Maps all of RAM, with tables taken from its low end. A table is filled before it is hung in: no
+/// CPU has an entry to flush, and a host that traps writes to live page tables traps one a GiB.
 pub fn map(ram: &mut Extents) -> Result<(), &'static str> {
     for gib in MAPPED..ram.end().div_ceil(GIB) {
         let table = ram.take(PAGE_SIZE).ok_or("no RAM for page tables")?;

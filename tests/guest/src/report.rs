@@ -1,9 +1,10 @@
 //! vCPU 0's conversation with the outside: heartbeats, findings, and the answers to commands.
 //!
-//! A byte is an exit to the monitor: 3 us on good hardware, 60 us on hosts whose KVM has none underneath, where a whole
-//! line every millisecond would leave the guest no time to work. So a beat sends as many bytes of the current line as
-//! a sixteenth of the time pays for, down to one. Whoever measures for how long the guest was still should look at
-//! bytes, not at lines. Commands are read and other records sent between two lines.
+//! A byte is an exit to the monitor: 3 us on good hardware, 60 us on hosts whose KVM has none
+//! underneath, where a whole line every millisecond would leave the guest no time to work. So a
+//! beat sends as many bytes of the current line as a sixteenth of the time pays for, down to one.
+//! Whoever measures for how long the guest was still should look at bytes, not at lines. Commands
+//! are read and other records sent between two lines.
 
 use core::fmt::Write;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -44,13 +45,15 @@ impl Reporter {
         Self { plan, began: now, last_beat: now, reported: 0, line: [0; LINE], sent: LINE }
     }
 
-    /// Whether a heartbeat is due. A TSC that went back makes one due too, or the guest would fall silent.
+    /// Whether a heartbeat is due. A TSC that went back makes one due too, or the guest would fall
+    /// silent.
     #[inline(always)]
     pub fn is_due(&self, now: u64) -> bool {
         now.wrapping_sub(self.last_beat) >= self.plan.beat_ticks
     }
 
-    /// Gives a sign of life and, between two lines, does what the waiting byte says, if there is one.
+    /// Gives a sign of life and, between two lines, does what the waiting byte says, if there is
+    /// one.
     #[cold]
     pub fn beat(&mut self, now: u64) {
         if self.send_beat(now) {
@@ -60,7 +63,8 @@ impl Reporter {
         }
     }
 
-    /// Gives a sign of life and says whether there is input. Says nothing if the last line is still on its way.
+    /// Gives a sign of life and says whether there is input. Says nothing if the last line is still
+    /// on its way.
     fn send_beat(&mut self, now: u64) -> bool {
         let late = now.wrapping_sub(self.last_beat) - self.plan.beat_ticks;
         self.last_beat = if late < self.plan.beat_ticks { now - late } else { now };
@@ -133,7 +137,8 @@ impl Reporter {
         }
     }
 
-    /// Waits until the other vCPUs act upon the control word. One that waits for a page may take a while.
+    /// Waits until the other vCPUs act upon the control word. One that waits for a page may take a
+    /// while.
     fn await_obedience(&mut self) {
         let control = CONTROL.load(Acquire);
         for counters in &COUNTERS[1..self.plan.cpus] {
@@ -190,7 +195,8 @@ impl Reporter {
     }
 }
 
-/// The buckets that hold something. The smallest ones may begin in the same nanosecond and are then one.
+/// The buckets that hold something. The smallest ones may begin in the same nanosecond and are then
+/// one.
 fn write_histogram(out: &mut Record, cpus: usize, tsc_khz: u64) {
     let mut pending: Option<(u64, u64)> = None;
     let mut separator = "";

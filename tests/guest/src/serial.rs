@@ -1,6 +1,7 @@
-//! The 16550 at 0x3f8, polled. Every access is an exit to the monitor (60 us on some hosts), so it is touched as rarely
-//! as can be: one reading of the line status answers for output and input, and then up to 16 bytes fill the FIFO. They
-//! go one by one: KVM makes one exit of each byte of a `rep outsb` too, and some monitors drop what is longer.
+//! The 16550 at 0x3f8, polled. Every access is an exit to the monitor (60 us on some hosts), so it
+//! is touched as rarely as can be: one reading of the line status answers for output and input, and
+//! then up to 16 bytes fill the FIFO. They go one by one: KVM makes one exit of each byte of a `rep
+//! outsb` too, and some monitors drop what is longer.
 
 use core::fmt;
 
@@ -53,7 +54,8 @@ pub fn send(bytes: &[u8]) {
     }
 }
 
-/// A record of any length on its way out; waits for the transmitter as often as it must. Sent for good when dropped.
+/// A record of any length on its way out; waits for the transmitter as often as it must. Sent for
+/// good when dropped.
 pub struct Record {
     bytes: [u8; FIFO],
     len: usize,

@@ -1,5 +1,6 @@
-//! What the vCPUs share: the plan, read-only once published; one word of control; and for each vCPU a block of counters
-//! that only it writes. There is no lock, so a vCPU that waits for a page stops nobody else.
+//! What the vCPUs share: the plan, read-only once published; one word of control; and for each vCPU
+//! a block of counters that only it writes. There is no lock, so a vCPU that waits for a page stops
+//! nobody else.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -46,8 +47,8 @@ impl Plan {
     /// A page of the working set.
     ///
     /// # Safety
-    /// `index` is below `pages`, and no other reference to this page lives: it is of this vCPU's share, or the others
-    /// are held.
+    /// `index` is below `pages`, and no other reference to this page lives: it is of this vCPU's
+    /// share, or the others are held.
     #[inline(always)]
     pub unsafe fn page(&self, index: u64) -> &'static mut Page {
         unsafe { &mut *(self.ram.address(index) as *mut Page) }
@@ -86,7 +87,8 @@ pub fn plan() -> &'static Plan {
     unsafe { (*PLAN.0.get()).assume_init_ref() }
 }
 
-/// Hold flags in the low bits, above them a number that goes up when the histograms are to be cleared.
+/// Hold flags in the low bits, above them a number that goes up when the histograms are to be
+/// cleared.
 pub static CONTROL: AtomicU32 = AtomicU32::new(HOLD_FILL);
 /// The working set is being filled.
 pub const HOLD_FILL: u32 = 1;

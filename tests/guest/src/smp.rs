@@ -1,5 +1,5 @@
-//! Waking the other vCPUs. The local APIC is reached from ring 3 through its page in memory (xAPIC mode, in which every
-//! monitor starts it), so no privileged instruction is needed.
+//! Waking the other vCPUs. The local APIC is reached from ring 3 through its page in memory (xAPIC
+//! mode, in which every monitor starts it), so no privileged instruction is needed.
 
 use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering::Acquire};

@@ -1,5 +1,5 @@
-//! What the monitor hands over: `hvm_start_info` of the PVH boot protocol (Xen, public/arch-x86/hvm/start_info.h).
-//! All of it is read once, before any RAM is put to use.
+//! What the monitor hands over: `hvm_start_info` of the PVH boot protocol (Xen,
+//! public/arch-x86/hvm/start_info.h). All of it is read once, before any RAM is put to use.
 
 use core::slice;
 

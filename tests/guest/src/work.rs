@@ -91,7 +91,8 @@ impl Worker {
         }
     }
 
-    /// Whether the rate allows a visit now. What was missed may be made up for, up to one heartbeat's worth.
+    /// Whether the rate allows a visit now. What was missed may be made up for, up to one
+    /// heartbeat's worth.
     #[inline(always)]
     fn is_due(&mut self, now: u64) -> bool {
         let ticks = self.plan.visit_ticks;

@@ -57,7 +57,8 @@ fn run(lab: &TcpStream, command: &str) -> Result<i32> {
     Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
 }
 
-/// Gives the lab's input to the child, in a thread; a lab that goes away takes the child's process group along.
+/// Gives the lab's input to the child, in a thread; a lab that goes away takes the child's process
+/// group along.
 fn feed(child: &mut Child, mut lab: TcpStream, finished: &Arc<AtomicBool>) {
     let mut input = child.stdin.take();
     let group = format!("-{}", child.id());
@@ -98,7 +99,8 @@ fn relay(lab: &TcpStream, path: &str) -> Result<i32> {
     let output = Arc::new(Mutex::new(lab.try_clone()?));
     let mut input = lab.try_clone()?;
     let reader = pump(socket.try_clone()?, &output, b'o');
-    // An empty frame tells the lab that the connection stands: a socket may have nothing to say for long.
+    // An empty frame tells the lab that the connection stands: a socket may have nothing to say for
+    // long.
     say(lab, b'o', b"")?;
     thread::spawn(move || {
         while let Ok((b'i', bytes)) = frame::read(&mut input) {

@@ -1,4 +1,5 @@
-//! `lab-clock`: the host's wall clock, in nanoseconds since 1970. `lab-clock NANOSECONDS` puts it that much forward, or back.
+//! `lab-clock`: the host's wall clock, in nanoseconds since 1970. `lab-clock NANOSECONDS` puts it
+//! that much forward, or back.
 //!
 //! A step, not a time: how long it takes to be carried out is then of no account.
 

@@ -64,7 +64,8 @@ impl Clock {
     }
 }
 
-/// Watches from one CPU. CPU 0 also reports; an error of any ends the process, for all others go on for ever.
+/// Watches from one CPU. CPU 0 also reports; an error of any ends the process, for all others go on
+/// for ever.
 fn watch(cpu: usize, clocks: &[Clock], began: Instant, reads: &AtomicU64) -> Result<()> {
     let (mut reported, mut longest) = (Instant::now(), Duration::ZERO);
     loop {
@@ -106,7 +107,8 @@ fn stay_on(cpu: usize) -> Result<()> {
 /// The time stamp counter, read after all loads before it.
 fn time_stamp() -> u64 {
     let mut processor = 0;
-    // SAFETY: every 64-bit processor of the last fifteen years has RDTSCP; it only writes the given integer.
+    // SAFETY: every 64-bit processor of the last fifteen years has RDTSCP; it only writes the given
+    // integer.
     unsafe { core::arch::x86_64::__rdtscp(&mut processor) }
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 /// Between two lines.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Talks for ever: `console N` in its own time, and `heard LINE` for each line that arrives. The terminal must not echo.
+/// Talks for ever: `console N` in its own time, and `heard LINE` for each line that arrives. The
+/// terminal must not echo.
 pub fn run(path: &Path) -> Result<()> {
     let mut out = OpenOptions::new().write(true).open(path)?;
     let (input, answers) = (File::open(path)?, out.try_clone()?);

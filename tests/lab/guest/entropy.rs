@@ -11,7 +11,8 @@ const PIECE: usize = 256;
 /// Between two pieces.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Reads for ever, and prints how many pieces there were. Ends with an error if one cannot be random.
+/// Reads for ever, and prints how many pieces there were. Ends with an error if one cannot be
+/// random.
 pub fn run() -> Result<()> {
     let source = fs::read_to_string("/sys/class/misc/hw_random/rng_current")?;
     if !source.starts_with("virtio_rng") {
@@ -32,8 +33,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// Why a piece cannot be random: chance does so less than once in 2^60 pieces. A buffer that nobody filled is found so, and one that
-/// came twice.
+/// Why a piece cannot be random: chance does so less than once in 2^60 pieces. A buffer that nobody
+/// filled is found so, and one that came twice.
 fn fault(piece: &[u8; PIECE], before: &[u8; PIECE]) -> Option<&'static str> {
     let same = piece.iter().zip(before).filter(|(now, then)| now == then).count();
     if same > 24 {

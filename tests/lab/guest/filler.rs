@@ -1,4 +1,5 @@
-//! Much memory, taken and given back: what the kernel has no use for then, its balloon driver reports to the machine.
+//! Much memory, taken and given back: what the kernel has no use for then, its balloon driver
+//! reports to the machine.
 
 use std::fs::{self, File};
 use std::io::{Error, Read, Result, Write};
@@ -10,7 +11,8 @@ const FILE: &str = "/tmp/filler";
 const PAGE: usize = 4096;
 const PAGES: u64 = (32 << 20) / PAGE as u64;
 
-/// Carries out an order and says that it is done: `write` takes the memory, `check` reads it again, `remove` gives it back.
+/// Carries out an order and says that it is done: `write` takes the memory, `check` reads it again,
+/// `remove` gives it back.
 pub fn run(order: &str) -> Result<()> {
     match order {
         "write" => write(File::create(FILE)?)?,

@@ -1,5 +1,6 @@
-//! The programs of the lab's guest. Each checks itself and prints what it has done: whole lines, each in one write, that begin
-//! with its name. A line with the word `ERROR` fails whatever scenario it happens in.
+//! The programs of the lab's guest. Each checks itself and prints what it has done: whole lines,
+//! each in one write, that begin with its name. A line with the word `ERROR` fails whatever
+//! scenario it happens in.
 //!
 //! | program | what it does |
 //! |---|---|

@@ -47,7 +47,8 @@ impl Pages {
     fn step(&mut self) -> Result<()> {
         let (page, pass) = (self.steps as usize % self.pages, self.steps / self.pages as u64);
         let words = &mut self.words[page * PAGE_WORDS..][..PAGE_WORDS];
-        // The other end has another value: a page that is only zeros, or another page, is noticed too.
+        // The other end has another value: a page that is only zeros, or another page, is noticed
+        // too.
         let wanted = [pass, if pass == 0 { 0 } else { last(page, pass) }];
         let found = [words[0], words[PAGE_WORDS - 1]];
         if found != wanted {

@@ -1,6 +1,8 @@
-//! Takes the lock on a file and holds it until standard input ends: prints `held`, or `refused` if somebody else has it.
+//! Takes the lock on a file and holds it until standard input ends: prints `held`, or `refused` if
+//! somebody else has it.
 //!
-//! On NFS the lock of flock(2), which this is, becomes one on all bytes of the file at the server, as those of fcntl(2) do.
+//! On NFS the lock of flock(2), which this is, becomes one on all bytes of the file at the server,
+//! as those of fcntl(2) do.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Result, Write};

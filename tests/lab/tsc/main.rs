@@ -1,5 +1,6 @@
-//! Prints the frequency of this machine's time stamp counter in kHz. The lab's emulated hosts count with the same counter, and two
-//! that each measured it for themselves, on a busy machine, would not agree: a guest could not move between them.
+//! Prints the frequency of this machine's time stamp counter in kHz. The lab's emulated hosts count
+//! with the same counter, and two that each measured it for themselves, on a busy machine, would
+//! not agree: a guest could not move between them.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Every state with every message: what follows is written down, everything else is refused by name.
+//! Every state with every message: what follows is written down, everything else is refused by
+//! name.
 
 use super::*;
 use crate::channel::ChannelError;

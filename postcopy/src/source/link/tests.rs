@@ -1,4 +1,5 @@
-//! The pace against a small simulated link: a queue behind a token bucket, 64 KiB segments, smoothed round trips.
+//! The pace against a small simulated link: a queue behind a token bucket, 64 KiB segments,
+//! smoothed round trips.
 
 use super::*;
 

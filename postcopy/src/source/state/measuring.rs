@@ -9,7 +9,8 @@ use crate::stats::Throttling;
 use crate::throttle::Throttle;
 
 impl Source {
-    /// Whether the guest is still at work here, and may be slowed down. It is not once it was paused, and never again after that.
+    /// Whether the guest is still at work here, and may be slowed down. It is not once it was
+    /// paused, and never again after that.
     fn may_be_slowed(&self) -> bool {
         matches!(
             self.state,
@@ -37,14 +38,16 @@ impl Source {
         matches!(self.state, State::Deciding(_))
     }
 
-    /// When the log is to be measured in the middle of this pass. Not in the first: then most of what is written was not sent before.
-    /// Something must have been sent since, or a short interval would leave no time for that.
+    /// When the log is to be measured in the middle of this pass. Not in the first: then most of
+    /// what is written was not sent before. Something must have been sent since, or a short
+    /// interval would leave no time for that.
     pub(super) fn next_measuring(&self, pass: &Pass) -> Option<Duration> {
         let period = self.limits.slowing.period().filter(|_| pass.number > 1 && self.since.sent > 0)?;
         Some(self.since.at + period)
     }
 
-    /// The log was measured: so many pages were dirtied since the last time. The answer to `Action::Measure`.
+    /// The log was measured: so many pages were dirtied since the last time. The answer to
+    /// `Action::Measure`.
     pub fn measured(&mut self, pages: u64, now: Duration) {
         self.figures.syncs += 1;
         let since = std::mem::replace(&mut self.since, Since { at: now, sent: 0 });

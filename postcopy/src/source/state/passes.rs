@@ -45,7 +45,8 @@ impl Source {
             let Some(bitmap) = self.pending.block(block) else {
                 let number = pass.number;
                 self.state = State::EndOfPass(pass);
-                // What waits in buffers would lengthen the blackout and flatter the bandwidth: the pass ends when it is there.
+                // What waits in buffers would lengthen the blackout and flatter the bandwidth: the
+                // pass ends when it is there.
                 self.gather();
                 self.then([Forward::PassEnd(number), Forward::Mark(number)].map(Action::Send));
                 self.then([Action::Wait(None)]);
@@ -57,7 +58,8 @@ impl Source {
                 continue;
             };
             if next >= pass.cleared_to {
-                // Re-arm the log before the pages are read: a write in between is then seen again by the next sync.
+                // Re-arm the log before the pages are read: a write in between is then seen again
+                // by the next sync.
                 let start = next.0 / CLEAR_PAGES * CLEAR_PAGES;
                 let end = (start + CLEAR_PAGES).min(bitmap.pages());
                 pass.cleared_to = PageIndex(end);

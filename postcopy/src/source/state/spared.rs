@@ -7,12 +7,14 @@ use crate::error::MigrationError;
 use crate::wire::{Features, Forward, Fragment};
 
 impl Source {
-    /// The same; in postcopy the host gets back what the destination says it has. `released` is shared with the thread that answers requests.
+    /// The same; in postcopy the host gets back what the destination says it has. `released` is
+    /// shared with the thread that answers requests.
     pub fn releasing(self, released: Arc<Released>) -> Self {
         Self { asking: Some(Asking::new(released)), ..self }
     }
 
-    /// Whether the guest has gone, and its RAM with it: nothing of it is needed here any more, not even for another look.
+    /// Whether the guest has gone, and its RAM with it: nothing of it is needed here any more, not
+    /// even for another look.
     pub fn leaves_ram(&self) -> bool {
         let released = self.asking.is_some() && self.armed;
         matches!(self.state, State::Ended(Outcome::Completed)) && (self.limits.ignore_shared || released)

@@ -8,7 +8,8 @@ use crate::guest::Section;
 use crate::ram::PageIndex;
 use crate::wire::{Forward, MAX_RUN_PAGES, fragments};
 
-/// Before the vCPUs stop, stale pages are dropped in rounds while they run, until a round finds few.
+/// Before the vCPUs stop, stale pages are dropped in rounds while they run, until a round finds
+/// few.
 const DROP_ROUNDS: u32 = 3;
 /// So few newly stale pages are left to the pause.
 const FEW_PAGES: u64 = 2048;
@@ -30,7 +31,8 @@ impl Source {
         }
     }
 
-    /// Hybrid, the guest still runs: what is stale already is dropped now, so that the pause has little left to drop.
+    /// Hybrid, the guest still runs: what is stale already is dropped now, so that the pause has
+    /// little left to drop.
     pub(super) fn drop_stale(&mut self, drops: Drops) {
         let stale = self.pending.count();
         let fresh = stale - drops.told;
@@ -101,7 +103,8 @@ impl Source {
                 if self.armed {
                     last.push_back(Action::ServeDemand);
                 } else {
-                    // Pages can be placed alone once the destination has said that it is armed: see `Reply::Armed`.
+                    // Pages can be placed alone once the destination has said that it is armed: see
+                    // `Reply::Armed`.
                     let stale = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
                     last.extend(stale);
                     last.push_back(Action::Send(Forward::Arm));
@@ -115,7 +118,8 @@ impl Source {
         self.state = State::AwaitReady(way, door);
     }
 
-    /// The last moment. `allowed` is whether nobody cancelled before; the driver's answer to [`Action::HandOver`].
+    /// The last moment. `allowed` is whether nobody cancelled before; the driver's answer to
+    /// [`Action::HandOver`].
     pub fn try_hand_over(&mut self, allowed: bool) {
         match self.take() {
             State::AwaitReady(way, door) if allowed => {

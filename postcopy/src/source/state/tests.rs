@@ -1,4 +1,5 @@
-//! Every state with every reply and every event: what follows is written down, and the one-way door stays shut.
+//! Every state with every reply and every event: what follows is written down, and the one-way door
+//! stays shut.
 
 use super::super::slowing::{AutoConverge, DirtyLimit, Window};
 use super::*;

@@ -12,7 +12,8 @@ use crate::wire::{DecodeError, Forward, Header, Hello, decode_forward, tag};
 #[cfg(test)]
 mod tests;
 
-/// Pages begin at multiples of it in the file: enough for any disk's blocks, and for huge pages of whoever maps the file.
+/// Pages begin at multiples of it in the file: enough for any disk's blocks, and for huge pages of
+/// whoever maps the file.
 const ALIGNMENT: u64 = 1 << 20;
 /// Length of the message `mapped` in bytes, its header included.
 pub(super) const MAPPED_LEN: usize = Header::LEN + 32;
@@ -158,7 +159,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For a hello at `base`, an introduction of so many bytes, and blocks of so many pages. `None`: no file is that long.
+    /// For a hello at `base`, an introduction of so many bytes, and blocks of so many pages.
+    /// `None`: no file is that long.
     pub fn new(base: u64, introduction: u64, pages: &[u64]) -> Option<Self> {
         let table = INTRODUCTION.checked_add(introduction)?;
         let mut at = table.checked_add(ROW_LEN * pages.len() as u64)?;
@@ -204,7 +206,8 @@ pub(in crate::stream) struct Layout {
 }
 
 impl Layout {
-    /// Of the guest that begins at byte `base` of `file`. `None`: that is no file with mapped RAM. Reads a few bytes for each MiB of the guest.
+    /// Of the guest that begins at byte `base` of `file`. `None`: that is no file with mapped RAM.
+    /// Reads a few bytes for each MiB of the guest.
     pub fn of(file: &File, base: u64) -> Result<Option<Self>, ChannelError> {
         let mut begin = [0; INTRODUCTION as usize];
         if let Err(error) = file.read_exact_at(&mut begin, base) {
@@ -324,7 +327,8 @@ fn messages(mut bytes: &[u8]) -> Result<Vec<Forward>, MappedError> {
     if bytes.is_empty() { Ok(messages) } else { Err(damaged("a message ends in its header")) }
 }
 
-/// Nothing may stand on anything else: a page that is the state of a CPU, or another's page, is nobody's wish.
+/// Nothing may stand on anything else: a page that is the state of a CPU, or another's page, is
+/// nobody's wish.
 fn apart(mapped: &Mapped, rows: &[Row], tail: (u64, u64)) -> Result<(), MappedError> {
     let beyond = || damaged("a block is beyond any file");
     let span = |at: u64, length: Option<u64>| {

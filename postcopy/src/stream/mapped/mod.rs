@@ -1,7 +1,9 @@
-//! Files with mapped RAM: each page has one place in the file, where it is written again when the guest has written it.
+//! Files with mapped RAM: each page has one place in the file, where it is written again when the
+//! guest has written it.
 //!
-//! Such a file is no longer than guest RAM and a little, however often pages were sent; a page that is zero is a hole; and any page can be read
-//! without reading what stands before it. For that it has to be a file: neither a pipe nor a socket takes bytes out of order.
+//! Such a file is no longer than guest RAM and a little, however often pages were sent; a page that
+//! is zero is a hole; and any page can be read without reading what stands before it. For that it
+//! has to be a file: neither a pipe nor a socket takes bytes out of order.
 //!
 //! ```text
 //!  hello | mapped | configuration, ram, description | table | bitmaps |..| pages of block 0 |..| pages of block 1 |..| state, hand-over, complete
@@ -9,8 +11,8 @@
 //!            +-- where the tail stands: written last, when all else is safe ---------------------------------------+
 //! ```
 //!
-//! `docs/protocol.md` has every byte. Whoever reads finds out from the file which of the two layouts it has: the message behind the hello
-//! tells them apart.
+//! `docs/protocol.md` has every byte. Whoever reads finds out from the file which of the two
+//! layouts it has: the message behind the hello tells them apart.
 //!
 //! | file | what is in it |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! [`MappedPlaying`]: the destination's channels, where what comes over them stands in a file with mapped RAM.
+//! [`MappedPlaying`]: the destination's channels, where what comes over them stands in a file with
+//! mapped RAM.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -24,7 +25,8 @@ const MOST_WAITING: usize = 256 * 1024;
 /// And zero runs up to so many.
 const MOST_ZEROS: usize = 1024;
 
-/// Gives the channels of a migration that a [`super::MappedRecording`] wrote, its pages read in order.
+/// Gives the channels of a migration that a [`super::MappedRecording`] wrote, its pages read in
+/// order.
 pub struct MappedPlaying {
     next: RefCell<Next>,
 }
@@ -44,7 +46,8 @@ struct Stored {
 }
 
 impl MappedPlaying {
-    /// Of the guest that begins where `file` stands; `None` if that is a stream. Errors: it is damaged or not whole, or cannot be read so.
+    /// Of the guest that begins where `file` stands; `None` if that is a stream. Errors: it is
+    /// damaged or not whole, or cannot be read so.
     pub fn of(file: &File, access: Access) -> Result<Option<Self>, ChannelError> {
         let mut file = file.try_clone()?;
         // Where a pipe stands nobody knows.
@@ -157,7 +160,8 @@ impl Player {
         self.stored.layout.areas.get(usize::from(block.0))
     }
 
-    /// The pages `begin..end`: what lies between the first and the last that are not zero is read at once.
+    /// The pages `begin..end`: what lies between the first and the last that are not zero is read
+    /// at once.
     fn window(&mut self, block: BlockId, begin: u64, end: u64) -> Result<(), ChannelError> {
         let Some(Area { present, at }) = self.area(block) else { return Ok(()) };
         let runs: Vec<PageRun> = runs(present, block, begin, end);

@@ -16,7 +16,8 @@ const BUFFER: usize = 256 * 1024;
 
 /// Gives the channels of one precopy, and keeps what comes over them in a file with mapped RAM.
 ///
-/// As with [`crate::stream::Recording`] a thread of its own does the writing, and the guest is given up when all of it is safe.
+/// As with [`crate::stream::Recording`] a thread of its own does the writing, and the guest is
+/// given up when all of it is safe.
 pub struct MappedRecording {
     next: Mutex<Next>,
 }
@@ -29,7 +30,8 @@ enum Next {
 }
 
 impl MappedRecording {
-    /// Into `file`, from byte `offset` on; what stands before it stays, the rest goes at once. Errors: it is no regular file, or its file system does not do `access`.
+    /// Into `file`, from byte `offset` on; what stands before it stays, the rest goes at once.
+    /// Errors: it is no regular file, or its file system does not do `access`.
     pub fn new(file: File, offset: u64, access: Access) -> io::Result<Self> {
         Self::check(&file, access)?;
         // What was there is no guest's from here on.

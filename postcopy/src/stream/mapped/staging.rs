@@ -2,7 +2,8 @@
 
 use crate::ram::PAGE_SIZE;
 
-/// Disks want addresses, places and lengths to be multiples of their blocks, which are no longer than a page.
+/// Disks want addresses, places and lengths to be multiples of their blocks, which are no longer
+/// than a page.
 const ALIGNMENT: usize = PAGE_SIZE;
 
 /// Bytes that begin at a multiple of the page size, with room for something before them.

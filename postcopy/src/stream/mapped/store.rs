@@ -16,7 +16,8 @@ use crate::wire::{Forward, Hello};
 /// Pages wait for their neighbours up to so many bytes: what is written at once.
 const STAGED: usize = 4 << 20;
 
-/// Takes a guest: pages as often as they come, then the state, then the end. The file is no guest's before that.
+/// Takes a guest: pages as often as they come, then the state, then the end. The file is no guest's
+/// before that.
 pub(super) struct Store {
     file: File,
     /// Where in the file the hello stands.
@@ -32,8 +33,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// In a file that ends at `base`, with these messages and blocks of so many pages. Whatever was behind `base` before is gone when this returns,
-    /// also if the host dies then.
+    /// In a file that ends at `base`, with these messages and blocks of so many pages. Whatever was
+    /// behind `base` before is gone when this returns, also if the host dies then.
     pub fn begin(
         file: File,
         base: u64,
@@ -56,7 +57,8 @@ impl Store {
         Ok(Self { file, base, plan, present, staging: Staging::new(STAGED), staged: None, tail: Vec::new() })
     }
 
-    /// Takes pages; `contents` fills in the bytes that it is given, piece by piece. Its error, or the file's.
+    /// Takes pages; `contents` fills in the bytes that it is given, piece by piece. Its error, or
+    /// the file's.
     pub fn pages<E: From<io::Error>>(
         &mut self,
         run: PageRun,

@@ -171,8 +171,8 @@ fn many_empty_entries_are_too_many() {
     assert_eq!(sections(MAX_ENTRIES + 1), Err(DecodeError::Field { tag: tag::STATE, field: "count" }));
 }
 
-/// Fuzzing found that the reason of a cancel went out whole however long it was: the destination refused the message as too long, and its user
-/// read that instead of the reason.
+/// Fuzzing found that the reason of a cancel went out whole however long it was: the destination
+/// refused the message as too long, and its user read that instead of the reason.
 #[test]
 fn a_long_reason_is_cut_between_characters_and_arrives() {
     let long = "ä".repeat(3000);

@@ -1,4 +1,5 @@
-//! What a driver asks of a disk (virtio 1.2, section 5.2.6), read out of its chain and checked as far as that goes without the disk.
+//! What a driver asks of a disk (virtio 1.2, section 5.2.6), read out of its chain and checked as
+//! far as that goes without the disk.
 
 use super::{DISCARD, EXTENTS, LONGEST, SECTOR, ZERO};
 use crate::devices::virtio::{Broken, Chain};
@@ -51,8 +52,9 @@ impl Request {
     /// Bytes of what comes before the data: u32 type, u32 reserved, u64 sector.
     pub const HEADER: u64 = 16;
 
-    /// The request in `chain`, whose last writable byte is the status's. How the driver cut it into segments does not
-    /// matter (section 5.2.6.1). The inner error is the answer to what makes no sense.
+    /// The request in `chain`, whose last writable byte is the status's. How the driver cut it into
+    /// segments does not matter (section 5.2.6.1). The inner error is the answer to what makes no
+    /// sense.
     pub fn read(chain: &Chain, memory: &GuestMemory) -> Result<Result<Self, Outcome>, Broken> {
         let mut header = [0; Self::HEADER as usize];
         if chain.read_at(memory, 0, &mut header)? < header.len() {
@@ -85,7 +87,8 @@ fn data(sector: u64, length: u64) -> Result<(u64, u64), Outcome> {
     }
 }
 
-/// The extents in the `sent` bytes after the header, each of `most` sectors at most and with no flags but `known`.
+/// The extents in the `sent` bytes after the header, each of `most` sectors at most and with no
+/// flags but `known`.
 fn extents(
     chain: &Chain,
     memory: &GuestMemory,

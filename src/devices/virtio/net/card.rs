@@ -42,7 +42,8 @@ const ANNOUNCE: u8 = 2;
 
 /// How many frames are received before something else gets its turn.
 const TURN: usize = 64;
-/// How many old frames are thrown away at most: more than a tap's queue keeps, unless somebody made it longer.
+/// How many old frames are thrown away at most: more than a tap's queue keeps, unless somebody made
+/// it longer.
 const OLD: usize = 4096;
 
 /// What the worker does about its tap.
@@ -251,7 +252,8 @@ impl Backend for Net {
         vec![self.tap.as_fd(), self.interface.waker().as_fd(), self.timer.as_fd(), self.more.as_fd()]
     }
 
-    /// What came to the tap before was not for this driver. After a migration it was for the guest where it ran before, and is there.
+    /// What came to the tap before was not for this driver. After a migration it was for the guest
+    /// where it ran before, and is there.
     fn start(&mut self, features: u64) {
         self.features = features;
         self.follow_driver();
@@ -295,9 +297,10 @@ impl Backend for Net {
         Ok(())
     }
 
-    /// Layout, version 1: the 6 bytes of the address that a reset goes back to; u8 whether the driver chose offloads and u64 which; u32
-    /// length of the frame that waits for the driver's buffers (0: none) and the frame, its header included. The address in use and the
-    /// status are in the configuration.
+    /// Layout, version 1: the 6 bytes of the address that a reset goes back to; u8 whether the
+    /// driver chose offloads and u64 which; u32 length of the frame that waits for the driver's
+    /// buffers (0: none) and the frame, its header included. The address in use and the status are
+    /// in the configuration.
     fn save(&self) -> Vec<u8> {
         let frame = self.inbox.waiting();
         let mut writer = Writer::default();

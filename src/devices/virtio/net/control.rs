@@ -30,7 +30,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// What a chain asks for, of a driver that took `features`; `None` if it asks for what was not offered or makes no sense.
+    /// What a chain asks for, of a driver that took `features`; `None` if it asks for what was not
+    /// offered or makes no sense.
     pub fn read(chain: &Chain, memory: &GuestMemory, features: u64) -> Result<Option<Self>, Broken> {
         if chain.readable_bytes() < 2 || chain.writable_bytes() < 1 {
             return Err(Broken("a command has no name, or no room for its answer".into()));

@@ -33,7 +33,8 @@ pub const GUEST_ANNOUNCE: u64 = 1 << 21;
 /// The driver may set the card's address by the third queue.
 pub const CTRL_MAC_ADDR: u64 = 1 << 23;
 
-/// What the tap may leave to the driver; the bits of the third queue's command are the features' own.
+/// What the tap may leave to the driver; the bits of the third queue's command are the features'
+/// own.
 pub const GUEST_OFFLOADS: u64 = GUEST_CSUM | GUEST_TSO4 | GUEST_TSO6 | GUEST_ECN;
 
 /// All that is offered.

@@ -70,8 +70,8 @@ impl Inbox {
         Ok(true)
     }
 
-    /// Puts the waiting frame into the driver's buffers: into one chain or, if the driver allows it, into as many as
-    /// it takes.
+    /// Puts the waiting frame into the driver's buffers: into one chain or, if the driver allows
+    /// it, into as many as it takes.
     pub fn deliver(&mut self, ring: &mut Ring, memory: &GuestMemory, several: bool) -> Result<Delivery, Broken> {
         let Some(length) = self.waiting else {
             return Ok(Delivery::Done);

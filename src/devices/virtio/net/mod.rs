@@ -8,8 +8,8 @@
 //! | `control` | what the driver asks for on its third queue: pure, no I/O |
 //! | `features` | what is offered, and what it means for the tap |
 //!
-//! Nothing is filtered: what the tap gives, the guest gets. On a bridge that is what is for the guest, for all, or
-//! for whoever the bridge does not know.
+//! Nothing is filtered: what the tap gives, the guest gets. On a bridge that is what is for the
+//! guest, for all, or for whoever the bridge does not know.
 
 mod card;
 mod control;

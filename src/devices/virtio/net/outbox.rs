@@ -50,6 +50,7 @@ pub fn send(tap: &Tap, pieces: &[IoSlice<'_>]) {
 }
 
 fn lost(tap: &Tap, error: &io::Error) {
-    // EINVAL: a header that makes no sense. EIO: the interface is down. Either may come with every frame.
+    // EINVAL: a header that makes no sense. EIO: the interface is down. Either may come with every
+    // frame.
     log::debug!("a frame is lost: tap '{}' does not take it: {error}", tap.name());
 }

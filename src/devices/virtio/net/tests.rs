@@ -17,7 +17,8 @@ use crate::net::testing::{Wire, own_network};
 use crate::net::{HEADER, Interface, MacAddr, Schedule, Tap, rarp_frame};
 use crate::skip;
 
-/// A type of frame that nobody else uses (it is set aside for experiments), and that of announcements.
+/// A type of frame that nobody else uses (it is set aside for experiments), and that of
+/// announcements.
 const EXPERIMENT: u16 = 0x88b5;
 const RARP: u16 = 0x8035;
 const RECEIVE: usize = 0;
@@ -118,8 +119,8 @@ fn command(driver: &mut Driver, bytes: &[u8]) -> u8 {
     answer[0]
 }
 
-/// Waits until the card has looked at `count` chains of a queue and asks to be notified of the next, which it does
-/// behind the used ring. The event index must have been taken.
+/// Waits until the card has looked at `count` chains of a queue and asks to be notified of the
+/// next, which it does behind the used ring. The event index must have been taken.
 fn await_asked(driver: &Driver, queue: usize, count: u16) {
     let event = GuestAddress(driver.table(queue) + 0x2000 + 4 + 8 * u64::from(QUEUE));
     let deadline = Instant::now() + Duration::from_secs(10);
@@ -375,7 +376,8 @@ fn address(tap: &str) -> bool {
     done
 }
 
-/// The flags in the header of a datagram that the host sends to the guest: 1 if its checksum is left to the guest.
+/// The flags in the header of a datagram that the host sends to the guest: 1 if its checksum is
+/// left to the guest.
 fn datagram_flags(driver: &mut Driver, slot: u16) -> u8 {
     give(driver, slot, 2000);
     UdpSocket::bind("10.9.8.1:0").unwrap().send_to(b"hello", "10.9.8.2:7").unwrap();
