@@ -9,7 +9,7 @@ use crate::launcher::Launcher;
 use crate::machine::{Machine, MachineError};
 use crate::migration::parameters::Parameters;
 use crate::migration::streams::Streams;
-use crate::migration::{Migration, MigrationError};
+use crate::migration::{CommandRefused, Migration};
 use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
 use crate::sandbox::{self, SandboxError};
@@ -32,7 +32,7 @@ pub enum RunError {
     Sandbox(#[from] SandboxError),
     /// Waiting for a guest.
     #[error(transparent)]
-    Migration(#[from] MigrationError),
+    Migration(#[from] CommandRefused),
     /// The guest that was to arrive will not.
     #[error("the incoming migration failed: {0}")]
     IncomingFailed(String),

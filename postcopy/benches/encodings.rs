@@ -11,16 +11,16 @@ mod settings;
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput};
-use whimbrel_postcopy::encoding::{Changes, Packer, Packing, Page, Unpacker, encode_changes};
+use whimbrel_postcopy::encoding::{Compression, Compressor, Decompressor, Page, XbzrleDecoder, encode_xbzrle};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use whimbrel_postcopy::wire::MAX_PACKED_PAGES;
+use whimbrel_postcopy::wire::MAX_COMPRESSED_PAGES;
 
-const RUN: PageRun = PageRun { block: BlockId(0), start: PageIndex(0), count: MAX_PACKED_PAGES };
+const RUN: PageRun = PageRun { block: BlockId(0), start: PageIndex(0), count: MAX_COMPRESSED_PAGES };
 
 /// Words of which so many bits are drawn.
 fn drawn(bits: u32) -> RamBlock {
-    let block = AnonymousRam::block("ram0", MAX_PACKED_PAGES.into()).unwrap();
+    let block = AnonymousRam::block("ram0", MAX_COMPRESSED_PAGES.into()).unwrap();
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
     for (page, at) in RUN.pages().flat_map(|page| (0..PAGE_SIZE).step_by(8).map(move |at| (page, at))) {
         state ^= state << 13;
@@ -50,15 +50,15 @@ fn changes(criterion: &mut Criterion) {
         group.bench_function(format!("encode: {name}"), |bencher| {
             bencher.iter(|| {
                 out.clear();
-                encode_changes(black_box(&old), black_box(&new), &mut out)
+                encode_xbzrle(black_box(&old), black_box(&new), &mut out)
             });
         });
     }
     out.clear();
-    encode_changes(&old, &few, &mut out);
+    encode_xbzrle(&old, &few, &mut out);
     group.bench_function("apply: three bytes changed", |bencher| {
         bencher.iter(|| {
-            let mut changes = Changes::of(black_box(&out));
+            let mut changes = XbzrleDecoder::of(black_box(&out));
             while let Some((at, bytes)) = changes.take().unwrap() {
                 block.write(PageIndex(1), at, bytes);
             }
@@ -75,18 +75,18 @@ fn packing(criterion: &mut Criterion) {
     group.bench_function("floor: copy", |bencher| {
         bencher.iter(|| RUN.pages().for_each(|page| sparse.read(page, black_box(&mut copy))));
     });
-    for (name, packing) in [("zlib 1", Packing::Zlib(1)), ("zstd 1", Packing::Zstd(1))] {
-        let (mut packer, mut unpacker) = (Packer::new(packing).unwrap(), Unpacker::default());
-        let packed = packer.pack(&sparse, RUN).unwrap().to_vec();
+    for (name, packing) in [("zlib 1", Compression::Zlib(1)), ("zstd 1", Compression::Zstd(1))] {
+        let (mut compressor, mut decompressor) = (Compressor::new(packing).unwrap(), Decompressor::default());
+        let packed = compressor.pack(&sparse, RUN).unwrap().to_vec();
         let length = packed.len() / 1024;
         group.bench_function(format!("pack: {name}, 8 bits of 64 drawn, to {length} KiB"), |bencher| {
-            bencher.iter(|| packer.pack(black_box(&sparse), RUN).map(<[u8]>::len));
+            bencher.iter(|| compressor.pack(black_box(&sparse), RUN).map(<[u8]>::len));
         });
         group.bench_function(format!("pack: {name}, all drawn"), |bencher| {
-            bencher.iter(|| packer.pack(black_box(&dense), RUN).map(<[u8]>::len));
+            bencher.iter(|| compressor.pack(black_box(&dense), RUN).map(<[u8]>::len));
         });
         group.bench_function(format!("unpack: {name}"), |bencher| {
-            bencher.iter(|| unpacker.unpack(packing.codec(), black_box(&packed), RUN.bytes()).map(<[u8]>::len));
+            bencher.iter(|| decompressor.unpack(packing.codec(), black_box(&packed), RUN.bytes()).map(<[u8]>::len));
         });
     }
     group.finish();

@@ -63,13 +63,13 @@ pub enum MigrationError {
     PagesReleased(u64),
     /// The destination is of a time before compressed pages.
     #[error("the destination takes no compressed pages: set parameter multifd-compression to none and try again")]
-    NoPacked,
+    NoCompression,
     /// The destination is of a time before deltas.
     #[error("the destination takes no changes of pages: switch capability xbzrle off and try again")]
-    NoDeltas,
+    NoXbzrle,
     /// The host has no memory for what compresses.
     #[error("pages cannot be compressed: set parameter multifd-compression to none and try again")]
-    Packer(#[source] std::io::Error),
+    Compressor(#[source] std::io::Error),
     /// Contents that no pages can be made of.
     #[error("the peer sent {run} in a way that cannot be read")]
     Encoding {

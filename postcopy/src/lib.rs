@@ -13,7 +13,7 @@
 //! stands before a page that a vCPU waits for. Each side has two threads: one for each channel.
 //! There may be *multifd* channels besides, each with a thread on both sides: many pages go on all
 //! of them at once, between two words on the control channel (`source/multifd.rs`,
-//! `destination/multifd.rs`). A thread that panics breaks the link, no more (`caught.rs`).
+//! `destination/multifd.rs`). A thread that panics breaks the link, no more (`panics.rs`).
 //!
 //! ```text
 //!        source host                                        destination host
@@ -36,12 +36,12 @@
 //!
 //! ```text
 //! source:       Describing -> Precopy (passes) -> Pausing -> AwaitReady -> AwaitRunning -> Pushing -> Completed
-//!                    \-> Arming (postcopy at once) -^   |          |    ||                    ^ \-> LinkLost <-> Rejoining
+//!                    \-> AwaitListening (postcopy at once) -^   |          |    ||                    ^ \-> LinkLost <-> Recovering
 //!                                                       v          v    || the one-way door
 //!                                                 Failed, Cancelled: the guest runs on here
 //!
-//! destination:  Configuration -> Ram -> Precopy -> Armed -> Loading -> Loaded -> Running -> Finishing -> Completed
-//!                                          \-- every page here --^       |         \-> LinkLost <-> Rejoining
+//! destination:  Configuration -> Ram -> Precopy -> Listening -> Loading -> Loaded -> Running -> Finishing -> Completed
+//!                                          \-- every page here --^       |         \-> LinkLost <-> Recovering
 //!                                                                        \-> NeverRan: the source is told when it asks
 //! ```
 //!
@@ -53,22 +53,22 @@
 
 pub mod advice;
 pub mod bitmap;
-mod caught;
 pub mod channel;
 pub mod destination;
 pub mod encoding;
 pub mod error;
 pub mod files;
-mod greeting;
 pub mod guest;
+mod handshake;
 pub mod memory;
+mod panics;
 pub mod progress;
 pub mod ram;
 pub mod source;
 pub mod stats;
 pub mod stream;
+mod thread_priority;
 pub mod throttle;
-mod turn;
 pub mod uffd;
 pub mod wire;
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::ram::PAGE_SIZE;
-use crate::stats::{DeltaReport, RamReport, Report, Status, Step, Throttling, Whereabouts};
+use crate::stats::{RamReport, Report, Status, Step, Throttling, Whereabouts, XbzrleReport};
 
 /// Hears of changes as they happen, on the engine's threads: must return soon and must not call
 /// back.
@@ -49,7 +49,7 @@ struct Marks {
     steps: Vec<Step>,
     sampled: (Duration, u64, u64),
     rates: (f64, u64),
-    deltas: Option<DeltaReport>,
+    deltas: Option<XbzrleReport>,
 }
 
 /// The live figures.
@@ -159,7 +159,7 @@ impl Progress {
     }
 
     /// How it stands with pages of which only the changes go.
-    pub fn changed(&self, deltas: DeltaReport) {
+    pub fn changed(&self, deltas: XbzrleReport) {
         self.marks().deltas = Some(deltas);
     }
 

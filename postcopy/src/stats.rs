@@ -109,7 +109,7 @@ pub struct RamReport {
 
 /// Pages of which only the changes went, by QEMU's field names for `xbzrle-cache`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct DeltaReport {
+pub struct XbzrleReport {
     /// Room for pages as they were sent, in bytes.
     pub cache_size: u64,
     /// Bytes that the changes took on the wire, headers included.
@@ -230,7 +230,7 @@ pub struct Report {
     /// Pages and bytes.
     pub ram: RamReport,
     /// Source: pages of which only the changes went, where they may.
-    pub deltas: Option<DeltaReport>,
+    pub deltas: Option<XbzrleReport>,
     /// Destination: demand-page latency.
     pub demand: Option<LatencyReport>,
     /// Destination: time in which every vCPU was blocked on a page.

@@ -101,7 +101,7 @@ fn written_pages_stay(old: Old, multifd: usize) {
     let demand = open(ChannelKind::Demand);
     let server = std::thread::spawn(move || serve(demand, old));
     let state = Forward::State(vec![Section { name: "test".into(), instance: 0, version: 1, bytes: vec![1] }]);
-    say(&mut control, &[introduction(&[PAGES]), forward(&Forward::Arm), forward(&state)].concat());
+    say(&mut control, &[introduction(&[PAGES]), forward(&Forward::Listen), forward(&state)].concat());
     read_until(&mut control, tag::READY);
     say(&mut control, &forward(&Forward::HandOver { running: true }));
     read_until(&mut control, tag::RUNNING);
@@ -145,11 +145,11 @@ fn background(control: &mut UnixStream, others: &mut [UnixStream], old: Old) {
     if others.is_empty() {
         return runs.for_each(|run| say(control, &old.message(run)));
     }
-    say(control, &forward(&Forward::Spread));
+    say(control, &forward(&Forward::MultifdStart));
     let count = others.len();
     runs.enumerate().for_each(|(number, run)| say(&mut others[number % count], &old.message(run)));
-    others.iter_mut().for_each(|channel| say(channel, &forward(&Forward::Gather)));
-    say(control, &forward(&Forward::Gather));
+    others.iter_mut().for_each(|channel| say(channel, &forward(&Forward::MultifdFlush)));
+    say(control, &forward(&Forward::MultifdFlush));
 }
 
 #[test]

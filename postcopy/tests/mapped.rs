@@ -191,8 +191,8 @@ impl Line {
 
     /// Waits until the recorder has written everything before this.
     fn mark(&self, number: u32) {
-        self.say(&Forward::Mark(number));
-        self.await_reply(tag::REACHED);
+        self.say(&Forward::Barrier(number));
+        self.await_reply(tag::BARRIER_ACK);
     }
 
     /// Reads replies up to this one; the body of the last.
@@ -417,7 +417,7 @@ fn where_nothing_can_be_written_the_guest_stays_and_the_reason_is_told() {
     line.pages(0, 0, 10, 0xff);
     line.say(&Forward::Cancel("as you say".into()));
     let line = Line::open(&file, Access::Cached);
-    line.say(&Forward::Arm);
+    line.say(&Forward::Listen);
     let why = String::from_utf8(line.await_reply(tag::NOT_STARTED)).unwrap();
     assert!(why.contains("'arm'"), "{why}");
 }

@@ -133,7 +133,7 @@ fn runs_of_every_length_arrive_as_they_are() {
                     run.pages().for_each(|page| ram[0].write(page, 0, &marks(page.0)));
                     batch.push(&Forward::Pages(*run));
                 }
-                batch.push(&Forward::Mark(u32::from(round)));
+                batch.push(&Forward::Barrier(u32::from(round)));
                 batch.send(&ram, &source, &wake, &|| false).unwrap();
                 while !source.wait(false, &wake, None).unwrap().readable {}
                 let mut answer = [0];
@@ -156,7 +156,7 @@ fn runs_of_every_length_arrive_as_they_are() {
             for run in &runs {
                 assert_eq!(next(), Forward::Pages(*run));
             }
-            assert_eq!(next(), Forward::Mark(u32::from(round)));
+            assert_eq!(next(), Forward::Barrier(u32::from(round)));
             for page in runs.iter().flat_map(|run| run.pages()) {
                 let mut bytes = [0; PAGE_SIZE];
                 to.read(page, &mut bytes);
@@ -186,7 +186,7 @@ fn contents_that_are_skipped_leave_what_stands_behind_them() {
             let (mut batch, wake) = (Batch::default(), Wake::new().unwrap());
             for (number, (run, _)) in (0..).zip(runs) {
                 batch.push(&Forward::Pages(run));
-                batch.push(&Forward::Mark(number));
+                batch.push(&Forward::Barrier(number));
             }
             batch.send(&[from], &source, &wake, &|| false).unwrap();
             source
@@ -205,7 +205,7 @@ fn contents_that_are_skipped_leave_what_stands_behind_them() {
             if rest.count > 0 {
                 reader.contents_into(&to, rest).unwrap();
             }
-            assert_eq!(next(&mut reader), Forward::Mark(number));
+            assert_eq!(next(&mut reader), Forward::Barrier(number));
             for page in run.pages() {
                 let mut bytes = [0; PAGE_SIZE];
                 to.read(page, &mut bytes);

@@ -18,7 +18,7 @@ use common::{TestGuest, Watch};
 use whimbrel_postcopy::destination::{self, Options};
 use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::stats::Status;
-use whimbrel_postcopy::stream::{Descriptor, Outline, Paging, Playing, Saving, Way, save};
+use whimbrel_postcopy::stream::{Descriptor, Outline, Paging, Playing, SaveMode, Saving, save};
 use whimbrel_postcopy::uffd::Uffd;
 use whimbrel_postcopy::wire::Features;
 
@@ -97,9 +97,9 @@ fn assert_as_written(guest: &TestGuest) {
     }
 }
 
-fn background() -> Option<Way> {
+fn background() -> Option<SaveMode> {
     match Uffd::open_for_writes() {
-        Ok(uffd) => Some(Way::Background { uffd, bandwidth: 0 }),
+        Ok(uffd) => Some(SaveMode::Background { uffd, bandwidth: 0 }),
         Err(error) => {
             skip::skip(&sentence(&error));
             None
@@ -107,14 +107,14 @@ fn background() -> Option<Way> {
     }
 }
 
-fn begin(application: &Application, to: OwnedFd, way: Way) -> (Saving, Arc<Watch>) {
+fn begin(application: &Application, to: OwnedFd, way: SaveMode) -> (Saving, Arc<Watch>) {
     let watch = Watch::new();
     let sink = Box::new(Descriptor::new(to).unwrap());
     (save(application.guest.clone(), sink, way, watch.clone()).unwrap(), watch)
 }
 
 /// What was written while the application ran on.
-fn saved(application: &Application, way: Way) -> File {
+fn saved(application: &Application, way: SaveMode) -> File {
     let mut file = tempfile::tempfile().unwrap();
     let (saving, watch) = begin(application, file.try_clone().unwrap().into(), way);
     assert_eq!(watch.until(&ENDS), Status::Completed, "{:?}", saving.report().error);
@@ -167,7 +167,7 @@ fn what_is_saved_in_the_background_is_the_guest_of_one_moment() {
 #[test]
 fn a_guest_that_is_paused_to_be_saved_goes_on() {
     let application = Application::begin();
-    let file = saved(&application, Way::Paused);
+    let file = saved(&application, SaveMode::Paused);
     assert_eq!(application.guest.resumed.load(Ordering::SeqCst), 1);
     application.await_writes(1000);
     let guest = loaded(file, false);
@@ -181,7 +181,7 @@ fn a_saved_guest_can_be_demanded_page_by_page_also_where_the_table_is_damaged() 
         return;
     }
     let application = Application::begin();
-    let file = saved(&application, Way::Paused);
+    let file = saved(&application, SaveMode::Paused);
     // Clones read on from where the others stand.
     let from_the_begin = || {
         let mut file = file.try_clone().unwrap();
@@ -200,7 +200,7 @@ fn a_saved_guest_can_be_demanded_page_by_page_also_where_the_table_is_damaged() 
 
 #[test]
 fn a_guest_that_cannot_be_written_runs_on_and_the_reason_is_told() {
-    for way in [Some(Way::Paused), background()].into_iter().flatten() {
+    for way in [Some(SaveMode::Paused), background()].into_iter().flatten() {
         let application = Application::begin();
         let full = File::options().write(true).open("/dev/full").unwrap();
         let (saving, watch) = begin(&application, full.into(), way);
@@ -212,7 +212,7 @@ fn a_guest_that_cannot_be_written_runs_on_and_the_reason_is_told() {
 
 #[test]
 fn a_snapshot_that_nobody_reads_can_be_cancelled() {
-    for way in [Some(Way::Paused), background()].into_iter().flatten() {
+    for way in [Some(SaveMode::Paused), background()].into_iter().flatten() {
         let application = Application::begin();
         let (read, write) = io::pipe().unwrap();
         let (saving, watch) = begin(&application, write.into(), way);

@@ -106,7 +106,7 @@ fn pages_that_are_not_whole_can_be_played_and_not_paged() {
     let run = PageRun { block: BlockId(0), start: PageIndex(0), count: 1 };
     let contents = zstd::bulk::compress(&[7; PAGE_SIZE], 1).unwrap();
     let mut message = Vec::new();
-    Forward::Packed { run, codec: Codec::Zstd, length: contents.len() as u32 }.encode(&mut message);
+    Forward::Compressed { run, codec: Codec::Zstd, length: contents.len() as u32 }.encode(&mut message);
     // The page itself comes later, and counts.
     stream.splice(begin..begin, [message, contents].concat());
     let error = sentence(&Paging::new(File::from(file_of(&stream))).err().unwrap());

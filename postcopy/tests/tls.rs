@@ -192,15 +192,15 @@ fn a_broken_link_is_joined_again_over_tls_also_a_unix_socket() {
         if round == 1 {
             let listener = Listener::tcp(&to(0)).unwrap().tls(DestinationTls::load(directory.path()).unwrap());
             let port = listener.port().unwrap();
-            arriving.handle.rejoin(Box::new(listener));
-            leaving.handle.rejoin(Arc::new(dialer(&directory, "localhost", port)));
+            arriving.handle.recover(Box::new(listener));
+            leaving.handle.recover(Arc::new(dialer(&directory, "localhost", port)));
         } else {
             let address = UnixAddress(directory.path().join("socket"));
             let listener = Listener::unix(&address).unwrap().tls(DestinationTls::load(directory.path()).unwrap());
-            arriving.handle.rejoin(Box::new(listener));
+            arriving.handle.recover(Box::new(listener));
             leaving.handle.set_limits(Limits::default());
             let tls = SourceTls::load(directory.path(), "localhost").unwrap();
-            leaving.handle.rejoin(Arc::new(Dialer::unix(address).tls(tls)));
+            leaving.handle.recover(Arc::new(Dialer::unix(address).tls(tls)));
         }
     }
     leaving.arrives(&mut arriving);

@@ -24,27 +24,27 @@ MUTANTS = [
     Mutant(
         "an end of stream is taken for success",
         SOURCE,
-        "State::AwaitAllReceived(way, door) => return self.lose_link(way, Beyond::There(door), error),",
+        "State::AwaitAllReceived(way, door) => return self.lose_link(way, AfterHandover::There(door), error),",
         "State::AwaitAllReceived(..) => {\n self.then([Action::HandedOver]);\n self.stop_logging();\n"
         " self.state = State::Ended(Outcome::Completed);\n return;\n }",
     ),
     Mutant(
         "the source resumes when the link breaks after the hand-over",
         SOURCE,
-        "State::AwaitRunning(way, door) => return self.lose_link(way, Beyond::Doubt(door), error),",
+        "State::AwaitRunning(way, door) => return self.lose_link(way, AfterHandover::Doubt(door), error),",
         "State::AwaitRunning(_, door) => Some(door.not_started()),",
     ),
     Mutant(
         "pages lost in flight are not sent again after a recovery",
         SOURCE,
-        "                self.pending.set_all();\n                self.state = State::Rejoining",
-        "                self.state = State::Rejoining",
+        "                self.pending.set_all();\n                self.state = State::Recovering",
+        "                self.state = State::Recovering",
     ),
     Mutant(
         "what the destination has is not believed where it never ran",
         SOURCE,
-        "(State::AwaitRunning(_, door) | State::Rejoining(_, Beyond::Doubt(door)), Reply::NotStarted(why)) => {",
-        "(State::AwaitRunning(_, door), Reply::NotStarted(why)) => {",
+        "            (\n                State::AwaitRunning(_, door) | State::Recovering(_, AfterHandover::Doubt(door)),\n                Reply::NotStarted(why),\n            ) => {",
+        "            (State::AwaitRunning(_, door), Reply::NotStarted(why)) => {",
     ),
     Mutant(
         "the source lets go of the guest before the destination has every page",
@@ -55,10 +55,10 @@ MUTANTS = [
     Mutant(
         "what follows overtakes pages on the multifd channels",
         SOURCE,
-        "if std::mem::take(&mut self.spread) {\n            self.then([Action::Gather]);",
-        "if std::mem::take(&mut self.spread) && false {\n            self.then([Action::Gather]);",
+        "if std::mem::take(&mut self.spread) {\n            self.then([Action::MultifdFlush]);",
+        "if std::mem::take(&mut self.spread) && false {\n            self.then([Action::MultifdFlush]);",
     ),
-    Mutant("the dirty log is left on", SOURCE, "if std::mem::take(&mut self.logging) {", "if std::mem::take(&mut self.logging) && self.armed {"),
+    Mutant("the dirty log is left on", SOURCE, "if std::mem::take(&mut self.logging) {", "if std::mem::take(&mut self.logging) && self.listening {"),
     Mutant("a cancel does not keep the hand-over", SWITCH, "State::AwaitReady(way, door) if allowed => {", "State::AwaitReady(way, door) if allowed || true => {"),
     Mutant("stale pages are not dropped before RAM is watched", SWITCH, "                    last.extend(stale);\n", "                    drop(stale);\n"),
     Mutant("the log is not read after the state was saved", SWITCH, "        if self.logging {\n            self.state = State::FinalSync", "        if self.logging && self.figures.syncs == 0 {\n            self.state = State::FinalSync"),
@@ -70,10 +70,10 @@ MUTANTS = [
         "a guest that was given up runs when the hand-over comes after all",
         DESTINATION,
         "            (State::NeverRan { .. }, Forward::HandOver { .. } | Forward::Complete) => Effect::None,",
-        "            (State::NeverRan { .. }, Forward::HandOver { running }) => {\n self.state = State::Starting { armed: true };\n"
+        "            (State::NeverRan { .. }, Forward::HandOver { running }) => {\n self.state = State::Starting { listening: true };\n"
         " Effect::Run { running }\n }\n            (State::NeverRan { .. }, Forward::Complete) => Effect::None,",
     ),
-    Mutant("a guest that runs here is given up with its link", DESTINATION, "        self.state = State::LinkLost { armed, error };\n        true", "        let _ = armed;\n        self.state = State::Failed(error);\n        true"),
+    Mutant("a guest that runs here is given up with its link", DESTINATION, "        self.state = State::LinkLost { listening, error };\n        true", "        let _ = listening;\n        self.state = State::Failed(error);\n        true"),
     Mutant("stale pages still count as received", TRACKER, "let mut had = received.clear_word(word, bits);", "let mut had = received.word(word) & bits;"),
     Mutant("a page that comes twice counts twice", TRACKER, "let fresh = self.received.set_run(run);", "self.received.set_run(run);\n        let fresh = u64::from(run.count);"),
     Mutant("re-arming the log forgets writes that nobody has read", MODEL_MEMORY, "log.clear_word(word, dirty.word(word));", "log.clear_word(word, dirty.word(word) | u64::MAX);"),

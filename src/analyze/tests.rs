@@ -81,21 +81,22 @@ fn samples() -> Vec<(Vec<u8>, Value)> {
         (forward(&Forward::Pages(run(1, 3, 2))), json!({"run": a_run, "contents": null})),
         (forward(&Forward::Zeros(vec![run(1, 3, 2), run(1, 3, 2)])), json!({"runs": [a_run, a_run]})),
         (forward(&Forward::Discard(fragment.clone())), json!({"fragment": a_fragment})),
-        (forward(&Forward::Arm), json!({})),
+        (forward(&Forward::Listen), json!({})),
         (forward(&Forward::State(vec![section("toy", vec![15, 160])])), json!({"sections": [state]})),
         (forward(&Forward::HandOver { running: true }), json!({"running": 1})),
         (forward(&Forward::Complete), json!({})),
         (forward(&Forward::Cancel("why".into())), json!({"why": "why"})),
-        (forward(&Forward::Mark(9)), json!({"number": 9})),
-        (forward(&Forward::Spread), json!({})),
-        (forward(&Forward::Gather), json!({})),
+        (forward(&Forward::Barrier(9)), json!({"number": 9})),
+        (forward(&Forward::MultifdStart), json!({})),
+        (forward(&Forward::MultifdFlush), json!({})),
         (forward(&Forward::Goodbye), json!({})),
         (
-            [forward(&Forward::Packed { run: run(1, 3, 2), codec: Codec::Zstd, length: 3 }), b"abc".to_vec()].concat(),
+            [forward(&Forward::Compressed { run: run(1, 3, 2), codec: Codec::Zstd, length: 3 }), b"abc".to_vec()]
+                .concat(),
             json!({"run": a_run, "codec": 2, "packed": "616263"}),
         ),
         (
-            [forward(&Forward::Delta { run: run(1, 3, 2), length: 5 }), b"\0\x01x\0\0".to_vec()].concat(),
+            [forward(&Forward::Xbzrle { run: run(1, 3, 2), length: 5 }), b"\0\x01x\0\0".to_vec()].concat(),
             json!({"run": a_run, "changes": "0001780000"}),
         ),
         (forward(&Forward::SharedRam(2)), json!({"count": 2})),
@@ -104,14 +105,14 @@ fn samples() -> Vec<(Vec<u8>, Value)> {
             json!({"blocks": 1, "table": 2, "tail": 3, "tail length": 4}),
         ),
         (reply(&Reply::Accepted), json!({})),
-        (reply(&Reply::Armed), json!({})),
+        (reply(&Reply::Listening), json!({})),
         (reply(&Reply::Ready), json!({})),
         (reply(&Reply::Running), json!({})),
         (reply(&Reply::NotStarted("why".into())), json!({"why": "why"})),
         (reply(&Reply::AllReceived), json!({})),
         (reply(&Reply::Received(fragment)), json!({"fragment": a_fragment})),
         (reply(&Reply::ReceivedEnd), json!({})),
-        (reply(&Reply::Reached(9)), json!({"number": 9})),
+        (reply(&Reply::BarrierAck(9)), json!({"number": 9})),
         (request(&Request(vec![run(1, 3, 2)])), json!({"runs": [a_run]})),
     ]
 }
@@ -153,8 +154,8 @@ fn every_message_is_read_by_the_description() {
             // What goes on to the end may end anywhere between two of its items.
             let open = matches!(number, tag::DESCRIPTION | tag::CANCEL | tag::NOT_STARTED)
                 || matches!(number, tag::ZEROS | tag::REQUEST) && cut % 16 == 0
-                || matches!(number, tag::PAGES | tag::DELTA) && cut >= 16
-                || number == tag::PACKED && cut >= 20;
+                || matches!(number, tag::PAGES | tag::XBZRLE) && cut >= 16
+                || number == tag::COMPRESSED && cut >= 20;
             assert_eq!(result.is_ok(), open, "{name} cut to {cut} bytes");
         }
     }
@@ -178,7 +179,7 @@ fn parts() -> Vec<Vec<u8>> {
         Forward::Pages(run(0, 1, 3)),
         Forward::Zeros(vec![run(0, 4, 4), run(1, 0, 8)]),
         Forward::PassEnd(1),
-        Forward::Mark(1),
+        Forward::Barrier(1),
         Forward::Pages(run(1, 7, 1)),
         Forward::Zeros(vec![run(0, 2, 1)]),
         Forward::State(vec![section("toy", toy_bytes()), section("unknown", vec![1, 2])]),

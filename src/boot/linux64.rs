@@ -139,5 +139,4 @@ fn write_long_mode(memory: &GuestMemory) -> Result<(), BootError> {
 }
 
 #[cfg(test)]
-#[path = "linux64_tests.rs"]
 mod tests;

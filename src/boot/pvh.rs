@@ -84,5 +84,4 @@ fn write_start_info(ram: &GuestRam, initrd: Option<Initrd>) -> Result<(), BootEr
 }
 
 #[cfg(test)]
-#[path = "pvh_tests.rs"]
 mod tests;

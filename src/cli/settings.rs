@@ -112,7 +112,7 @@ pub enum NoSetting {
     PassesWithoutHybrid,
     /// No such method.
     #[error("'{0}' is no way to compress; give none, zlib, zstd, or one of them with a level, such as zstd:7")]
-    Compression(String),
+    MultifdCompression(String),
     /// Outside of what makes sense.
     #[error(transparent)]
     Setting(#[from] SettingError),
@@ -238,7 +238,7 @@ impl SettingsArgs {
 
 /// A method of compression, and its level.
 fn compression(text: &str) -> Result<(Setting, Option<(Parameter, Setting)>), NoSetting> {
-    let refuse = || NoSetting::Compression(text.to_owned());
+    let refuse = || NoSetting::MultifdCompression(text.to_owned());
     let (method, level) = text.split_once(':').map_or((text, None), |(method, level)| (method, Some(level)));
     let level = match (method, level) {
         ("none" | "zlib" | "zstd", None) => None,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 use serde_json::{Map, Value};
 
-use super::ears::{Heard, listen};
 use super::live::Live;
 use super::measure::{Marks, Measured};
+use super::serial_capture::{Heard, listen};
 use super::trace::{Side, Trace, Verdict};
 use super::vm::Vm;
 use super::{DemoError, Options};

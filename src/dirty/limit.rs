@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use whimbrel_postcopy::guest::{Guest, GuestError};
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::{Meter, regulate};
+use whimbrel_postcopy::source::{DirtyRateMeter, regulate};
 use whimbrel_postcopy::throttle::Throttle;
 
 use super::rate::mib_per_second;
@@ -89,7 +89,7 @@ impl Drop for Limit {
 
 /// Measures and regulates, interval after interval, until it is stopped.
 fn keep(machine: &Machine, shared: &Shared) -> Result<(), GuestError> {
-    let meter = Meter::default();
+    let meter = DirtyRateMeter::default();
     // The first time all of it may count as dirty.
     meter.read(machine, |_, _, _| {})?;
     let (mut throttle, mut begin) = (Throttle::NONE, Instant::now());

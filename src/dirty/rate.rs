@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use whimbrel_postcopy::guest::GuestError;
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::source::Meter;
+use whimbrel_postcopy::source::DirtyRateMeter;
 
 use super::sample::Sample;
 use super::stop::Stop;
@@ -236,7 +236,7 @@ fn measure(machine: &Arc<Machine>, plan: &Plan, stop: &Stop) -> Result<Option<u6
         }
         Mode::DirtyBitmap => {
             let _logging = Logging::begin(machine.clone())?;
-            let meter = Meter::default();
+            let meter = DirtyRateMeter::default();
             // The first time all of it may count as dirty.
             meter.read(&**machine, |_, _, _| {})?;
             let begin = Instant::now();

@@ -12,7 +12,7 @@ use super::event::{Announcer, Listener};
 use super::lifecycle::{Hold, Operation};
 use super::machine::{Identity, Processor, SwitchedOn};
 use super::peripherals::Peripherals;
-use super::turn::Turns;
+use super::timed_mutex::TimedMutex;
 use super::{Machine, MachineError, RunState};
 use crate::boot::acpi::Inventory;
 use crate::boot::{self, EntryPoint, ram_ranges};
@@ -22,7 +22,7 @@ use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetCo
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
 use crate::sandbox;
-use crate::vcpu::{self, CpuModel, Gate, GuestCpu, LongMode, MsrTable, Offer, Vcpu, VcpuState, physical_bits};
+use crate::vcpu::{self, CpuModel, GuestCpu, HostCaps, LongMode, MsrTable, Vcpu, VcpuGate, VcpuState, physical_bits};
 
 /// How long threads may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -58,7 +58,7 @@ impl Machine {
         let pages = ram.blocks().iter().map(|block| block.pages());
         let machine = Arc::new(Self {
             dirty_log: DirtyLog::new(&vm, pages),
-            gate: Arc::new(Gate::new(vcpus.len())),
+            gate: Arc::new(VcpuGate::new(vcpus.len())),
             vcpus,
             vm,
             ram,
@@ -77,7 +77,7 @@ impl Machine {
             switched_on,
             processor,
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
-            operation: Turns::new(Operation::new(Hold::Released)),
+            operation: TimedMutex::new(Operation::new(Hold::Released)),
             threads: Mutex::new(Vec::new()),
             announcer: Announcer::new(events),
         });
@@ -147,12 +147,12 @@ pub(super) fn enter(
 }
 
 /// What the host can show the vCPUs of such a machine.
-fn offer(hypervisor: &Hypervisor, vcpus: u8) -> Result<Offer, MachineError> {
+fn offer(hypervisor: &Hypervisor, vcpus: u8) -> Result<HostCaps, MachineError> {
     let capabilities = hypervisor.capabilities();
     if usize::from(vcpus) > capabilities.max_vcpus {
         return Err(MachineError::TooManyVcpus(capabilities.max_vcpus));
     }
-    Ok(Offer::new(hypervisor.supported_cpuid()?, vcpus, capabilities.tsc_deadline))
+    Ok(HostCaps::new(hypervisor.supported_cpuid()?, vcpus, capabilities.tsc_deadline))
 }
 
 fn build_vcpus(vm: &Vm, count: u8, cpu: &GuestCpu<'_>) -> Result<Arc<[Arc<Vcpu>]>, MachineError> {
@@ -180,7 +180,7 @@ fn save_vcpus(vcpus: &[Arc<Vcpu>], msrs: &MsrTable) -> Result<Vec<VcpuState>, Ma
 }
 
 /// What vCPU 0 shows and could show, which but for the topology is what all do.
-fn processor(vcpus: &[Arc<Vcpu>], offer: &Offer, model: CpuModel) -> Result<Processor, MachineError> {
+fn processor(vcpus: &[Arc<Vcpu>], offer: &HostCaps, model: CpuModel) -> Result<Processor, MachineError> {
     let tsc_khz = match vcpus.first() {
         Some(first) => first.lock().tsc_khz()?,
         None => 0,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use whimbrel_postcopy::error::sentence;
 
 use super::build::enter;
-use super::turn::Turn;
+use super::timed_mutex::TimedMutexGuard;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::devices::SavedDevice;
 use crate::vcpu::{GuestRequest, LoadFor};
@@ -81,10 +81,14 @@ impl Machine {
 
     /// The same for who cannot wait for ever; `None` if another operation is not done in time.
     fn operate_within<R>(&self, patience: Duration, action: impl FnOnce(&mut Operation) -> R) -> Option<R> {
-        Some(self.carry_out(self.operation.take_within(patience)?, action))
+        Some(self.carry_out(self.operation.lock_within(patience)?, action))
     }
 
-    fn carry_out<R>(&self, mut operation: Turn<'_, Operation>, action: impl FnOnce(&mut Operation) -> R) -> R {
+    fn carry_out<R>(
+        &self,
+        mut operation: TimedMutexGuard<'_, Operation>,
+        action: impl FnOnce(&mut Operation) -> R,
+    ) -> R {
         let result = action(&mut operation);
         self.announcer.note(std::mem::take(&mut operation.events));
         drop(operation);

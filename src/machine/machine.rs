@@ -11,7 +11,7 @@ use super::chipset::Chipset;
 use super::event::Announcer;
 use super::lifecycle::Operation;
 use super::peripherals::Peripherals;
-use super::turn::Turns;
+use super::timed_mutex::TimedMutex;
 use super::{RunState, VcpuInfo};
 use crate::block::DiskInfo;
 use crate::boot::acpi::Inventory;
@@ -20,7 +20,7 @@ use crate::config::BootConfig;
 use crate::devices::{PowerManagement, SavedDevice, Serial};
 use crate::kvm::{DirtyLog, GuestRam, Vm};
 use crate::net::Network;
-use crate::vcpu::{CpuModel, Gate, MsrTable, Vcpu, VcpuState};
+use crate::vcpu::{CpuModel, MsrTable, Vcpu, VcpuGate, VcpuState};
 
 /// The virtual machine. Shared by the monitor, the migration and the control thread.
 ///
@@ -31,7 +31,7 @@ pub struct Machine {
     pub(super) vcpus: Arc<[Arc<Vcpu>]>,
     pub(super) vm: Arc<Vm>,
     pub(super) ram: Arc<GuestRam>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) gate: Arc<VcpuGate>,
     pub(super) serial: Arc<Serial<Output>>,
     pub(super) power: Arc<PowerManagement>,
     pub(super) backend: CharBackend,
@@ -52,7 +52,7 @@ pub struct Machine {
     pub(super) switched_on: SwitchedOn,
     pub(super) processor: Processor,
     pub(super) run_state: Mutex<RunState>,
-    pub(super) operation: Turns<Operation>,
+    pub(super) operation: TimedMutex<Operation>,
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) announcer: Announcer,
 }

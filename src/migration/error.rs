@@ -11,7 +11,7 @@ use crate::migration::uri::Uri;
 
 /// Why a migration command was refused.
 #[derive(Debug, thiserror::Error)]
-pub enum MigrationError {
+pub enum CommandRefused {
     /// Two at once.
     #[error("There's a migration process in progress")]
     InProgress,

@@ -8,13 +8,13 @@ use whimbrel_postcopy::channel::{
 };
 use whimbrel_postcopy::destination::ListenAgain;
 
-use super::MigrationError;
-use super::job::{NO_WAY_TO_JOIN, Settings, lock};
+use super::CommandRefused;
+use super::active::{NO_WAY_TO_JOIN, Settings, lock};
 use super::parameters::Parameters;
 use super::uri::Uri;
 
 /// With TLS the destination's certificate must be for `tls-hostname`, or for the host.
-pub(super) fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, MigrationError> {
+pub(super) fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, CommandRefused> {
     let (dialer, host) = match uri {
         Uri::Tcp { host, port } => (Dialer::tcp(TcpAddress { host: host.clone(), port: *port }), Some(host)),
         Uri::Unix(path) => (Dialer::unix(UnixAddress(path.clone())), None),
@@ -36,8 +36,8 @@ pub(super) fn listen_again(place: Uri, settings: Arc<Mutex<Settings>>) -> Listen
 }
 
 /// The address listened on has its real port. What other hosts can reach without TLS is warned of.
-pub(super) fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), MigrationError> {
-    let raise = |source| MigrationError::Listen { uri: uri.clone(), source };
+pub(super) fn listen(uri: &Uri, parameters: &Parameters) -> Result<(Listener, Uri), CommandRefused> {
+    let raise = |source| CommandRefused::Listen { uri: uri.clone(), source };
     let tls = parameters.tls_creds.as_deref().map(DestinationTls::load).transpose()?;
     let (listener, at) = match uri {
         Uri::Tcp { host, port } => {

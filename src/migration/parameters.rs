@@ -35,7 +35,7 @@ pub struct Parameters {
     /// `x-vcpu-dirty-limit-period`: how often that is measured.
     pub dirty_limit_period: Duration,
     /// `multifd-compression`: whether pages go compressed, and by what.
-    pub compression: Compression,
+    pub compression: MultifdCompression,
     /// `multifd-zlib-level`: 0 for none to 9 for the most that `zlib` can do.
     pub zlib_level: u8,
     /// `multifd-zstd-level`: 1 to 20 for the most that `zstd` can do; 0 is its own choice.
@@ -77,7 +77,7 @@ impl Default for Parameters {
             auto_converge: AutoConverge { threshold: 50, initial: 20, increment: 10, tailslow: false, most: 99 },
             vcpu_dirty_limit: 1,
             dirty_limit_period: Duration::from_secs(1),
-            compression: Compression::None,
+            compression: MultifdCompression::None,
             zlib_level: 1,
             zstd_level: 1,
             xbzrle_cache: 64 << 20,
@@ -185,7 +185,7 @@ impl Percentage {
 
 /// What pages are compressed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
+pub enum MultifdCompression {
     /// They are not.
     None,
     /// zlib.
@@ -194,7 +194,7 @@ pub enum Compression {
     Zstd,
 }
 
-impl Compression {
+impl MultifdCompression {
     const ALL: [(&'static str, Self); 3] = [("none", Self::None), ("zlib", Self::Zlib), ("zstd", Self::Zstd)];
 }
 
@@ -464,7 +464,7 @@ impl Parameters {
             Parameter::ThrottleTailslow => return Setting::Flag(self.auto_converge.tailslow),
             Parameter::PostcopyPolicy => return Setting::Text(policy_text(self.postcopy_policy)),
             Parameter::DirectIo => return Setting::Flag(self.direct_io),
-            Parameter::MultifdCompression => return name_of(&Compression::ALL, &self.compression),
+            Parameter::MultifdCompression => return name_of(&MultifdCompression::ALL, &self.compression),
             Parameter::ZeroPageDetection => return name_of(&ZERO_PAGES, &self.zero_pages),
             Parameter::TlsHostname => return Setting::Text(self.tls_hostname.clone().unwrap_or_default()),
             Parameter::Keepalive => ms(self.keepalive),
@@ -519,7 +519,7 @@ impl Parameters {
                 self.postcopy_policy = given.as_deref().and_then(policy).ok_or_else(refuse)?;
             }
             Parameter::MultifdCompression => {
-                let known = given.as_deref().and_then(|name| named(&Compression::ALL, name));
+                let known = given.as_deref().and_then(|name| named(&MultifdCompression::ALL, name));
                 self.compression = known.ok_or_else(|| not_accepted(given))?;
             }
             Parameter::ZeroPageDetection => {

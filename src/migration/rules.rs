@@ -3,7 +3,7 @@
 use whimbrel_postcopy::source::Policy;
 
 use super::capabilities::{Capabilities, Capability};
-use super::parameters::{Compression, Parameters};
+use super::parameters::{MultifdCompression, Parameters};
 
 /// Something that a migration can have about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Trait {
     /// Parameter `postcopy-policy` has another value than `manual`.
     PostcopyPolicy,
     /// Parameter `multifd-compression` has another value than `none`.
-    Compression,
+    MultifdCompression,
     /// Parameter `tls-creds` names a directory.
     Tls,
     /// It goes to, or comes from, a stream.
@@ -80,18 +80,18 @@ pub const RULES: &[Rule] = &[
         "both decide by how much the guest is throttled; switch one of them off",
     ),
     needs(
-        Trait::Compression,
+        Trait::MultifdCompression,
         Trait::On(Capability::Multifd),
         "enable it with 'migrate_set_capability multifd on', or set 'multifd-compression' to none",
     ),
     excludes(
         Trait::On(Capability::Xbzrle),
-        Trait::Compression,
+        Trait::MultifdCompression,
         "a page goes as what has changed of it or compressed, not both; set 'multifd-compression' to none",
     ),
     excludes(
         Trait::File,
-        Trait::Compression,
+        Trait::MultifdCompression,
         "its pages are read one by one; set 'multifd-compression' to none, and compress in a command, as in 'exec:zstd > FILE'",
     ),
     excludes(
@@ -115,7 +115,7 @@ pub const RULES: &[Rule] = &[
         "a guest that stays is switched over to nobody; switch one of them off",
     ),
     stays(Trait::PostcopyPolicy),
-    stays(Trait::Compression),
+    stays(Trait::MultifdCompression),
     stays(Trait::On(Capability::Xbzrle)),
     stays(Trait::On(Capability::AutoConverge)),
     stays(Trait::On(Capability::DirtyLimit)),
@@ -207,7 +207,7 @@ impl Trait {
         match self {
             Self::On(capability) => capability.name(),
             Self::PostcopyPolicy => "postcopy-policy",
-            Self::Compression => "multifd-compression",
+            Self::MultifdCompression => "multifd-compression",
             Self::Tls => "tls-creds",
             Self::Stream => "a stream (exec:, fd: or file:)",
             Self::File => "file:",
@@ -223,7 +223,7 @@ impl Trait {
         Some(match self {
             Self::On(capability) => subject.capabilities.get(capability),
             Self::PostcopyPolicy => subject.parameters.postcopy_policy != Policy::Manual,
-            Self::Compression => subject.parameters.compression != Compression::None,
+            Self::MultifdCompression => subject.parameters.compression != MultifdCompression::None,
             Self::Tls => subject.parameters.tls_creds.is_some(),
             Self::Stream => return subject.route.map(|route| matches!(route, Route::Stream | Route::File)),
             Self::File => return subject.route.map(|route| route == Route::File),
@@ -295,8 +295,8 @@ mod tests {
                 Trait::PostcopyPolicy => {
                     self.parameters.postcopy_policy = if on { Policy::Stalled } else { Policy::Manual };
                 }
-                Trait::Compression => {
-                    self.parameters.compression = if on { Compression::Zstd } else { Compression::None };
+                Trait::MultifdCompression => {
+                    self.parameters.compression = if on { MultifdCompression::Zstd } else { MultifdCompression::None };
                 }
                 Trait::Tls => self.parameters.tls_creds = on.then(|| "/pki".into()),
                 Trait::Stream | Trait::File => self.route = if on { Route::File } else { Route::Unix },

@@ -13,7 +13,7 @@ use whimbrel_postcopy::files::FileKind;
 use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
 use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink, stream_fault};
 
-use super::contents::something_else;
+use super::file_kind::something_else;
 use super::files::{self, Direction, FileError};
 use super::uri::{Reading, Stream};
 use crate::fds::{FdsError, NamedFds};

@@ -3,7 +3,7 @@
 use crate::dirty::PlanError;
 use crate::fds::FdsError;
 use crate::machine::MachineError;
-use crate::migration::MigrationError;
+use crate::migration::CommandRefused;
 use crate::migration::reading::ReadError;
 use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
@@ -20,7 +20,7 @@ pub enum CommandError {
     Machine(#[from] MachineError),
     /// The migration refused.
     #[error(transparent)]
-    Migration(#[from] MigrationError),
+    Migration(#[from] CommandRefused),
     /// No snapshot, or no job.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use uuid::Uuid;
 use whimbrel_postcopy::stats::{
-    DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling, Whereabouts,
+    LatencyReport, PageMap, RamReport, Report, Status, Step, Throttling, Whereabouts, XbzrleReport,
 };
 
 use super::vm::Vm;
@@ -19,9 +19,9 @@ use crate::machine::{MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
 use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
-use crate::migration::{MigrationError, Side};
+use crate::migration::{CommandRefused, Side};
 use crate::net::{InterfaceInfo, MacAddr, Schedule, Timing};
-use crate::snapshots::{Act, JobInfo, JobStatus, Owner, SnapshotError, SnapshotInfo};
+use crate::snapshots::{JobInfo, JobStatus, Operation, Owner, SnapshotError, SnapshotInfo};
 
 /// See the module.
 pub struct FakeVm {
@@ -83,9 +83,9 @@ impl FakeVm {
         self.calls.borrow_mut().push(what.into());
     }
 
-    fn migration(&self, what: impl Into<String>) -> Result<(), MigrationError> {
+    fn migration(&self, what: impl Into<String>) -> Result<(), CommandRefused> {
         match self.refuses.get() {
-            true => Err(MigrationError::InProgress),
+            true => Err(CommandRefused::InProgress),
             false => {
                 self.call(what);
                 Ok(())
@@ -121,7 +121,7 @@ pub fn report(status: Status) -> Report {
             postcopy_bytes: 268_435_456,
             multifd_bytes: 536_870_912,
         },
-        deltas: Some(DeltaReport {
+        deltas: Some(XbzrleReport {
             cache_size: 64 << 20,
             bytes: 4711,
             pages: 99,
@@ -210,7 +210,7 @@ impl Vm for FakeVm {
         self.call("powerdown");
         Ok(())
     }
-    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError> {
+    fn snapshot(&self, act: &Operation) -> Result<String, SnapshotError> {
         let words = [Some(act.kind.name()), act.tag.as_deref(), act.job.as_deref()];
         self.call(words.into_iter().flatten().collect::<Vec<_>>().join(" "));
         let id = act.job.clone().unwrap_or_else(|| "#1".to_owned());
@@ -242,22 +242,22 @@ impl Vm for FakeVm {
     fn quit(&self) {
         self.call("quit");
     }
-    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError> {
+    fn migrate(&self, uri: &Uri) -> Result<(), CommandRefused> {
         self.migration(format!("migrate {uri}"))
     }
-    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError> {
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), CommandRefused> {
         self.migration(format!("resume {uri}"))
     }
-    fn migrate_cancel(&self) -> Result<(), MigrationError> {
+    fn migrate_cancel(&self) -> Result<(), CommandRefused> {
         self.migration("cancel")
     }
-    fn start_postcopy(&self) -> Result<(), MigrationError> {
+    fn start_postcopy(&self) -> Result<(), CommandRefused> {
         self.migration("start-postcopy")
     }
-    fn migrate_continue(&self) -> Result<(), MigrationError> {
+    fn migrate_continue(&self) -> Result<(), CommandRefused> {
         self.migration("continue")
     }
-    fn migrate_pause(&self) -> Result<(), MigrationError> {
+    fn migrate_pause(&self) -> Result<(), CommandRefused> {
         self.migration("pause")
     }
     fn has_link(&self) -> bool {
@@ -270,12 +270,12 @@ impl Vm for FakeVm {
     fn waits_for_another(&self) -> bool {
         false
     }
-    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError> {
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, CommandRefused> {
         let exit = exit_on_error.map(|exit| format!(" exit-on-error={exit}")).unwrap_or_default();
         self.migration(format!("incoming {uri}{exit}"))?;
         Ok(uri.clone())
     }
-    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+    fn recover(&self, uri: &Uri) -> Result<Uri, CommandRefused> {
         self.migration(format!("recover {uri}"))?;
         Ok(uri.clone())
     }
@@ -290,7 +290,7 @@ impl Vm for FakeVm {
         let side = self.report.borrow().as_ref()?.0;
         Some((side, PageMap::new(4, buckets, |start, end| end.min(3) - start.min(3))))
     }
-    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError> {
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), CommandRefused> {
         let (time, unit, mode) = (plan.calc_time(), plan.unit.name(), plan.mode.name());
         self.migration(format!("measure {time} {unit} {} {mode}", plan.sample_pages))
     }
@@ -298,12 +298,12 @@ impl Vm for FakeVm {
         let plan = Plan::new(2, TimeUnit::Second, None, Mode::PageSampling).ok();
         DirtyRate { measuring: Measuring::Measured(34), start: 1_700_000_000, plan }
     }
-    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError> {
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), CommandRefused> {
         self.migration(format!("dirty limit {rate} {vcpu:?}"))?;
         self.dirty_limit.set(u64::try_from(rate).ok());
         Ok(())
     }
-    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError> {
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), CommandRefused> {
         self.migration(format!("no dirty limit {vcpu:?}"))?;
         self.dirty_limit.set(None);
         Ok(())
@@ -315,7 +315,7 @@ impl Vm for FakeVm {
     fn capabilities(&self) -> Capabilities {
         self.capabilities.get()
     }
-    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), CommandRefused> {
         self.migration("set-capabilities")?;
         self.capabilities.set(new);
         Ok(())
@@ -323,7 +323,7 @@ impl Vm for FakeVm {
     fn parameters(&self) -> Parameters {
         self.parameters.borrow().clone()
     }
-    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
+    fn set_parameters(&self, new: Parameters) -> Result<(), CommandRefused> {
         self.migration("set-parameters")?;
         self.parameters.replace(new);
         Ok(())

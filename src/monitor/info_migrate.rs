@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::stats::{DeltaReport, LatencyReport, RamReport, Report, Throttling};
+use whimbrel_postcopy::stats::{LatencyReport, RamReport, Report, Throttling, XbzrleReport};
 
 use super::query_migrate::{has_figures, shows_downtime, shows_remaining, waits};
 use crate::migration::Side;
@@ -52,8 +52,10 @@ fn write_report(
             write_deltas(out, deltas)?;
         }
         match report.throttling {
-            Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU Throttle (%): {percent}")?,
-            Some(Throttling::DirtyLimit(rest)) => writeln!(out, "Dirty-limit Throttle (us): {}", rest.as_micros())?,
+            Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU EventRateLimit (%): {percent}")?,
+            Some(Throttling::DirtyLimit(rest)) => {
+                writeln!(out, "Dirty-limit EventRateLimit (us): {}", rest.as_micros())?
+            }
             None => {}
         }
         write_blocktime(out, report)?;
@@ -119,8 +121,8 @@ fn write_demand(out: &mut String, demand: &LatencyReport) -> std::fmt::Result {
     )
 }
 
-fn write_deltas(out: &mut String, deltas: &DeltaReport) -> std::fmt::Result {
-    let DeltaReport { cache_size, bytes, pages, cache_miss, cache_miss_rate, encoding_rate, overflow } = deltas;
+fn write_deltas(out: &mut String, deltas: &XbzrleReport) -> std::fmt::Result {
+    let XbzrleReport { cache_size, bytes, pages, cache_miss, cache_miss_rate, encoding_rate, overflow } = deltas;
     writeln!(out, "XBZRLE: size={cache_size}, transferred={bytes}, pages={pages}, miss={cache_miss}")?;
     writeln!(out, "  miss_rate={cache_miss_rate:.2}, encode_rate={encoding_rate:.2}, overflow={overflow}")
 }

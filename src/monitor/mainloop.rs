@@ -16,10 +16,10 @@ use whimbrel_postcopy::stats::Status;
 use super::client::Client;
 use super::endpoint::{EndpointError, Listener, Wire};
 use super::event::{Event, EventSink, Notice};
+use super::event_rate_limit::EventRateLimit;
 use super::hmp::HmpSession;
 use super::qmp::QmpSession;
 use super::session::Session;
-use super::throttle::Throttle;
 use super::vm::Vm;
 use crate::config::{MonitorConfig, MonitorEndpoint, MonitorFace};
 use crate::machine::{MachineEvent, ShutdownCause};
@@ -82,7 +82,7 @@ pub struct MainLoop {
     clients: BTreeMap<Token, Client>,
     next_token: usize,
     /// A guest could fill every client's wire with this event.
-    balloon: Throttle,
+    balloon: EventRateLimit,
     /// The guest is beyond help, but a client may want to look.
     panicked: bool,
     /// Where clients wait for whom the host had no descriptor, and when it is asked again.
@@ -103,7 +103,7 @@ impl MainLoop {
             listeners: BTreeMap::new(),
             clients: BTreeMap::new(),
             next_token: FIRST_FREE,
-            balloon: Throttle::default(),
+            balloon: EventRateLimit::default(),
             panicked: false,
             waiting: None,
         };

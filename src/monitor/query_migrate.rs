@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::stats::{
-    DeltaReport, LatencyReport, PageMap, RamReport, Report, Status, Throttling, Whereabouts,
+    LatencyReport, PageMap, RamReport, Report, Status, Throttling, Whereabouts, XbzrleReport,
 };
 
 use crate::migration::Side;
@@ -143,7 +143,7 @@ fn ram(ram: &RamReport) -> Value {
     })
 }
 
-fn xbzrle(deltas: &DeltaReport) -> Value {
+fn xbzrle(deltas: &XbzrleReport) -> Value {
     json!({
         "cache-size": deltas.cache_size,
         "bytes": deltas.bytes,

@@ -12,7 +12,7 @@ use crate::migration::parameters::{Parameter, Parameters};
 use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 use crate::net::{InterfaceInfo, Schedule};
-use crate::snapshots::{Act, JobInfo, SnapshotInfo};
+use crate::snapshots::{JobInfo, Operation, SnapshotInfo};
 
 /// A command, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub enum Request {
         id: String,
     },
     /// Saves, loads or deletes a snapshot.
-    Snapshot(Act),
+    Snapshot(Operation),
     /// The snapshots.
     QuerySnapshots,
     /// The jobs.

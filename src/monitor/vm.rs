@@ -13,9 +13,9 @@ use crate::machine::{Machine, MachineError, RunState, VcpuInfo};
 use crate::migration::capabilities::Capabilities;
 use crate::migration::parameters::Parameters;
 use crate::migration::uri::Uri;
-use crate::migration::{Migration, MigrationError, OnFailure, Side};
+use crate::migration::{CommandRefused, Migration, OnFailure, Side};
 use crate::net::{InterfaceInfo, Schedule};
-use crate::snapshots::{Act, JobInfo, SnapshotError, SnapshotInfo, Snapshots};
+use crate::snapshots::{JobInfo, Operation, SnapshotError, SnapshotInfo, Snapshots};
 
 /// What commands act on. No method blocks on a migration.
 pub trait Vm {
@@ -50,7 +50,7 @@ pub trait Vm {
     /// See [`Machine::powerdown`].
     fn powerdown(&self) -> Result<(), MachineError>;
     /// See [`Snapshots::begin`].
-    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError>;
+    fn snapshot(&self, act: &Operation) -> Result<String, SnapshotError>;
     /// See [`Snapshots::list`].
     fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError>;
     /// All jobs, the internal ones, too.
@@ -62,27 +62,27 @@ pub trait Vm {
     /// Ends the process, after the answers that are on their way.
     fn quit(&self);
     /// See [`Migration::start`].
-    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError>;
+    fn migrate(&self, uri: &Uri) -> Result<(), CommandRefused>;
     /// See [`Migration::resume`].
-    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError>;
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), CommandRefused>;
     /// See [`Migration::cancel`].
-    fn migrate_cancel(&self) -> Result<(), MigrationError>;
+    fn migrate_cancel(&self) -> Result<(), CommandRefused>;
     /// See [`Migration::start_postcopy`].
-    fn start_postcopy(&self) -> Result<(), MigrationError>;
+    fn start_postcopy(&self) -> Result<(), CommandRefused>;
     /// See [`Migration::go_on`].
-    fn migrate_continue(&self) -> Result<(), MigrationError>;
+    fn migrate_continue(&self) -> Result<(), CommandRefused>;
     /// See [`Migration::pause`].
-    fn migrate_pause(&self) -> Result<(), MigrationError>;
+    fn migrate_pause(&self) -> Result<(), CommandRefused>;
     /// See [`Migration::has_link`].
     fn has_link(&self) -> bool;
     /// See [`Migration::yank`].
     fn yank(&self) -> bool;
     /// See [`Migration::incoming`].
-    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError>;
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, CommandRefused>;
     /// The guest that was to arrive did not: whether the process stays, and waits for another.
     fn waits_for_another(&self) -> bool;
     /// See [`Migration::recover`].
-    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError>;
+    fn recover(&self, uri: &Uri) -> Result<Uri, CommandRefused>;
     /// Where [`Vm::incoming`] or [`Vm::recover`] listens or listened last.
     fn listening(&self) -> Option<Uri>;
     /// See [`Migration::report`].
@@ -90,23 +90,23 @@ pub trait Vm {
     /// See [`Migration::page_map`].
     fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)>;
     /// See [`Migration::measure_dirty_rate`].
-    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError>;
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), CommandRefused>;
     /// See [`Migration::dirty_rate`].
     fn dirty_rate(&self) -> DirtyRate;
     /// See [`Migration::set_dirty_limit`].
-    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError>;
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), CommandRefused>;
     /// See [`Migration::cancel_dirty_limit`].
-    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError>;
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), CommandRefused>;
     /// See [`Migration::dirty_limits`].
     fn dirty_limits(&self) -> Vec<VcpuDirtyLimit>;
     /// See [`Migration::capabilities`].
     fn capabilities(&self) -> Capabilities;
     /// See [`Migration::set_capabilities`].
-    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError>;
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), CommandRefused>;
     /// See [`Migration::parameters`].
     fn parameters(&self) -> Parameters;
     /// See [`Migration::set_parameters`].
-    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError>;
+    fn set_parameters(&self, new: Parameters) -> Result<(), CommandRefused>;
 }
 
 /// The real one.
@@ -138,7 +138,7 @@ impl LiveVm {
 
     /// `--incoming URI`: waits for a guest there, again and again unless the first failure ends the
     /// process.
-    pub fn await_guest(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+    pub fn await_guest(&self, uri: &Uri) -> Result<Uri, CommandRefused> {
         let on_failure = if self.exit_on_error { OnFailure::Exit } else { OnFailure::ListenAgain };
         self.migration.incoming(uri, on_failure).map(|at| self.listens(at, Listening::ForGuest))
     }
@@ -206,7 +206,7 @@ impl Vm for LiveVm {
     fn powerdown(&self) -> Result<(), MachineError> {
         self.machine.powerdown()
     }
-    fn snapshot(&self, act: &Act) -> Result<String, SnapshotError> {
+    fn snapshot(&self, act: &Operation) -> Result<String, SnapshotError> {
         self.snapshots.begin(act)
     }
     fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
@@ -224,22 +224,22 @@ impl Vm for LiveVm {
     fn quit(&self) {
         self.events.quit();
     }
-    fn migrate(&self, uri: &Uri) -> Result<(), MigrationError> {
+    fn migrate(&self, uri: &Uri) -> Result<(), CommandRefused> {
         self.migration.start(uri)
     }
-    fn migrate_resume(&self, uri: &Uri) -> Result<(), MigrationError> {
+    fn migrate_resume(&self, uri: &Uri) -> Result<(), CommandRefused> {
         self.migration.resume(uri)
     }
-    fn migrate_cancel(&self) -> Result<(), MigrationError> {
+    fn migrate_cancel(&self) -> Result<(), CommandRefused> {
         self.migration.cancel()
     }
-    fn start_postcopy(&self) -> Result<(), MigrationError> {
+    fn start_postcopy(&self) -> Result<(), CommandRefused> {
         self.migration.start_postcopy()
     }
-    fn migrate_continue(&self) -> Result<(), MigrationError> {
+    fn migrate_continue(&self) -> Result<(), CommandRefused> {
         self.migration.go_on()
     }
-    fn migrate_pause(&self) -> Result<(), MigrationError> {
+    fn migrate_pause(&self) -> Result<(), CommandRefused> {
         self.migration.pause()
     }
     fn has_link(&self) -> bool {
@@ -248,7 +248,7 @@ impl Vm for LiveVm {
     fn yank(&self) -> bool {
         self.migration.yank()
     }
-    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, MigrationError> {
+    fn incoming(&self, uri: &Uri, exit_on_error: Option<bool>) -> Result<Uri, CommandRefused> {
         let on_failure = match exit_on_error.unwrap_or(self.exit_on_error) {
             true => OnFailure::Exit,
             false => OnFailure::Wait,
@@ -266,7 +266,7 @@ impl Vm for LiveVm {
         }
         true
     }
-    fn recover(&self, uri: &Uri) -> Result<Uri, MigrationError> {
+    fn recover(&self, uri: &Uri) -> Result<Uri, CommandRefused> {
         self.migration.recover(uri).map(|at| self.listens(at, Listening::ForSource))
     }
     fn listening(&self) -> Option<Uri> {
@@ -283,16 +283,16 @@ impl Vm for LiveVm {
     fn page_map(&self, buckets: u32) -> Option<(Side, PageMap)> {
         self.migration.page_map(buckets)
     }
-    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), MigrationError> {
+    fn measure_dirty_rate(&self, plan: Plan) -> Result<(), CommandRefused> {
         self.migration.measure_dirty_rate(plan)
     }
     fn dirty_rate(&self) -> DirtyRate {
         self.migration.dirty_rate()
     }
-    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), MigrationError> {
+    fn set_dirty_limit(&self, vcpu: Option<i64>, rate: i64) -> Result<(), CommandRefused> {
         self.migration.set_dirty_limit(vcpu, rate)
     }
-    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), MigrationError> {
+    fn cancel_dirty_limit(&self, vcpu: Option<i64>) -> Result<(), CommandRefused> {
         self.migration.cancel_dirty_limit(vcpu)
     }
     fn dirty_limits(&self) -> Vec<VcpuDirtyLimit> {
@@ -301,13 +301,13 @@ impl Vm for LiveVm {
     fn capabilities(&self) -> Capabilities {
         self.migration.capabilities()
     }
-    fn set_capabilities(&self, new: Capabilities) -> Result<(), MigrationError> {
+    fn set_capabilities(&self, new: Capabilities) -> Result<(), CommandRefused> {
         self.migration.set_capabilities(new)
     }
     fn parameters(&self) -> Parameters {
         self.migration.parameters()
     }
-    fn set_parameters(&self, new: Parameters) -> Result<(), MigrationError> {
+    fn set_parameters(&self, new: Parameters) -> Result<(), CommandRefused> {
         self.migration.set_parameters(new)
     }
 }

@@ -14,7 +14,7 @@ use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::stream::{Descriptor, Outline, Paging, Sink};
 
-use super::{Identity, Kind, Owner, SnapshotError, Tag, place};
+use super::{Identity, Kind, Owner, SnapshotError, Tag, directory};
 use crate::block::lock::Access;
 use crate::launcher::Launcher;
 use crate::migration::Migration;
@@ -107,7 +107,7 @@ impl Work {
     }
 
     fn open_to_replace(&self) -> Result<File, SnapshotError> {
-        let (file, _) = place::open(&self.file, OpenOptions::new().read(true).write(true))
+        let (file, _) = directory::open(&self.file, OpenOptions::new().read(true).write(true))
             .map_err(|source| self.unopened(source))?;
         files::take(&file, Access::Write).map_err(|error| self.in_use(error))?;
         let outline = file.try_clone().map_err(ChannelError::Io).and_then(Outline::of).unwrap_or_default();
@@ -118,7 +118,7 @@ impl Work {
     fn load(&self) -> Result<(), SnapshotError> {
         let tag = || self.tag.clone();
         let (file, _) =
-            place::open(&self.file, OpenOptions::new().read(true)).map_err(|source| self.unopened(source))?;
+            directory::open(&self.file, OpenOptions::new().read(true)).map_err(|source| self.unopened(source))?;
         files::take(&file, Access::Read).map_err(|error| self.in_use(error))?;
         let paging = Paging::new(file).map_err(|source| SnapshotError::Damaged { tag: tag(), source })?;
         let outline = paging.outline();

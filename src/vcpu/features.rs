@@ -5,7 +5,7 @@
 
 use kvm_bindings::kvm_cpuid_entry2;
 
-use super::words::{ALIASES, COUNT, WORDS, Word};
+use super::cpuid_bits::{ALIASES, COUNT, WORDS, Word};
 
 /// One CPUID register that holds feature bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

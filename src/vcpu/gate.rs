@@ -85,15 +85,15 @@ impl State {
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
 /// See the module's text. Closed at first.
-pub struct Gate {
+pub struct VcpuGate {
     vcpus: usize,
     state: Mutex<State>,
     changed: Condvar,
-    /// What [`Gate::keep_throttled`] waits for.
+    /// What [`VcpuGate::keep_throttled`] waits for.
     throttled: Condvar,
 }
 
-impl Gate {
+impl VcpuGate {
     /// A closed gate for that many vCPU threads.
     pub fn new(vcpus: usize) -> Self {
         Self {

@@ -6,7 +6,7 @@ use std::thread::{Builder, JoinHandle};
 
 use whimbrel_postcopy::error::sentence;
 
-use super::{Gate, GuestRequest, Vcpu, dump};
+use super::{GuestRequest, Vcpu, VcpuGate, dump};
 use crate::devices::{Action, Bus};
 use crate::kvm::{Exit, VcpuHandle};
 use crate::sandbox;
@@ -16,7 +16,7 @@ use crate::sandbox;
 pub fn spawn(
     vcpus: Arc<[Arc<Vcpu>]>,
     index: usize,
-    gate: Arc<Gate>,
+    gate: Arc<VcpuGate>,
     bus: Arc<Bus>,
     keep: Arc<dyn Send + Sync>,
 ) -> io::Result<JoinHandle<()>> {
@@ -37,7 +37,7 @@ pub fn spawn(
 }
 
 /// Starts the thread that has all vCPUs rest while the guest is throttled.
-pub fn spawn_throttle(vcpus: Arc<[Arc<Vcpu>]>, gate: Arc<Gate>) -> io::Result<JoinHandle<()>> {
+pub fn spawn_throttle(vcpus: Arc<[Arc<Vcpu>]>, gate: Arc<VcpuGate>) -> io::Result<JoinHandle<()>> {
     Builder::new().name("throttle".into()).spawn(move || {
         sandbox::enter(sandbox::Thread::Throttle);
         gate.keep_throttled(&vcpus);
@@ -70,7 +70,7 @@ enum Step {
 /// Runs the guest until it is interrupted, with nothing pending then: an access that a device has
 /// answered is completed by the next `KVM_RUN`, which `immediate_exit` ends before the next
 /// instruction. The result is the request of a vCPU that cannot be entered again.
-fn stay_in_guest(vcpu: &Vcpu, vcpus: &[Arc<Vcpu>], gate: &Gate, bus: &Bus) -> Option<GuestRequest> {
+fn stay_in_guest(vcpu: &Vcpu, vcpus: &[Arc<Vcpu>], gate: &VcpuGate, bus: &Bus) -> Option<GuestRequest> {
     let mut handle = vcpu.lock();
     loop {
         match step(&mut handle, bus) {

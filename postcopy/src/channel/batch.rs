@@ -3,8 +3,8 @@
 
 use std::fmt;
 
-use super::lend::{self, Lender};
 use super::raw::MAX_PIECES;
+use super::vmsplice::{self, Lender};
 use super::{Channel, ChannelError, Wake};
 use crate::memory::{RamBlock, RawSlice};
 use crate::ram::PageRun;
@@ -132,7 +132,7 @@ impl Batch {
                 }
                 Piece::Pages(run) => ram[usize::from(run.block.0)].raw(run),
             };
-            let lender = if pages.len() >= lend::LEAST { self.lender.with(channel) } else { None };
+            let lender = if pages.len() >= vmsplice::LEAST { self.lender.with(channel) } else { None };
             match lender {
                 None => copied.push(pages),
                 Some(lender) => {

@@ -345,5 +345,4 @@ fn wrapped(tag: u8, contents: &[u8]) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[path = "private_key_tests.rs"]
 mod tests;

@@ -59,7 +59,7 @@ struct Session {
     /// Bytes that the library holds decrypted.
     clear: usize,
     /// Where bytes are gathered to be encrypted.
-    gathered: Vec<u8>,
+    flushed: Vec<u8>,
     ended: bool,
 }
 
@@ -82,7 +82,7 @@ impl Tls {
             start: 0,
             end: 0,
             clear: 0,
-            gathered: Vec::new(),
+            flushed: Vec::new(),
             ended: false,
         };
         Self { session: Mutex::new(session), peer }
@@ -146,11 +146,11 @@ impl Tls {
         session.must_be_established()?;
         loop {
             session.flush(socket)?;
-            let count = session.gather(pieces, *sent);
+            let count = session.flush_multifd(pieces, *sent);
             if count == 0 {
                 return Ok(());
             }
-            session.connection.writer().write_all(&session.gathered)?;
+            session.connection.writer().write_all(&session.flushed)?;
             *sent += count;
         }
     }
@@ -280,13 +280,13 @@ impl Session {
     }
 
     /// Puts the next of the pieces together, from `sent` bytes on; how many bytes they are.
-    fn gather(&mut self, pieces: &[RawSlice<'_>], sent: usize) -> usize {
+    fn flush_multifd(&mut self, pieces: &[RawSlice<'_>], sent: usize) -> usize {
         let (mut before, mut room) = (sent, OUTGOING);
-        self.gathered.clear();
+        self.flushed.clear();
         for piece in pieces {
             let part = piece.skip(before).first(room);
             before = before.saturating_sub(piece.len());
-            raw::append(part, &mut self.gathered);
+            raw::append(part, &mut self.flushed);
             room -= part.len();
             if room == 0 {
                 break;

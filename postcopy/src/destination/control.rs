@@ -20,7 +20,7 @@ pub(super) struct Shared {
     pub wake: Arc<Wake>,
     pub abandoned: AtomicBool,
     pub break_link: AtomicBool,
-    rejoin: Mutex<Option<Box<dyn Acceptor>>>,
+    recover: Mutex<Option<Box<dyn Acceptor>>>,
     /// Listens where the source has found this side before.
     pub listen_again: Option<ListenAgain>,
     /// Whether it does so by itself.
@@ -43,13 +43,13 @@ impl Shared {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    pub fn take_rejoin(&self) -> Option<Box<dyn Acceptor>> {
-        self.rejoin.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn take_recovery(&self) -> Option<Box<dyn Acceptor>> {
+        self.recover.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether somebody has said where else to listen.
-    pub fn has_rejoin(&self) -> bool {
-        self.rejoin.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    pub fn has_recovery(&self) -> bool {
+        self.recover.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
@@ -94,7 +94,7 @@ pub struct Options {
 impl Default for Options {
     /// Everything, and nobody listens again unless told to.
     fn default() -> Self {
-        let features = [Features::MULTIFD, Features::RELEASE, Features::PACKED, Features::DELTAS];
+        let features = [Features::MULTIFD, Features::RELEASE, Features::COMPRESSED, Features::XBZRLE];
         Self { features: features.into_iter().fold(Features::POSTCOPY, Features::and), listen_again: None }
     }
 }
@@ -127,7 +127,7 @@ pub fn start_with(
         wake: Arc::new(Wake::new()?),
         abandoned: AtomicBool::new(false),
         break_link: AtomicBool::new(false),
-        rejoin: Mutex::default(),
+        recover: Mutex::default(),
         listen_again: options.listen_again,
         reconnects: AtomicBool::new(false),
         over: AtomicBool::new(false),
@@ -154,21 +154,21 @@ impl DestinationHandle {
     /// Whether the source may still have something to hear of this side: then
     /// [`DestinationHandle::rejoin`] lets it in. So it is while a migration is paused, and after
     /// its end until the source has said that it knows.
-    pub fn can_rejoin(&self) -> bool {
+    pub fn can_recover(&self) -> bool {
         let status = self.shared.progress.status();
         let awaited = matches!(status, Status::PostcopyPaused | Status::Completed);
         awaited && !self.shared.over.load(Ordering::Acquire)
     }
 
     /// Listens anew for the source of a paused migration, and no more where it listened before.
-    pub fn rejoin(&self, acceptor: Box<dyn Acceptor>) {
-        *self.shared.rejoin.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
+    pub fn recover(&self, acceptor: Box<dyn Acceptor>) {
+        *self.shared.recover.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
         self.shared.wake.ring();
     }
 
     /// Whether this side listens for a source that joins again.
-    pub fn awaits_rejoin(&self) -> bool {
-        self.shared.has_rejoin() || self.shared.listens.load(Ordering::Acquire)
+    pub fn awaits_recovery(&self) -> bool {
+        self.shared.has_recovery() || self.shared.listens.load(Ordering::Acquire)
     }
 
     /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now

@@ -6,24 +6,24 @@ use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::connection::Connection;
 use super::control::Shared;
-use super::faults::{FaultLine, FaultLoop};
+use super::faults::{FaultLoop, FaultLoopShared};
 use super::intake::Intake;
 use super::latency::Latency;
-use super::link::Link;
 use super::multifd::Multifd;
 use super::place::Place;
 use super::populate::Populate;
 use super::state::{Destination, Effect};
-use crate::caught::catch;
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
-use crate::greeting::Until;
 use crate::guest::{EngineThread, Guest, GuestError, Section};
+use crate::handshake::Until;
+use crate::panics::catch;
 use crate::progress::Observer;
 use crate::stats::Status;
 use crate::stream::reading_fault;
-use crate::turn::take_short_turns;
+use crate::thread_priority::use_short_slices;
 use crate::uffd::{Uffd, UffdError};
 use crate::wire::{Features, Fragment, Reply, Token, decode_forward, fragments, tag};
 
@@ -36,7 +36,7 @@ pub(super) const INCOMING: &str = "incoming";
 /// The fault loop's thread and what it shares with this one.
 pub(super) struct Faults {
     place: Arc<Place>,
-    pub(super) line: Arc<FaultLine>,
+    pub(super) line: Arc<FaultLoopShared>,
     thread: Option<JoinHandle<()>>,
     /// Before the guest comes.
     populate: Populate,
@@ -70,7 +70,7 @@ impl Driver {
     /// The whole migration.
     pub fn run(self, acceptor: Box<dyn Acceptor>) {
         self.guest.thread_begins(EngineThread::Destination);
-        take_short_turns();
+        use_short_slices();
         let mut destination = Destination::new(self.shared.tracker.clone());
         let mut faults = self.open_faults();
         let is_stream = acceptor.is_stream();
@@ -119,7 +119,7 @@ impl Driver {
         let tracker = self.shared.tracker.clone();
         let latency = Latency::new(self.guest.vcpus());
         let place = Arc::new(Place::new(uffd, tracker, latency, self.guest.ram()).map_err(UffdError::Read)?);
-        let line = Arc::new(FaultLine::new(self.shared.wake.clone()).map_err(UffdError::Read)?);
+        let line = Arc::new(FaultLoopShared::new(self.shared.wake.clone()).map_err(UffdError::Read)?);
         let fault_loop = FaultLoop {
             guest: self.guest.clone(),
             place: place.clone(),
@@ -147,19 +147,19 @@ impl Driver {
     pub(super) fn accept_link(
         &self,
         acceptor: &dyn Acceptor,
-        rejoin: Option<Token>,
+        recover: Option<Token>,
         watch: bool,
-    ) -> Result<Link, MigrationError> {
+    ) -> Result<Connection, MigrationError> {
         let features = if watch { self.offered } else { self.offered.without(Features::POSTCOPY) };
         let until = Until {
             wake: &self.shared.wake,
-            give_up: &|| self.gives_up() || rejoin.is_some() && self.shared.has_rejoin(),
+            give_up: &|| self.gives_up() || recover.is_some() && self.shared.has_recovery(),
         };
         let begin = |channels| Multifd::begin(channels, &self.intake, &self.shared.wake);
-        Link::accept(acceptor, rejoin, features, &until, begin)
+        Connection::accept(acceptor, recover, features, &until, begin)
     }
 
-    fn drive(&self, destination: &mut Destination, mut link: Link, faults: &mut Result<Faults, UffdError>) {
+    fn drive(&self, destination: &mut Destination, mut link: Connection, faults: &mut Result<Faults, UffdError>) {
         self.shared.join_channels(link.channels());
         if let Ok(faults) = faults.as_ref() {
             faults.line.join_channel(link.demand.clone());
@@ -180,7 +180,7 @@ impl Driver {
                 continue;
             }
             self.clear_if_complete(destination, &mut link, faults);
-            match self.await_rejoin(destination, link, faults) {
+            match self.await_recovery(destination, link, faults) {
                 Some(new) => link = new,
                 None => return,
             }
@@ -189,7 +189,7 @@ impl Driver {
     }
 
     /// Something broke. Whether the link is still of use.
-    fn lose(&self, error: MigrationError, destination: &mut Destination, link: &mut Link) -> bool {
+    fn lose(&self, error: MigrationError, destination: &mut Destination, link: &mut Connection) -> bool {
         if destination.owns_guest() || destination.never_ran() {
             destination.fail(error);
             return false;
@@ -211,7 +211,12 @@ impl Driver {
     }
 
     /// Once every page is here the guest needs nobody any more. The source still has to hear of it.
-    fn clear_if_complete(&self, destination: &mut Destination, link: &mut Link, faults: &Result<Faults, UffdError>) {
+    fn clear_if_complete(
+        &self,
+        destination: &mut Destination,
+        link: &mut Connection,
+        faults: &Result<Faults, UffdError>,
+    ) {
         if !destination.take_completion() {
             return;
         }
@@ -251,7 +256,7 @@ impl Driver {
         faults.place.release();
     }
 
-    pub(super) fn reply(&self, link: &Link, reply: &Reply) -> Result<(), MigrationError> {
+    pub(super) fn reply(&self, link: &Connection, reply: &Reply) -> Result<(), MigrationError> {
         let mut bytes = Vec::new();
         reply.encode(&mut bytes);
         link.reader.channel().send(&bytes, &self.shared.wake, &|| self.gives_up()).map_err(lost)
@@ -261,7 +266,7 @@ impl Driver {
     fn step(
         &self,
         destination: &mut Destination,
-        link: &mut Link,
+        link: &mut Connection,
         faults: &mut Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         let header = match link.reader.header(&self.shared.wake) {
@@ -278,7 +283,7 @@ impl Driver {
     fn woken(
         &self,
         destination: &mut Destination,
-        link: &Link,
+        link: &Connection,
         faults: &Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         let shared = &self.shared;
@@ -305,7 +310,7 @@ impl Driver {
         &self,
         effect: Effect,
         destination: &mut Destination,
-        link: &mut Link,
+        link: &mut Connection,
         faults: &mut Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         let intake = &self.intake;
@@ -331,9 +336,9 @@ impl Driver {
                 for fragment in fragments(self.shared.tracker.received()) {
                     self.reply(link, &Reply::Received(fragment))?;
                 }
-                self.reply(link, &Reply::Reached(number))?;
+                self.reply(link, &Reply::BarrierAck(number))?;
             }
-            Effect::Mark(number) => self.reply(link, &Reply::Reached(number))?,
+            Effect::Barrier(number) => self.reply(link, &Reply::BarrierAck(number))?,
             Effect::Accept => {
                 if self.offered.contains(Features::SHARED_RAM) {
                     // None comes before this is heard.
@@ -342,24 +347,28 @@ impl Driver {
                 self.reply(link, &Reply::Accepted)?;
             }
             Effect::Write(run) => intake.write(&mut link.reader, run)?,
-            Effect::WritePacked(packed) => intake.write_packed(&mut link.reader, &mut link.unpacker, packed)?,
-            Effect::PlacePacked(packed) => intake.place_packed(&mut link.reader, &mut link.unpacker, packed)?,
+            Effect::WriteCompressed(packed) => {
+                intake.write_compressed(&mut link.reader, &mut link.decompressor, packed)?
+            }
+            Effect::PlaceCompressed(packed) => {
+                intake.place_compressed(&mut link.reader, &mut link.decompressor, packed)?
+            }
             Effect::Change(run, length) => intake.change(&mut link.reader, run, length)?,
             Effect::WriteZeros(runs) => runs.into_iter().try_for_each(|run| intake.write_zeros(run))?,
             Effect::Place(run) => intake.place(&mut link.reader, run)?,
             Effect::PlaceZeros(runs) => runs.into_iter().try_for_each(|run| intake.place_zeros(run))?,
-            Effect::Spread(stretch) => link.multifd.open(stretch)?,
-            Effect::Gather => link.multifd.gather()?,
+            Effect::MultifdStart(stretch) => link.multifd.open(stretch)?,
+            Effect::MultifdFlush => link.multifd.flush_multifd()?,
             Effect::Adopt(count) => self.adopt(count, link, faults)?,
             Effect::Discard(fragment) => self.discard(&fragment, faults)?,
-            Effect::Arm => {
+            Effect::Listen => {
                 link.reader.end_files();
                 let Faults { place, line, populate, .. } = faults.as_mut().map_err(|_| MigrationError::NoPostcopy)?;
                 populate.finish();
                 place.drop_missing(self.guest.ram()).map_err(MigrationError::Resource)?;
                 place.latency.begin();
                 line.begin_watch(|| self.guest.ram().iter().try_for_each(|block| place.uffd.register(block)))?;
-                self.reply(link, &Reply::Armed)?;
+                self.reply(link, &Reply::Listening)?;
             }
             Effect::Load(sections) => {
                 if let Ok(faults) = faults.as_mut() {
@@ -397,7 +406,12 @@ impl Driver {
     }
 
     /// The source's RAM comes as files, which are looked at as whatever else a peer sends.
-    fn adopt(&self, count: u32, link: &mut Link, faults: &mut Result<Faults, UffdError>) -> Result<(), MigrationError> {
+    fn adopt(
+        &self,
+        count: u32,
+        link: &mut Connection,
+        faults: &mut Result<Faults, UffdError>,
+    ) -> Result<(), MigrationError> {
         let handed = link.reader.end_files();
         let blocks = self.guest.ram().len();
         if !self.offered.contains(Features::SHARED_RAM) {
@@ -421,7 +435,7 @@ impl Driver {
         &self,
         sections: &[Section],
         destination: &mut Destination,
-        link: &Link,
+        link: &Connection,
         faults: &Result<Faults, UffdError>,
     ) -> Result<(), MigrationError> {
         self.shared.progress.stopping();
@@ -455,7 +469,7 @@ impl Driver {
 }
 
 /// Whether the other channels still stand, as far as their threads know.
-fn link_intact(link: &Link, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
+fn link_intact(link: &Connection, faults: &Result<Faults, UffdError>) -> Result<(), MigrationError> {
     let demand = faults.as_ref().ok().and_then(|faults| faults.line.take_lost());
     demand.or_else(|| link.multifd.take_lost()).map_or(Ok(()), Err)
 }

@@ -14,13 +14,13 @@ use userfaultfd::EventBuffer;
 
 use super::place::{PIECE, Place, Placed};
 use super::tracker::Touch;
-use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
+use crate::panics::catch;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use crate::turn::go_first;
+use crate::thread_priority::raise_priority;
 use crate::uffd::{Fault, UffdError};
 use crate::wire::{Forward, Header, Request, decode_demand};
 
@@ -44,7 +44,7 @@ enum Watch {
 }
 
 /// What the fault loop and the control thread tell each other.
-pub(super) struct FaultLine {
+pub(super) struct FaultLoopShared {
     /// Rung by the control thread.
     pub wake: Wake,
     /// A new demand channel, after a reconnect.
@@ -59,7 +59,7 @@ pub(super) struct FaultLine {
     pub control: Arc<Wake>,
 }
 
-impl FaultLine {
+impl FaultLoopShared {
     pub fn new(control: Arc<Wake>) -> std::io::Result<Self> {
         Ok(Self {
             wake: Wake::new()?,
@@ -134,7 +134,7 @@ impl FaultLine {
 pub(super) struct FaultLoop {
     pub guest: Arc<dyn Guest>,
     pub place: Arc<Place>,
-    pub line: Arc<FaultLine>,
+    pub line: Arc<FaultLoopShared>,
     pub progress: Arc<Progress>,
 }
 
@@ -150,7 +150,7 @@ impl FaultLoop {
     /// once there is a new one.
     pub fn run(self) {
         self.guest.thread_begins(EngineThread::Faults);
-        go_first();
+        raise_priority();
         let mut reader: Option<MessageReader> = None;
         let mut events = EventBuffer::new(EVENTS);
         let mut faults = Vec::with_capacity(EVENTS);

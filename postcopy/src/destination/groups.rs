@@ -128,5 +128,4 @@ fn unescaped(path: &str) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "groups_tests.rs"]
 mod tests;

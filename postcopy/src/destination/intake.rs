@@ -3,20 +3,20 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::contents::{Contents, InMemory, lost};
-use super::link::READ_BUFFER;
+use super::connection::READ_BUFFER;
+use super::page_source::{InMemory, PageSource, lost};
 use super::place::{PIECE, Place, make_zero};
 use super::staging::by_chunk;
-use super::state::Packed;
+use super::state::Compressed;
 use super::tracker::Tracker;
 use crate::channel::MessageReader;
-use crate::encoding::{Changes, EncodingError, Unpacker};
+use crate::encoding::{Decompressor, EncodingError, XbzrleDecoder};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::memory::HUGE_PAGES;
 use crate::progress::{Phase, Progress};
 use crate::ram::{PAGE_SIZE, PageRun};
-use crate::wire::MAX_PACKED_PAGES;
+use crate::wire::MAX_COMPRESSED_PAGES;
 
 /// Read buffer of a multifd channel, in bytes: a piece that is placed in one go has room.
 pub(super) const MULTIFD_BUFFER: usize = 256 * 1024 + 4096;
@@ -57,18 +57,23 @@ impl Intake {
     }
 
     /// The same, compressed.
-    pub fn write_packed(
+    pub fn write_compressed(
         &self,
         reader: &mut MessageReader,
-        unpacker: &mut Unpacker,
-        packed: Packed,
+        decompressor: &mut Decompressor,
+        packed: Compressed,
     ) -> Result<(), MigrationError> {
         let length = packed.length as usize;
-        self.write_contents(&mut unpack(reader, unpacker, packed)?, packed.run, length)
+        self.write_contents(&mut unpack(reader, decompressor, packed)?, packed.run, length)
     }
 
     /// `length`: how many bytes came for them.
-    fn write_contents(&self, contents: &mut impl Contents, run: PageRun, length: usize) -> Result<(), MigrationError> {
+    fn write_contents(
+        &self,
+        contents: &mut impl PageSource,
+        run: PageRun,
+        length: usize,
+    ) -> Result<(), MigrationError> {
         let ram = self.guest.ram();
         match self.place.get() {
             Some(place) => {
@@ -116,7 +121,7 @@ impl Intake {
             Some(place) => place.target(ram, page),
             None => &ram[usize::from(page.block.0)],
         };
-        let mut changes = Changes::of(changes);
+        let mut changes = XbzrleDecoder::of(changes);
         while let Some((at, bytes)) = changes.take()? {
             block.write(page.start, at, bytes);
         }
@@ -152,18 +157,18 @@ impl Intake {
     }
 
     /// The same, compressed.
-    pub fn place_packed(
+    pub fn place_compressed(
         &self,
         reader: &mut MessageReader,
-        unpacker: &mut Unpacker,
-        packed: Packed,
+        decompressor: &mut Decompressor,
+        packed: Compressed,
     ) -> Result<(), MigrationError> {
         let page = packed.length.div_ceil(packed.run.count) as usize;
-        self.place_contents(&mut unpack(reader, unpacker, packed)?, packed.run, page)
+        self.place_contents(&mut unpack(reader, decompressor, packed)?, packed.run, page)
     }
 
     /// `page`: how many bytes came for each of them, about.
-    fn place_contents(&self, contents: &mut impl Contents, run: PageRun, page: usize) -> Result<(), MigrationError> {
+    fn place_contents(&self, contents: &mut impl PageSource, run: PageRun, page: usize) -> Result<(), MigrationError> {
         let (ram, place) = (self.guest.ram(), self.placing()?);
         place.receive(ram, contents, run, |part| {
             self.progress.moved(Phase::Postcopy, u64::from(part.count) * page as u64, u64::from(part.count), 0);
@@ -189,15 +194,15 @@ impl Intake {
 /// Takes a compressed run off the channel and unpacks it: no more than its pages hold.
 fn unpack<'a>(
     reader: &mut MessageReader,
-    unpacker: &'a mut Unpacker,
-    packed: Packed,
+    decompressor: &'a mut Decompressor,
+    packed: Compressed,
 ) -> Result<InMemory<'a>, MigrationError> {
-    let Packed { run, codec, length } = packed;
+    let Compressed { run, codec, length } = packed;
     let bytes = reader.contents(length as usize).map_err(lost)?;
-    let raw = unpacker.unpack(codec, bytes, run.bytes());
+    let raw = decompressor.unpack(codec, bytes, run.bytes());
     raw.map(InMemory).map_err(|source| MigrationError::Encoding { run, source })
 }
 
 const _: () = assert!(PIECE as usize * PAGE_SIZE <= MULTIFD_BUFFER);
-const _: () = assert!(MAX_PACKED_PAGES as usize * PAGE_SIZE <= MULTIFD_BUFFER);
-const _: () = assert!(MAX_PACKED_PAGES as usize * (2 + PAGE_SIZE) <= READ_BUFFER);
+const _: () = assert!(MAX_COMPRESSED_PAGES as usize * PAGE_SIZE <= MULTIFD_BUFFER);
+const _: () = assert!(MAX_COMPRESSED_PAGES as usize * (2 + PAGE_SIZE) <= READ_BUFFER);

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::channel::{Acceptor, Channel, ChannelError};
 use crate::error::sentence;
-use crate::greeting::{self, Greeting, Until};
+use crate::handshake::{self, IncomingHandshake, Until};
 use crate::wire::{Answer, Hello};
 
 /// For so long a connection may say nothing, or not enough.
@@ -29,7 +29,7 @@ const TOLD: u32 = 20;
 /// Somebody.
 struct Visitor {
     channel: Channel,
-    greeting: Greeting,
+    greeting: IncomingHandshake,
     until: Instant,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Lobby<'a> {
                 Err(ChannelError::Interrupted) if !(until.give_up)() => continue,
                 accepted => accepted?,
             };
-            match greeting::hello(&channel, until) {
+            match handshake::hello(&channel, until) {
                 Ok(hello) => return Ok((channel, hello)),
                 Err(error @ ChannelError::Interrupted) => return Err(error),
                 Err(error) => self.refuse(&channel, &error, true),
@@ -118,7 +118,7 @@ impl<'a> Lobby<'a> {
                     if self.visitors.len() == MOST {
                         self.send_off(0, &too_many());
                     }
-                    let (greeting, until) = (Greeting::on(&channel), Instant::now() + self.patience);
+                    let (greeting, until) = (IncomingHandshake::on(&channel), Instant::now() + self.patience);
                     self.visitors.push_back(Visitor { channel, greeting, until });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(taken > 0),

@@ -16,17 +16,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::intake::{Intake, MULTIFD_BUFFER};
-use super::state::Packed;
+use super::state::Compressed;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
-use crate::encoding::Unpacker;
+use crate::encoding::Decompressor;
 use crate::error::MigrationError;
 use crate::guest::EngineThread;
-use crate::turn::take_short_turns;
+use crate::thread_priority::use_short_slices;
 use crate::wire::{Forward, decode_multifd};
 
 /// What pages are that come on the multifd channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stretch {
+pub enum MultifdEpoch {
     /// Precopied: nothing runs here.
     Precopy,
     /// The background of a postcopy.
@@ -44,7 +44,7 @@ struct Gate {
 struct State {
     /// Stretches begun so far; the threads count along.
     begun: u64,
-    stretch: Option<Stretch>,
+    stretch: Option<MultifdEpoch>,
     /// How many threads have come to the end of this one.
     there: usize,
     lost: Option<MigrationError>,
@@ -63,7 +63,7 @@ impl Gate {
     }
 
     /// Waits for stretch number `number`, from 1; `None` if there will be none.
-    fn await_stretch(&self, number: u64) -> Option<Stretch> {
+    fn await_stretch(&self, number: u64) -> Option<MultifdEpoch> {
         let closed = |state: &mut State| !state.ended && (state.begun < number || state.stretch.is_none());
         let state = self.changed.wait_while(self.state(), closed).unwrap_or_else(PoisonError::into_inner);
         if state.ended { None } else { state.stretch }
@@ -87,7 +87,7 @@ impl Multifd {
             let receiver = PageReceiver {
                 reader: MessageReader::new(channel.clone(), MULTIFD_BUFFER),
                 gate: multifd.gate.clone(),
-                unpacker: Unpacker::default(),
+                decompressor: Decompressor::default(),
                 intake: intake.clone(),
                 ring: wake.clone(),
                 wake: Wake::new()?,
@@ -104,7 +104,7 @@ impl Multifd {
     }
 
     /// Pages come on the channels from now on.
-    pub fn open(&self, stretch: Stretch) -> Result<(), MigrationError> {
+    pub fn open(&self, stretch: MultifdEpoch) -> Result<(), MigrationError> {
         if self.channels.is_empty() || self.gate.state().ended {
             return Err(MigrationError::OutOfOrder("spread"));
         }
@@ -117,7 +117,7 @@ impl Multifd {
 
     /// Waits until every channel has said that this was all. Whoever wants to end that wait ends
     /// the channels.
-    pub fn gather(&self) -> Result<(), MigrationError> {
+    pub fn flush_multifd(&self) -> Result<(), MigrationError> {
         let waits = |state: &mut State| state.lost.is_none() && state.there < self.channels.len();
         let state = self.gate.state();
         let mut state = self.gate.changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +157,7 @@ impl Drop for Multifd {
 /// One channel's thread.
 struct PageReceiver {
     reader: MessageReader,
-    unpacker: Unpacker,
+    decompressor: Decompressor,
     gate: Arc<Gate>,
     intake: Arc<Intake>,
     /// The incoming thread's.
@@ -177,7 +177,7 @@ impl Drop for PageReceiver {
 impl PageReceiver {
     fn run(mut self) {
         self.intake.guest().thread_begins(EngineThread::MultifdReceiver);
-        take_short_turns();
+        use_short_slices();
         if let Err(error) = self.receive() {
             self.lose(error);
             // Whoever sends more of it hears of it, too.
@@ -195,24 +195,32 @@ impl PageReceiver {
     }
 
     /// Takes a message; whether more are to come.
-    fn take(&mut self, stretch: Stretch) -> Result<bool, MigrationError> {
+    fn take(&mut self, stretch: MultifdEpoch) -> Result<bool, MigrationError> {
         let header = self.reader.header(&self.wake).map_err(lost)?;
         let fields = self.reader.fields_in_place(header).map_err(lost)?;
         let message = decode_multifd(header, fields).map_err(|error| lost(error.into()))?;
         match (message, stretch) {
-            (Forward::Pages(run), Stretch::Precopy) => self.intake.write(&mut self.reader, self.intake.known(run)?)?,
-            (Forward::Pages(run), Stretch::Postcopy) => self.intake.place(&mut self.reader, self.intake.known(run)?)?,
-            (Forward::Packed { run, codec, length }, stretch) => {
-                let packed = Packed { run: self.intake.known(run)?, codec, length };
+            (Forward::Pages(run), MultifdEpoch::Precopy) => {
+                self.intake.write(&mut self.reader, self.intake.known(run)?)?
+            }
+            (Forward::Pages(run), MultifdEpoch::Postcopy) => {
+                self.intake.place(&mut self.reader, self.intake.known(run)?)?
+            }
+            (Forward::Compressed { run, codec, length }, stretch) => {
+                let packed = Compressed { run: self.intake.known(run)?, codec, length };
                 match stretch {
-                    Stretch::Precopy => self.intake.write_packed(&mut self.reader, &mut self.unpacker, packed)?,
-                    Stretch::Postcopy => self.intake.place_packed(&mut self.reader, &mut self.unpacker, packed)?,
+                    MultifdEpoch::Precopy => {
+                        self.intake.write_compressed(&mut self.reader, &mut self.decompressor, packed)?
+                    }
+                    MultifdEpoch::Postcopy => {
+                        self.intake.place_compressed(&mut self.reader, &mut self.decompressor, packed)?
+                    }
                 }
             }
-            (Forward::Zeros(runs), Stretch::Precopy) => {
+            (Forward::Zeros(runs), MultifdEpoch::Precopy) => {
                 runs.into_iter().try_for_each(|run| self.intake.write_zeros(self.intake.known(run)?))?;
             }
-            (Forward::Zeros(runs), Stretch::Postcopy) => {
+            (Forward::Zeros(runs), MultifdEpoch::Postcopy) => {
                 runs.into_iter().try_for_each(|run| self.intake.place_zeros(self.intake.known(run)?))?;
             }
             // The decoder lets nothing else through.

@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::contents::Contents;
 use super::latency::Latency;
+use super::page_source::PageSource;
 use super::staging::{Alone, InHand, Staging, by_chunk};
 use super::tracker::Tracker;
 use crate::error::MigrationError;
@@ -132,7 +132,7 @@ impl Place {
     pub fn receive(
         &self,
         ram: &[RamBlock],
-        contents: &mut impl Contents,
+        contents: &mut impl PageSource,
         run: PageRun,
         mut took: impl FnMut(PageRun),
     ) -> Result<(), MigrationError> {

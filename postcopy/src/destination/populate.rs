@@ -13,7 +13,7 @@ use super::groups;
 use super::place::Place;
 use crate::guest::{EngineThread, Guest};
 use crate::ram::PageRun;
-use crate::turn::go_last;
+use crate::thread_priority::lower_priority;
 
 /// So many huge pages are populated between two looks at how much memory the host has left.
 const LOOK_EACH: usize = 32;
@@ -63,7 +63,7 @@ impl Drop for Populate {
 
 fn run(guest: &dyn Guest, place: &Place, stop: &AtomicBool) {
     guest.thread_begins(EngineThread::Populate);
-    go_last();
+    lower_priority();
     for (number, chunk) in place.chunks().enumerate() {
         if stop.load(Ordering::Acquire) {
             return;

@@ -1,7 +1,7 @@
 //! The destination's state machine: what each message means. No I/O, no clock, no thread.
 //!
 //! ```text
-//!  Configuration -> Ram -> Precopy --arm--> Armed --state--> Loading -> Loaded --hand over--> Starting -> Running --complete--> Finishing
+//!  Configuration -> Ram -> Precopy --arm--> Listening --state--> Loading -> Loaded --hand over--> Starting -> Running --complete--> Finishing
 //!                             \----------state (every page here)--^                              |                     |
 //!                                                                                          LinkLost <-> (rejoin)   Completed --goodbye--> (told)
 //!
@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::multifd::Stretch;
+use super::multifd::MultifdEpoch;
 use super::tracker::Tracker;
 use crate::encoding::Codec;
 use crate::error::{MigrationError, sentence};
@@ -41,7 +41,7 @@ pub enum Effect {
     /// Write the contents that follow into RAM.
     Write(PageRun),
     /// Unpack what follows and write it into RAM.
-    WritePacked(Packed),
+    WriteCompressed(Compressed),
     /// Change pages of the run by the bytes that follow, so many.
     Change(PageRun, u32),
     /// Make the runs zero.
@@ -49,7 +49,7 @@ pub enum Effect {
     /// Place the contents that follow by userfaultfd.
     Place(PageRun),
     /// Unpack what follows and place it by userfaultfd.
-    PlacePacked(Packed),
+    PlaceCompressed(Compressed),
     /// Place zeros by userfaultfd.
     PlaceZeros(Vec<PageRun>),
     /// Put the source's RAM, so many files of it, in the place of this side's: every page is here
@@ -58,15 +58,15 @@ pub enum Effect {
     /// Drop these pages.
     Discard(Fragment),
     /// Say that everything so far was dealt with.
-    Mark(u32),
+    Barrier(u32),
     /// Say which pages are here, then that everything so far was dealt with.
     Tell(u32),
     /// Let the multifd channels' pages in.
-    Spread(Stretch),
+    MultifdStart(MultifdEpoch),
     /// Wait until all of them are in.
-    Gather,
+    MultifdFlush,
     /// Watch RAM, then say so.
-    Arm,
+    Listen,
     /// Load the state, then call [`Destination::loaded`].
     Load(Vec<Section>),
     /// Start the guest, then call [`Destination::started`] and say so.
@@ -82,7 +82,7 @@ pub enum Effect {
 
 /// Compressed pages that follow their message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packed {
+pub struct Compressed {
     /// Which pages.
     pub run: PageRun,
     /// What with.
@@ -93,7 +93,7 @@ pub struct Packed {
 
 /// Where the guest stands, as a source that joins again is told.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum GuestPlace {
     /// It runs here, on the pages that have come.
     Here,
     /// It never ran here and never will; one sentence why.
@@ -107,26 +107,26 @@ enum State {
     Precopy,
     /// RAM is the source's own, where the guest still runs on it: nothing is written.
     Adopted,
-    Armed,
+    Listening,
     Loading {
-        armed: bool,
+        listening: bool,
     },
     Loaded {
-        armed: bool,
+        listening: bool,
     },
     Starting {
-        armed: bool,
+        listening: bool,
     },
     Running {
-        armed: bool,
+        listening: bool,
     },
     Finishing,
     LinkLost {
-        armed: bool,
+        listening: bool,
         error: MigrationError,
     },
-    Rejoining {
-        armed: bool,
+    Recovering {
+        listening: bool,
     },
     /// The guest did not start here and never will. The source may have handed it over, and has to
     /// hear of that.
@@ -162,16 +162,16 @@ impl Destination {
     pub fn status(&self) -> Status {
         match &self.state {
             State::Configuration | State::Ram => Status::Setup,
-            State::Precopy | State::Adopted | State::Armed => Status::Active,
-            State::Loading { armed: true } | State::Loaded { armed: true } | State::Starting { armed: true } => {
-                Status::PostcopyDevice
-            }
+            State::Precopy | State::Adopted | State::Listening => Status::Active,
+            State::Loading { listening: true }
+            | State::Loaded { listening: true }
+            | State::Starting { listening: true } => Status::PostcopyDevice,
             State::Loading { .. } | State::Loaded { .. } | State::Starting { .. } => Status::Active,
-            State::Running { armed: true } | State::Finishing => Status::PostcopyActive,
-            State::Running { armed: false } => Status::Active,
+            State::Running { listening: true } | State::Finishing => Status::PostcopyActive,
+            State::Running { listening: false } => Status::Active,
             State::LinkLost { .. } | State::NeverRan { linked: false, .. } => Status::PostcopyPaused,
             State::NeverRan { linked: true, .. } => Status::PostcopyRecover,
-            State::Rejoining { .. } => Status::PostcopyRecover,
+            State::Recovering { .. } => Status::PostcopyRecover,
             State::Completed { .. } => Status::Completed,
             State::Failed(_) => Status::Failed,
         }
@@ -185,7 +185,7 @@ impl Destination {
                 | State::Ram
                 | State::Precopy
                 | State::Adopted
-                | State::Armed
+                | State::Listening
                 | State::Loading { .. }
                 | State::Loaded { .. }
                 | State::Starting { .. }
@@ -206,21 +206,21 @@ impl Destination {
 
     /// Whether the guest is being started on pages that still have to come.
     pub fn is_starting_watched(&self) -> bool {
-        matches!(self.state, State::Starting { armed: true })
+        matches!(self.state, State::Starting { listening: true })
     }
 
     /// Whether RAM is watched while the state is loaded.
     pub fn is_watched(&self) -> bool {
-        matches!(self.state, State::Loading { armed: true })
+        matches!(self.state, State::Loading { listening: true })
     }
 
     /// What a message means here.
     pub fn message(&mut self, message: Forward, ram: &[RamBlock]) -> Result<Effect, MigrationError> {
         if self.spread {
             return match message {
-                Forward::Gather => {
+                Forward::MultifdFlush => {
                     self.spread = false;
-                    Ok(Effect::Gather)
+                    Ok(Effect::MultifdFlush)
                 }
                 Forward::Cancel(why) if !self.owns_guest() => Err(MigrationError::Cancelled(why)),
                 message => Err(MigrationError::OutOfOrder(crate::wire::tag::name(message.tag()))),
@@ -236,10 +236,10 @@ impl Destination {
             (State::Precopy, Forward::PassBegin(pass)) => Effect::Pass(pass),
             (State::Precopy, Forward::PassEnd(_)) => Effect::None,
             (State::Precopy, Forward::Pages(run)) => Effect::Write(self.known(run)?),
-            (State::Precopy, Forward::Packed { run, codec, length }) => {
-                Effect::WritePacked(Packed { run: self.known(run)?, codec, length })
+            (State::Precopy, Forward::Compressed { run, codec, length }) => {
+                Effect::WriteCompressed(Compressed { run: self.known(run)?, codec, length })
             }
-            (State::Precopy, Forward::Delta { run, length }) => Effect::Change(self.known(run)?, length),
+            (State::Precopy, Forward::Xbzrle { run, length }) => Effect::Change(self.known(run)?, length),
             (State::Precopy, Forward::Zeros(runs)) => Effect::WriteZeros(self.all_known(runs)?),
             (State::Precopy, Forward::Discard(fragment)) => {
                 if !fragment.fits(self.tracker.received()) {
@@ -247,39 +247,41 @@ impl Destination {
                 }
                 Effect::Discard(fragment)
             }
-            (State::Precopy | State::Adopted, Forward::Mark(number)) => Effect::Mark(number),
+            (State::Precopy | State::Adopted, Forward::Barrier(number)) => Effect::Barrier(number),
             (State::Precopy, Forward::SharedRam(count)) if self.tracker.received().count() == 0 => {
                 self.state = State::Adopted;
                 Effect::Adopt(count)
             }
-            (State::Running { armed: true } | State::Completed { told: false, .. }, Forward::Mark(number)) => {
+            (State::Running { listening: true } | State::Completed { told: false, .. }, Forward::Barrier(number)) => {
                 Effect::Tell(number)
             }
-            (State::Precopy, Forward::Spread) => self.spread(Stretch::Precopy),
-            (State::Running { armed: true } | State::Completed { told: false, .. }, Forward::Spread) => {
-                self.spread(Stretch::Postcopy)
+            (State::Precopy, Forward::MultifdStart) => self.start_multifd(MultifdEpoch::Precopy),
+            (State::Running { listening: true } | State::Completed { told: false, .. }, Forward::MultifdStart) => {
+                self.start_multifd(MultifdEpoch::Postcopy)
             }
-            (State::Precopy, Forward::Arm) => {
-                self.state = State::Armed;
-                Effect::Arm
+            (State::Precopy, Forward::Listen) => {
+                self.state = State::Listening;
+                Effect::Listen
             }
             (State::Precopy | State::Adopted, Forward::State(sections)) => match self.tracker.missing() {
                 0 => self.load(false, sections),
                 missing => return Err(MigrationError::PagesMissing(missing)),
             },
-            (State::Armed, Forward::State(sections)) => self.load(true, sections),
-            (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Pages(run)) => {
-                Effect::Place(self.known(run)?)
-            }
+            (State::Listening, Forward::State(sections)) => self.load(true, sections),
             (
-                State::Armed | State::Loaded { armed: true } | State::Running { armed: true },
-                Forward::Packed { run, codec, length },
-            ) => Effect::PlacePacked(Packed { run: self.known(run)?, codec, length }),
-            (State::Armed | State::Loaded { armed: true } | State::Running { armed: true }, Forward::Zeros(runs)) => {
-                Effect::PlaceZeros(self.all_known(runs)?)
-            }
-            (State::Loaded { armed }, Forward::HandOver { running }) => {
-                self.state = State::Starting { armed: *armed };
+                State::Listening | State::Loaded { listening: true } | State::Running { listening: true },
+                Forward::Pages(run),
+            ) => Effect::Place(self.known(run)?),
+            (
+                State::Listening | State::Loaded { listening: true } | State::Running { listening: true },
+                Forward::Compressed { run, codec, length },
+            ) => Effect::PlaceCompressed(Compressed { run: self.known(run)?, codec, length }),
+            (
+                State::Listening | State::Loaded { listening: true } | State::Running { listening: true },
+                Forward::Zeros(runs),
+            ) => Effect::PlaceZeros(self.all_known(runs)?),
+            (State::Loaded { listening }, Forward::HandOver { running }) => {
+                self.state = State::Starting { listening: *listening };
                 Effect::Run { running }
             }
             (State::Running { .. }, Forward::Complete) => {
@@ -305,13 +307,13 @@ impl Destination {
         Ok(effect)
     }
 
-    fn spread(&mut self, stretch: Stretch) -> Effect {
+    fn start_multifd(&mut self, stretch: MultifdEpoch) -> Effect {
         self.spread = true;
-        Effect::Spread(stretch)
+        Effect::MultifdStart(stretch)
     }
 
-    fn load(&mut self, armed: bool, sections: Vec<Section>) -> Effect {
-        self.state = State::Loading { armed };
+    fn load(&mut self, listening: bool, sections: Vec<Section>) -> Effect {
+        self.state = State::Loading { listening };
         Effect::Load(sections)
     }
 
@@ -324,16 +326,16 @@ impl Destination {
 
     /// The state is loaded.
     pub fn loaded(&mut self) {
-        if let State::Loading { armed } = self.state {
-            self.state = State::Loaded { armed };
+        if let State::Loading { listening } = self.state {
+            self.state = State::Loaded { listening };
         }
     }
 
     /// The guest runs here. Until then a failure means that it never did, and the source is told
     /// so.
     pub fn started(&mut self) {
-        if let State::Starting { armed } = self.state {
-            self.state = State::Running { armed };
+        if let State::Starting { listening } = self.state {
+            self.state = State::Running { listening };
         }
     }
 
@@ -369,8 +371,8 @@ impl Destination {
             self.state = State::Completed { told: false, cleared: false };
             return true;
         }
-        let armed = match &mut self.state {
-            State::Running { armed } | State::Rejoining { armed } => *armed,
+        let listening = match &mut self.state {
+            State::Running { listening } | State::Recovering { listening } => *listening,
             State::Finishing => true,
             State::LinkLost { .. } => return true,
             State::NeverRan { linked, .. } => {
@@ -389,7 +391,7 @@ impl Destination {
                 return false;
             }
         };
-        self.state = State::LinkLost { armed, error };
+        self.state = State::LinkLost { listening, error };
         true
     }
 
@@ -419,25 +421,25 @@ impl Destination {
 
     /// A new link to the same source stands, and what it is to be told first. `None` if none was
     /// lost.
-    pub fn rejoin(&mut self) -> Option<Standing> {
+    pub fn recover(&mut self) -> Option<GuestPlace> {
         match &mut self.state {
-            State::LinkLost { armed, .. } => {
-                self.state = State::Rejoining { armed: *armed };
-                Some(Standing::Here)
+            State::LinkLost { listening, .. } => {
+                self.state = State::Recovering { listening: *listening };
+                Some(GuestPlace::Here)
             }
-            State::Completed { told: false, .. } => Some(Standing::Here),
+            State::Completed { told: false, .. } => Some(GuestPlace::Here),
             State::NeverRan { error, linked } => {
                 *linked = true;
-                Some(Standing::Never(sentence(error)))
+                Some(GuestPlace::Never(sentence(error)))
             }
             _ => None,
         }
     }
 
     /// The source was told what is here.
-    pub fn rejoined(&mut self) {
-        if let State::Rejoining { armed } = self.state {
-            self.state = State::Running { armed };
+    pub fn recovered(&mut self) {
+        if let State::Recovering { listening } = self.state {
+            self.state = State::Running { listening };
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::door::Resumable;
+use super::switchover::PausedGuest;
 use crate::error::MigrationError;
 use crate::ram::PageRun;
 use crate::wire::{Forward, Fragment};
@@ -30,9 +30,9 @@ pub enum Action {
     /// Re-arm the log for the pending pages of this run.
     ClearLog(PageRun),
     /// From now on runs go on the multifd channels; say so before them.
-    Spread,
+    MultifdStart,
     /// No more do: say so on every channel, behind all of them.
-    Gather,
+    MultifdFlush,
     /// Answer page requests from now on.
     ServeDemand,
     /// The destination has these pages: the host gets them back.
@@ -42,7 +42,7 @@ pub enum Action {
     /// Take CPU and device state, then call [`super::Source::saved`].
     Save,
     /// Resume the guest: it stays here.
-    Resume(Resumable),
+    Resume(PausedGuest),
     /// Call [`super::Source::try_hand_over`]; then everything said so far must be on its way.
     HandOver,
     /// The destination has everything: tell the guest.
@@ -79,7 +79,7 @@ pub struct Figures {
 
 /// When pages go on the multifd channels: where so many are pending. `None`: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Many {
+pub struct MultifdThresholds {
     /// In precopy.
     pub precopy: Option<u64>,
     /// In the background of a postcopy.

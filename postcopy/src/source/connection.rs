@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use super::control::Shared;
 use super::demand::DemandServer;
 use super::multifd::Senders;
-use super::pacer::Pacer;
+use super::pacing::Pacer;
 use super::scheduler::Hint;
 use crate::channel::{Channel, Connector, MessageReader};
-use crate::encoding::{Contents, Encoding};
+use crate::encoding::{Encoding, PageEncoding};
 use crate::error::MigrationError;
-use crate::greeting::{self, Until};
 use crate::guest::Guest;
+use crate::handshake::{self, Until};
 use crate::wire::{ChannelKind, Features, Token};
 
 /// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read
@@ -38,20 +38,24 @@ impl Connection {
     /// token, and what the destination can do.
     pub fn open(
         connector: &dyn Connector,
-        rejoin: Option<Token>,
+        paused: Option<Token>,
         guest: &Arc<dyn Guest>,
         shared: &Arc<Shared>,
         hint: &Arc<Hint>,
     ) -> Result<(Token, Features, Self), MigrationError> {
-        let recover = rejoin.is_some();
-        let token = rejoin.map_or_else(greeting::draw_token, Ok)?;
+        let recover = paused.is_some();
+        let token = paused.map_or_else(handshake::draw_token, Ok)?;
         let until = Until { wake: &shared.wake, give_up: &|| shared.interrupted() };
-        let open = |kind| greeting::open(connector, kind, recover, token, &until);
+        let open = |kind| handshake::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
         let encoding = shared.limits().encoding;
         match encoding.contents {
-            Contents::Packed(_) if !features.contains(Features::PACKED) => return Err(MigrationError::NoPacked),
-            Contents::Changes { .. } if !features.contains(Features::DELTAS) => return Err(MigrationError::NoDeltas),
+            PageEncoding::Compressed(_) if !features.contains(Features::COMPRESSED) => {
+                return Err(MigrationError::NoCompression);
+            }
+            PageEncoding::Xbzrle { .. } if !features.contains(Features::XBZRLE) => {
+                return Err(MigrationError::NoXbzrle);
+            }
             _ => {}
         }
         if shared.multifd.channels > 0 && !features.contains(Features::MULTIFD) {
@@ -104,7 +108,7 @@ impl Connection {
 /// is sent passes.
 fn spread_out(encoding: Encoding) -> Encoding {
     match encoding.contents {
-        Contents::Changes { .. } => Encoding { contents: Contents::Whole, ..encoding },
+        PageEncoding::Xbzrle { .. } => Encoding { contents: PageEncoding::Whole, ..encoding },
         _ => encoding,
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// The destination said that it cannot do postcopy.
     pub no_postcopy: AtomicBool,
     pub demand_lost: Mutex<Option<MigrationError>>,
-    rejoin: Mutex<Option<Arc<dyn Connector>>>,
+    recover: Mutex<Option<Arc<dyn Connector>>>,
     limits: Mutex<Limits>,
     pub pending: Arc<RamBitmap>,
     pub progress: Arc<Progress>,
@@ -103,8 +103,8 @@ impl Shared {
         self.break_link.swap(false, Ordering::AcqRel).then_some(MigrationError::PausedByUser)
     }
 
-    pub fn take_rejoin(&self) -> Option<Arc<dyn Connector>> {
-        lock(&self.rejoin).take()
+    pub fn take_recovery(&self) -> Option<Arc<dyn Connector>> {
+        lock(&self.recover).take()
     }
 
     pub fn lose_demand(&self, error: MigrationError) {
@@ -155,7 +155,7 @@ pub fn start_with(
         abandoned: AtomicBool::new(false),
         no_postcopy: AtomicBool::new(false),
         demand_lost: Mutex::new(None),
-        rejoin: Mutex::new(None),
+        recover: Mutex::new(None),
         limits: Mutex::new(limits),
         progress: Arc::new(Progress::new(pending.pages())),
         pending,
@@ -223,8 +223,8 @@ impl SourceHandle {
     }
 
     /// Joins a paused migration again over a new connection.
-    pub fn rejoin(&self, connector: Arc<dyn Connector>) {
-        *lock(&self.shared.rejoin) = Some(connector);
+    pub fn recover(&self, connector: Arc<dyn Connector>) {
+        *lock(&self.shared.recover) = Some(connector);
         self.shared.wake.ring();
     }
 

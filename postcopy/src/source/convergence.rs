@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::slowing::Slowing;
+use super::auto_converge::ThrottlePolicy;
 use crate::encoding::Encoding;
 
 /// When a migration turns to postcopy by itself. It does at once, whatever it says, when it is told
@@ -48,7 +48,7 @@ pub struct Limits {
     /// When to switch to postcopy without being told.
     pub policy: Policy,
     /// What is done about a guest that writes faster than its pages can be sent.
-    pub slowing: Slowing,
+    pub throttling: ThrottlePolicy,
     /// The guest that was paused for the switchover waits there until it is told to go on.
     pub hold: bool,
     /// RAM is not sent: the destination, on the same host, maps it. Does not change on the way.
@@ -72,7 +72,7 @@ impl Default for Limits {
             postcopy_bandwidth: 0,
             switchover_bandwidth: 0,
             policy: Policy::Manual,
-            slowing: Slowing::Off,
+            throttling: ThrottlePolicy::Off,
             hold: false,
             ignore_shared: false,
             release: false,

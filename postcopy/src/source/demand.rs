@@ -7,13 +7,13 @@ use super::control::Shared;
 use super::outgoing::Outgoing;
 use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
-use crate::caught::catch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
+use crate::panics::catch;
 use crate::progress::Phase;
 use crate::ram::PageRun;
-use crate::turn::go_first;
+use crate::thread_priority::raise_priority;
 use crate::wire::Request;
 
 /// What to send for a request: each page of it. Pending ones are claimed, so that the background
@@ -85,7 +85,7 @@ impl DemandServer {
     /// Until the channel ends; the driver is told how.
     pub fn run(mut self) {
         self.guest.thread_begins(EngineThread::DemandServer);
-        go_first();
+        raise_priority();
         if let Err(error) = catch("demand", || self.serve()) {
             self.shared.lose_demand(error);
         }

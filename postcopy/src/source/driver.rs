@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::action::{Action, Many, Outcome};
+use super::action::{Action, MultifdThresholds, Outcome};
 use super::connection::Connection;
 use super::control::Shared;
-use super::meter::Meter;
+use super::dirty_rate::DirtyRateMeter;
 use super::multifd::{MANY_PAGES, Senders};
 use super::outgoing::{Outgoing, Sent};
 use super::release::Releaser;
 use super::scheduler::Hint;
 use super::state::Source;
-use super::throttled::Throttled;
-use crate::caught::catch;
+use super::throttle_guard::ThrottleGuard;
 use crate::channel::{ChannelError, Connector};
-use crate::encoding::{Contents, Encoding};
+use crate::encoding::{Encoding, PageEncoding};
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
+use crate::panics::catch;
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
 use crate::stats::{Status, Whereabouts};
@@ -45,8 +45,8 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     hint: Arc<Hint>,
-    meter: Meter,
-    throttled: Throttled,
+    meter: DirtyRateMeter,
+    throttled: ThrottleGuard,
     pub(super) outgoing: Outgoing,
     /// What the migration began with.
     pub(super) encoding: Encoding,
@@ -63,12 +63,12 @@ impl Driver {
         let releaser = shared.released.clone().map(Releaser::new);
         let encoding = shared.limits().encoding;
         Self {
-            throttled: Throttled::new(guest.clone()),
+            throttled: ThrottleGuard::new(guest.clone()),
             guest,
             shared,
             observer,
             hint: Arc::default(),
-            meter: Meter::default(),
+            meter: DirtyRateMeter::default(),
             outgoing: Outgoing::default(),
             encoding,
             seen_pass: 0,
@@ -145,9 +145,9 @@ impl Driver {
     pub(super) fn connect(
         &self,
         connector: &dyn Connector,
-        rejoin: Option<Token>,
+        recover: Option<Token>,
     ) -> Result<(Token, Features, Connection), MigrationError> {
-        Connection::open(connector, rejoin, &self.guest, &self.shared, &self.hint)
+        Connection::open(connector, recover, &self.guest, &self.shared, &self.hint)
     }
 
     fn drive(
@@ -162,7 +162,7 @@ impl Driver {
         let spread = link.multifd.as_ref().map(|_| MANY_PAGES);
         // What has changed of a page is known to one thread only.
         let precopy = spread.filter(|_| self.outgoing.changed().is_none());
-        let many = Many { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };
+        let many = MultifdThresholds { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };
         let mut source = Source::new(introduction(&*self.guest), features, shared.limits(), pending, hint, many);
         if let Some(released) = &shared.released {
             source = source.releasing(released.clone());
@@ -193,7 +193,7 @@ impl Driver {
                 self.failed(error, &mut source, &mut link);
             }
             if source.status() == Status::PostcopyPaused {
-                match self.await_rejoin(&mut source, token, link, &mut connector) {
+                match self.await_recovery(&mut source, token, link, &mut connector) {
                     Some(new) => link = new,
                     None => return None,
                 }
@@ -285,14 +285,14 @@ impl Driver {
                 match message {
                     Forward::PassBegin(pass) => self.outgoing.begin_pass(pass),
                     // From here on pages are placed, not written.
-                    Forward::Arm | Forward::HandOver { .. } => self.outgoing.end_changes(),
+                    Forward::Listen | Forward::HandOver { .. } => self.outgoing.end_changes(),
                     _ => {}
                 }
                 self.outgoing.push(&message);
             }
             Action::SendRun(run) => {
-                if link.multifd.as_ref().is_some_and(Senders::is_spread) {
-                    return self.spread_run(run, source, link);
+                if link.multifd.as_ref().is_some_and(Senders::is_started) {
+                    return self.multifd_run(run, source, link);
                 }
                 self.outgoing.push_run(guest.ram(), run);
                 if self.outgoing.is_due() {
@@ -314,14 +314,14 @@ impl Driver {
                     guest.clear_dirty(run, dirty).map_err(failed_to("log its writes anew"))?;
                 }
             }
-            Action::Spread => {
-                self.outgoing.push(&Forward::Spread);
+            Action::MultifdStart => {
+                self.outgoing.push(&Forward::MultifdStart);
                 self.send(source, link)?;
                 if let Some(multifd) = &mut link.multifd {
-                    multifd.spread();
+                    multifd.start_multifd();
                 }
             }
-            Action::Gather => self.gather(source, link)?,
+            Action::MultifdFlush => self.flush_multifd(source, link)?,
             Action::ServeDemand => {
                 link.pacer.begin();
                 link.serve_demand()?;
@@ -518,7 +518,7 @@ impl Driver {
             source.start_postcopy()?;
         }
         let limits = shared.limits();
-        if let (Some(changed), Contents::Changes { cache }) = (self.outgoing.changed(), limits.encoding.contents) {
+        if let (Some(changed), PageEncoding::Xbzrle { cache }) = (self.outgoing.changed(), limits.encoding.contents) {
             changed.resize(cache);
         }
         source.set_limits(limits);

@@ -3,7 +3,7 @@
 //!
 //! The migration's thread gives jobs out, the senders take them, whoever is free first. It waits
 //! for room before it gives the next one, and for the last one before anything that must not
-//! overtake the pages (`Action::Gather`); the senders ring for it if it waits.
+//! overtake the pages (`Action::MultifdFlush`); the senders ring for it if it waits.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::control::Shared;
 use super::outgoing::{Outgoing, Sent};
-use super::pacer::Pacer;
+use super::pacing::Pacer;
 use crate::channel::{Channel, ChannelError, Wake};
 use crate::encoding::Encoding;
 use crate::error::MigrationError;
@@ -38,22 +38,22 @@ struct Job {
 
 /// What the senders tell the migration's thread.
 #[derive(Default)]
-struct Desk {
+struct SendersShared {
     /// Jobs given out and not done.
     open: AtomicUsize,
     /// The migration's thread waits for a job to be taken or done.
     awaited: AtomicBool,
-    told: Mutex<Told>,
+    told: Mutex<SendersReport>,
 }
 
 #[derive(Default)]
-struct Told {
+struct SendersReport {
     sent: Sent,
     lost: Option<MigrationError>,
 }
 
-impl Desk {
-    fn told(&self) -> MutexGuard<'_, Told> {
+impl SendersShared {
+    fn told(&self) -> MutexGuard<'_, SendersReport> {
         // Plain values: as good as before, whoever panicked.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +70,7 @@ pub(super) struct Senders {
     channels: Vec<Arc<Channel>>,
     jobs: Option<Sender<Job>>,
     next: Job,
-    desk: Arc<Desk>,
+    desk: Arc<SendersShared>,
     threads: Vec<JoinHandle<()>>,
     /// Whether runs go here.
     spread: bool,
@@ -86,7 +86,7 @@ impl Senders {
         encoding: Encoding,
     ) -> Result<Self, MigrationError> {
         let (jobs, taken) = bounded(channels.len());
-        let desk = Arc::new(Desk::default());
+        let desk = Arc::new(SendersShared::default());
         let mut senders =
             Self { channels, jobs: Some(jobs), next: Job::default(), desk, threads: Vec::new(), spread: false };
         for (number, channel) in senders.channels.iter().enumerate() {
@@ -108,12 +108,12 @@ impl Senders {
     }
 
     /// Runs go here from now on.
-    pub fn spread(&mut self) {
+    pub fn start_multifd(&mut self) {
         self.spread = true;
     }
 
     /// Whether runs go here.
-    pub fn is_spread(&self) -> bool {
+    pub fn is_started(&self) -> bool {
         self.spread
     }
 
@@ -164,9 +164,9 @@ impl Senders {
     }
 
     /// Ends the stretch on every channel. Only while idle.
-    pub fn gather(&mut self, wake: &Wake, interrupted: &dyn Fn() -> bool) -> Result<(), ChannelError> {
+    pub fn flush_multifd(&mut self, wake: &Wake, interrupted: &dyn Fn() -> bool) -> Result<(), ChannelError> {
         let mut bytes = Vec::new();
-        Forward::Gather.encode(&mut bytes);
+        Forward::MultifdFlush.encode(&mut bytes);
         self.spread = false;
         self.channels.iter().try_for_each(|channel| channel.send(&bytes, wake, interrupted))
     }
@@ -199,7 +199,7 @@ struct JobSender {
     shared: Arc<Shared>,
     pacer: Arc<Pacer>,
     channel: Arc<Channel>,
-    desk: Arc<Desk>,
+    desk: Arc<SendersShared>,
     jobs: Receiver<Job>,
     /// Nobody rings it: whoever wants the thread to end shuts the channel down.
     wake: Wake,

@@ -1,13 +1,13 @@
 //! Runs of pages on their way out: zero pages become zero runs, the rest goes straight from guest
 //! RAM to the socket, if nothing else is wished for.
 
-use super::changed::Changed;
+use super::xbzrle::XbzrleEncoder;
 use crate::channel::{Batch, Channel, ChannelError, Wake};
-use crate::encoding::{Contents, Encoding, Packer, ZeroPages};
+use crate::encoding::{Compressor, Encoding, PageEncoding, ZeroPages};
 use crate::error::MigrationError;
 use crate::memory::RamBlock;
 use crate::ram::{PageIndex, PageRun};
-use crate::wire::{Forward, MAX_PACKED_PAGES};
+use crate::wire::{Forward, MAX_COMPRESSED_PAGES};
 
 /// A batch is sent once it holds so many bytes: enough that the call is cheap, few enough that they
 /// stay in the cache.
@@ -46,31 +46,33 @@ pub struct Outgoing {
     zeros: Vec<PageRun>,
     sent: Sent,
     torn: bool,
-    means: Means,
+    means: Encoder,
     /// Zero pages go like all others.
     unseen: bool,
 }
 
 /// What makes messages of pages.
 #[derive(Default)]
-enum Means {
+enum Encoder {
     /// Nothing: they go straight from guest RAM.
     #[default]
     Whole,
-    Packed(Box<Packer>),
+    Compressed(Box<Compressor>),
     /// While the destination takes changes.
-    Changed(Box<Changed>),
+    Xbzrle(Box<XbzrleEncoder>),
     /// Not any more. To give its memory back takes longer than the blackout has time for.
-    Done(Box<Changed>),
+    Done(Box<XbzrleEncoder>),
 }
 
 impl Outgoing {
     /// For pages in this encoding. Errors: no memory for it.
     pub fn new(encoding: Encoding, ram: &[RamBlock]) -> Result<Self, MigrationError> {
         let means = match encoding.contents {
-            Contents::Whole => Means::Whole,
-            Contents::Packed(packing) => Means::Packed(Box::new(Packer::new(packing).map_err(MigrationError::Packer)?)),
-            Contents::Changes { cache } => Means::Changed(Box::new(Changed::new(ram, cache))),
+            PageEncoding::Whole => Encoder::Whole,
+            PageEncoding::Compressed(packing) => {
+                Encoder::Compressed(Box::new(Compressor::new(packing).map_err(MigrationError::Compressor)?))
+            }
+            PageEncoding::Xbzrle { cache } => Encoder::Xbzrle(Box::new(XbzrleEncoder::new(ram, cache))),
         };
         Ok(Self { means, unseen: encoding.zero_pages == ZeroPages::Unseen, ..Self::default() })
     }
@@ -83,7 +85,7 @@ impl Outgoing {
 
     /// A precopy pass begins.
     pub fn begin_pass(&mut self, pass: u32) {
-        if let Means::Changed(changed) = &mut self.means {
+        if let Encoder::Xbzrle(changed) = &mut self.means {
             changed.begin_pass(pass);
         }
     }
@@ -91,23 +93,23 @@ impl Outgoing {
     /// The destination takes no changes of pages from here on.
     pub fn end_changes(&mut self) {
         self.means = match std::mem::take(&mut self.means) {
-            Means::Changed(changed) => Means::Done(changed),
+            Encoder::Xbzrle(changed) => Encoder::Done(changed),
             means => means,
         };
     }
 
     /// What is kept of sent pages, if that is done.
-    pub fn changed(&mut self) -> Option<&mut Changed> {
+    pub fn changed(&mut self) -> Option<&mut XbzrleEncoder> {
         match &mut self.means {
-            Means::Changed(changed) | Means::Done(changed) => Some(changed),
-            Means::Whole | Means::Packed(_) => None,
+            Encoder::Xbzrle(changed) | Encoder::Done(changed) => Some(changed),
+            Encoder::Whole | Encoder::Compressed(_) => None,
         }
     }
 
     /// Adds the run as it is now.
     pub fn push_run(&mut self, ram: &[RamBlock], run: PageRun) {
         let block = &ram[usize::from(run.block.0)];
-        if let Means::Changed(changed) = &mut self.means {
+        if let Encoder::Xbzrle(changed) = &mut self.means {
             let (zeros, batch, mut zero) = (&mut self.zeros, &mut self.batch, 0);
             let seen = (!self.unseen).then_some(|page: PageRun| {
                 zero += 1;
@@ -133,13 +135,13 @@ impl Outgoing {
             return;
         }
         self.sent.normal += u64::from(run.count);
-        let Means::Packed(packer) = &mut self.means else { return self.batch.push(&Forward::Pages(run)) };
-        let (block, codec) = (&ram[usize::from(run.block.0)], packer.codec());
-        for piece in run.pieces(MAX_PACKED_PAGES) {
-            match packer.pack(block, piece) {
+        let Encoder::Compressed(compressor) = &mut self.means else { return self.batch.push(&Forward::Pages(run)) };
+        let (block, codec) = (&ram[usize::from(run.block.0)], compressor.codec());
+        for piece in run.pieces(MAX_COMPRESSED_PAGES) {
+            match compressor.pack(block, piece) {
                 Some(packed) => {
                     let length = packed.len() as u32;
-                    self.batch.push_with(&Forward::Packed { run: piece, codec, length }, packed);
+                    self.batch.push_with(&Forward::Compressed { run: piece, codec, length }, packed);
                 }
                 None => self.batch.push(&Forward::Pages(piece)),
             }

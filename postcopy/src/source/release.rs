@@ -75,7 +75,7 @@ impl Released {
     }
 
     /// Marks the pages that the destination has; those that were not gone before, in runs.
-    fn mark(&self, fragment: &Fragment) -> Vec<PageRun> {
+    fn barrier(&self, fragment: &Fragment) -> Vec<PageRun> {
         let mut runs: Vec<PageRun> = Vec::new();
         let Some(block) = self.pages.block(fragment.block) else { return runs };
         for (word, bits) in fragment.iter() {
@@ -111,7 +111,7 @@ impl Releaser {
 
     /// The destination has these pages.
     pub fn release(&mut self, ram: &[RamBlock], fragment: &Fragment) {
-        let runs = self.released.mark(fragment);
+        let runs = self.released.barrier(fragment);
         let turn = self.released.turns.load(Ordering::SeqCst);
         self.held.push((turn, runs));
         // Only the turn that it is in the middle of counts: whatever it begins later sees that they
@@ -179,7 +179,7 @@ impl Asking {
 
     /// A link that broke gives no answer any more; how many pages are gone that the destination
     /// does not have.
-    pub fn rejoined(&mut self, pending: &RamBitmap) -> u64 {
+    pub fn recovered(&mut self, pending: &RamBitmap) -> u64 {
         self.open = false;
         self.released.lost(pending)
     }
@@ -214,7 +214,7 @@ mod tests {
         assert!(releaser.released.has(single(1)) && !releaser.released.has(single(2)));
         let pending = RamBitmap::new(&ram);
         pending.set_run(PageRun { block: BlockId(0), start: PageIndex(0), count: 3 });
-        assert_eq!(Asking::new(releaser.released.clone()).rejoined(&pending), 1);
+        assert_eq!(Asking::new(releaser.released.clone()).recovered(&pending), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!  Describing --accepted--> Precopy --decide/pass--> Precopy
 //!      |                      |  \--switch--> Dropping (hybrid) --+
 //!      | at once              |                                   |
-//!      +--> Arming --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
+//!      +--> AwaitListening --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
 //!                                           |  ^                         (one-way door)  |
 //!                                 if wanted v  | go on                                   |
 //!                                     PreSwitchover                                      |
@@ -14,9 +14,9 @@
 //!  RAM that the destination maps: Describing --accepted--> Sharing --reached--> Pausing, and nothing is pending
 //!
 //!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
-//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Rejoining
+//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Recovering
 //!
-//!  Rejoining: the destination says what it has, so it runs --> Pushing (or, after a precopy, AwaitAllReceived)
+//!  Recovering: the destination says what it has, so it runs --> Pushing (or, after a precopy, AwaitAllReceived)
 //!             it says that it never ran, which only one that has not said `running` may --> the guest resumes --> Ended(Failed)
 //! ```
 
@@ -24,13 +24,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::action::{Action, Figures, Many, Outcome};
+use super::action::{Action, Figures, MultifdThresholds, Outcome};
+use super::auto_converge::{Slowdown, ThrottlePolicy};
 use super::convergence::{Limits, Policy};
-use super::door::{Departed, HandedOver, Resumable};
-use super::pace::Pace;
+use super::rate_limit::RateLimit;
 use super::release::{Asking, Released};
 use super::scheduler::{Hint, Scheduler};
-use super::slowing::{Slowdown, Slowing};
+use super::switchover::{ConfirmedRemote, HandedOver, PausedGuest};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
 use crate::memory::HUGE_PAGES;
@@ -40,7 +40,7 @@ use crate::wire::{Features, Forward, Reply};
 
 mod measuring;
 mod passes;
-mod spared;
+mod skip;
 mod switch;
 #[cfg(test)]
 mod tests;
@@ -59,7 +59,7 @@ const SHARED: u32 = 0;
 
 /// Which way the guest is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum SwitchoverMode {
     /// Every page first.
     Precopy,
     /// Pending pages afterwards.
@@ -92,17 +92,17 @@ struct Drops {
 
 /// What is known of a guest that was handed over while its link is gone.
 #[derive(Debug)]
-enum Beyond {
+enum AfterHandover {
     /// Not even whether the destination heard of it: it may run there, or nowhere.
     Doubt(HandedOver),
     /// It runs there.
-    There(Departed),
+    There(ConfirmedRemote),
 }
 
 #[derive(Debug)]
 enum State {
     Describing,
-    Arming,
+    AwaitListening,
     /// The destination puts this side's RAM in the place of its own, while the guest runs on it
     /// here.
     Sharing,
@@ -115,17 +115,17 @@ enum State {
     Dropping(Drops),
     /// The destination drops them.
     AwaitDropped(Drops),
-    Pausing(Way),
+    Pausing(SwitchoverMode),
     /// The guest stands still, whole, until somebody says that the switchover may go on.
-    PreSwitchover(Way, Resumable),
-    Saving(Way, Resumable),
-    FinalSync(Way, Resumable),
-    AwaitReady(Way, Resumable),
-    AwaitRunning(Way, HandedOver),
-    Pushing(Scheduler, Departed),
-    AwaitAllReceived(Way, Departed),
-    LinkLost(Way, Beyond, MigrationError),
-    Rejoining(Way, Beyond),
+    PreSwitchover(SwitchoverMode, PausedGuest),
+    Saving(SwitchoverMode, PausedGuest),
+    FinalSync(SwitchoverMode, PausedGuest),
+    AwaitReady(SwitchoverMode, PausedGuest),
+    AwaitRunning(SwitchoverMode, HandedOver),
+    Pushing(Scheduler, ConfirmedRemote),
+    AwaitAllReceived(SwitchoverMode, ConfirmedRemote),
+    LinkLost(SwitchoverMode, AfterHandover, MigrationError),
+    Recovering(SwitchoverMode, AfterHandover),
     Ended(Outcome),
     /// Only while a step replaces the state.
     Stepping,
@@ -147,16 +147,16 @@ pub struct Source {
     pending: Arc<RamBitmap>,
     hint: Arc<Hint>,
     limits: Limits,
-    pace: Pace,
+    pace: RateLimit,
     slowdown: Slowdown,
     /// Since the log was last measured.
     since: Since,
     logging: bool,
-    armed: bool,
+    listening: bool,
     figures: Figures,
     destination: Features,
     postcopy_wanted: bool,
-    many: Many,
+    many: MultifdThresholds,
     /// Pages go on the multifd channels.
     spread: bool,
     /// Where the host gets pages back.
@@ -173,7 +173,7 @@ impl Source {
         limits: Limits,
         pending: Arc<RamBitmap>,
         hint: Arc<Hint>,
-        many: Many,
+        many: MultifdThresholds,
     ) -> Self {
         let mut queue: VecDeque<_> = introduction.into_iter().map(Action::Send).collect();
         queue.push_back(Action::Wait(None));
@@ -184,11 +184,11 @@ impl Source {
             pending,
             hint,
             limits,
-            pace: Pace::default(),
+            pace: RateLimit::default(),
             slowdown: Slowdown::default(),
             since: Since::default(),
             logging: false,
-            armed: false,
+            listening: false,
             figures: Figures::default(),
             destination,
             postcopy_wanted: false,
@@ -230,19 +230,21 @@ impl Source {
     /// The status that users see.
     pub fn status(&self) -> Status {
         match &self.state {
-            State::Describing | State::Arming => Status::Setup,
+            State::Describing | State::AwaitListening => Status::Setup,
             State::Sharing | State::Precopy(_) | State::EndOfPass(_) | State::Deciding(_) => Status::Active,
             State::Dropping(_) | State::AwaitDropped(_) => Status::Active,
             // The guest still runs, as far as is known.
             State::Pausing(_) => Status::Active,
             State::PreSwitchover(..) => Status::PreSwitchover,
-            State::Saving(..) | State::FinalSync(..) | State::AwaitReady(Way::Precopy, _) => Status::Device,
-            State::AwaitReady(Way::Postcopy, _) => Status::PostcopyDevice,
-            State::AwaitRunning(Way::Precopy, _) | State::AwaitAllReceived(Way::Precopy, _) => Status::Device,
-            State::AwaitRunning(Way::Postcopy, _) => Status::PostcopyActive,
-            State::Pushing(..) | State::AwaitAllReceived(Way::Postcopy, _) => Status::PostcopyActive,
+            State::Saving(..) | State::FinalSync(..) | State::AwaitReady(SwitchoverMode::Precopy, _) => Status::Device,
+            State::AwaitReady(SwitchoverMode::Postcopy, _) => Status::PostcopyDevice,
+            State::AwaitRunning(SwitchoverMode::Precopy, _) | State::AwaitAllReceived(SwitchoverMode::Precopy, _) => {
+                Status::Device
+            }
+            State::AwaitRunning(SwitchoverMode::Postcopy, _) => Status::PostcopyActive,
+            State::Pushing(..) | State::AwaitAllReceived(SwitchoverMode::Postcopy, _) => Status::PostcopyActive,
             State::LinkLost(..) => Status::PostcopyPaused,
-            State::Rejoining(..) => Status::PostcopyRecover,
+            State::Recovering(..) => Status::PostcopyRecover,
             State::Ended(Outcome::Completed) => Status::Completed,
             State::Ended(Outcome::Failed(_)) => Status::Failed,
             State::Ended(Outcome::Cancelled) => Status::Cancelled,
@@ -261,7 +263,7 @@ impl Source {
     /// Whether the link was lost before the destination said that it runs: it may have the guest,
     /// or may never have heard of it.
     pub fn is_in_doubt(&self) -> bool {
-        matches!(self.state, State::LinkLost(_, Beyond::Doubt(_), _))
+        matches!(self.state, State::LinkLost(_, AfterHandover::Doubt(_), _))
     }
 
     /// Whether everything was sent and only the destination's word is awaited: it may close the
@@ -337,7 +339,7 @@ impl Source {
     fn next_background(&mut self, now: Duration) -> Action {
         if let Some(asking) = &mut self.asking {
             if let Some(number) = asking.due() {
-                return Action::Send(Forward::Mark(number));
+                return Action::Send(Forward::Barrier(number));
             }
             if asking.is_open() {
                 return Action::Wait(None);
@@ -354,8 +356,8 @@ impl Source {
                 Action::SendRun(run)
             }
             None => {
-                self.state = State::AwaitAllReceived(Way::Postcopy, door);
-                self.gather();
+                self.state = State::AwaitAllReceived(SwitchoverMode::Postcopy, door);
+                self.flush_multifd();
                 self.then([Action::Send(Forward::Complete), Action::Wait(None)]);
                 self.next(now)
             }
@@ -366,21 +368,21 @@ impl Source {
     pub fn reply(&mut self, reply: Reply, now: Duration) {
         match (self.take(), reply) {
             (State::Describing, Reply::Accepted) => self.accepted(now),
-            (State::EndOfPass(pass), Reply::Reached(number)) if number == pass.number => {
+            (State::EndOfPass(pass), Reply::BarrierAck(number)) if number == pass.number => {
                 self.state = State::Deciding(pass);
-                self.then([if self.limits.slowing == Slowing::Off { Action::Sync } else { Action::Measure }]);
+                self.then([if self.limits.throttling == ThrottlePolicy::Off { Action::Sync } else { Action::Measure }]);
             }
-            (State::AwaitDropped(drops), Reply::Reached(number)) if number == drops.round => self.dropped(drops),
-            (State::Sharing, Reply::Reached(SHARED)) => {
-                self.state = State::Pausing(Way::Precopy);
+            (State::AwaitDropped(drops), Reply::BarrierAck(number)) if number == drops.round => self.dropped(drops),
+            (State::Sharing, Reply::BarrierAck(SHARED)) => {
+                self.state = State::Pausing(SwitchoverMode::Precopy);
                 self.then([Action::Pause]);
             }
-            (State::Arming, Reply::Armed) => {
-                self.state = State::Pausing(Way::Postcopy);
-                self.armed = true;
+            (State::AwaitListening, Reply::Listening) => {
+                self.state = State::Pausing(SwitchoverMode::Postcopy);
+                self.listening = true;
                 self.then([Action::Pause]);
             }
-            (State::AwaitReady(way, door), Reply::Armed) => {
+            (State::AwaitReady(way, door), Reply::Listening) => {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::ServeDemand, Action::Wait(None)]);
             }
@@ -388,12 +390,12 @@ impl Source {
                 self.state = State::AwaitReady(way, door);
                 self.then([Action::HandOver]);
             }
-            (State::AwaitRunning(Way::Precopy, door), Reply::Running) => {
-                self.state = State::AwaitAllReceived(Way::Precopy, door.departed());
+            (State::AwaitRunning(SwitchoverMode::Precopy, door), Reply::Running) => {
+                self.state = State::AwaitAllReceived(SwitchoverMode::Precopy, door.departed());
             }
-            (State::AwaitRunning(Way::Postcopy, door), Reply::Running) => {
+            (State::AwaitRunning(SwitchoverMode::Postcopy, door), Reply::Running) => {
                 self.then([Action::Wait(Some(now + HEAD_START))]);
-                self.spread(self.many.postcopy);
+                self.start_multifd(self.many.postcopy);
                 self.state = State::Pushing(Scheduler::new(), door.departed());
             }
             (State::AwaitAllReceived(..), Reply::AllReceived) => {
@@ -403,7 +405,10 @@ impl Source {
                 self.stop_logging();
                 self.state = State::Ended(Outcome::Completed);
             }
-            (State::AwaitRunning(_, door) | State::Rejoining(_, Beyond::Doubt(door)), Reply::NotStarted(why)) => {
+            (
+                State::AwaitRunning(_, door) | State::Recovering(_, AfterHandover::Doubt(door)),
+                Reply::NotStarted(why),
+            ) => {
                 self.queue.clear();
                 self.then([Action::Send(Forward::Cancel(why.clone()))]);
                 self.stays(Some(door.not_started()), Outcome::Failed(MigrationError::NotStarted(why)));
@@ -414,23 +419,23 @@ impl Source {
                     self.then([Action::Release(fragment)]);
                 }
             }
-            (State::Pushing(scheduler, door), Reply::Reached(number)) if self.is_asking() => {
+            (State::Pushing(scheduler, door), Reply::BarrierAck(number)) if self.is_asking() => {
                 self.state = State::Pushing(scheduler, door);
                 if !self.asking.as_mut().is_some_and(|asking| asking.answered(number)) {
-                    self.fail(MigrationError::OutOfOrder(crate::wire::tag::name(crate::wire::tag::REACHED)));
+                    self.fail(MigrationError::OutOfOrder(crate::wire::tag::name(crate::wire::tag::BARRIER_ACK)));
                 }
             }
-            (State::Rejoining(way, beyond), Reply::Received(fragment)) => {
-                self.state = State::Rejoining(way, beyond);
+            (State::Recovering(way, beyond), Reply::Received(fragment)) => {
+                self.state = State::Recovering(way, beyond);
                 self.has_received(&fragment);
             }
-            (State::Rejoining(way, beyond), Reply::ReceivedEnd) => {
+            (State::Recovering(way, beyond), Reply::ReceivedEnd) => {
                 let door = match beyond {
                     // A destination that did not start the guest has nothing to say but that.
-                    Beyond::Doubt(door) => door.departed(),
-                    Beyond::There(door) => door,
+                    AfterHandover::Doubt(door) => door.departed(),
+                    AfterHandover::There(door) => door,
                 };
-                self.rejoined(way, door);
+                self.recovered(way, door);
             }
             (state, Reply::NotStarted(why)) => {
                 self.state = state;
@@ -460,8 +465,8 @@ impl Source {
         if self.limits.policy == Policy::AfterPasses(0) || self.wants_postcopy(now) {
             // No page was sent: nothing to log, nothing to drop, and arming costs nothing before
             // the pause.
-            self.state = State::Arming;
-            self.then([Action::Send(Forward::Arm), Action::Wait(None)]);
+            self.state = State::AwaitListening;
+            self.then([Action::Send(Forward::Listen), Action::Wait(None)]);
         } else {
             self.logging = true;
             self.then([Action::StartLog]);
@@ -490,7 +495,7 @@ impl Source {
     pub fn go_on(&mut self) -> bool {
         match self.take() {
             State::PreSwitchover(way, door) => {
-                self.save(if self.postcopy_wanted { Way::Postcopy } else { way }, door);
+                self.save(if self.postcopy_wanted { SwitchoverMode::Postcopy } else { way }, door);
                 true
             }
             state => {
@@ -509,7 +514,7 @@ impl Source {
                 self.state = state;
                 return;
             }
-            state @ (State::LinkLost(..) | State::Rejoining(..) | State::Ended(_)) => {
+            state @ (State::LinkLost(..) | State::Recovering(..) | State::Ended(_)) => {
                 self.state = state;
                 return;
             }
@@ -526,10 +531,12 @@ impl Source {
         let door = match self.take() {
             State::PreSwitchover(_, door) | State::Saving(_, door) => Some(door),
             State::FinalSync(_, door) | State::AwaitReady(_, door) => Some(door),
-            State::AwaitRunning(way, door) => return self.lose_link(way, Beyond::Doubt(door), error),
-            State::Pushing(_, door) => return self.lose_link(Way::Postcopy, Beyond::There(door), error),
-            State::AwaitAllReceived(way, door) => return self.lose_link(way, Beyond::There(door), error),
-            State::Rejoining(way, beyond) => return self.lose_link(way, beyond, error),
+            State::AwaitRunning(way, door) => return self.lose_link(way, AfterHandover::Doubt(door), error),
+            State::Pushing(_, door) => {
+                return self.lose_link(SwitchoverMode::Postcopy, AfterHandover::There(door), error);
+            }
+            State::AwaitAllReceived(way, door) => return self.lose_link(way, AfterHandover::There(door), error),
+            State::Recovering(way, beyond) => return self.lose_link(way, beyond, error),
             state @ (State::LinkLost(..) | State::Ended(_)) => {
                 self.state = state;
                 return;
@@ -548,19 +555,19 @@ impl Source {
         self.stays(door, Outcome::Failed(error));
     }
 
-    fn lose_link(&mut self, way: Way, beyond: Beyond, error: MigrationError) {
+    fn lose_link(&mut self, way: SwitchoverMode, beyond: AfterHandover, error: MigrationError) {
         self.queue.clear();
         self.spread = false;
         self.state = State::LinkLost(way, beyond, error);
     }
 
     /// A new link to the same destination stands; it tells next what it has.
-    pub fn rejoin(&mut self) -> bool {
+    pub fn recover(&mut self) -> bool {
         match self.take() {
             State::LinkLost(way, beyond, _) => {
                 // What is still to be done here (the end of logging) stays queued.
                 self.pending.set_all();
-                self.state = State::Rejoining(way, beyond);
+                self.state = State::Recovering(way, beyond);
                 true
             }
             state => {
@@ -571,42 +578,42 @@ impl Source {
     }
 
     /// The destination has said what it has.
-    fn rejoined(&mut self, way: Way, door: Departed) {
-        let lost = self.asking.as_mut().map_or(0, |asking| asking.rejoined(&self.pending));
+    fn recovered(&mut self, way: SwitchoverMode, door: ConfirmedRemote) {
+        let lost = self.asking.as_mut().map_or(0, |asking| asking.recovered(&self.pending));
         if lost > 0 {
-            return self.lose_link(way, Beyond::There(door), MigrationError::PagesReleased(lost));
+            return self.lose_link(way, AfterHandover::There(door), MigrationError::PagesReleased(lost));
         }
         match way {
-            Way::Postcopy => {
+            SwitchoverMode::Postcopy => {
                 self.then([Action::ServeDemand]);
-                self.spread(self.many.postcopy);
+                self.start_multifd(self.many.postcopy);
                 self.state = State::Pushing(Scheduler::new(), door);
             }
             // It had every page before it ran.
-            Way::Precopy => match self.pending.count() {
+            SwitchoverMode::Precopy => match self.pending.count() {
                 0 => {
                     self.state = State::AwaitAllReceived(way, door);
                     self.then([Action::Send(Forward::Complete), Action::Wait(None)]);
                 }
                 missing => {
-                    self.lose_link(way, Beyond::There(door), MigrationError::PagesMissing(missing));
+                    self.lose_link(way, AfterHandover::There(door), MigrationError::PagesMissing(missing));
                 }
             },
         }
     }
 
     /// What is pending goes on the multifd channels, if it is as many pages.
-    fn spread(&mut self, many: Option<u64>) {
+    fn start_multifd(&mut self, many: Option<u64>) {
         if many.is_some_and(|many| self.pending.count() >= many) {
             self.spread = true;
-            self.then([Action::Spread]);
+            self.then([Action::MultifdStart]);
         }
     }
 
     /// Before anything that must not overtake the pages.
-    fn gather(&mut self) {
+    fn flush_multifd(&mut self) {
         if std::mem::take(&mut self.spread) {
-            self.then([Action::Gather]);
+            self.then([Action::MultifdFlush]);
         }
     }
 
@@ -616,7 +623,7 @@ impl Source {
         }
     }
 
-    fn stays(&mut self, door: Option<Resumable>, outcome: Outcome) {
+    fn stays(&mut self, door: Option<PausedGuest>, outcome: Outcome) {
         if let Some(door) = door {
             self.then([Action::Resume(door)]);
         }

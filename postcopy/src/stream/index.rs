@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use super::BUFFER;
-use super::contents::Contents;
 use super::mapped::{Area, Layout};
+use super::page_table::PageTable;
 use crate::channel::ChannelError;
 use crate::guest::{Configuration, Section};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -37,7 +37,7 @@ impl Outline {
     /// size, little is read. Errors: it is damaged or was cut, or something else wrote it.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
         let begin = file.stream_position()?;
-        let Some(Contents { state, label, .. }) = Contents::read(&file, begin)? else {
+        let Some(PageTable { state, label, .. }) = PageTable::read(&file, begin)? else {
             return Err(damaged("no table stands behind it".to_owned()));
         };
         let mut walk = Walk::of(file, begin);
@@ -166,7 +166,7 @@ impl Index {
             let blocks = areas.into_iter().map(Places::Mapped).collect();
             return Ok(Self { hello, introduction, state, running, label: String::new(), blocks });
         }
-        let mut table = Contents::read(&file, begin)?;
+        let mut table = PageTable::read(&file, begin)?;
         let label = table.as_mut().map(|table| std::mem::take(&mut table.label)).unwrap_or_default();
         let mut walk = Walk::of(file, begin);
         let hello = walk.hello()?;
@@ -197,12 +197,12 @@ impl Index {
                         walk.go_to(begin + table.state)?;
                     }
                 }
-                Forward::PassEnd(_) | Forward::Mark(_) => {}
+                Forward::PassEnd(_) | Forward::Barrier(_) => {}
                 message @ Forward::State(_) => state = Some(message),
                 Forward::HandOver { running } => runs = Some(running),
                 Forward::Complete => break,
                 Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
-                message @ (Forward::Packed { .. } | Forward::Delta { .. }) => {
+                message @ (Forward::Compressed { .. } | Forward::Xbzrle { .. }) => {
                     let name = tag::name(message.tag());
                     let why = format!(
                         "its pages are not whole ('{name}'), so that none can be read alone: read it without lazy=on"
@@ -214,7 +214,7 @@ impl Index {
                 }
             }
         }
-        // Contents that are not all there would be missed only when the guest asks for them.
+        // PageTable that are not all there would be missed only when the guest asks for them.
         let length = walk.file.get_ref().metadata()?.len();
         match (state, runs) {
             (Some(state), Some(running)) if walk.at <= length => {
@@ -273,7 +273,7 @@ fn room(pages: &[u64]) -> Result<Vec<Vec<u64>>, ChannelError> {
 }
 
 /// Notes where a table says that pages stand, in the stream that begins at `begin`.
-fn fill(blocks: &mut [Vec<u64>], begin: u64, table: &Contents) -> Result<(), ChannelError> {
+fn fill(blocks: &mut [Vec<u64>], begin: u64, table: &PageTable) -> Result<(), ChannelError> {
     for place in &table.places {
         let places = pages(blocks, place.run)?;
         if let Some(at) = place.at {

@@ -12,7 +12,7 @@ use crate::bitmap::RamBitmap;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
 use crate::error::{MigrationError, sentence};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
-use crate::turn::go_first;
+use crate::thread_priority::raise_priority;
 use crate::wire::{ChannelKind, Features, Forward, Hello, Reply, Request, decode_reply};
 
 /// Holds the longest reply, and the longest request.
@@ -169,7 +169,7 @@ struct Server {
 
 impl Server {
     fn run(mut self) {
-        go_first();
+        raise_priority();
         match self.serve() {
             Ok(()) | Err(MigrationError::Link { source: ChannelError::Closed(None), .. }) => {}
             Err(error) => log::error!("a page that the guest waits for cannot be read: {}", sentence(&error)),
@@ -225,8 +225,8 @@ impl Pusher {
             self.line.say(message)?;
         }
         self.line.expect(&Reply::Accepted)?;
-        self.line.say(&Forward::Arm)?;
-        self.line.expect(&Reply::Armed)?;
+        self.line.say(&Forward::Listen)?;
+        self.line.expect(&Reply::Listening)?;
         self.line.say(&shelf.index.state)?;
         self.line.expect(&Reply::Ready)?;
         self.line.say(&Forward::HandOver { running: shelf.index.running })?;

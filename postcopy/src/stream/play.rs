@@ -356,7 +356,7 @@ impl Player {
                         held.extend_from_slice(&bytes[begin..at]);
                         return self.send(&held).map(|()| None);
                     }
-                    Some(Passed { tag: tag::DESCRIPTION | tag::MARK, .. }) => self.answered += 1,
+                    Some(Passed { tag: tag::DESCRIPTION | tag::BARRIER, .. }) => self.answered += 1,
                     _ => {}
                 }
             }

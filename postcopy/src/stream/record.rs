@@ -407,7 +407,7 @@ impl Recorder {
         }
         match tag {
             tag::DESCRIPTION => self.say(&Reply::Accepted),
-            tag::MARK => self.say(&Reply::Reached(first)),
+            tag::BARRIER => self.say(&Reply::BarrierAck(first)),
             tag::STATE => self.say(&Reply::Ready),
             tag::COMPLETE => {
                 let Some(sink) = self.sink.take() else { return Ok(()) };
@@ -448,7 +448,7 @@ fn end_stream(fd: BorrowedFd<'_>) {
 }
 
 fn is_answered(tag: u16) -> bool {
-    matches!(tag, tag::DESCRIPTION | tag::MARK | tag::STATE | tag::COMPLETE)
+    matches!(tag, tag::DESCRIPTION | tag::BARRIER | tag::STATE | tag::COMPLETE)
 }
 
 /// Writes all of `bytes`. [`io::ErrorKind::ConnectionAborted`] if this had to wait, and meanwhile

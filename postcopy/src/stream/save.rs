@@ -2,8 +2,8 @@
 //! guest goes on in this process.
 //!
 //! ```text
-//!  Way::Paused      pause, state, pages .......................... state's message, end, resume
-//!  Way::Background  pause, state, protect, resume | pages, those first that somebody is about to write | state's message, end
+//!  SaveMode::Paused      pause, state, pages .......................... state's message, end, resume
+//!  SaveMode::Background  pause, state, protect, resume | pages, those first that somebody is about to write | state's message, end
 //! ```
 //! The pages come before the state in either case, as readers want them; until then the state is
 //! held.
@@ -15,19 +15,19 @@ use std::thread::JoinHandle;
 
 use super::chunk::Chunk;
 use super::record::Sink;
-use super::watch::Watch;
 use super::write::Writer;
+use super::write_protect::WriteProtect;
 use crate::bitmap::RamBitmap;
-use crate::caught::catch;
 use crate::channel::Wake;
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
 use crate::memory::HUGE_PAGES;
+use crate::panics::catch;
 use crate::progress::{Observer, Phase, Progress};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 use crate::source::introduction;
 use crate::stats::{PageMap, Report, Status, Whereabouts};
-use crate::turn::go_last;
+use crate::thread_priority::lower_priority;
 use crate::uffd::Uffd;
 use crate::wire::Forward;
 
@@ -35,7 +35,7 @@ use crate::wire::Forward;
 const SNAPSHOT: &str = "snapshot";
 
 /// How a guest that stays is saved.
-pub enum Way {
+pub enum SaveMode {
     /// It stands still until all of it is written.
     Paused,
     /// It stands still for a moment.
@@ -64,7 +64,12 @@ pub struct Saving {
 
 /// Begins to write `guest` into `sink`. Returns at once; the end comes by the report and the
 /// observer. However it ends the guest is here, and runs if it ran.
-pub fn save(guest: Arc<dyn Guest>, sink: Box<dyn Sink>, way: Way, observer: Arc<dyn Observer>) -> io::Result<Saving> {
+pub fn save(
+    guest: Arc<dyn Guest>,
+    sink: Box<dyn Sink>,
+    way: SaveMode,
+    observer: Arc<dyn Observer>,
+) -> io::Result<Saving> {
     let pending = Arc::new(RamBitmap::new(guest.ram()));
     pending.set_all();
     let shared = Arc::new(Shared {
@@ -128,7 +133,7 @@ struct Pause<'a> {
 }
 
 impl Saver {
-    fn run(self, sink: Box<dyn Sink>, way: Way) {
+    fn run(self, sink: Box<dyn Sink>, way: SaveMode) {
         self.guest.thread_begins(EngineThread::Snapshot);
         self.shared.progress.begin();
         let saved = catch(SNAPSHOT, || self.save(sink, way));
@@ -162,17 +167,17 @@ impl Saver {
     }
 
     /// Gives the huge pages that were broken up.
-    fn save(&self, sink: Box<dyn Sink>, way: Way) -> Result<Vec<PageRun>, MigrationError> {
+    fn save(&self, sink: Box<dyn Sink>, way: SaveMode) -> Result<Vec<PageRun>, MigrationError> {
         let shared = &self.shared;
         let cancelled = || self.is_cancelled();
         let mut writer = Writer::begin(sink, &shared.wake, &cancelled)?;
         introduction(&*self.guest).iter().try_for_each(|message| writer.say(message))?;
         writer.say(&Forward::PassBegin(1))?;
         let watch = match way {
-            Way::Paused => None,
-            Way::Background { uffd, bandwidth } => {
+            SaveMode::Paused => None,
+            SaveMode::Background { uffd, bandwidth } => {
                 writer.limit(bandwidth);
-                Some(Watch::prepare(self.guest.clone(), uffd, shared.pending.clone())?)
+                Some(WriteProtect::prepare(self.guest.clone(), uffd, shared.pending.clone())?)
             }
         };
         self.guest.prepare_pause();
@@ -201,7 +206,7 @@ impl Saver {
     }
 
     /// The guest runs on, and RAM stays as it was.
-    fn go_on(&self, watch: &Watch, pause: &mut Pause<'_>) -> Result<(), MigrationError> {
+    fn go_on(&self, watch: &WriteProtect, pause: &mut Pause<'_>) -> Result<(), MigrationError> {
         watch.protect()?;
         self.shared.progress.step("protect");
         pause.end()
@@ -215,7 +220,12 @@ impl Saver {
     }
 
     /// The pages, and what comes behind them.
-    fn pages(&self, writer: &mut Writer<'_>, watch: Option<&Watch>, last: &[Forward]) -> Result<(), MigrationError> {
+    fn pages(
+        &self,
+        writer: &mut Writer<'_>,
+        watch: Option<&WriteProtect>,
+        last: &[Forward],
+    ) -> Result<(), MigrationError> {
         self.all_pages(writer, watch)?;
         if let Some(watch) = watch {
             watch.check()?;
@@ -228,7 +238,7 @@ impl Saver {
 
     /// Every page, a huge page's worth at a time, so that none is broken up for this; in between
     /// what others are about to write.
-    fn all_pages(&self, writer: &mut Writer<'_>, watch: Option<&Watch>) -> Result<(), MigrationError> {
+    fn all_pages(&self, writer: &mut Writer<'_>, watch: Option<&WriteProtect>) -> Result<(), MigrationError> {
         let (mut chunk, mut spare) = (Chunk::default(), Chunk::default());
         for ((id, pending), block) in self.shared.pending.blocks().zip(self.guest.ram()) {
             let mut from = PageIndex(0);
@@ -252,7 +262,12 @@ impl Saver {
     }
 
     /// What was copied for others; gives its memory for the next time.
-    fn write_ahead(&self, writer: &mut Writer<'_>, watch: &Watch, spare: Chunk) -> Result<Chunk, MigrationError> {
+    fn write_ahead(
+        &self,
+        writer: &mut Writer<'_>,
+        watch: &WriteProtect,
+        spare: Chunk,
+    ) -> Result<Chunk, MigrationError> {
         let mut ahead = watch.take_ahead(spare);
         self.write(writer, &mut ahead)?;
         Ok(ahead)
@@ -275,7 +290,7 @@ impl Saver {
     /// Writers broke huge pages up; a guest on small ones is slower for good.
     fn mend(&self, broken: Vec<PageRun>) {
         if !broken.is_empty() {
-            go_last();
+            lower_priority();
         }
         for run in broken {
             if self.is_cancelled() {

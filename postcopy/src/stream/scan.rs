@@ -84,7 +84,7 @@ mod tests {
 
     fn stream() -> Vec<u8> {
         let mut bytes = Vec::new();
-        for message in [Forward::PassBegin(1), Forward::Mark(0x0102_0304), Forward::Arm, Forward::Complete] {
+        for message in [Forward::PassBegin(1), Forward::Barrier(0x0102_0304), Forward::Listen, Forward::Complete] {
             message.encode(&mut bytes);
         }
         bytes
@@ -95,8 +95,8 @@ mod tests {
         let bytes = stream();
         let wanted = [
             Passed { tag: tag::PASS_BEGIN, first: 1 },
-            Passed { tag: tag::MARK, first: 0x0102_0304 },
-            Passed { tag: tag::ARM, first: 0 },
+            Passed { tag: tag::BARRIER, first: 0x0102_0304 },
+            Passed { tag: tag::LISTEN, first: 0 },
             Passed { tag: tag::COMPLETE, first: 0 },
         ];
         for size in 1..=bytes.len() {

@@ -7,7 +7,7 @@ use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::chunk::Chunk;
-use super::contents::Contents;
+use super::page_table::PageTable;
 use super::record::{Sink, write_all};
 use crate::channel::{ChannelError, Wake};
 use crate::error::MigrationError;
@@ -18,7 +18,7 @@ pub(super) struct Writer<'a> {
     sink: Box<dyn Sink>,
     wake: &'a Wake,
     cancelled: &'a dyn Fn() -> bool,
-    contents: Contents,
+    contents: PageTable,
     offset: u64,
     pages: u64,
     /// In bytes per second; 0: none.
@@ -38,7 +38,7 @@ impl<'a> Writer<'a> {
             sink,
             wake,
             cancelled,
-            contents: Contents::default(),
+            contents: PageTable::default(),
             offset: 0,
             pages: 0,
             limit: 0,

@@ -3,7 +3,7 @@
 use super::fragment::MAX_WORDS;
 use super::hello::cut;
 use super::message::BlockDescription;
-use super::{Forward, Fragment, MAX_PACKED_PAGES, MAX_RUN_PAGES, Reply, Request, tag};
+use super::{Forward, Fragment, MAX_COMPRESSED_PAGES, MAX_RUN_PAGES, Reply, Request, tag};
 use crate::encoding::Codec;
 use crate::guest::Section;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -92,8 +92,8 @@ impl Header {
     pub fn fields(self) -> usize {
         let whole = self.length as usize;
         match self.tag {
-            tag::PAGES | tag::DELTA => RUN_LEN.min(whole),
-            tag::PACKED => PACKED_LEN.min(whole),
+            tag::PAGES | tag::XBZRLE => RUN_LEN.min(whole),
+            tag::COMPRESSED => PACKED_LEN.min(whole),
             _ => whole,
         }
     }
@@ -120,18 +120,18 @@ pub(super) fn longest(tag: u16) -> Option<u32> {
     const KIB: u32 = 1024;
     Some(match tag {
         tag::CONFIGURATION | tag::RAM | tag::DESCRIPTION => 1024 * KIB,
-        tag::PASS_BEGIN | tag::PASS_END | tag::MARK | tag::REACHED | tag::SHARED_RAM => 4,
+        tag::PASS_BEGIN | tag::PASS_END | tag::BARRIER | tag::BARRIER_ACK | tag::SHARED_RAM => 4,
         tag::PAGES => RUN_LEN as u32 + MAX_RUN_PAGES * PAGE_SIZE as u32,
-        tag::PACKED => PACKED_LEN as u32 + MAX_PACKED_PAGES * PAGE_SIZE as u32,
-        tag::DELTA => RUN_LEN as u32 + MAX_PACKED_PAGES * (CHANGES_HEAD + PAGE_SIZE as u32),
+        tag::COMPRESSED => PACKED_LEN as u32 + MAX_COMPRESSED_PAGES * PAGE_SIZE as u32,
+        tag::XBZRLE => RUN_LEN as u32 + MAX_COMPRESSED_PAGES * (CHANGES_HEAD + PAGE_SIZE as u32),
         tag::ZEROS | tag::REQUEST => MAX_RUNS * RUN_LEN as u32,
         tag::DISCARD | tag::RECEIVED => 16 + 8 * MAX_WORDS as u32,
         tag::STATE => 64 * KIB * KIB,
         tag::HAND_OVER => 1,
         tag::MAPPED => 32,
         tag::CANCEL | tag::NOT_STARTED => SENTENCE as u32,
-        tag::ARM | tag::COMPLETE | tag::SPREAD | tag::GATHER | tag::GOODBYE => 0,
-        tag::ACCEPTED | tag::ARMED | tag::READY | tag::RUNNING => 0,
+        tag::LISTEN | tag::COMPLETE | tag::MULTIFD_START | tag::MULTIFD_FLUSH | tag::GOODBYE => 0,
+        tag::ACCEPTED | tag::LISTENING | tag::READY | tag::RUNNING => 0,
         tag::ALL_RECEIVED | tag::RECEIVED_END => 0,
         _ => return None,
     })
@@ -149,23 +149,23 @@ impl Forward {
             Self::Pages(_) => tag::PAGES,
             Self::Zeros(_) => tag::ZEROS,
             Self::Discard(_) => tag::DISCARD,
-            Self::Arm => tag::ARM,
+            Self::Listen => tag::LISTEN,
             Self::State(_) => tag::STATE,
             Self::HandOver { .. } => tag::HAND_OVER,
             Self::Complete => tag::COMPLETE,
             Self::Cancel(_) => tag::CANCEL,
-            Self::Mark(_) => tag::MARK,
-            Self::Spread => tag::SPREAD,
-            Self::Gather => tag::GATHER,
+            Self::Barrier(_) => tag::BARRIER,
+            Self::MultifdStart => tag::MULTIFD_START,
+            Self::MultifdFlush => tag::MULTIFD_FLUSH,
             Self::Goodbye => tag::GOODBYE,
             Self::SharedRam(_) => tag::SHARED_RAM,
-            Self::Packed { .. } => tag::PACKED,
-            Self::Delta { .. } => tag::DELTA,
+            Self::Compressed { .. } => tag::COMPRESSED,
+            Self::Xbzrle { .. } => tag::XBZRLE,
         }
     }
 
-    /// Appends header and fields to `out`. For [`Forward::Pages`], [`Forward::Packed`] and
-    /// [`Forward::Delta`] the caller sends the contents after it.
+    /// Appends header and fields to `out`. For [`Forward::Pages`], [`Forward::Compressed`] and
+    /// [`Forward::Xbzrle`] the caller sends the contents after it.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Writer::begin(out, self.tag());
         match self {
@@ -187,19 +187,19 @@ impl Forward {
             }
             Self::Description(text) => body.bytes(text.as_bytes()),
             Self::Cancel(text) => body.sentence(text),
-            Self::PassBegin(number) | Self::PassEnd(number) | Self::Mark(number) | Self::SharedRam(number) => {
+            Self::PassBegin(number) | Self::PassEnd(number) | Self::Barrier(number) | Self::SharedRam(number) => {
                 body.u32(*number);
             }
             Self::Pages(run) => {
                 body.run(*run);
                 body.contents(run.bytes());
             }
-            Self::Packed { run, codec, length } => {
+            Self::Compressed { run, codec, length } => {
                 body.run(*run);
                 body.u32(codec.number());
                 body.contents(*length as usize);
             }
-            Self::Delta { run, length } => {
+            Self::Xbzrle { run, length } => {
                 body.run(*run);
                 body.contents(*length as usize);
             }
@@ -216,7 +216,7 @@ impl Forward {
                 }
             }
             Self::HandOver { running } => body.bytes(&[u8::from(*running)]),
-            Self::Arm | Self::Complete | Self::Spread | Self::Gather | Self::Goodbye => {}
+            Self::Listen | Self::Complete | Self::MultifdStart | Self::MultifdFlush | Self::Goodbye => {}
         }
         body.end();
     }
@@ -227,14 +227,14 @@ impl Reply {
     pub fn tag(&self) -> u16 {
         match self {
             Self::Accepted => tag::ACCEPTED,
-            Self::Armed => tag::ARMED,
+            Self::Listening => tag::LISTENING,
             Self::Ready => tag::READY,
             Self::Running => tag::RUNNING,
             Self::NotStarted(_) => tag::NOT_STARTED,
             Self::AllReceived => tag::ALL_RECEIVED,
             Self::Received(_) => tag::RECEIVED,
             Self::ReceivedEnd => tag::RECEIVED_END,
-            Self::Reached(_) => tag::REACHED,
+            Self::BarrierAck(_) => tag::BARRIER_ACK,
         }
     }
 
@@ -244,7 +244,7 @@ impl Reply {
         match self {
             Self::NotStarted(text) => body.sentence(text),
             Self::Received(fragment) => body.fragment(fragment),
-            Self::Reached(number) => body.u32(*number),
+            Self::BarrierAck(number) => body.u32(*number),
             _ => {}
         }
         body.end();
@@ -277,11 +277,11 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
         tag::PASS_BEGIN => Forward::PassBegin(body.u32()?),
         tag::PASS_END => Forward::PassEnd(body.u32()?),
         tag::PAGES => Forward::Pages(body.pages(header)?),
-        tag::PACKED => body.packed(header)?,
-        tag::DELTA => body.delta(header)?,
+        tag::COMPRESSED => body.packed(header)?,
+        tag::XBZRLE => body.delta(header)?,
         tag::ZEROS => Forward::Zeros(body.runs(u32::MAX)?),
         tag::DISCARD => Forward::Discard(body.fragment()?),
-        tag::ARM => Forward::Arm,
+        tag::LISTEN => Forward::Listen,
         tag::STATE => Forward::State(body.list(16, |body| {
             let (name, instance, version) = (body.text()?, body.u32()?, body.u32()?);
             let length = body.u32()? as usize;
@@ -293,9 +293,9 @@ pub fn decode_forward(header: Header, fields: &[u8]) -> Result<Forward, DecodeEr
             _ => return Err(DecodeError::Field { tag: header.tag, field: "run state" }),
         },
         tag::COMPLETE => Forward::Complete,
-        tag::MARK => Forward::Mark(body.u32()?),
-        tag::SPREAD => Forward::Spread,
-        tag::GATHER => Forward::Gather,
+        tag::BARRIER => Forward::Barrier(body.u32()?),
+        tag::MULTIFD_START => Forward::MultifdStart,
+        tag::MULTIFD_FLUSH => Forward::MultifdFlush,
         tag::GOODBYE => Forward::Goodbye,
         tag::SHARED_RAM => Forward::SharedRam(body.u32()?),
         other => return Err(DecodeError::Unknown(other)),
@@ -316,7 +316,7 @@ pub fn decode_demand(header: Header, fields: &[u8]) -> Result<Forward, DecodeErr
 /// stretch of them.
 pub fn decode_multifd(header: Header, fields: &[u8]) -> Result<Forward, DecodeError> {
     match header.tag {
-        tag::PAGES | tag::PACKED | tag::ZEROS | tag::GATHER => decode_forward(header, fields),
+        tag::PAGES | tag::COMPRESSED | tag::ZEROS | tag::MULTIFD_FLUSH => decode_forward(header, fields),
         other => Err(DecodeError::Unknown(other)),
     }
 }
@@ -326,14 +326,14 @@ pub fn decode_reply(header: Header, fields: &[u8]) -> Result<Reply, DecodeError>
     let mut body = Reader { tag: header.tag, rest: fields };
     let message = match header.tag {
         tag::ACCEPTED => Reply::Accepted,
-        tag::ARMED => Reply::Armed,
+        tag::LISTENING => Reply::Listening,
         tag::READY => Reply::Ready,
         tag::RUNNING => Reply::Running,
         tag::NOT_STARTED => Reply::NotStarted(body.text_to_end()?),
         tag::ALL_RECEIVED => Reply::AllReceived,
         tag::RECEIVED => Reply::Received(body.fragment()?),
         tag::RECEIVED_END => Reply::ReceivedEnd,
-        tag::REACHED => Reply::Reached(body.u32()?),
+        tag::BARRIER_ACK => Reply::BarrierAck(body.u32()?),
         other => return Err(DecodeError::Unknown(other)),
     };
     body.end()?;
@@ -495,20 +495,20 @@ impl<'a> Reader<'a> {
 
     /// What is as long as its pages gains nothing, and is longer than anything honest.
     fn packed(&mut self, header: Header) -> Result<Forward, DecodeError> {
-        let run = self.run(MAX_PACKED_PAGES)?;
+        let run = self.run(MAX_COMPRESSED_PAGES)?;
         let codec = self.u32().and_then(|number| Codec::of(number).ok_or(self.field("codec")))?;
         match (header.length as usize).saturating_sub(PACKED_LEN) {
-            length if length < run.bytes() => Ok(Forward::Packed { run, codec, length: length as u32 }),
+            length if length < run.bytes() => Ok(Forward::Compressed { run, codec, length: length as u32 }),
             _ => Err(self.field("length")),
         }
     }
 
     fn delta(&mut self, header: Header) -> Result<Forward, DecodeError> {
-        let run = self.run(MAX_PACKED_PAGES)?;
+        let run = self.run(MAX_COMPRESSED_PAGES)?;
         let length = header.length.saturating_sub(RUN_LEN as u32);
         // Each page has its length, and less than a page after it.
         match (run.count * CHANGES_HEAD..run.count * (CHANGES_HEAD + PAGE_SIZE as u32)).contains(&length) {
-            true => Ok(Forward::Delta { run, length }),
+            true => Ok(Forward::Xbzrle { run, length }),
             false => Err(self.field("length")),
         }
     }

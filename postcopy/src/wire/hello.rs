@@ -47,9 +47,9 @@ impl Features {
     /// The destination takes multifd channels.
     pub const MULTIFD: Self = Self(2);
     /// The destination takes compressed pages.
-    pub const PACKED: Self = Self(4);
+    pub const COMPRESSED: Self = Self(4);
     /// The destination takes what has changed of pages.
-    pub const DELTAS: Self = Self(8);
+    pub const XBZRLE: Self = Self(8);
     /// The destination can map the source's own RAM in place of bringing it.
     pub const SHARED_RAM: Self = Self(16);
     /// The destination tells at a mark, also after the hand-over, which pages it has: the source

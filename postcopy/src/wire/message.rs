@@ -10,7 +10,7 @@ pub const MAX_RUN_PAGES: u32 = 1024;
 
 /// The longest run of compressed pages in one message, and the longest of pages of which only the
 /// changes go.
-pub const MAX_PACKED_PAGES: u32 = 64;
+pub const MAX_COMPRESSED_PAGES: u32 = 64;
 
 /// Message numbers.
 pub mod tag {
@@ -30,8 +30,8 @@ pub mod tag {
     pub const ZEROS: u16 = 7;
     /// [`super::Forward::Discard`].
     pub const DISCARD: u16 = 8;
-    /// [`super::Forward::Arm`].
-    pub const ARM: u16 = 9;
+    /// [`super::Forward::Listen`].
+    pub const LISTEN: u16 = 9;
     /// [`super::Forward::State`].
     pub const STATE: u16 = 10;
     /// [`super::Forward::HandOver`].
@@ -40,26 +40,26 @@ pub mod tag {
     pub const COMPLETE: u16 = 12;
     /// [`super::Forward::Cancel`].
     pub const CANCEL: u16 = 13;
-    /// [`super::Forward::Mark`].
-    pub const MARK: u16 = 14;
-    /// [`super::Forward::Spread`].
-    pub const SPREAD: u16 = 15;
-    /// [`super::Forward::Gather`], also the last of its stretch on each multifd channel.
-    pub const GATHER: u16 = 16;
+    /// [`super::Forward::Barrier`].
+    pub const BARRIER: u16 = 14;
+    /// [`super::Forward::MultifdStart`].
+    pub const MULTIFD_START: u16 = 15;
+    /// [`super::Forward::MultifdFlush`], also the last of its stretch on each multifd channel.
+    pub const MULTIFD_FLUSH: u16 = 16;
     /// [`super::Forward::Goodbye`].
     pub const GOODBYE: u16 = 17;
-    /// [`super::Forward::Packed`].
-    pub const PACKED: u16 = 18;
-    /// [`super::Forward::Delta`].
-    pub const DELTA: u16 = 19;
+    /// [`super::Forward::Compressed`].
+    pub const COMPRESSED: u16 = 18;
+    /// [`super::Forward::Xbzrle`].
+    pub const XBZRLE: u16 = 19;
     /// [`super::Forward::SharedRam`].
     pub const SHARED_RAM: u16 = 20;
     /// Tells a file with mapped RAM from a stream; no message on a channel.
     pub const MAPPED: u16 = 21;
     /// [`super::Reply::Accepted`].
     pub const ACCEPTED: u16 = 64;
-    /// [`super::Reply::Armed`].
-    pub const ARMED: u16 = 65;
+    /// [`super::Reply::Listening`].
+    pub const LISTENING: u16 = 65;
     /// [`super::Reply::Ready`].
     pub const READY: u16 = 66;
     /// [`super::Reply::Running`].
@@ -72,8 +72,8 @@ pub mod tag {
     pub const RECEIVED: u16 = 70;
     /// [`super::Reply::ReceivedEnd`].
     pub const RECEIVED_END: u16 = 71;
-    /// [`super::Reply::Reached`].
-    pub const REACHED: u16 = 72;
+    /// [`super::Reply::BarrierAck`].
+    pub const BARRIER_ACK: u16 = 72;
     /// [`super::Request`].
     pub const REQUEST: u16 = 128;
 
@@ -87,28 +87,28 @@ pub mod tag {
         (PAGES, "pages"),
         (ZEROS, "zeros"),
         (DISCARD, "discard"),
-        (ARM, "arm"),
+        (LISTEN, "arm"),
         (STATE, "state"),
         (HAND_OVER, "hand-over"),
         (COMPLETE, "complete"),
         (CANCEL, "cancel"),
-        (MARK, "mark"),
-        (SPREAD, "spread"),
-        (GATHER, "gather"),
+        (BARRIER, "mark"),
+        (MULTIFD_START, "spread"),
+        (MULTIFD_FLUSH, "gather"),
         (GOODBYE, "goodbye"),
-        (PACKED, "packed"),
-        (DELTA, "delta"),
+        (COMPRESSED, "packed"),
+        (XBZRLE, "delta"),
         (SHARED_RAM, "shared-ram"),
         (MAPPED, "mapped"),
         (ACCEPTED, "accepted"),
-        (ARMED, "armed"),
+        (LISTENING, "armed"),
         (READY, "ready"),
         (RUNNING, "running"),
         (NOT_STARTED, "not-started"),
         (ALL_RECEIVED, "all-received"),
         (RECEIVED, "received"),
         (RECEIVED_END, "received-end"),
-        (REACHED, "reached"),
+        (BARRIER_ACK, "reached"),
         (REQUEST, "request"),
     ];
 
@@ -154,7 +154,7 @@ pub enum Forward {
     /// Pages sent before that are stale: drop them.
     Discard(Fragment),
     /// No stale page is left: watch guest RAM for touches of missing pages.
-    Arm,
+    Listen,
     /// CPU and device state. Load it, do not run.
     State(Vec<Section>),
     /// The guest is the destination's. `running`: start the vCPUs.
@@ -167,16 +167,16 @@ pub enum Forward {
     /// The source keeps the guest; one sentence why.
     Cancel(String),
     /// Say so when everything before this has been dealt with.
-    Mark(u32),
+    Barrier(u32),
     /// From here on pages come on the multifd channels.
-    Spread,
+    MultifdStart,
     /// No more of them there: what follows is of a time after all of them.
-    Gather,
+    MultifdFlush,
     /// The source knows that every page is in place: nothing is left to say.
     Goodbye,
     /// A run of pages; their contents follow the message, compressed.
-    Packed {
-        /// At most [`MAX_PACKED_PAGES`] of them.
+    Compressed {
+        /// At most [`MAX_COMPRESSED_PAGES`] of them.
         run: PageRun,
         /// What with.
         codec: Codec,
@@ -185,8 +185,8 @@ pub enum Forward {
     },
     /// A run of pages that were sent before; what has changed of them follows the message: for each
     /// page a length of two bytes, and so many bytes of [`crate::encoding::Changes`].
-    Delta {
-        /// At most [`MAX_PACKED_PAGES`] of them.
+    Xbzrle {
+        /// At most [`MAX_COMPRESSED_PAGES`] of them.
         run: PageRun,
         /// How many bytes follow.
         length: u32,
@@ -202,7 +202,7 @@ pub enum Reply {
     /// Configuration and RAM fit.
     Accepted,
     /// Missing pages are watched.
-    Armed,
+    Listening,
     /// The state is loaded, the guest can run.
     Ready,
     /// The guest has been started here (or is paused here, if it came paused).
@@ -215,8 +215,8 @@ pub enum Reply {
     Received(Fragment),
     /// That was the last [`Reply::Received`].
     ReceivedEnd,
-    /// Everything before this [`Forward::Mark`] has been dealt with.
-    Reached(u32),
+    /// Everything before this [`Forward::Barrier`] has been dealt with.
+    BarrierAck(u32),
 }
 
 /// Destination to source, on the demand channel: pages that somebody waits for, most urgent first.

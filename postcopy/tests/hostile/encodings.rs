@@ -24,12 +24,12 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn packed(run: PageRun, codec: Codec, contents: &[u8]) -> Vec<u8> {
-    let message = Forward::Packed { run, codec, length: contents.len() as u32 };
+    let message = Forward::Compressed { run, codec, length: contents.len() as u32 };
     [forward(&message), contents.to_vec()].concat()
 }
 
 fn delta(run: PageRun, contents: &[u8]) -> Vec<u8> {
-    let message = Forward::Delta { run, length: contents.len() as u32 };
+    let message = Forward::Xbzrle { run, length: contents.len() as u32 };
     [forward(&message), contents.to_vec()].concat()
 }
 
@@ -49,7 +49,7 @@ fn packed_lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("an unknown codec", [other, zlib(&page)].concat(), "'packed' has an impossible codec"),
         ("as long as its pages", packed(run(0, 0, 1), z, &page), "'packed' has an impossible length"),
         ("too many pages", packed(run(0, 0, 65), z, &page), "'packed' has an impossible page count"),
-        ("a giant", header(tag::PACKED, 0, 1 << 20), "message 'packed' claims 1048576 bytes"),
+        ("a giant", header(tag::COMPRESSED, 0, 1 << 20), "message 'packed' claims 1048576 bytes"),
         ("a bomb of zlib", packed(run(0, 0, 3), z, &zlib(&bomb[..2 << 20])), "unpack to more than their 12288 bytes"),
         ("a bomb of zstd", packed(run(0, 0, 1), s, &claims), "unpack to more than their 4096 bytes"),
         ("a silent bomb", packed(run(0, 0, 1), s, &silent), "they do not unpack"),
@@ -84,7 +84,7 @@ fn delta_lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("over the end", zeros(delta(run(0, 0, 1), &[5, 0, 0xff, 31, 2, 9, 9])), "lies outside the page"),
         ("half of a change", zeros(delta(run(0, 0, 1), &[3, 0, 0, 2, 9])), "ends in the middle"),
         ("half of it", zeros(delta(run(0, 0, 1), &[3, 0, 0, 1, 9])[..26].to_vec()), "in the middle of message 'delta'"),
-        ("armed", [all_zeros(), forward(&Forward::Arm), delta(run(0, 0, 1), &[0, 0])].concat(), "'delta' where"),
+        ("armed", [all_zeros(), forward(&Forward::Listen), delta(run(0, 0, 1), &[0, 0])].concat(), "'delta' where"),
         ("loaded", [all_zeros(), state(), delta(run(0, 0, 1), &[0, 0])].concat(), "'delta' where"),
     ]
 }
@@ -118,7 +118,7 @@ fn lies_on_a_multifd_channel_are_named_and_changes_have_no_place_there() {
         let _demand = arrival.open(ChannelKind::Demand);
         say(&mut control, &introduction(&BLOCKS));
         read_until(&mut control, tag::ACCEPTED);
-        say(&mut control, &[forward(&Forward::Spread), forward(&Forward::Gather)].concat());
+        say(&mut control, &[forward(&Forward::MultifdStart), forward(&Forward::MultifdFlush)].concat());
         say(&mut multifd, &lie);
         hang_up(&multifd);
         let error = arrival.failed(&mut control, what);
@@ -131,7 +131,7 @@ fn lies_on_a_multifd_channel_are_named_and_changes_have_no_place_there() {
 fn a_bomb_in_a_postcopy_pauses_it() {
     let arrival = Arrival::new();
     let (mut control, _demand) = arrival.channels();
-    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Arm), state()].concat());
+    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Listen), state()].concat());
     read_until(&mut control, tag::READY);
     say(&mut control, &forward(&Forward::HandOver { running: true }));
     read_until(&mut control, tag::RUNNING);

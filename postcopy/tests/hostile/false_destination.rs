@@ -111,7 +111,7 @@ fn a_wrong_reply_is_named_and_the_guest_runs_on() {
         ("ready too early", reply(&Reply::Ready), "'ready' where"),
         ("running", reply(&Reply::Running), "'running' where"),
         ("all received", reply(&Reply::AllReceived), "'all-received' where"),
-        ("armed unasked", reply(&Reply::Armed), "'armed' where"),
+        ("armed unasked", reply(&Reply::Listening), "'armed' where"),
         ("a bitmap", reply(&received(0, 0)), "'received' where"),
         ("the end of a bitmap", reply(&Reply::ReceivedEnd), "'received-end' where"),
         ("a refusal", reply(&Reply::NotStarted("CPUs differ".into())), "did not start the guest: CPUs differ"),
@@ -183,8 +183,11 @@ fn a_last_word_is_heard_though_the_channel_closes_behind_it() {
     for postcopy in [false, true] {
         // The hand-over is the last stage at which the destination may give the guest back.
         for stage in 0..=4 {
-            let word =
-                if stage == 3 && postcopy { [reply(&Reply::Armed), refusal.clone()].concat() } else { refusal.clone() };
+            let word = if stage == 3 && postcopy {
+                [reply(&Reply::Listening), refusal.clone()].concat()
+            } else {
+                refusal.clone()
+            };
             let error = closes_at(stage, postcopy, &word).failed(&format!("stage {stage}"));
             assert!(error.contains("did not start the guest: out of memory"), "stage {stage}: {error}");
         }
@@ -197,8 +200,8 @@ fn ready_to_leave() -> (Departure, UnixStream, UnixStream) {
     let (mut control, demand) = departure.channels();
     read_until(&mut control, tag::DESCRIPTION);
     say(&mut control, &reply(&Reply::Accepted));
-    read_until(&mut control, tag::ARM);
-    say(&mut control, &reply(&Reply::Armed));
+    read_until(&mut control, tag::LISTEN);
+    say(&mut control, &reply(&Reply::Listening));
     read_until(&mut control, tag::STATE);
     (departure, control, demand)
 }
@@ -285,7 +288,7 @@ fn steering_while_it_connects_does_not_end_the_migration() {
     let _demand = departure.answer(&welcome());
     read_until(&mut channel, tag::DESCRIPTION);
     say(&mut channel, &reply(&Reply::Accepted));
-    read_until(&mut channel, tag::ARM);
+    read_until(&mut channel, tag::LISTEN);
     drop(channel);
     departure.failed("closed");
 }
@@ -331,13 +334,13 @@ fn a_hand_over_in_doubt_is_told_and_the_guest_comes_back_if_it_never_ran_there()
         assert!(departure.handle.cancel().is_err());
         for times in 2..4 {
             // A link that breaks before anything was said leaves the doubt as it is.
-            departure.handle.rejoin(Arc::new(departure.network.clone()));
+            departure.handle.recover(Arc::new(departure.network.clone()));
             drop(departure.channels());
             departure.watch.until_nth(Status::PostcopyPaused, times);
             assert!(!departure.guest.is_running());
             assert!(departure.handle.report().error.unwrap().contains("is not known"));
         }
-        departure.handle.rejoin(Arc::new(departure.network.clone()));
+        departure.handle.recover(Arc::new(departure.network.clone()));
         let (mut control, _demand) = departure.channels();
         say(&mut control, &reply(&Reply::NotStarted("the power went".into())));
         assert_eq!(read_until(&mut control, tag::CANCEL), b"the power went");
@@ -355,7 +358,7 @@ fn a_hand_over_in_doubt_is_told_and_the_guest_comes_back_if_it_never_ran_there()
 fn a_hand_over_in_doubt_is_completed_by_a_destination_that_has_everything() {
     for passes in [None, Some(0)] {
         let (departure, _) = in_doubt(passes);
-        departure.handle.rejoin(Arc::new(departure.network.clone()));
+        departure.handle.recover(Arc::new(departure.network.clone()));
         let (mut control, _demand) = departure.channels();
         say(&mut control, &everything());
         read_until(&mut control, tag::COMPLETE);
@@ -383,7 +386,7 @@ fn a_destination_that_ran_cannot_say_later_that_it_never_did() {
         } else {
             drop((control, demand));
             departure.watch.until_nth(Status::PostcopyPaused, 1);
-            departure.handle.rejoin(Arc::new(departure.network.clone()));
+            departure.handle.recover(Arc::new(departure.network.clone()));
             let (mut control, _demand) = departure.channels();
             if told_on != "a new link" {
                 say(&mut control, &reply(&Reply::ReceivedEnd));
@@ -399,7 +402,7 @@ fn a_destination_that_ran_cannot_say_later_that_it_never_did() {
 #[test]
 fn a_precopy_whose_destination_lacks_pages_stays_paused() {
     let (departure, _) = in_doubt(None);
-    departure.handle.rejoin(Arc::new(departure.network.clone()));
+    departure.handle.recover(Arc::new(departure.network.clone()));
     let (mut control, _demand) = departure.channels();
     say(&mut control, &reply(&Reply::ReceivedEnd));
     departure.watch.until_nth(Status::PostcopyPaused, 2);

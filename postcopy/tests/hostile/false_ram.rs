@@ -91,8 +91,8 @@ fn files_that_nobody_asked_for_are_closed() {
     say(&mut control, &introduction(&BLOCKS));
     assert_eq!(read_message(&mut control).unwrap().0, tag::ACCEPTED);
     let before = open_files();
-    send(&control, &forward(&Forward::Mark(3)), &right());
-    read_until(&mut control, tag::REACHED);
+    send(&control, &forward(&Forward::Barrier(3)), &right());
+    read_until(&mut control, tag::BARRIER_ACK);
     // Other tests open and close files of this process meanwhile, but not for ever.
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while open_files() > before && std::time::Instant::now() < patience {
@@ -116,7 +116,7 @@ fn ram_that_is_right_is_taken_over_and_the_guest_runs_in_it() {
     send(&control, &forward(&Forward::SharedRam(2)), &files);
     // The peer can no longer cut it off, whatever it does.
     assert!(File::from(files[1].try_clone().unwrap()).set_len(0).is_err());
-    say(&mut control, &[forward(&Forward::Mark(0)), state()].concat());
+    say(&mut control, &[forward(&Forward::Barrier(0)), state()].concat());
     read_until(&mut control, tag::READY);
     say(&mut control, &[forward(&Forward::HandOver { running: true }), forward(&Forward::Complete)].concat());
     read_until(&mut control, tag::ALL_RECEIVED);

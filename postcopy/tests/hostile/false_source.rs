@@ -61,8 +61,8 @@ impl Arrival {
         let cancel = forward(&Forward::Cancel("as it says".into()));
         say(control, &cancel);
         if self.watch.until(&[Status::Failed, Status::PostcopyPaused]) == Status::PostcopyPaused {
-            assert!(self.handle.can_rejoin(), "{what}");
-            self.handle.rejoin(Box::new(self.network.clone()));
+            assert!(self.handle.can_recover(), "{what}");
+            self.handle.recover(Box::new(self.network.clone()));
             let again = |kind| Hello { recover: true, ..hello(kind) };
             let (mut control, _) = self.greet(again(ChannelKind::Control));
             let (_demand, _) = self.greet(again(ChannelKind::Demand));
@@ -103,10 +103,10 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("unknown number", header(99, 0, 0), "message number 99 is unknown"),
         ("a reply", reply(&Reply::Ready), "message number 66 is unknown"),
         ("a request", header(tag::REQUEST, 0, 0), "message number 128 is unknown"),
-        ("flags", header(tag::ARM, 4, 0), "message 'arm' has unknown flags 0x4"),
+        ("flags", header(tag::LISTEN, 4, 0), "message 'arm' has unknown flags 0x4"),
         ("long pages", header(tag::PAGES, 0, u32::MAX), "message 'pages' claims 4294967295 bytes"),
         ("long state", header(tag::STATE, 0, 64 * 1024 * 1024 + 1), "message 'state' claims 67108865 bytes"),
-        ("arm with a body", [header(tag::ARM, 0, 1), vec![0]].concat(), "message 'arm' claims 1 bytes"),
+        ("arm with a body", [header(tag::LISTEN, 0, 1), vec![0]].concat(), "message 'arm' claims 1 bytes"),
         ("short hand-over", header(tag::HAND_OVER, 0, 0), "'hand-over' ends in the middle of a field"),
         ("short pages", [header(tag::PAGES, 0, 8), vec![0; 8]].concat(), "'pages' ends in the middle of a field"),
         ("no pages", [header(tag::PAGES, 0, 16), vec![0; 16]].concat(), "'pages' has an impossible page count"),
@@ -128,13 +128,13 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("state without pages", state(), "5 pages were never sent"),
         ("hand-over without state", forward(&Forward::HandOver { running: true }), "'hand-over' where"),
         ("the end at once", forward(&Forward::Complete), "'complete' where"),
-        ("armed twice", [forward(&Forward::Arm), forward(&Forward::Arm)].concat(), "'arm' where"),
+        ("armed twice", [forward(&Forward::Listen), forward(&Forward::Listen)].concat(), "'arm' where"),
         (
             "a pass after arming",
-            [forward(&Forward::Arm), forward(&Forward::PassBegin(1))].concat(),
+            [forward(&Forward::Listen), forward(&Forward::PassBegin(1))].concat(),
             "'pass-begin' where",
         ),
-        ("stale after arming", [forward(&Forward::Arm), stale(0, 0, 1)].concat(), "'discard' where"),
+        ("stale after arming", [forward(&Forward::Listen), stale(0, 0, 1)].concat(), "'discard' where"),
         ("two states", [all_zeros(), state(), state()].concat(), "'state' where"),
         ("complete before hand-over", [all_zeros(), state(), forward(&Forward::Complete)].concat(), "'complete' where"),
         ("pages after the state", [all_zeros(), state(), pages(run(0, 0, 1))].concat(), "'pages' where"),
@@ -171,7 +171,7 @@ fn nothing_comes_before_the_introduction() {
     let after = |more: Vec<u8>| [right.clone(), more].concat();
     for (what, said, sentence) in [
         ("pages first", pages(run(0, 0, 1)), "'pages' where"),
-        ("arm first", forward(&Forward::Arm), "'arm' where"),
+        ("arm first", forward(&Forward::Listen), "'arm' where"),
         ("state first", state(), "'state' where"),
         ("ram first", ram(4096, &[]), "'ram' where"),
         ("pages before ram", after(all_zeros()), "'zeros' where"),
@@ -237,7 +237,7 @@ fn strangers_are_told_why_and_the_real_source_still_gets_in() {
 fn running_without_pages() -> (Arrival, UnixStream, UnixStream) {
     let arrival = Arrival::new();
     let (mut control, demand) = arrival.channels();
-    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Arm), state()].concat());
+    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Listen), state()].concat());
     read_until(&mut control, tag::READY);
     say(&mut control, &forward(&Forward::HandOver { running: true }));
     read_until(&mut control, tag::RUNNING);
@@ -277,13 +277,13 @@ fn a_demand_channel_that_ends_while_the_link_is_joined_again_pauses_it_once_more
     arrival.watch.until_nth(Status::PostcopyPaused, 1);
     let again = |kind| Hello { recover: true, ..hello(kind) };
     for times in 2..10 {
-        arrival.handle.rejoin(Box::new(arrival.network.clone()));
+        arrival.handle.recover(Box::new(arrival.network.clone()));
         let (mut control, _) = arrival.greet(again(ChannelKind::Control));
         drop(arrival.greet(again(ChannelKind::Demand)));
         read_until(&mut control, tag::RECEIVED_END);
         arrival.watch.until_nth(Status::PostcopyPaused, times);
     }
-    arrival.handle.rejoin(Box::new(arrival.network.clone()));
+    arrival.handle.recover(Box::new(arrival.network.clone()));
     let (mut control, _) = arrival.greet(again(ChannelKind::Control));
     let (mut demand, _) = arrival.greet(again(ChannelKind::Demand));
     read_until(&mut control, tag::RECEIVED_END);
@@ -300,7 +300,7 @@ fn a_source_that_missed_the_last_word_asks_for_it() {
     for armed in [true, false] {
         let mut arrival = Arrival::new();
         let (mut control, mut demand) = arrival.channels();
-        let before = if armed { forward(&Forward::Arm) } else { all_zeros() };
+        let before = if armed { forward(&Forward::Listen) } else { all_zeros() };
         say(&mut control, &[introduction(&BLOCKS), before, state()].concat());
         read_until(&mut control, tag::READY);
         say(&mut control, &forward(&Forward::HandOver { running: true }));
@@ -314,8 +314,8 @@ fn a_source_that_missed_the_last_word_asks_for_it() {
         arrival.watch.until(&[Status::Completed]);
         let again = |kind| Hello { recover: true, ..hello(kind) };
         for last in [false, true] {
-            assert!(arrival.handle.can_rejoin());
-            arrival.handle.rejoin(Box::new(arrival.network.clone()));
+            assert!(arrival.handle.can_recover());
+            arrival.handle.recover(Box::new(arrival.network.clone()));
             let (mut control, _) = arrival.greet(again(ChannelKind::Control));
             let (_demand, _) = arrival.greet(again(ChannelKind::Demand));
             read_until(&mut control, tag::RECEIVED_END);
@@ -326,7 +326,7 @@ fn a_source_that_missed_the_last_word_asks_for_it() {
                 arrival.handle.join();
             }
         }
-        assert!(arrival.guest.is_running() && !arrival.handle.can_rejoin());
+        assert!(arrival.guest.is_running() && !arrival.handle.can_recover());
         assert_eq!(arrival.handle.report().status, Status::Completed);
         assert!(!arrival.watch.seen().contains(&Status::PostcopyPaused), "{:?}", arrival.watch.seen());
     }
@@ -356,7 +356,7 @@ fn claims_of_length_cost_nothing_until_the_bytes_come() {
 
 #[test]
 fn a_source_that_stalls_inside_a_message_does_not_keep_the_process() {
-    for said in [forward(&Forward::Arm)[..3].to_vec(), pages(run(0, 0, 2))[..5000].to_vec()] {
+    for said in [forward(&Forward::Listen)[..3].to_vec(), pages(run(0, 0, 2))[..5000].to_vec()] {
         let mut arrival = Arrival::new();
         let (mut control, mut demand) = arrival.channels();
         say(&mut control, &[introduction(&BLOCKS), said.clone()].concat());
@@ -372,7 +372,7 @@ fn a_load_that_waits_for_a_page_ends_when_the_demand_channel_does() {
     let arrival = Arrival::new();
     arrival.guest.load_touches.store(true, Ordering::SeqCst);
     let (mut control, mut demand) = arrival.channels();
-    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Arm), state()].concat());
+    say(&mut control, &[introduction(&BLOCKS), forward(&Forward::Listen), state()].concat());
     assert_eq!(read_message(&mut demand).unwrap().0, tag::REQUEST);
     drop(demand);
     let error = arrival.failed(&mut control, "load");
@@ -385,7 +385,7 @@ fn a_guest_that_cannot_be_started_is_given_back() {
         let arrival = Arrival::new();
         arrival.guest.refuse_run.store(true, Ordering::SeqCst);
         let (mut control, _demand) = arrival.channels();
-        let ready = if armed { forward(&Forward::Arm) } else { all_zeros() };
+        let ready = if armed { forward(&Forward::Listen) } else { all_zeros() };
         say(&mut control, &[introduction(&BLOCKS), ready, state()].concat());
         read_until(&mut control, tag::READY);
         say(&mut control, &[forward(&Forward::HandOver { running: true }), forward(&Forward::Complete)].concat());

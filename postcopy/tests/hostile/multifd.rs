@@ -10,14 +10,14 @@ use crate::false_source::{Arrival, BLOCKS, all_zeros, pages, run, state};
 use crate::peer::{forward, hang_up, header, hello, introduction, read_until, reply, say};
 
 /// An arrival with this many multifd channels, all channels welcomed.
-struct Many {
+struct MultifdThresholds {
     arrival: Arrival,
     control: UnixStream,
     multifd: Vec<UnixStream>,
     demand: UnixStream,
 }
 
-impl Many {
+impl MultifdThresholds {
     /// The guest's description was accepted.
     fn introduced(channels: usize) -> Self {
         let arrival = Arrival::new();
@@ -32,7 +32,7 @@ impl Many {
     /// The guest runs, with every page missing.
     fn running(channels: usize) -> Self {
         let mut many = Self::introduced(channels);
-        say(&mut many.control, &[forward(&Forward::Arm), state()].concat());
+        say(&mut many.control, &[forward(&Forward::Listen), state()].concat());
         many.hand_over();
         many
     }
@@ -61,35 +61,39 @@ impl Many {
     }
 }
 
-fn spread() -> Vec<u8> {
-    forward(&Forward::Spread)
+fn start_multifd() -> Vec<u8> {
+    forward(&Forward::MultifdStart)
 }
 
-fn gather() -> Vec<u8> {
-    forward(&Forward::Gather)
+fn flush_multifd() -> Vec<u8> {
+    forward(&Forward::MultifdFlush)
 }
 
 #[test]
 fn a_lie_on_control_about_a_stretch_is_named() {
-    let spread_and = |message: Vec<u8>| [spread(), message].concat();
+    let start_and = |message: Vec<u8>| [start_multifd(), message].concat();
     for (what, lie, sentence) in [
-        ("arm", spread_and(forward(&Forward::Arm)), "'arm' where"),
-        ("pages", spread_and(pages(run(0, 0, 1))), "'pages' where"),
-        ("zeros", spread_and(all_zeros()), "'zeros' where"),
-        ("the end of the pass", spread_and(forward(&Forward::PassEnd(1))), "'pass-end' where"),
-        ("a mark", spread_and(forward(&Forward::Mark(1))), "'mark' where"),
-        ("spread twice", spread_and(spread()), "'spread' where"),
-        ("state", spread_and(state()), "'state' where"),
-        ("a cancel", spread_and(forward(&Forward::Cancel("no more".into()))), "stays on the source: no more"),
-        ("nothing more", spread(), "closed the connection"),
-        ("half a message", spread_and(gather()[..3].to_vec()), "in the middle of message 'header'"),
-        ("gather alone", gather(), "'gather' where"),
-        ("armed", [forward(&Forward::Arm), spread()].concat(), "'spread' where"),
-        ("loaded", [all_zeros(), state(), spread()].concat(), "'spread' where"),
-        ("spread with a body", [header(tag::SPREAD, 0, 1), vec![0]].concat(), "message 'spread' claims 1 bytes"),
-        ("gather with a body", [header(tag::GATHER, 0, 9), vec![0; 9]].concat(), "message 'gather' claims 9 bytes"),
+        ("arm", start_and(forward(&Forward::Listen)), "'arm' where"),
+        ("pages", start_and(pages(run(0, 0, 1))), "'pages' where"),
+        ("zeros", start_and(all_zeros()), "'zeros' where"),
+        ("the end of the pass", start_and(forward(&Forward::PassEnd(1))), "'pass-end' where"),
+        ("a mark", start_and(forward(&Forward::Barrier(1))), "'mark' where"),
+        ("spread twice", start_and(start_multifd()), "'spread' where"),
+        ("state", start_and(state()), "'state' where"),
+        ("a cancel", start_and(forward(&Forward::Cancel("no more".into()))), "stays on the source: no more"),
+        ("nothing more", start_multifd(), "closed the connection"),
+        ("half a message", start_and(flush_multifd()[..3].to_vec()), "in the middle of message 'header'"),
+        ("gather alone", flush_multifd(), "'gather' where"),
+        ("armed", [forward(&Forward::Listen), start_multifd()].concat(), "'spread' where"),
+        ("loaded", [all_zeros(), state(), start_multifd()].concat(), "'spread' where"),
+        ("spread with a body", [header(tag::MULTIFD_START, 0, 1), vec![0]].concat(), "message 'spread' claims 1 bytes"),
+        (
+            "gather with a body",
+            [header(tag::MULTIFD_FLUSH, 0, 9), vec![0; 9]].concat(),
+            "message 'gather' claims 9 bytes",
+        ),
     ] {
-        let mut many = Many::introduced(2);
+        let mut many = MultifdThresholds::introduced(2);
         say(&mut many.control, &lie);
         hang_up(&many.control);
         let error = many.arrival.failed(&mut many.control, what);
@@ -99,12 +103,12 @@ fn a_lie_on_control_about_a_stretch_is_named() {
 
 #[test]
 fn a_stretch_without_multifd_channels_is_refused() {
-    let mut few = Many::introduced(0);
-    say(&mut few.control, &[spread(), gather()].concat());
+    let mut few = MultifdThresholds::introduced(0);
+    say(&mut few.control, &[start_multifd(), flush_multifd()].concat());
     let error = few.arrival.failed(&mut few.control, "precopy");
     assert!(error.contains("'spread' where"), "{error}");
-    let mut few = Many::running(0);
-    say(&mut few.control, &[spread(), gather()].concat());
+    let mut few = MultifdThresholds::running(0);
+    say(&mut few.control, &[start_multifd(), flush_multifd()].concat());
     few.arrival.watch.until(&[Status::PostcopyPaused]);
     let error = few.arrival.handle.report().error.unwrap();
     assert!(error.contains("'spread' where"), "{error}");
@@ -119,15 +123,15 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("zeros outside", forward(&Forward::Zeros(vec![run(0, 0, 3), run(1, 2, 1)])), "block 1 pages 2+1"),
         ("an unknown number", header(99, 0, 0), "message number 99 is unknown"),
         ("state", state(), "message number 10 is unknown"),
-        ("arm", forward(&Forward::Arm), "message number 9 is unknown"),
-        ("spread", spread(), "message number 15 is unknown"),
+        ("arm", forward(&Forward::Listen), "message number 9 is unknown"),
+        ("spread", start_multifd(), "message number 15 is unknown"),
         ("a cancel", forward(&Forward::Cancel("why".into())), "message number 13 is unknown"),
         ("a reply", reply(&Reply::Ready), "message number 66 is unknown"),
         ("a request", [header(tag::REQUEST, 0, 16), vec![0; 16]].concat(), "message number 128 is unknown"),
-        ("flags", header(tag::GATHER, 2, 0), "message 'gather' has unknown flags 0x2"),
+        ("flags", header(tag::MULTIFD_FLUSH, 2, 0), "message 'gather' has unknown flags 0x2"),
         ("too long", header(tag::PAGES, 0, u32::MAX), "message 'pages' claims 4294967295 bytes"),
         ("half a page", pages(run(0, 0, 2))[..5000].to_vec(), "in the middle of message 'pages'"),
-        ("half a header", gather()[..5].to_vec(), "in the middle of message 'header'"),
+        ("half a header", flush_multifd()[..5].to_vec(), "in the middle of message 'header'"),
         ("pages and no gather", pages(run(0, 0, 2)), "closed the connection"),
         ("nothing", Vec::new(), "closed the connection"),
     ]
@@ -136,10 +140,10 @@ fn lies() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 #[test]
 fn a_lie_on_a_multifd_channel_is_named_and_nothing_runs() {
     for (what, lie, sentence) in lies() {
-        let mut many = Many::introduced(2);
+        let mut many = MultifdThresholds::introduced(2);
         // What is behind the stretch would be refused, too, if anybody looked at it.
-        say(&mut many.control, &[spread(), gather(), forward(&Forward::Complete)].concat());
-        say(&mut many.multifd[0], &gather());
+        say(&mut many.control, &[start_multifd(), flush_multifd(), forward(&Forward::Complete)].concat());
+        say(&mut many.multifd[0], &flush_multifd());
         say(&mut many.multifd[1], &lie);
         hang_up(&many.multifd[1]);
         let error = many.arrival.failed(&mut many.control, what);
@@ -152,13 +156,13 @@ fn a_lie_on_a_multifd_channel_is_named_and_nothing_runs() {
 fn a_lie_on_a_multifd_channel_pauses_a_guest_that_runs() {
     for (what, lie, sentence) in lies() {
         // Whether or not the control channel has come to the end of the stretch.
-        for gathered in [false, true] {
-            let mut many = Many::running(2);
-            say(&mut many.control, &spread());
+        for flushed in [false, true] {
+            let mut many = MultifdThresholds::running(2);
+            say(&mut many.control, &start_multifd());
             say(&mut many.multifd[1], &lie);
             hang_up(&many.multifd[1]);
-            if gathered {
-                say(&mut many.control, &gather());
+            if flushed {
+                say(&mut many.control, &flush_multifd());
             }
             many.arrival.watch.until(&[Status::PostcopyPaused]);
             let error = many.arrival.handle.report().error.unwrap();
@@ -183,9 +187,9 @@ fn multifd_channels_that_do_not_belong_are_turned_away() {
     refused(Hello { recover: true, ..multifd }, "no paused migration is here");
     refused(Hello { versions: (2, 9), ..multifd }, "versions 2 to 9");
     let (one, demand) = (arrival.open(ChannelKind::Multifd), arrival.open(ChannelKind::Demand));
-    let mut many = Many { arrival, control, multifd: vec![one], demand };
-    say(&mut many.control, &[introduction(&BLOCKS), spread(), gather(), state()].concat());
-    say(&mut many.multifd[0], &[all_zeros(), gather()].concat());
+    let mut many = MultifdThresholds { arrival, control, multifd: vec![one], demand };
+    say(&mut many.control, &[introduction(&BLOCKS), start_multifd(), flush_multifd(), state()].concat());
+    say(&mut many.multifd[0], &[all_zeros(), flush_multifd()].concat());
     many.hand_over();
     many.completed();
 }
@@ -212,7 +216,7 @@ fn what_a_source_opened_that_died_is_not_the_next_one_s() {
         channel
     };
     let (mut control, _demand) = (next(ChannelKind::Control), next(ChannelKind::Demand));
-    say(&mut control, &[introduction(&BLOCKS), spread()].concat());
+    say(&mut control, &[introduction(&BLOCKS), start_multifd()].concat());
     let error = arrival.failed(&mut control, "spread");
     assert!(error.contains("'spread' where"), "{error}");
 }
@@ -220,7 +224,7 @@ fn what_a_source_opened_that_died_is_not_the_next_one_s() {
 #[test]
 fn multifd_channels_may_be_of_no_use() {
     for postcopy in [false, true] {
-        let mut many = if postcopy { Many::running(3) } else { Many::introduced(3) };
+        let mut many = if postcopy { MultifdThresholds::running(3) } else { MultifdThresholds::introduced(3) };
         say(&mut many.control, &all_zeros());
         if !postcopy {
             say(&mut many.control, &state());
@@ -235,8 +239,8 @@ fn multifd_channels_may_be_of_no_use() {
 #[test]
 fn nothing_overtakes_the_pages_of_a_stretch() {
     for postcopy in [false, true] {
-        let mut many = if postcopy { Many::running(2) } else { Many::introduced(2) };
-        let mut stretches = [spread(), gather(), spread(), gather()].concat();
+        let mut many = if postcopy { MultifdThresholds::running(2) } else { MultifdThresholds::introduced(2) };
+        let mut stretches = [start_multifd(), flush_multifd(), start_multifd(), flush_multifd()].concat();
         if !postcopy {
             stretches.extend(state());
         }
@@ -244,11 +248,11 @@ fn nothing_overtakes_the_pages_of_a_stretch() {
         // Both stretches' worth on one channel: what is behind its `gather` belongs to the second.
         say(
             &mut many.multifd[1],
-            &[pages(run(0, 1, 2)), gather(), forward(&Forward::Zeros(vec![run(1, 0, 1)]))].concat(),
+            &[pages(run(0, 1, 2)), flush_multifd(), forward(&Forward::Zeros(vec![run(1, 0, 1)]))].concat(),
         );
-        say(&mut many.multifd[0], &[pages(run(0, 0, 1)), gather()].concat());
-        say(&mut many.multifd[0], &gather());
-        say(&mut many.multifd[1], &[pages(run(1, 1, 1)), gather()].concat());
+        say(&mut many.multifd[0], &[pages(run(0, 0, 1)), flush_multifd()].concat());
+        say(&mut many.multifd[0], &flush_multifd());
+        say(&mut many.multifd[1], &[pages(run(1, 1, 1)), flush_multifd()].concat());
         if !postcopy {
             many.hand_over();
         }
@@ -261,11 +265,11 @@ fn nothing_overtakes_the_pages_of_a_stretch() {
 
 #[test]
 fn a_stretch_that_does_not_end_does_not_keep_the_process() {
-    for half in [Vec::new(), gather()[..3].to_vec(), pages(run(0, 0, 2))[..5000].to_vec()] {
+    for half in [Vec::new(), flush_multifd()[..3].to_vec(), pages(run(0, 0, 2))[..5000].to_vec()] {
         for postcopy in [false, true] {
-            let mut many = if postcopy { Many::running(2) } else { Many::introduced(2) };
-            say(&mut many.control, &[spread(), gather()].concat());
-            say(&mut many.multifd[0], &gather());
+            let mut many = if postcopy { MultifdThresholds::running(2) } else { MultifdThresholds::introduced(2) };
+            say(&mut many.control, &[start_multifd(), flush_multifd()].concat());
+            say(&mut many.multifd[0], &flush_multifd());
             say(&mut many.multifd[1], &half);
             many.arrival.handle.abandon();
             drop(many.demand);

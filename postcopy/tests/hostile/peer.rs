@@ -145,9 +145,9 @@ pub fn read_until(channel: &mut UnixStream, wanted: u16) -> Vec<u8> {
         if found == wanted {
             return body;
         }
-        if let (tag::MARK, Ok(number)) = (found, body.as_slice().try_into()) {
+        if let (tag::BARRIER, Ok(number)) = (found, body.as_slice().try_into()) {
             // The source goes on only once it hears that everything before the mark was dealt with.
-            say(channel, &reply(&Reply::Reached(u32::from_le_bytes(number))));
+            say(channel, &reply(&Reply::BarrierAck(u32::from_le_bytes(number))));
         }
     }
 }

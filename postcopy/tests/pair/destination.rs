@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::destination::{Destination, Effect, Packed, Standing, Stretch, Touch, Tracker};
-use whimbrel_postcopy::encoding::{Changes, Unpacker};
+use whimbrel_postcopy::destination::{Compressed, Destination, Effect, GuestPlace, MultifdEpoch, Touch, Tracker};
+use whimbrel_postcopy::encoding::{Decompressor, XbzrleDecoder};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::stats::Status;
@@ -32,15 +32,15 @@ struct Contents {
 /// Contents that are not pages as they are, and are taken at once.
 #[derive(Clone, Copy)]
 enum Encoded {
-    Packed { packed: Packed, watched: bool },
-    Changes { run: PageRun, length: u32 },
+    Compressed { packed: Compressed, watched: bool },
+    XbzrleDecoder { run: PageRun, length: u32 },
 }
 
 impl Encoded {
     fn length(self) -> usize {
         match self {
-            Self::Packed { packed, .. } => packed.length as usize,
-            Self::Changes { length, .. } => length as usize,
+            Self::Compressed { packed, .. } => packed.length as usize,
+            Self::XbzrleDecoder { length, .. } => length as usize,
         }
     }
 }
@@ -51,7 +51,7 @@ struct Receiver {
     contents: Option<Contents>,
     encoded: Option<Encoded>,
     /// Placed, not yet counted as received.
-    marks: Option<PageRun>,
+    barriers: Option<PageRun>,
     /// It has come to the end of this stretch.
     there: bool,
 }
@@ -64,11 +64,11 @@ pub struct DestinationEnd {
     encoded: Option<Encoded>,
     demand_contents: Option<Contents>,
     receivers: Vec<Receiver>,
-    stretch: Option<Stretch>,
+    stretch: Option<MultifdEpoch>,
     /// The control thread waits for the receivers.
-    gathering: bool,
+    flushing: bool,
     /// Placed, not yet counted as received: by the control thread, by the fault loop.
-    marks: Option<PageRun>,
+    barriers: Option<PageRun>,
     demand_marks: Option<PageRun>,
     /// Pages that loading the state still has to touch; `None` when nothing is being loaded.
     loading: Option<Vec<Page>>,
@@ -104,8 +104,8 @@ impl DestinationEnd {
             demand_contents: None,
             receivers: vec![Receiver::default(); plan.multifd_lines.len()],
             stretch: None,
-            gathering: false,
-            marks: None,
+            flushing: false,
+            barriers: None,
             demand_marks: None,
             loading: None,
             faults: VecDeque::new(),
@@ -123,12 +123,12 @@ impl DestinationEnd {
     /// The link's threads end: what they have placed counts.
     fn forget_link(&mut self) {
         for receiver in &mut self.receivers {
-            if let Some(run) = receiver.marks.take() {
+            if let Some(run) = receiver.barriers.take() {
                 self.rung |= self.tracker.placed(run);
             }
             *receiver = Receiver::default();
         }
-        (self.contents, self.encoded, self.stretch, self.gathering) = (None, None, None, false);
+        (self.contents, self.encoded, self.stretch, self.flushing) = (None, None, None, false);
     }
 
     fn wake(&mut self, run: PageRun) {
@@ -144,9 +144,9 @@ impl DestinationEnd {
     /// Puts encoded contents where they belong; the run, if it is not counted as received yet.
     fn put(&mut self, encoded: Encoded, bytes: &[u8]) -> Option<PageRun> {
         match encoded {
-            Encoded::Packed { packed: Packed { run, codec, .. }, watched } => {
-                let mut unpacker = Unpacker::default();
-                let raw = unpacker.unpack(codec, bytes, run.bytes()).unwrap();
+            Encoded::Compressed { packed: Compressed { run, codec, .. }, watched } => {
+                let mut decompressor = Decompressor::default();
+                let raw = decompressor.unpack(codec, bytes, run.bytes()).unwrap();
                 if watched {
                     self.fill(run, Some(raw));
                     return Some(run);
@@ -154,10 +154,10 @@ impl DestinationEnd {
                 self.memory.write(run, raw);
                 self.tracker.placed(run);
             }
-            Encoded::Changes { run, .. } => {
+            Encoded::XbzrleDecoder { run, .. } => {
                 assert!(self.tracker.has(run.block, run.start), "what changed of {run} came before it did");
                 assert!(!self.memory.watched && run.count == 1);
-                let mut changes = Changes::of(&bytes[2..]);
+                let mut changes = XbzrleDecoder::of(&bytes[2..]);
                 while let Some((at, new)) = changes.take().unwrap() {
                     self.memory.ram[usize::from(run.block.0)].write(run.start, at, new);
                 }
@@ -181,7 +181,7 @@ impl World {
     /// The control thread; whether anything was done.
     pub fn step_destination(&mut self) -> bool {
         let destination = &mut self.destination;
-        if let Some(run) = destination.marks.take() {
+        if let Some(run) = destination.barriers.take() {
             destination.rung |= destination.tracker.placed(run);
             return true;
         }
@@ -233,7 +233,7 @@ impl World {
         }
         match thread {
             Thread::Driver => {
-                destination.marks = None;
+                destination.barriers = None;
                 self.destination_failed(MigrationError::ThreadDied("incoming"));
             }
             Thread::Multifd if !destination.receivers.is_empty() => {
@@ -259,8 +259,8 @@ impl World {
         if let Some(encoded) = self.destination.encoded {
             return self.take_encoded(encoded);
         }
-        if self.destination.gathering {
-            return self.gather_pages();
+        if self.destination.flushing {
+            return self.flush_pages();
         }
         let destination = &mut self.destination;
         if std::mem::take(&mut destination.rung) {
@@ -299,17 +299,21 @@ impl World {
             }
             Effect::Accept => self.reply(&Reply::Accepted)?,
             Effect::Adopt(_) => unreachable!("nobody hands RAM over here"),
-            Effect::Tell(number) | Effect::Mark(number) => self.reply(&Reply::Reached(number))?,
-            Effect::Spread(stretch) => {
+            Effect::Tell(number) | Effect::Barrier(number) => self.reply(&Reply::BarrierAck(number))?,
+            Effect::MultifdStart(stretch) => {
                 destination.stretch = Some(stretch);
                 destination.receivers.iter_mut().for_each(|receiver| receiver.there = false);
             }
-            Effect::Gather => destination.gathering = true,
+            Effect::MultifdFlush => destination.flushing = true,
             Effect::Write(run) => destination.contents = Some(Contents { run, watched: false }),
             Effect::Place(run) => destination.contents = Some(Contents { run, watched: true }),
-            Effect::WritePacked(packed) => destination.encoded = Some(Encoded::Packed { packed, watched: false }),
-            Effect::PlacePacked(packed) => destination.encoded = Some(Encoded::Packed { packed, watched: true }),
-            Effect::Change(run, length) => destination.encoded = Some(Encoded::Changes { run, length }),
+            Effect::WriteCompressed(packed) => {
+                destination.encoded = Some(Encoded::Compressed { packed, watched: false })
+            }
+            Effect::PlaceCompressed(packed) => {
+                destination.encoded = Some(Encoded::Compressed { packed, watched: true })
+            }
+            Effect::Change(run, length) => destination.encoded = Some(Encoded::XbzrleDecoder { run, length }),
             Effect::WriteZeros(runs) => runs.into_iter().for_each(|run| {
                 destination.memory.discard(run);
                 destination.tracker.placed(run);
@@ -319,9 +323,9 @@ impl World {
                 destination.rung |= destination.tracker.placed(run);
             }),
             Effect::Discard(fragment) => destination.tracker.stale(&fragment, |run| destination.memory.discard(run)),
-            Effect::Arm => {
+            Effect::Listen => {
                 (destination.memory.watched, destination.memory.was_watched) = (true, true);
-                self.reply(&Reply::Armed)?;
+                self.reply(&Reply::Listening)?;
             }
             Effect::Load(sections) => {
                 assert_eq!(sections[0].bytes, self.truth.state.to_le_bytes());
@@ -376,20 +380,20 @@ impl World {
     }
 
     /// Whether every receiver has come to the end.
-    fn gather_pages(&mut self) -> Result<bool, MigrationError> {
+    fn flush_pages(&mut self) -> Result<bool, MigrationError> {
         let destination = &mut self.destination;
         let missing = |(receiver, pipe): (&Receiver, &Pipe)| {
             let stuck = receiver.contents.is_some_and(|_| pipe.len() < PAGE_SIZE)
                 || receiver.encoded.is_some_and(|encoded| pipe.len() < encoded.length())
                 || message(pipe).is_ok_and(|it| it.is_none());
-            !receiver.there && receiver.marks.is_none() && pipe.has_ended() && stuck
+            !receiver.there && receiver.barriers.is_none() && pipe.has_ended() && stuck
         };
         if destination.receivers.iter().zip(&self.link.multifd).any(missing) {
             return Err(link_closed());
         }
         let all = destination.receivers.iter().all(|receiver| receiver.there);
         if all {
-            (destination.gathering, destination.stretch) = (false, None);
+            (destination.flushing, destination.stretch) = (false, None);
         }
         Ok(all)
     }
@@ -408,7 +412,7 @@ impl World {
         let number = number % self.destination.receivers.len();
         let (destination, pipe) = (&mut self.destination, &mut self.link.multifd[number]);
         let receiver = &mut destination.receivers[number];
-        if let Some(run) = receiver.marks.take() {
+        if let Some(run) = receiver.barriers.take() {
             destination.rung |= destination.tracker.placed(run);
             return true;
         }
@@ -423,7 +427,7 @@ impl World {
             let bytes = pipe.take(run.bytes());
             receiver.contents = rest(contents, run);
             if contents.watched {
-                receiver.marks = Some(run);
+                receiver.barriers = Some(run);
                 destination.fill(run, Some(&bytes));
             } else {
                 destination.memory.write(run, &bytes);
@@ -437,22 +441,22 @@ impl World {
             }
             receiver.encoded = None;
             let bytes = pipe.take(encoded.length());
-            let marks = destination.put(encoded, &bytes);
-            destination.receivers[number].marks = marks;
+            let barriers = destination.put(encoded, &bytes);
+            destination.receivers[number].barriers = barriers;
             return true;
         }
         let Ok(Some((header, fields))) = message(pipe) else { return false };
         pipe.take(Header::LEN + header.fields());
         match decode_multifd(header, &fields).unwrap() {
             Forward::Pages(run) => {
-                receiver.contents = Some(Contents { run, watched: stretch == Stretch::Postcopy });
+                receiver.contents = Some(Contents { run, watched: stretch == MultifdEpoch::Postcopy });
             }
-            Forward::Packed { run, codec, length } => {
-                let packed = Packed { run, codec, length };
-                receiver.encoded = Some(Encoded::Packed { packed, watched: stretch == Stretch::Postcopy });
+            Forward::Compressed { run, codec, length } => {
+                let packed = Compressed { run, codec, length };
+                receiver.encoded = Some(Encoded::Compressed { packed, watched: stretch == MultifdEpoch::Postcopy });
             }
             Forward::Zeros(runs) => runs.into_iter().for_each(|run| {
-                if stretch == Stretch::Postcopy {
+                if stretch == MultifdEpoch::Postcopy {
                     destination.fill(run, None);
                     destination.rung |= destination.tracker.placed(run);
                 } else {
@@ -460,7 +464,7 @@ impl World {
                     destination.tracker.placed(run);
                 }
             }),
-            Forward::Gather => receiver.there = true,
+            Forward::MultifdFlush => receiver.there = true,
             other => panic!("{other:?} on a multifd channel"),
         }
         true
@@ -474,7 +478,7 @@ impl World {
         let bytes = control.take(encoded.length());
         let destination = &mut self.destination;
         destination.encoded = None;
-        destination.marks = destination.put(encoded, &bytes);
+        destination.barriers = destination.put(encoded, &bytes);
         Ok(true)
     }
 
@@ -490,7 +494,7 @@ impl World {
         destination.contents = rest(contents, run);
         if contents.watched {
             destination.fill(run, Some(&bytes));
-            destination.marks = Some(run);
+            destination.barriers = Some(run);
         } else {
             destination.memory.write(run, &bytes);
             destination.tracker.placed(run);
@@ -589,12 +593,12 @@ impl World {
     }
 
     /// The destination's half of a new link: tells what it has, asks again for what it waits for.
-    pub fn rejoin_destination(&mut self) {
+    pub fn recover_destination(&mut self) {
         let destination = &mut self.destination;
-        let standing = destination.machine.rejoin().unwrap();
+        let standing = destination.machine.recover().unwrap();
         (destination.linked, destination.demand_lost, destination.demand_open) = (true, false, true);
         destination.demand_contents = None;
-        if let Standing::Never(why) = standing {
+        if let GuestPlace::Never(why) = standing {
             let _ = self.reply(&Reply::NotStarted(why));
             return;
         }
@@ -603,7 +607,7 @@ impl World {
             let _ = self.reply(&Reply::Received(fragment));
         }
         let _ = self.reply(&Reply::ReceivedEnd);
-        self.destination.machine.rejoined();
+        self.destination.machine.recovered();
         self.request(tracker.ask_again());
     }
 

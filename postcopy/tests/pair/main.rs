@@ -48,7 +48,7 @@ fn number(variable: &str) -> Option<u64> {
 #[derive(Debug, Default)]
 struct Tally {
     ends: BTreeMap<End, u64>,
-    rejoined: u64,
+    recovered: u64,
     /// Times the source asked a destination that had everything.
     asked_late: u64,
     held: u64,
@@ -60,7 +60,7 @@ impl Tally {
         let told = Seed(seed);
         let mut world = World::new(seed);
         *self.ends.entry(world.play()).or_default() += 1;
-        self.rejoined += world.rejoined;
+        self.recovered += world.recovered;
         self.asked_late += world.asked_late;
         self.held += world.held;
         self.held_in_vain += world.held_in_vain;
@@ -69,7 +69,7 @@ impl Tally {
 
     fn add(mut self, other: Self) -> Self {
         other.ends.into_iter().for_each(|(end, count)| *self.ends.entry(end).or_default() += count);
-        self.rejoined += other.rejoined;
+        self.recovered += other.recovered;
         self.asked_late += other.asked_late;
         self.held += other.held;
         self.held_in_vain += other.held_in_vain;
@@ -113,6 +113,6 @@ fn every_schedule_keeps_the_guest_whole_and_single() {
     for end in [End::MovedByPrecopy, End::MovedByPostcopy, End::Cancelled, End::Failed, End::TakenBack] {
         assert!(tally.ends.get(&end).is_some_and(|&count| count >= few), "too few schedules end as {end:?}: {tally:?}");
     }
-    assert!(tally.rejoined >= few && tally.asked_late >= few, "{tally:?}");
+    assert!(tally.recovered >= few && tally.asked_late >= few, "{tally:?}");
     assert!(tally.held >= few && tally.held_in_vain >= few, "{tally:?}");
 }

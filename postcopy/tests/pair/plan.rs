@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use whimbrel_postcopy::encoding::{Contents, Packing};
-use whimbrel_postcopy::source::{AutoConverge, DirtyLimit, Limits, Policy, Slowing};
+use whimbrel_postcopy::encoding::{Compression, PageEncoding};
+use whimbrel_postcopy::source::{AutoConverge, DirtyLimit, Limits, Policy, ThrottlePolicy};
 use whimbrel_postcopy::stats::Status;
 
 use crate::link::Line;
@@ -35,7 +35,7 @@ impl Random {
     }
 
     /// Small numbers as often as large ones.
-    pub fn spread(&mut self, doublings: u64) -> u64 {
+    pub fn start_multifd(&mut self, doublings: u64) -> u64 {
         let limit = 1 << self.below(doublings + 1);
         self.below(limit)
     }
@@ -95,10 +95,10 @@ pub struct Plan {
     pub multifd_lines: Vec<Line>,
     /// From so many pages on they are used.
     pub many: u64,
-    pub spreads_background: bool,
+    pub multifd_background: bool,
     pub limits: Limits,
     /// How pages go, for the whole of the migration.
-    pub contents: Contents,
+    pub contents: PageEncoding,
     pub forgets: Forgets,
     pub refusal: Refusal,
     pub events: Vec<Planned>,
@@ -122,14 +122,14 @@ impl Plan {
         let multifd_lines = (0..multifd).map(|_| self::line(random)).collect();
         let many = random.pick(&[0, 1, 1, 30]);
         let contents = random.pick(&[
-            Contents::Whole,
-            Contents::Whole,
-            Contents::Packed(Packing::Zlib(1)),
-            Contents::Packed(Packing::Zstd(1)),
-            Contents::Changes { cache: 0 },
-            Contents::Changes { cache: 0 },
+            PageEncoding::Whole,
+            PageEncoding::Whole,
+            PageEncoding::Compressed(Compression::Zlib(1)),
+            PageEncoding::Compressed(Compression::Zstd(1)),
+            PageEncoding::Xbzrle { cache: 0 },
+            PageEncoding::Xbzrle { cache: 0 },
         ]);
-        let spreads_background = random.percent(70);
+        let multifd_background = random.percent(70);
         let refusals = [
             Refusal::Check,
             Refusal::Load,
@@ -147,13 +147,13 @@ impl Plan {
             demand_line,
             multifd_lines,
             many,
-            spreads_background,
+            multifd_background,
             limits: limits(random),
             contents,
             forgets: random.pick(&[Forgets::WhenRead, Forgets::WhenCleared]),
             refusal,
             events: events(random),
-            calm: 200 + random.spread(11),
+            calm: 200 + random.start_multifd(11),
             writes_percent: random.pick(&[5, 50, 95]),
         }
     }
@@ -181,10 +181,15 @@ fn policy(random: &mut Random) -> Policy {
     ])
 }
 
-fn slowing(random: &mut Random) -> Slowing {
+fn slowing(random: &mut Random) -> ThrottlePolicy {
     let converge = AutoConverge { threshold: 10, initial: 20, increment: 30, tailslow: random.percent(50), most: 99 };
     let limit = DirtyLimit { threshold: 10, rate: 100_000, period: Duration::from_millis(random.pick(&[1, 50, 1000])) };
-    random.pick(&[Slowing::Off, Slowing::Off, Slowing::AutoConverge(converge), Slowing::DirtyLimit(limit)])
+    random.pick(&[
+        ThrottlePolicy::Off,
+        ThrottlePolicy::Off,
+        ThrottlePolicy::AutoConverge(converge),
+        ThrottlePolicy::DirtyLimit(limit),
+    ])
 }
 
 pub fn limits(random: &mut Random) -> Limits {
@@ -194,7 +199,7 @@ pub fn limits(random: &mut Random) -> Limits {
         downtime: Duration::from_millis(random.pick(&[1, 20, 300])),
         switchover_bandwidth: random.pick(&[0, 0, 0, 10_000_000]),
         policy: policy(random),
-        slowing: slowing(random),
+        throttling: slowing(random),
         hold: random.percent(25),
         // The user joins both sides again.
         reconnect: Duration::ZERO,
@@ -206,7 +211,7 @@ fn events(random: &mut Random) -> Vec<Planned> {
     use Status::{Active, Device, PostcopyActive, PostcopyDevice, PostcopyRecover, PreSwitchover, Setup};
     let mut events = Vec::new();
     let mut plan = |event, statuses: &[Status], random: &mut Random| {
-        events.push(Planned { event, status: random.pick(statuses), after: random.spread(9) });
+        events.push(Planned { event, status: random.pick(statuses), after: random.start_multifd(9) });
     };
     for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
         let late = [

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::encoding::{Contents, Packer, Page, encode_changes};
+use whimbrel_postcopy::encoding::{Compressor, Page, PageEncoding, encode_xbzrle};
 use whimbrel_postcopy::error::MigrationError;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
-use whimbrel_postcopy::source::{Action, Hint, Many, Source, answer};
+use whimbrel_postcopy::source::{Action, Hint, MultifdThresholds, Source, answer};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{BlockDescription, Features, Forward, Header, Reply, Request, decode_reply};
 
@@ -30,9 +30,9 @@ enum Item {
 /// How pages are made messages of.
 enum Means {
     Whole,
-    Packed(Packer),
+    Compressed(Compressor),
     /// Pages as they were sent, while the destination takes changes of them.
-    Changes(HashMap<(BlockId, PageIndex), Page>),
+    XbzrleDecoder(HashMap<(BlockId, PageIndex), Page>),
 }
 
 pub struct SourceEnd {
@@ -47,7 +47,7 @@ pub struct SourceEnd {
     jobs: Vec<PageRun>,
     spread: bool,
     /// The action that waits for the senders.
-    gathering: bool,
+    flushing: bool,
     senders_lost: bool,
     /// Waiting, perhaps until a moment.
     pub waiting: Option<Option<Duration>>,
@@ -96,12 +96,12 @@ impl SourceEnd {
         let features = if plan.refusal == Refusal::Postcopy { Features::default() } else { Features::POSTCOPY };
         let many = (!plan.multifd_lines.is_empty()).then_some(plan.many);
         let means = match plan.contents {
-            Contents::Whole => Means::Whole,
-            Contents::Packed(packing) => Means::Packed(Packer::new(packing).unwrap()),
-            Contents::Changes { .. } => Means::Changes(HashMap::new()),
+            PageEncoding::Whole => Means::Whole,
+            PageEncoding::Compressed(packing) => Means::Compressed(Compressor::new(packing).unwrap()),
+            PageEncoding::Xbzrle { .. } => Means::XbzrleDecoder(HashMap::new()),
         };
-        let precopy = many.filter(|_| !matches!(means, Means::Changes(_)));
-        let many = Many { precopy, postcopy: many.filter(|_| plan.spreads_background) };
+        let precopy = many.filter(|_| !matches!(means, Means::XbzrleDecoder(_)));
+        let many = MultifdThresholds { precopy, postcopy: many.filter(|_| plan.multifd_background) };
         Self {
             machine: Source::new(introduction, features, plan.limits, pending.clone(), hint.clone(), many),
             log: Log::new(&ram, plan.forgets),
@@ -113,7 +113,7 @@ impl SourceEnd {
             means,
             jobs: Vec::new(),
             spread: false,
-            gathering: false,
+            flushing: false,
             senders_lost: false,
             waiting: None,
             serving: false,
@@ -130,10 +130,10 @@ impl SourceEnd {
     }
 
     /// A new link stands.
-    pub fn rejoin(&mut self) {
-        assert!(self.machine.rejoin());
+    pub fn recover(&mut self) {
+        assert!(self.machine.recover());
         self.forget();
-        (self.spread, self.gathering, self.senders_lost) = (false, false, false);
+        (self.spread, self.flushing, self.senders_lost) = (false, false, false);
         (self.linked, self.serving, self.demand_lost, self.waiting) = (true, false, false, None);
         self.answered = RamBitmap::new(&self.ram);
     }
@@ -142,7 +142,7 @@ impl SourceEnd {
 impl SourceEnd {
     /// From here on pages are placed, not written.
     fn end_changes(&mut self) {
-        if let Means::Changes(_) = self.means {
+        if let Means::XbzrleDecoder(_) = self.means {
             self.means = Means::Whole;
         }
     }
@@ -171,8 +171,8 @@ impl World {
                     other.map(drop)
                 }
             },
-            None if source.gathering => match self.look_up() {
-                Ok(false) => return self.gather(),
+            None if source.flushing => match self.look_up() {
+                Ok(false) => return self.flush_multifd(),
                 other => other.map(drop),
             },
             None => {
@@ -213,7 +213,7 @@ impl World {
     fn source_failed(&mut self, error: MigrationError) {
         let source = &mut self.source;
         source.forget();
-        source.gathering = false;
+        source.flushing = false;
         let broken = matches!(&error, MigrationError::Link { .. });
         if source.cancelled && broken {
             return source.machine.cancel();
@@ -235,7 +235,7 @@ impl World {
         let source = &mut self.source;
         match action {
             Action::Send(message) => {
-                if matches!(message, Forward::Arm | Forward::HandOver { .. }) {
+                if matches!(message, Forward::Listen | Forward::HandOver { .. }) {
                     source.end_changes();
                 }
                 let mut bytes = Vec::new();
@@ -246,14 +246,14 @@ impl World {
                 source.jobs.push(run);
                 self.look_up()?;
             }
-            Action::Spread => {
+            Action::MultifdStart => {
                 source.spread = true;
                 let mut bytes = Vec::new();
-                Forward::Spread.encode(&mut bytes);
+                Forward::MultifdStart.encode(&mut bytes);
                 source.outgoing.push(Item::Bytes(bytes));
                 self.flush()?;
             }
-            Action::Gather => source.gathering = true,
+            Action::MultifdFlush => source.flushing = true,
             Action::SendRun(run) => {
                 self.push_run(run);
                 if self.random.percent(50) {
@@ -340,14 +340,14 @@ impl World {
     }
 
     /// Every sender is done: says so on every channel.
-    fn gather(&mut self) -> bool {
+    fn flush_multifd(&mut self) -> bool {
         let source = &mut self.source;
         if !source.jobs.is_empty() {
             return false;
         }
-        (source.gathering, source.spread) = (false, false);
+        (source.flushing, source.spread) = (false, false);
         let mut bytes = Vec::new();
-        Forward::Gather.encode(&mut bytes);
+        Forward::MultifdFlush.encode(&mut bytes);
         for (pipe, line) in self.link.multifd.iter_mut().zip(&self.plan.multifd_lines) {
             source.senders_lost |= pipe.send(&bytes, *line, self.now).is_err();
         }
@@ -384,7 +384,7 @@ impl World {
         let mut zeros: Vec<PageRun> = Vec::new();
         for page in run.pages() {
             if block.is_zero(page) {
-                if let Means::Changes(sent) = &mut source.means {
+                if let Means::XbzrleDecoder(sent) = &mut source.means {
                     sent.remove(&(run.block, page));
                 }
                 match zeros.last_mut() {
@@ -422,7 +422,7 @@ impl World {
         let source = &mut self.source;
         if source.cancelled && !source.machine.status().is_ended() {
             source.forget();
-            source.gathering = false;
+            source.flushing = false;
             source.machine.cancel();
             return Ok(true);
         }
@@ -498,8 +498,12 @@ fn encode(ram: &[RamBlock], items: Vec<Item>, means: &mut Means) -> Vec<u8> {
             Item::Bytes(more) => bytes.extend(more),
             Item::Pages(run) => match means {
                 Means::Whole => pages(ram, run, &mut bytes),
-                Means::Packed(packer) => run.pieces(64).for_each(|piece| packed(ram, piece, packer, &mut bytes)),
-                Means::Changes(sent) => run.pages().for_each(|page| changes(ram, run.block, page, sent, &mut bytes)),
+                Means::Compressed(compressor) => {
+                    run.pieces(64).for_each(|piece| packed(ram, piece, compressor, &mut bytes))
+                }
+                Means::XbzrleDecoder(sent) => {
+                    run.pages().for_each(|page| changes(ram, run.block, page, sent, &mut bytes))
+                }
             },
         }
     }
@@ -507,11 +511,11 @@ fn encode(ram: &[RamBlock], items: Vec<Item>, means: &mut Means) -> Vec<u8> {
 }
 
 /// A run of compressed pages as a message with its contents.
-fn packed(ram: &[RamBlock], run: PageRun, packer: &mut Packer, bytes: &mut Vec<u8>) {
-    let codec = packer.codec();
-    match packer.pack(&ram[usize::from(run.block.0)], run) {
+fn packed(ram: &[RamBlock], run: PageRun, compressor: &mut Compressor, bytes: &mut Vec<u8>) {
+    let codec = compressor.codec();
+    match compressor.pack(&ram[usize::from(run.block.0)], run) {
         Some(packed) => {
-            Forward::Packed { run, codec, length: packed.len() as u32 }.encode(bytes);
+            Forward::Compressed { run, codec, length: packed.len() as u32 }.encode(bytes);
             bytes.extend_from_slice(packed);
         }
         None => pages(ram, run, bytes),
@@ -529,8 +533,8 @@ fn changes(
     let (run, mut now, mut changed) = (PageRun::single(block, page), [0; PAGE_SIZE], Vec::new());
     ram[usize::from(block.0)].read(page, &mut now);
     match sent.insert((block, page), now) {
-        Some(then) if encode_changes(&then, &now, &mut changed) => {
-            Forward::Delta { run, length: 2 + changed.len() as u32 }.encode(bytes);
+        Some(then) if encode_xbzrle(&then, &now, &mut changed) => {
+            Forward::Xbzrle { run, length: 2 + changed.len() as u32 }.encode(bytes);
             bytes.extend((changed.len() as u16).to_le_bytes());
             bytes.extend(changed);
         }

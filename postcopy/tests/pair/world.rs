@@ -35,7 +35,7 @@ pub struct World {
     pub truth: Truth,
     pub source: SourceEnd,
     pub destination: DestinationEnd,
-    pub rejoined: u64,
+    pub recovered: u64,
     /// Times the source asked a destination that had everything.
     pub asked_late: u64,
     /// Times that a switchover was held, and what ended that otherwise than by the user's word to
@@ -58,7 +58,7 @@ impl World {
             link: Link::new(plan.multifd_lines.len()),
             now: Duration::ZERO,
             step: 0,
-            rejoined: 0,
+            recovered: 0,
             asked_late: 0,
             held: 0,
             held_in_vain: 0,
@@ -85,7 +85,7 @@ impl World {
     /// Plays the schedule to its end.
     pub fn play(&mut self) -> End {
         loop {
-            assert!(self.step < MOST_STEPS, "no end is reached: {}", self.describe());
+            assert!(self.step < MOST_STEPS, "no end is barrier_ack: {}", self.describe());
             self.step += 1;
             self.now += Duration::from_nanos(self.random.below(4000));
             self.link.deliver(self.now);
@@ -95,7 +95,7 @@ impl World {
                 self.step_destination_guest();
             }
             let before = self.source.machine.status();
-            let worked = self.say_go_on() || self.step_anyone() || self.try_rejoin();
+            let worked = self.say_go_on() || self.step_anyone() || self.try_recover();
             self.check();
             self.count_held(before);
             if let Some(end) = self.end() {
@@ -127,7 +127,7 @@ impl World {
         let next = network.into_iter().chain(pace).min();
         match next {
             Some(next) => self.now = self.now.max(next),
-            None if self.is_held() || self.destination.running || self.may_rejoin() || !self.due.is_empty() => {}
+            None if self.is_held() || self.destination.running || self.may_recover() || !self.due.is_empty() => {}
             None => panic!("nobody has anything to do and it is not over: {}", self.describe()),
         }
     }
@@ -187,28 +187,28 @@ impl World {
         self.held_in_vain += u64::from(before == Status::PreSwitchover && after.is_ended());
     }
 
-    fn may_rejoin(&self) -> bool {
+    fn may_recover(&self) -> bool {
         let destination = &self.destination;
         self.source.machine.status() == Status::PostcopyPaused && !destination.ended && !destination.linked
     }
 
     /// The user joins both sides again, sooner or later; now and then the new link breaks before
     /// the source has it.
-    fn try_rejoin(&mut self) -> bool {
-        if !self.may_rejoin() || !self.random.percent(10) {
+    fn try_recover(&mut self) -> bool {
+        if !self.may_recover() || !self.random.percent(10) {
             return false;
         }
         self.asked_late += u64::from(self.destination.machine.status() == Status::Completed);
         self.link = Link::new(self.plan.multifd_lines.len());
-        self.rejoin_destination();
+        self.recover_destination();
         if !self.is_calm() && self.random.percent(15) {
             self.link.cut(&mut self.random);
             // It gives up on the rest of it.
             self.link.finish_source();
             return true;
         }
-        self.source.rejoin();
-        self.rejoined += 1;
+        self.source.recover();
+        self.recovered += 1;
         true
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use whimbrel_postcopy::channel::{Listener, UnixAddress};
 use whimbrel_postcopy::destination;
-use whimbrel_postcopy::encoding::{Contents, Encoding, Packing, ZeroPages};
+use whimbrel_postcopy::encoding::{Compression, Encoding, PageEncoding, ZeroPages};
 use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::source::{self, Limits, Policy};
 use whimbrel_postcopy::stats::{Report, Status};
@@ -16,7 +16,7 @@ use crate::common::{TestGuest, Watch};
 use crate::{BLOCKS, begin_with, completed, denied, live_on, only, socket_path};
 
 /// Room for a part of the pages only.
-const CHANGES: Contents = Contents::Changes { cache: 1024 * PAGE_SIZE as u64 };
+const XBZRLE: PageEncoding = PageEncoding::Xbzrle { cache: 1024 * PAGE_SIZE as u64 };
 
 /// What the source says of a migration of this kind, which went well.
 fn moved(encoding: Encoding, policy: Policy, channels: u8) -> Report {
@@ -37,16 +37,18 @@ fn every_encoding_moves_a_running_guest_in_every_mode() {
     if denied() {
         return;
     }
-    for contents in [CHANGES, Contents::Packed(Packing::Zlib(1)), Contents::Packed(Packing::Zstd(1))] {
+    for contents in
+        [XBZRLE, PageEncoding::Compressed(Compression::Zlib(1)), PageEncoding::Compressed(Compression::Zstd(1))]
+    {
         let encoding = Encoding { contents, ..Encoding::default() };
         for (policy, channels) in
             [(Policy::Manual, 0), (Policy::Manual, 2), (Policy::AfterPasses(2), 2), (Policy::AfterPasses(0), 0)]
         {
             let report = moved(encoding, policy, channels);
             match (contents, policy) {
-                (Contents::Packed(_), Policy::AfterPasses(0)) => {}
+                (PageEncoding::Compressed(_), Policy::AfterPasses(0)) => {}
                 // The pages hold little else than zeros.
-                (Contents::Packed(_), _) => {
+                (PageEncoding::Compressed(_), _) => {
                     assert!(report.ram.transferred < report.ram.normal * PAGE_SIZE as u64 / 8, "{:?}", report.ram);
                 }
                 (_, Policy::AfterPasses(0)) => assert_eq!(report.deltas.map(|deltas| deltas.pages), Some(0)),
@@ -68,7 +70,7 @@ fn zero_pages_are_seen_by_whoever_is_to_look() {
     let zeros: u64 = BLOCKS.iter().map(|pages| pages.div_ceil(7)).sum();
     for (zero_pages, seen) in [(ZeroPages::Unseen, false), (ZeroPages::ByMigration, true), (ZeroPages::BySender, true)]
     {
-        for (contents, channels) in [(Contents::Whole, 0), (Contents::Whole, 2), (CHANGES, 0)] {
+        for (contents, channels) in [(PageEncoding::Whole, 0), (PageEncoding::Whole, 2), (XBZRLE, 0)] {
             println!("{zero_pages:?} {contents:?} {channels} channels");
             let encoding = Encoding { zero_pages, contents };
             // Nobody writes one of them meanwhile.
@@ -86,7 +88,7 @@ fn the_room_for_sent_pages_can_be_changed_on_the_way() {
         return;
     }
     let encoding = |pages: u64| Encoding {
-        contents: Contents::Changes { cache: pages * PAGE_SIZE as u64 },
+        contents: PageEncoding::Xbzrle { cache: pages * PAGE_SIZE as u64 },
         ..Encoding::default()
     };
     let downtime = Duration::from_secs(60);
@@ -108,8 +110,11 @@ fn the_room_for_sent_pages_can_be_changed_on_the_way() {
 fn a_destination_of_a_time_before_is_refused_before_anything_moves() {
     let before = Features::POSTCOPY.and(Features::MULTIFD);
     for (contents, sentence) in [
-        (CHANGES, "takes no changes of pages: switch capability xbzrle off"),
-        (Contents::Packed(Packing::Zstd(1)), "takes no compressed pages: set parameter multifd-compression to none"),
+        (XBZRLE, "takes no changes of pages: switch capability xbzrle off"),
+        (
+            PageEncoding::Compressed(Compression::Zstd(1)),
+            "takes no compressed pages: set parameter multifd-compression to none",
+        ),
     ] {
         let (source, destination) = (TestGuest::new(&BLOCKS, true), TestGuest::new(&BLOCKS, false));
         let address = UnixAddress(socket_path());

@@ -377,11 +377,11 @@ fn break_and_join(multifd: u8) {
         pair.destination_watch.until_nth(Status::PostcopyPaused, round);
         assert!(!pair.source.is_running() && pair.destination.is_running());
         let address = UnixAddress(socket_path());
-        pair.arriving.rejoin(Box::new(Listener::unix(&address).unwrap()));
+        pair.arriving.recover(Box::new(Listener::unix(&address).unwrap()));
         if round == 3 {
             pair.leaving.set_limits(Limits::default());
         }
-        pair.leaving.rejoin(Arc::new(address));
+        pair.leaving.recover(Arc::new(address));
     }
     live_on(&pair, 3);
     completed(&mut pair);

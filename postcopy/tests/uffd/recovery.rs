@@ -49,11 +49,11 @@ pub(crate) fn survive(mut pair: Pair) -> End {
             _ => {
                 let there = [Status::PostcopyPaused, Status::Completed];
                 pair.destination_watch.until_last(&there);
-                assert!(!pair.source.is_running() && pair.arriving.can_rejoin());
+                assert!(!pair.source.is_running() && pair.arriving.can_recover());
                 let address = UnixAddress(socket_path());
-                pair.arriving.rejoin(Box::new(Listener::unix(&address).unwrap()));
+                pair.arriving.recover(Box::new(Listener::unix(&address).unwrap()));
                 pair.leaving.set_limits(Limits::default());
-                pair.leaving.rejoin(Arc::new(address));
+                pair.leaving.recover(Arc::new(address));
                 pair.source_watch.until_last(&[Status::PostcopyRecover, Status::PostcopyActive, Status::Completed]);
             }
         }

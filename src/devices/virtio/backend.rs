@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use whimbrel_postcopy::wire::grammar::Field;
 
-use super::gate::Gate;
-use super::{ConfigSpace, Ring, Watch};
+use super::worker_gate::WorkerGate;
+use super::{ConfigSpace, Ring, WorkerEvents};
 use crate::kvm::GuestMemory;
 use crate::state::StateError;
 
@@ -39,7 +39,7 @@ pub struct Work<'a> {
     /// for ever.
     pub rings: &'a mut [Ring],
     /// Which of the backend's descriptors are listened to.
-    pub watch: &'a Watch,
+    pub watch: &'a WorkerEvents,
     /// What the driver sees behind the registers.
     pub config: &'a ConfigSpace,
     /// What may take the host long is done through it.
@@ -49,7 +49,7 @@ pub struct Work<'a> {
 /// Who wants a device to stand still waits for the host longer than for a page of a migration,
 /// which may never come.
 #[derive(Clone, Copy)]
-pub struct Host<'a>(pub(super) &'a Gate);
+pub struct Host<'a>(pub(super) &'a WorkerGate);
 
 impl Host<'_> {
     /// Runs `work`, a flush for example, which touches no guest RAM.

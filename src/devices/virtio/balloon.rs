@@ -217,5 +217,4 @@ impl Backend for Balloon {
 }
 
 #[cfg(test)]
-#[path = "balloon_tests.rs"]
 mod tests;

@@ -174,5 +174,4 @@ fn pieces(segments: &[Segment], offset: u64, length: usize) -> impl Iterator<Ite
 }
 
 #[cfg(test)]
-#[path = "chain_tests.rs"]
 mod tests;

@@ -215,5 +215,4 @@ impl Backend for Console {
 }
 
 #[cfg(test)]
-#[path = "console_tests.rs"]
 mod tests;

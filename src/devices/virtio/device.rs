@@ -11,12 +11,12 @@ use virtio_queue::QueueState;
 use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::backend::Host;
-use super::gate::{Gate, Holder};
+use super::log_ratelimit::LogRateLimit;
 use super::registers::{Effect, INDIRECT, Outside, Registers, offset};
 use super::signal::Signal;
-use super::sparing::Sparing;
 use super::worker::{self, Event};
-use super::{Backend, Broken, ConfigSpace, Kind, Ring, Watch, Work};
+use super::worker_gate::{Holder, WorkerGate};
+use super::{Backend, Broken, ConfigSpace, Kind, Ring, Work, WorkerEvents};
 use crate::devices::{Action, Device, SavedDevice};
 use crate::kvm::{GuestRam, KvmError, Vm};
 use crate::state::{Reader, StateError, Writer};
@@ -49,7 +49,7 @@ pub struct VirtioDevice {
     registers: Mutex<Registers>,
     config: Arc<ConfigSpace>,
     signal: Signal,
-    gate: Arc<Gate>,
+    gate: Arc<WorkerGate>,
     notifications: Vec<Arc<EventFd>>,
     inner: Mutex<Inner>,
 }
@@ -59,13 +59,13 @@ pub(super) struct Inner {
     backend: Box<dyn Backend>,
     /// Empty while the driver is not ready.
     rings: Vec<Ring>,
-    pub watch: Watch,
+    pub watch: WorkerEvents,
     pub wake: Arc<EventFd>,
-    gate: Arc<Gate>,
+    gate: Arc<WorkerGate>,
     pub notifications: Vec<Arc<EventFd>>,
     config: Arc<ConfigSpace>,
     ram: Arc<GuestRam>,
-    complaints: Sparing,
+    complaints: LogRateLimit,
 }
 
 impl Inner {
@@ -138,12 +138,12 @@ impl VirtioDevice {
         let kind = backend.kind();
         let wake = descriptor()?;
         let notifications = kind.queues.iter().map(|_| descriptor()).collect::<io::Result<Vec<_>>>()?;
-        let watch = Watch::new(&wake, &notifications)?;
+        let watch = WorkerEvents::new(&wake, &notifications)?;
         for (index, fd) in backend.descriptors().into_iter().enumerate() {
             watch.add_descriptor(index, fd)?;
         }
         let signal = Signal::new(line);
-        let gate = Arc::new(Gate::new(wake.clone()));
+        let gate = Arc::new(WorkerGate::new(wake.clone()));
         let config = backend.config();
         config.connect(signal.clone());
         Ok(Arc::new(Self {
@@ -162,7 +162,7 @@ impl VirtioDevice {
                 notifications,
                 config: config.clone(),
                 ram: ram.clone(),
-                complaints: Sparing::default(),
+                complaints: LogRateLimit::default(),
             }),
             config,
             signal,
@@ -178,7 +178,7 @@ impl VirtioDevice {
         worker::spawn(self.clone(), format!("{}{}", self.kind.name.trim_start_matches("virtio-"), self.slot))
     }
 
-    pub(super) fn gate(&self) -> &Gate {
+    pub(super) fn gate(&self) -> &WorkerGate {
         &self.gate
     }
 
@@ -429,5 +429,4 @@ fn descriptor() -> io::Result<Arc<EventFd>> {
 }
 
 #[cfg(test)]
-#[path = "device_tests.rs"]
 mod tests;

@@ -317,5 +317,4 @@ fn half(value: u64, select: u32) -> u32 {
 }
 
 #[cfg(test)]
-#[path = "registers_tests.rs"]
 mod tests;

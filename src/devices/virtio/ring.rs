@@ -8,8 +8,8 @@ use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::chain::Table;
-use super::gate::Gate;
 use super::signal::Signal;
+use super::worker_gate::WorkerGate;
 use super::{Broken, Chain};
 use crate::kvm::GuestMemory;
 
@@ -28,7 +28,7 @@ pub struct Ring {
     queue: Queue,
     indirect: bool,
     signal: Signal,
-    gate: Arc<Gate>,
+    gate: Arc<WorkerGate>,
     /// Up to where the driver was told of the chains that it got back: a position in the used ring.
     told: u16,
 }
@@ -39,7 +39,7 @@ impl Ring {
         state: QueueState,
         indirect: bool,
         signal: Signal,
-        gate: Arc<Gate>,
+        gate: Arc<WorkerGate>,
         memory: &GuestMemory,
     ) -> Result<Self, Broken> {
         let queue = Queue::try_from(state).map_err(|error| Broken(error.to_string()))?;

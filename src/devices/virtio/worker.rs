@@ -24,9 +24,9 @@ const DISK: u32 = 2;
 const BATCH: usize = 16;
 
 /// What wakes a worker.
-pub struct Watch(Epoll);
+pub struct WorkerEvents(Epoll);
 
-impl Watch {
+impl WorkerEvents {
     pub(super) fn new(wake: &EventFd, notifications: &[Arc<EventFd>]) -> io::Result<Self> {
         let watch = Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         watch.add(wake.as_fd(), WAKE, EpollFlags::EPOLLIN)?;

@@ -4,7 +4,7 @@ use super::{Command, face};
 use crate::monitor::args::{Args, Kind, Param};
 use crate::monitor::error::CommandError;
 use crate::monitor::request::Request;
-use crate::snapshots::{self, Act};
+use crate::snapshots::{self, Operation};
 
 const TAG: &str = "tag";
 const JOB: &str = "job-id";
@@ -53,7 +53,7 @@ pub(super) const COMMANDS: &[Command] = &[
 ];
 
 fn of_people(args: &Args, kind: snapshots::Kind) -> Request {
-    Request::Snapshot(Act { kind, tag: args.optional_text(TAG).map(str::to_owned), job: None })
+    Request::Snapshot(Operation { kind, tag: args.optional_text(TAG).map(str::to_owned), job: None })
 }
 
 fn of_programs(args: &Args, kind: snapshots::Kind) -> Result<Request, CommandError> {
@@ -64,5 +64,5 @@ fn of_programs(args: &Args, kind: snapshots::Kind) -> Result<Request, CommandErr
         return Err(CommandError::NoNode { name: DEVICES, value: node });
     }
     let (tag, job) = (args.text(TAG)?.to_owned(), args.text(JOB)?.to_owned());
-    Ok(Request::Snapshot(Act { kind, tag: Some(tag), job: Some(job) }))
+    Ok(Request::Snapshot(Operation { kind, tag: Some(tag), job: Some(job) }))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Level;
-use super::needs::with_needed;
+use super::feature_deps::with_needed;
 use crate::vcpu::features::{Feature, FeatureSet};
 
 /// Where a model begins.

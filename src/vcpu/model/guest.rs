@@ -2,9 +2,9 @@
 
 use kvm_bindings::kvm_cpuid_entry2;
 
+use super::feature_deps::{with_dependents, with_needed};
 use super::leaves::{baseline, is_amd};
-use super::needs::{with_dependents, with_needed};
-use super::{CpuBase, CpuModel, Level, Offer, xsave};
+use super::{CpuBase, CpuModel, HostCaps, Level, xsave};
 use crate::vcpu::cpuid::guest_cpuid;
 use crate::vcpu::features::FeatureSet;
 
@@ -33,7 +33,7 @@ pub struct UnfitHost {
 #[derive(Clone, Debug)]
 pub struct GuestCpu<'a> {
     model: CpuModel,
-    offer: &'a Offer,
+    offer: &'a HostCaps,
     features: FeatureSet,
 }
 
@@ -42,7 +42,7 @@ impl<'a> GuestCpu<'a> {
     ///
     /// # Errors
     /// The host lacks features that the model has or that were added to it.
-    pub fn fit(model: CpuModel, offer: &'a Offer) -> Result<Self, UnfitHost> {
+    pub fn fit(model: CpuModel, offer: &'a HostCaps) -> Result<Self, UnfitHost> {
         let features = wanted(&model, &offer.features());
         let missing = features.without(&offer.features());
         if missing.is_empty() {
@@ -93,7 +93,7 @@ fn wanted(model: &CpuModel, offered: &FeatureSet) -> FeatureSet {
 
 /// What comes nearest to `model` on this host: the highest baseline that it can show, with what was
 /// taken away; else all that it has.
-fn best(model: &CpuModel, offer: &Offer) -> CpuModel {
+fn best(model: &CpuModel, offer: &HostCaps) -> CpuModel {
     let offered = offer.features();
     let without_additions = |base| CpuModel::new(base, FeatureSet::default(), *model.removed()).unwrap_or_default();
     let CpuBase::Baseline(level) = model.base() else {

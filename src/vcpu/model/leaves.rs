@@ -8,7 +8,7 @@
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::Level;
-use super::offer::{physical_bits, vendor};
+use super::host_caps::{physical_bits, vendor};
 use crate::vcpu::features::FeatureSet;
 
 const SIGNATURE: u32 = 0xf61;

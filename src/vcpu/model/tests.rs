@@ -3,8 +3,8 @@
 use kvm_bindings::kvm_cpuid_entry2;
 
 use super::*;
+use crate::vcpu::cpuid_bits::WORDS;
 use crate::vcpu::features::{Feature, FeatureSet};
-use crate::vcpu::words::WORDS;
 
 fn leaf(function: u32, index: u32, [eax, ebx, ecx, edx]: [u32; 4]) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, ..Default::default() }
@@ -15,7 +15,7 @@ const AMD: [u32; 4] = [0x10, 0x6874_7541, 0x444d_4163, 0x6974_6e65];
 
 /// A host of that vendor with so many address bits, with a level's features and `more`, of two
 /// vCPUs.
-fn host(vendor: [u32; 4], bits: u32, level: Level, more: &[&str]) -> Offer {
+fn host(vendor: [u32; 4], bits: u32, level: Level, more: &[&str]) -> HostCaps {
     let mut leaves = vec![
         leaf(0, 0, vendor),
         leaf(1, 0, [0x806f8, 0x0800, 0, 0]),
@@ -52,14 +52,14 @@ fn host(vendor: [u32; 4], bits: u32, level: Level, more: &[&str]) -> Offer {
             _ => {}
         }
     }
-    Offer::new(leaves, 2, true)
+    HostCaps::new(leaves, 2, true)
 }
 
 fn model(base: CpuBase, added: &[&str], removed: &[&str]) -> CpuModel {
     CpuModel::new(base, FeatureSet::named(added), FeatureSet::named(removed)).unwrap()
 }
 
-fn shown(model: CpuModel, offer: &Offer) -> Vec<kvm_cpuid_entry2> {
+fn shown(model: CpuModel, offer: &HostCaps) -> Vec<kvm_cpuid_entry2> {
     GuestCpu::fit(model, offer).unwrap().leaves(1)
 }
 
@@ -194,7 +194,7 @@ fn a_host_that_lacks_something_is_told_all_of_it_and_what_would_do() {
     // One feature of many that the host has not: without it the model fits.
     let all_but = ["avx", "bmi1", "bmi2", "abm", "movbe", "xsave"];
     assert!(GuestCpu::fit(model(V3, &[], &all_but), &offer).is_ok());
-    let bare = Offer::new(vec![leaf(0, 0, INTEL), leaf(1, 0, [0; 4])], 1, false);
+    let bare = HostCaps::new(vec![leaf(0, 0, INTEL), leaf(1, 0, [0; 4])], 1, false);
     let error = GuestCpu::fit(model(V2, &[], &[]), &bare).unwrap_err().to_string();
     assert!(error.ends_with("use --cpu host"), "{error}");
 }

@@ -36,7 +36,7 @@ fn fail(source: Vm, chance: &mut Chance, runs: bool) -> (Vm, &'static str) {
             (source, "failed")
         }
         "cut" => {
-            let tags = [tag::CONFIGURATION, tag::PASS_BEGIN, tag::PAGES, tag::MARK, tag::STATE];
+            let tags = [tag::CONFIGURATION, tag::PASS_BEGIN, tag::PAGES, tag::BARRIER, tag::STATE];
             let tag = tags[chance.below(tags.len())];
             let at = [At::Begin, At::Inside][chance.below(2)];
             let place = Place::Message { tag, nth: 1, at };

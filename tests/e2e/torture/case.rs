@@ -38,7 +38,7 @@ pub enum When {
     /// At its place in the stream.
     There(Plan),
     /// The same, but of the link that joins both sides again.
-    Rejoining(Plan),
+    Recovering(Plan),
     /// At its place from when the source's status is this one.
     From(&'static str, Plan),
     /// When the source's status is this one.
@@ -97,14 +97,14 @@ impl Case {
 
     pub fn fault(&self) -> Fault {
         match self.when {
-            When::There(plan) | When::Rejoining(plan) | When::From(_, plan) => plan.fault,
+            When::There(plan) | When::Recovering(plan) | When::From(_, plan) => plan.fault,
             When::Status(_, _, fault) => fault,
         }
     }
 
     fn channel(&self) -> Channel {
         match self.when {
-            When::There(plan) | When::Rejoining(plan) | When::From(_, plan) => plan.channel,
+            When::There(plan) | When::Recovering(plan) | When::From(_, plan) => plan.channel,
             When::Status(_, channel, _) => channel,
         }
     }
@@ -117,7 +117,7 @@ impl Case {
         let channel = channel.split('(').next().unwrap_or_default();
         let when = match self.when {
             When::There(_) => "there",
-            When::Rejoining(_) => "rejoining",
+            When::Recovering(_) => "rejoining",
             When::Status(..) => "status",
             When::From(..) => "from",
         };
@@ -142,7 +142,7 @@ impl fmt::Display for Case {
         };
         match self.when {
             When::There(plan) => f.write_str(&place(plan)),
-            When::Rejoining(plan) => write!(f, "{} (rejoining)", place(plan)),
+            When::Recovering(plan) => write!(f, "{} (rejoining)", place(plan)),
             When::From(status, plan) => write!(f, "{} while {status}", place(plan)),
             When::Status(status, channel, fault) => write!(f, "{fault:?} of {channel:?} while {status}"),
         }
@@ -176,12 +176,12 @@ fn spots(mode: Mode, multifd: bool) -> Vec<Spot> {
         }
     }
     if mode != Mode::AtOnce {
-        add(control, Forth, Door::Closed, &[tag::PASS_BEGIN, tag::PASS_END, tag::MARK]);
-        add(control, Back, Door::Closed, &[tag::REACHED]);
+        add(control, Forth, Door::Closed, &[tag::PASS_BEGIN, tag::PASS_END, tag::BARRIER]);
+        add(control, Back, Door::Closed, &[tag::BARRIER_ACK]);
         if multifd {
-            add(control, Forth, Door::Closed, &[tag::SPREAD, tag::GATHER]);
-            add(Channel::Multifd(0), Forth, Door::Closed, &[tag::PAGES, tag::GATHER]);
-            add(Channel::Multifd(1), Forth, Door::Closed, &[tag::PAGES, tag::GATHER]);
+            add(control, Forth, Door::Closed, &[tag::MULTIFD_START, tag::MULTIFD_FLUSH]);
+            add(Channel::Multifd(0), Forth, Door::Closed, &[tag::PAGES, tag::MULTIFD_FLUSH]);
+            add(Channel::Multifd(1), Forth, Door::Closed, &[tag::PAGES, tag::MULTIFD_FLUSH]);
         } else {
             add(control, Forth, Door::Closed, &[tag::PAGES, tag::ZEROS]);
         }
@@ -190,8 +190,8 @@ fn spots(mode: Mode, multifd: bool) -> Vec<Spot> {
         add(control, Forth, Door::Closed, &[tag::DISCARD]);
     }
     if mode != Mode::Precopy {
-        add(control, Forth, Door::Closed, &[tag::ARM]);
-        add(control, Back, Door::Closed, &[tag::ARMED]);
+        add(control, Forth, Door::Closed, &[tag::LISTEN]);
+        add(control, Back, Door::Closed, &[tag::LISTENING]);
     }
     add(control, Forth, Door::Closed, &[tag::STATE]);
     add(control, Back, Door::Between, &[tag::READY]);
@@ -216,24 +216,27 @@ fn spots(mode: Mode, multifd: bool) -> Vec<Spot> {
 /// and nothing else would notice.
 fn is_unnoticed(spot: &Spot, fault: Fault) -> bool {
     // A second end of a stretch is the end of the next one, before its pages.
-    if fault == Fault::Duplicate && matches!(spot.channel, Channel::Multifd(_)) && spot.tag == tag::GATHER {
+    if fault == Fault::Duplicate && matches!(spot.channel, Channel::Multifd(_)) && spot.tag == tag::MULTIFD_FLUSH {
         return true;
     }
     let precopied = spot.channel != Channel::Demand && spot.door == Door::Closed;
-    let is_data = matches!(spot.tag, tag::PAGES | tag::ZEROS | tag::DISCARD | tag::ARM | tag::STATE);
+    let is_data = matches!(spot.tag, tag::PAGES | tag::ZEROS | tag::DISCARD | tag::LISTEN | tag::STATE);
     fault == Fault::Drop && precopied && is_data
 }
 
 /// Whether the first four bytes of the body are a number that the other side judges.
 fn is_judged(tag: u16) -> bool {
-    use tag::{CONFIGURATION, DISCARD, HAND_OVER, MARK, PAGES, RAM, REACHED, RECEIVED, REQUEST, STATE, ZEROS};
-    [GREETING, CONFIGURATION, RAM, PAGES, ZEROS, DISCARD, STATE, HAND_OVER, MARK, REACHED, RECEIVED, REQUEST]
+    use tag::{BARRIER, BARRIER_ACK, CONFIGURATION, DISCARD, HAND_OVER, PAGES, RAM, RECEIVED, REQUEST, STATE, ZEROS};
+    [GREETING, CONFIGURATION, RAM, PAGES, ZEROS, DISCARD, STATE, HAND_OVER, BARRIER, BARRIER_ACK, RECEIVED, REQUEST]
         .contains(&tag)
 }
 
 fn is_empty(tag: u16) -> bool {
-    use tag::{ACCEPTED, ALL_RECEIVED, ARM, ARMED, COMPLETE, GATHER, READY, RECEIVED_END, RUNNING, SPREAD};
-    [ARM, COMPLETE, SPREAD, GATHER, ACCEPTED, ARMED, READY, RUNNING, ALL_RECEIVED, RECEIVED_END].contains(&tag)
+    use tag::{
+        ACCEPTED, ALL_RECEIVED, COMPLETE, LISTEN, LISTENING, MULTIFD_FLUSH, MULTIFD_START, READY, RECEIVED_END, RUNNING,
+    };
+    [LISTEN, COMPLETE, MULTIFD_START, MULTIFD_FLUSH, ACCEPTED, LISTENING, READY, RUNNING, ALL_RECEIVED, RECEIVED_END]
+        .contains(&tag)
 }
 
 /// What can be done to a message. The place within it goes round where any would do.
@@ -296,7 +299,8 @@ pub fn all() -> Vec<Case> {
         for spot in spots(mode, multifd) {
             // With multifd only what is different then, and a fault of each kind that ends the
             // link.
-            let own = matches!(spot.channel, Channel::Multifd(_)) || matches!(spot.tag, tag::SPREAD | tag::GATHER);
+            let own = matches!(spot.channel, Channel::Multifd(_))
+                || matches!(spot.tag, tag::MULTIFD_START | tag::MULTIFD_FLUSH);
             for (fault, at) in faults(&spot, &mut round) {
                 if multifd && !own && (fault, at) != (Fault::Cut, At::Inside) {
                     continue;
@@ -338,7 +342,7 @@ pub fn all() -> Vec<Case> {
                 let place = Place::Message { tag: spot.tag, nth: spot.nth, at };
                 let plan = Plan { channel: spot.channel, direction: spot.direction, place, fault };
                 let door = if matches!(fault, Fault::Delay(_)) { Door::Harmless } else { Door::After };
-                add(mode, multifd, When::Rejoining(plan), door);
+                add(mode, multifd, When::Recovering(plan), door);
             }
         }
     }

@@ -130,7 +130,7 @@ fn all() -> Vec<Case> {
                 let plan = Plan { channel: spot.channel, direction: spot.direction, place, fault };
                 let when = match spot.at {
                     Err(status) => When::From(status, plan),
-                    Ok(_) if spot.rejoining => When::Rejoining(plan),
+                    Ok(_) if spot.rejoining => When::Recovering(plan),
                     Ok(_) => When::There(plan),
                 };
                 cases.push(Case { number, mode, multifd, tls: true, when, door: door(&spot, fault) });

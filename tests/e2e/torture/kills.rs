@@ -21,7 +21,7 @@ enum Reach {
     /// The link stands still at this message.
     Held(Channel, Direction, u16, At),
     /// The same, of the link that joins both sides again.
-    Rejoining(Channel, Direction, u16),
+    Recovering(Channel, Direction, u16),
     /// The link was cut after the hand-over.
     Halves,
     /// It is over.
@@ -65,8 +65,8 @@ impl fmt::Display for Moment {
         match self.reach {
             Reach::Held(_, direction, GREETING, at) => write!(f, "{mode:?}, {at:?} of the greeting {direction:?}"),
             Reach::Held(channel, _, tag, at) => write!(f, "{mode:?}, {at:?} of {channel:?} {}", tag::name(tag)),
-            Reach::Rejoining(_, direction, GREETING) => write!(f, "{mode:?}, rejoining, greeting {direction:?}"),
-            Reach::Rejoining(_, _, tag) => write!(f, "{mode:?}, rejoining, {}", tag::name(tag)),
+            Reach::Recovering(_, direction, GREETING) => write!(f, "{mode:?}, rejoining, greeting {direction:?}"),
+            Reach::Recovering(_, _, tag) => write!(f, "{mode:?}, rejoining, {}", tag::name(tag)),
             other => write!(f, "{mode:?}, {other:?}"),
         }
     }
@@ -87,10 +87,10 @@ fn moments() -> Vec<Moment> {
         add(held(Back, tag::ACCEPTED, At::Begin), There::Nothing, Here::Runs);
         if mode != Mode::AtOnce {
             add(Reach::Held(Channel::Multifd(1), Forth, tag::PAGES, At::Inside), There::Nothing, Here::Runs);
-            add(held(Back, tag::REACHED, At::Begin), There::Nothing, Here::Runs);
+            add(held(Back, tag::BARRIER_ACK, At::Begin), There::Nothing, Here::Runs);
         }
         if postcopy {
-            add(held(Back, tag::ARMED, At::Begin), There::Nothing, Here::Runs);
+            add(held(Back, tag::LISTENING, At::Begin), There::Nothing, Here::Runs);
         }
         add(held(Forth, tag::STATE, At::Inside), There::Nothing, Here::Runs);
         add(held(Back, tag::READY, At::Begin), There::Nothing, Here::Runs);
@@ -102,10 +102,10 @@ fn moments() -> Vec<Moment> {
         add(held(Back, tag::ALL_RECEIVED, At::Begin), There::Whole, Here::Kept);
         if postcopy {
             add(Reach::Halves, There::Half, Here::Kept);
-            add(Reach::Rejoining(control, Back, GREETING), There::Half, Here::Kept);
-            add(Reach::Rejoining(control, Back, tag::RECEIVED), There::Half, Here::Kept);
-            add(Reach::Rejoining(control, Back, tag::RECEIVED_END), There::Half, Here::Kept);
-            add(Reach::Rejoining(control, Forth, tag::PAGES), There::Half, Here::Kept);
+            add(Reach::Recovering(control, Back, GREETING), There::Half, Here::Kept);
+            add(Reach::Recovering(control, Back, tag::RECEIVED), There::Half, Here::Kept);
+            add(Reach::Recovering(control, Back, tag::RECEIVED_END), There::Half, Here::Kept);
+            add(Reach::Recovering(control, Forth, tag::PAGES), There::Half, Here::Kept);
         }
         add(Reach::Completed, There::Whole, Here::Done);
     }
@@ -142,11 +142,11 @@ fn reach(moment: &Moment) -> Journey {
     };
     let (first, second) = match moment.reach {
         Reach::Held(channel, direction, tag, at) => (stall(channel, direction, tag, at), None),
-        Reach::Rejoining(channel, direction, tag) => (None, stall(channel, direction, tag, At::Begin)),
+        Reach::Recovering(channel, direction, tag) => (None, stall(channel, direction, tag, At::Begin)),
         Reach::Halves | Reach::Completed => (None, None),
     };
     let mut journey = Journey::prepare(machine, source, first);
-    let is_slow = matches!(moment.reach, Reach::Halves | Reach::Rejoining(..));
+    let is_slow = matches!(moment.reach, Reach::Halves | Reach::Recovering(..));
     // Without a page of its own the last word would find the guest whole; after a precopy it is,
     // and a slow one might never end.
     let waits = moment.mode != Mode::Precopy && matches!(moment.reach, Reach::Held(_, _, tag::RUNNING, _));
@@ -161,7 +161,7 @@ fn reach(moment: &Moment) -> Journey {
     }
     match moment.reach {
         Reach::Held(..) => journey.await_strike(),
-        Reach::Rejoining(..) => {
+        Reach::Recovering(..) => {
             assert!(journey.join(second));
             journey.await_strike();
         }

@@ -40,7 +40,7 @@ fn is_noticed(case: &Case) -> bool {
 fn is_damage(case: &Case) -> bool {
     let strict = matches!(case.door, Door::Closed | Door::Broken);
     let speaks = match case.when {
-        When::There(plan) | When::Rejoining(plan) => matches!(plan.place, Place::Record { nth: 4.., .. }),
+        When::There(plan) | When::Recovering(plan) => matches!(plan.place, Place::Record { nth: 4.., .. }),
         When::From(..) => true,
         When::Status(..) => false,
     };
@@ -88,7 +88,7 @@ fn run(case: &Case, machine: &Machine) -> (Stand, Stand, u32) {
             journey.await_strike();
             journey.source.set(json!({"max-bandwidth": 0, "max-postcopy-bandwidth": 0}));
         }
-        When::Rejoining(plan) => {
+        When::Recovering(plan) => {
             journey.source.set(json!({"max-bandwidth": PASS, "max-postcopy-bandwidth": 2 << 20}));
             journey.begin(case.mode, case.multifd);
             journey.await_postcopy();

@@ -176,20 +176,20 @@ pub fn seeds() -> Vec<Seed> {
     };
     let begin = [tag::CONFIGURATION, tag::RAM];
     let with = |more: &[u16]| channel(0, &[&begin[..], more].concat());
-    let pages = [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::PACKED, tag::DELTA, tag::PASS_END, tag::MARK];
+    let pages = [tag::PASS_BEGIN, tag::ZEROS, tag::PAGES, tag::COMPRESSED, tag::XBZRLE, tag::PASS_END, tag::BARRIER];
     vec![
         ("precopy", with(&[&pages[..], &[tag::STATE, tag::HAND_OVER, tag::COMPLETE]].concat())),
         (
             "postcopy",
-            [with(&[tag::ARM, tag::STATE, tag::HAND_OVER, tag::COMPLETE]), channel(2, &[tag::ZEROS, tag::PAGES])]
+            [with(&[tag::LISTEN, tag::STATE, tag::HAND_OVER, tag::COMPLETE]), channel(2, &[tag::ZEROS, tag::PAGES])]
                 .concat(),
         ),
-        ("hybrid", with(&[&pages[..], &[tag::DISCARD, tag::ARM, tag::STATE, tag::HAND_OVER, tag::ZEROS]].concat())),
+        ("hybrid", with(&[&pages[..], &[tag::DISCARD, tag::LISTEN, tag::STATE, tag::HAND_OVER, tag::ZEROS]].concat())),
         (
             "multifd",
             [
-                with(&[tag::SPREAD, tag::GATHER, tag::PASS_END, tag::STATE]),
-                channel(1, &[tag::ZEROS, tag::PAGES, tag::PACKED, tag::GATHER]),
+                with(&[tag::MULTIFD_START, tag::MULTIFD_FLUSH, tag::PASS_END, tag::STATE]),
+                channel(1, &[tag::ZEROS, tag::PAGES, tag::COMPRESSED, tag::MULTIFD_FLUSH]),
             ]
             .concat(),
         ),

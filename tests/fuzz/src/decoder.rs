@@ -4,7 +4,7 @@
 //! direction.
 
 use whimbrel_postcopy::bitmap::RamBitmap;
-use whimbrel_postcopy::encoding::{Codec, Packer, Packing};
+use whimbrel_postcopy::encoding::{Codec, Compressor, Compression};
 use whimbrel_postcopy::memory::AnonymousRam;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::{
@@ -118,7 +118,7 @@ fn message(channel: u8, input: &mut Input) -> Option<()> {
             return None;
         }
     }
-    if matches!(header.tag, tag::PAGES | tag::PACKED | tag::DELTA) {
+    if matches!(header.tag, tag::PAGES | tag::COMPRESSED | tag::XBZRLE) {
         input.bytes(header.length as usize - header.fields());
     }
     Some(())
@@ -165,14 +165,14 @@ pub(crate) fn forwards() -> Vec<Forward> {
         Forward::PassBegin(1),
         Forward::Zeros(vec![run(0, 0, 69), run(1, 0, 3)]),
         Forward::Pages(run(0, 69, 1)),
-        Forward::Packed { run: run(0, 69, 1), codec: Codec::Zstd, length: packed().len() as u32 },
-        Forward::Delta { run: run(0, 69, 1), length: 6 },
-        Forward::Spread,
-        Forward::Gather,
+        Forward::Compressed { run: run(0, 69, 1), codec: Codec::Zstd, length: packed().len() as u32 },
+        Forward::Xbzrle { run: run(0, 69, 1), length: 6 },
+        Forward::MultifdStart,
+        Forward::MultifdFlush,
         Forward::PassEnd(1),
-        Forward::Mark(1),
+        Forward::Barrier(1),
         Forward::Discard(fragment),
-        Forward::Arm,
+        Forward::Listen,
         Forward::State(vec![section("clock"), section("vcpu")]),
         Forward::HandOver { running: true },
         Forward::Zeros(vec![run(0, 1, 1), run(0, 3, 1)]),
@@ -185,8 +185,8 @@ pub(crate) fn replies() -> Vec<Reply> {
     let fragment = Fragment { block: BlockId(0), first_word: 1, words: vec![0b11] };
     vec![
         Reply::Accepted,
-        Reply::Reached(1),
-        Reply::Armed,
+        Reply::BarrierAck(1),
+        Reply::Listening,
         Reply::Ready,
         Reply::Running,
         Reply::Received(fragment),
@@ -200,8 +200,8 @@ pub(crate) fn replies() -> Vec<Reply> {
 fn packed() -> Vec<u8> {
     let block = AnonymousRam::block("ram0", 1).expect("memory");
     block.write(PageIndex(0), 0, &[7; PAGE_SIZE]);
-    let mut packer = Packer::new(Packing::Zstd(1)).expect("memory");
-    packer.pack(&block, run(0, 0, 1)).expect("it gets shorter").to_vec()
+    let mut compressor = Compressor::new(Compression::Zstd(1)).expect("memory");
+    compressor.pack(&block, run(0, 0, 1)).expect("it gets shorter").to_vec()
 }
 
 /// A forward message with contents of pages.
@@ -211,9 +211,9 @@ pub(crate) fn encoded(message: &Forward) -> Vec<u8> {
     match message {
         Forward::Pages(run) => bytes.resize(bytes.len() + run.bytes(), 5),
         // A page of sevens.
-        Forward::Packed { .. } => bytes.extend(packed()),
+        Forward::Compressed { .. } => bytes.extend(packed()),
         // Two bytes of it are others.
-        Forward::Delta { .. } => bytes.extend([4, 0, 9, 2, 1, 2]),
+        Forward::Xbzrle { .. } => bytes.extend([4, 0, 9, 2, 1, 2]),
         _ => {}
     }
     bytes
@@ -242,7 +242,7 @@ pub fn seeds() -> Vec<Seed> {
         ("bitmap", [&[2, 0, 1][..], &u64::MAX.to_le_bytes(), &[1, 0], &5u64.to_le_bytes()].concat()),
         ("control", [&[5][..], &forwards().iter().flat_map(encoded).collect::<Vec<_>>()].concat()),
         ("demand", [&[6][..], &only(&[tag::PAGES, tag::ZEROS])].concat()),
-        ("multifd", [&[7][..], &only(&[tag::PAGES, tag::PACKED, tag::ZEROS, tag::GATHER])].concat()),
+        ("multifd", [&[7][..], &only(&[tag::PAGES, tag::COMPRESSED, tag::ZEROS, tag::MULTIFD_FLUSH])].concat()),
         ("replies", [&[8][..], &spoken[1..]].concat()),
         ("requests", [&[9][..], &asked[1..]].concat()),
         ("cancel", [&[5][..], &encoded(&Forward::Cancel("w".repeat(4000)))].concat()),

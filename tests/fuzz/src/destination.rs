@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use whimbrel_postcopy::destination::{Destination, Effect, Standing, Touch, Tracker};
+use whimbrel_postcopy::destination::{Destination, Effect, GuestPlace, Touch, Tracker};
 use whimbrel_postcopy::error::{MigrationError, sentence};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
@@ -90,9 +90,9 @@ impl World {
                 let unheard = self.destination.status() == Status::Completed && !self.destination.is_over();
                 let never = self.destination.never_ran();
                 let lost = never || unheard || self.destination.status() == Status::PostcopyPaused;
-                let standing = self.destination.rejoin();
+                let standing = self.destination.recover();
                 assert_eq!(standing.is_some(), lost);
-                assert_eq!(matches!(standing, Some(Standing::Never(_))), never);
+                assert_eq!(matches!(standing, Some(GuestPlace::Never(_))), never);
                 for run in self.tracker.ask_again() {
                     assert!(self.tracker.holds(run));
                 }
@@ -111,7 +111,7 @@ impl World {
     fn obey(&mut self, effect: Effect) {
         match effect {
             Effect::Write(run) | Effect::Place(run) => self.placed(run),
-            Effect::WritePacked(packed) | Effect::PlacePacked(packed) => self.placed(packed.run),
+            Effect::WriteCompressed(packed) | Effect::PlaceCompressed(packed) => self.placed(packed.run),
             Effect::WriteZeros(runs) | Effect::PlaceZeros(runs) => runs.into_iter().for_each(|run| self.placed(run)),
             Effect::Discard(fragment) => {
                 let here = &mut self.here;
@@ -151,7 +151,7 @@ impl World {
             self.started = true;
             self.destination.started();
         }
-        self.destination.rejoined();
+        self.destination.recovered();
     }
 
     fn fail(&mut self, error: MigrationError) {

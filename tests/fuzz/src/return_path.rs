@@ -8,7 +8,7 @@ use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::error::{MigrationError, sentence};
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
-use whimbrel_postcopy::source::{Action, Hint, Limits, Many, Outcome, Source, answer};
+use whimbrel_postcopy::source::{Action, Hint, Limits, MultifdThresholds, Outcome, Source, answer};
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::wire::{Features, Forward, Header, Reply, Request, decode_reply};
 
@@ -75,7 +75,7 @@ pub fn check(data: &[u8]) {
         ..Limits::default()
     };
     let features = if setup & 8 == 0 { Features::POSTCOPY } else { Features::default() };
-    let many = if setup & 16 == 0 { Many::default() } else { Many { precopy: Some(8), postcopy: Some(8) } };
+    let many = if setup & 16 == 0 { MultifdThresholds::default() } else { MultifdThresholds { precopy: Some(8), postcopy: Some(8) } };
     let introduction = vec![Forward::Configuration(Vec::new())];
     let mut world = World {
         source: Source::new(introduction, features, limits, pending.clone(), hint.clone(), many),
@@ -127,7 +127,7 @@ impl World {
                 assert!(!held || self.owner == Owner::Paused);
             }
             step::REJOIN => {
-                if self.source.rejoin() {
+                if self.source.recover() {
                     assert_eq!(self.owner, Owner::Destination);
                     self.answered = RamBitmap::with_pages(PAGES);
                 }
@@ -222,7 +222,7 @@ impl World {
                     return;
                 }
                 Action::Send(_) | Action::StartLog | Action::StopLog | Action::ServeDemand => {}
-                Action::Spread | Action::Gather => {}
+                Action::MultifdStart | Action::MultifdFlush => {}
                 Action::ShareRam | Action::Release(_) => unreachable!("nobody wants that here"),
             }
         }

@@ -120,7 +120,7 @@ fn pages_go_from_ram_to_ram_in_all_lengths_together_with_what_stands_between_the
             let (mut batch, wake) = (Batch::default(), Wake::new().unwrap());
             for run in &sent {
                 batch.push(&Forward::Pages(*run));
-                batch.push(&Forward::Mark(run.count));
+                batch.push(&Forward::Barrier(run.count));
                 if run.count != 16 {
                     batch.send(std::slice::from_ref(&from), &source, &wake, &|| false).unwrap();
                 }
@@ -136,7 +136,7 @@ fn pages_go_from_ram_to_ram_in_all_lengths_together_with_what_stands_between_the
             };
             assert_eq!(message(&mut reader), Forward::Pages(*run));
             reader.contents_into(&to, *run).unwrap();
-            assert_eq!(message(&mut reader), Forward::Mark(run.count));
+            assert_eq!(message(&mut reader), Forward::Barrier(run.count));
             for page in run.pages() {
                 let mut bytes = [0; PAGE_SIZE];
                 to.read(page, &mut bytes);

@@ -11,17 +11,17 @@ const STATES: [&str; 20] = [
     "Ram",
     "Precopy",
     "Adopted",
-    "Armed",
+    "Listening",
     "Loading",
-    "Loading armed",
+    "Loading listening",
     "Loaded",
-    "Loaded armed",
+    "Loaded listening",
     "Starting",
     "Running",
-    "Running armed",
+    "Running listening",
     "Finishing",
     "LinkLost",
-    "Rejoining",
+    "Recovering",
     "Completed",
     "Completed, told",
     "NeverRan",
@@ -42,17 +42,17 @@ fn state(name: &str) -> State {
         "Ram" => State::Ram,
         "Precopy" => State::Precopy,
         "Adopted" => State::Adopted,
-        "Armed" => State::Armed,
-        "Loading" => State::Loading { armed: false },
-        "Loading armed" => State::Loading { armed: true },
-        "Loaded" => State::Loaded { armed: false },
-        "Loaded armed" => State::Loaded { armed: true },
-        "Starting" => State::Starting { armed: true },
-        "Running" => State::Running { armed: false },
-        "Running armed" => State::Running { armed: true },
+        "Listening" => State::Listening,
+        "Loading" => State::Loading { listening: false },
+        "Loading listening" => State::Loading { listening: true },
+        "Loaded" => State::Loaded { listening: false },
+        "Loaded listening" => State::Loaded { listening: true },
+        "Starting" => State::Starting { listening: true },
+        "Running" => State::Running { listening: false },
+        "Running listening" => State::Running { listening: true },
         "Finishing" => State::Finishing,
-        "LinkLost" => State::LinkLost { armed: true, error: link_broken() },
-        "Rejoining" => State::Rejoining { armed: true },
+        "LinkLost" => State::LinkLost { listening: true, error: link_broken() },
+        "Recovering" => State::Recovering { listening: true },
         "Completed" => State::Completed { told: false, cleared: false },
         "Completed, told" => State::Completed { told: true, cleared: false },
         "NeverRan" => State::NeverRan { error: link_broken(), linked: false },
@@ -68,17 +68,17 @@ fn describe(destination: &Destination) -> &'static str {
         State::Ram => "Ram",
         State::Precopy => "Precopy",
         State::Adopted => "Adopted",
-        State::Armed => "Armed",
-        State::Loading { armed: false } => "Loading",
-        State::Loading { armed: true } => "Loading armed",
-        State::Loaded { armed: false } => "Loaded",
-        State::Loaded { armed: true } => "Loaded armed",
+        State::Listening => "Listening",
+        State::Loading { listening: false } => "Loading",
+        State::Loading { listening: true } => "Loading listening",
+        State::Loaded { listening: false } => "Loaded",
+        State::Loaded { listening: true } => "Loaded listening",
         State::Starting { .. } => "Starting",
-        State::Running { armed: false } => "Running",
-        State::Running { armed: true } => "Running armed",
+        State::Running { listening: false } => "Running",
+        State::Running { listening: true } => "Running listening",
         State::Finishing => "Finishing",
         State::LinkLost { .. } => "LinkLost",
-        State::Rejoining { .. } => "Rejoining",
+        State::Recovering { .. } => "Recovering",
         State::Completed { told: false, .. } => "Completed",
         State::Completed { told: true, .. } => "Completed, told",
         State::NeverRan { linked: false, .. } => "NeverRan",
@@ -123,14 +123,14 @@ fn messages() -> Vec<Forward> {
         Forward::Pages(run()),
         Forward::Zeros(vec![run()]),
         Forward::Discard(stale()),
-        Forward::Arm,
+        Forward::Listen,
         Forward::State(Vec::new()),
         Forward::HandOver { running: true },
         Forward::Complete,
         Forward::Cancel("why".into()),
-        Forward::Mark(4),
-        Forward::Spread,
-        Forward::Gather,
+        Forward::Barrier(4),
+        Forward::MultifdStart,
+        Forward::MultifdFlush,
         Forward::Goodbye,
         Forward::SharedRam(1),
     ]
@@ -147,18 +147,20 @@ fn allowed(state: &'static str, message: &Forward) -> Option<(&'static str, Effe
         ("Precopy", Forward::Pages(_)) => (state, Effect::Write(run())),
         ("Precopy", Forward::Zeros(_)) => (state, Effect::WriteZeros(vec![run()])),
         ("Precopy", Forward::Discard(_)) => (state, Effect::Discard(stale())),
-        ("Precopy" | "Adopted", Forward::Mark(_)) => (state, Effect::Mark(4)),
-        ("Running armed" | "Completed", Forward::Mark(_)) => (state, Effect::Tell(4)),
-        ("Precopy", Forward::Spread) => (state, Effect::Spread(Stretch::Precopy)),
-        ("Running armed", Forward::Spread) => (state, Effect::Spread(Stretch::Postcopy)),
-        ("Precopy", Forward::Arm) => ("Armed", Effect::Arm),
+        ("Precopy" | "Adopted", Forward::Barrier(_)) => (state, Effect::Barrier(4)),
+        ("Running listening" | "Completed", Forward::Barrier(_)) => (state, Effect::Tell(4)),
+        ("Precopy", Forward::MultifdStart) => (state, Effect::MultifdStart(MultifdEpoch::Precopy)),
+        ("Running listening", Forward::MultifdStart) => (state, Effect::MultifdStart(MultifdEpoch::Postcopy)),
+        ("Precopy", Forward::Listen) => ("Listening", Effect::Listen),
         ("Precopy" | "Adopted", Forward::State(_)) => ("Loading", Effect::Load(Vec::new())),
-        ("Armed", Forward::State(_)) => ("Loading armed", Effect::Load(Vec::new())),
-        ("Armed" | "Loaded armed" | "Running armed", Forward::Pages(_)) => (state, Effect::Place(run())),
-        ("Armed" | "Loaded armed" | "Running armed", Forward::Zeros(_)) => (state, Effect::PlaceZeros(vec![run()])),
-        ("Loaded" | "Loaded armed", Forward::HandOver { .. }) => ("Starting", Effect::Run { running: true }),
-        ("Running" | "Running armed" | "Completed", Forward::Complete) => ("Completed", Effect::Finish),
-        ("Completed", Forward::Spread) => (state, Effect::Spread(Stretch::Postcopy)),
+        ("Listening", Forward::State(_)) => ("Loading listening", Effect::Load(Vec::new())),
+        ("Listening" | "Loaded listening" | "Running listening", Forward::Pages(_)) => (state, Effect::Place(run())),
+        ("Listening" | "Loaded listening" | "Running listening", Forward::Zeros(_)) => {
+            (state, Effect::PlaceZeros(vec![run()]))
+        }
+        ("Loaded" | "Loaded listening", Forward::HandOver { .. }) => ("Starting", Effect::Run { running: true }),
+        ("Running" | "Running listening" | "Completed", Forward::Complete) => ("Completed", Effect::Finish),
+        ("Completed", Forward::MultifdStart) => (state, Effect::MultifdStart(MultifdEpoch::Postcopy)),
         ("Completed", Forward::Goodbye) => ("Completed, told", Effect::None),
         ("NeverRan" | "NeverRan, linked", Forward::Cancel(_)) => ("Failed", Effect::None),
         ("NeverRan" | "NeverRan, linked", Forward::HandOver { .. } | Forward::Complete) => (state, Effect::None),
@@ -198,7 +200,7 @@ fn ram_is_taken_over_before_anything_else_and_not_written_then() {
     assert_eq!(describe(&destination), "Adopted");
     destination.tracker.all_here();
     assert_eq!(destination.tracker.missing(), 0);
-    let writes = [Forward::Pages(run()), Forward::Zeros(vec![run()]), Forward::Discard(stale()), Forward::Arm];
+    let writes = [Forward::Pages(run()), Forward::Zeros(vec![run()]), Forward::Discard(stale()), Forward::Listen];
     for write in writes {
         assert!(matches!(destination.message(write, &ram()), Err(MigrationError::OutOfOrder(_))));
     }
@@ -214,7 +216,7 @@ fn a_broken_link_ends_it_before_the_guest_is_here_and_pauses_it_after() {
             assert_eq!(destination.fail(link_broken()), owned, "{name}");
             let expected = match name {
                 // The source may have handed the guest over.
-                "Loaded" | "Loaded armed" | "Starting" | "NeverRan" | "NeverRan, linked" => "NeverRan",
+                "Loaded" | "Loaded listening" | "Starting" | "NeverRan" | "NeverRan, linked" => "NeverRan",
                 _ if !owned => "Failed",
                 "Completed" | "Completed, told" => name,
                 // Whoever has every page needs nobody any more.
@@ -231,7 +233,7 @@ fn a_broken_link_ends_it_before_the_guest_is_here_and_pauses_it_after() {
 /// A source that takes the guest back before it handed it over has nothing to ask.
 #[test]
 fn a_cancel_ends_it_whatever_was_said_before() {
-    for name in ["Precopy", "Armed", "Loaded", "Loaded armed"] {
+    for name in ["Precopy", "Listening", "Loaded", "Loaded listening"] {
         let mut destination = destination(name, true);
         let cancelled = destination.message(Forward::Cancel("why".into()), &ram()).unwrap_err();
         assert!(!destination.fail(cancelled) && destination.is_over(), "{name}");
@@ -249,26 +251,29 @@ fn the_answers_to_effects_count_only_where_they_were_asked_for() {
         let expected =
             |from: &[(&str, &'static str)]| from.iter().find(|(state, _)| *state == name).map_or(name, |(_, to)| to);
         assert_eq!(step(Destination::checked), expected(&[("Configuration", "Ram")]));
-        assert_eq!(step(Destination::loaded), expected(&[("Loading", "Loaded"), ("Loading armed", "Loaded armed")]));
-        assert_eq!(step(Destination::started), expected(&[("Starting", "Running armed")]));
-        let rejoin = |destination: &mut Destination| {
+        assert_eq!(
+            step(Destination::loaded),
+            expected(&[("Loading", "Loaded"), ("Loading listening", "Loaded listening")])
+        );
+        assert_eq!(step(Destination::started), expected(&[("Starting", "Running listening")]));
+        let recover = |destination: &mut Destination| {
             let standing = match describe(destination) {
-                "LinkLost" | "Completed" => Some(Standing::Here),
-                "NeverRan" | "NeverRan, linked" => Some(Standing::Never(sentence(&link_broken()))),
+                "LinkLost" | "Completed" => Some(GuestPlace::Here),
+                "NeverRan" | "NeverRan, linked" => Some(GuestPlace::Never(sentence(&link_broken()))),
                 _ => None,
             };
-            assert_eq!(destination.rejoin(), standing);
+            assert_eq!(destination.recover(), standing);
         };
-        assert_eq!(step(rejoin), expected(&[("LinkLost", "Rejoining"), ("NeverRan", "NeverRan, linked")]));
+        assert_eq!(step(recover), expected(&[("LinkLost", "Recovering"), ("NeverRan", "NeverRan, linked")]));
         assert_eq!(step(Destination::said_never), expected(&[("NeverRan", "NeverRan, linked")]));
-        assert_eq!(step(Destination::rejoined), expected(&[("Rejoining", "Running armed")]));
+        assert_eq!(step(Destination::recovered), expected(&[("Recovering", "Running listening")]));
         assert_eq!(step(|destination| assert!(!destination.all_received())), name, "pages are missing");
     }
 }
 
 #[test]
 fn the_end_waits_for_the_last_page_and_is_told_once() {
-    let mut destination = destination("Running armed", false);
+    let mut destination = destination("Running listening", false);
     assert_eq!(destination.message(Forward::Complete, &ram()).unwrap(), Effect::AwaitPages);
     destination.tracker.placed(PageRun { count: PAGES as u32 - 1, ..everything() });
     assert!(!destination.all_received());
@@ -287,7 +292,7 @@ fn without_arming_the_state_needs_every_page() {
 #[test]
 fn pages_outside_ram_are_refused_in_every_state_that_takes_pages() {
     let outside = PageRun { block: BlockId(0), start: PageIndex(PAGES - 1), count: 2 };
-    for name in ["Precopy", "Armed", "Loaded armed", "Running armed"] {
+    for name in ["Precopy", "Listening", "Loaded listening", "Running listening"] {
         for message in [Forward::Pages(outside), Forward::Zeros(vec![run(), outside])] {
             let refused = destination(name, false).message(message, &ram());
             assert!(matches!(refused, Err(MigrationError::NoSuchPages(_))), "{name}: {refused:?}");
@@ -300,17 +305,17 @@ fn pages_outside_ram_are_refused_in_every_state_that_takes_pages() {
 #[test]
 fn while_pages_are_spread_the_control_channel_says_gather_or_takes_it_all_back() {
     let ram = ram();
-    for (name, owned) in [("Precopy", false), ("Running armed", true)] {
+    for (name, owned) in [("Precopy", false), ("Running listening", true)] {
         for message in messages() {
             let mut destination = destination(name, false);
-            destination.message(Forward::Spread, &ram).unwrap();
+            destination.message(Forward::MultifdStart, &ram).unwrap();
             match (message.clone(), destination.message(message.clone(), &ram)) {
-                (Forward::Gather, Ok(Effect::Gather)) => assert!(!destination.spread, "{name}"),
+                (Forward::MultifdFlush, Ok(Effect::MultifdFlush)) => assert!(!destination.spread, "{name}"),
                 (Forward::Cancel(_), Err(MigrationError::Cancelled(why))) => assert!(!owned && why == "why", "{name}"),
                 (Forward::Cancel(_), Err(MigrationError::OutOfOrder(said))) => {
                     assert!(owned && said == "cancel", "{name}")
                 }
-                (Forward::Gather | Forward::Cancel(_), got) => panic!("{name} with {message:?}: {got:?}"),
+                (Forward::MultifdFlush | Forward::Cancel(_), got) => panic!("{name} with {message:?}: {got:?}"),
                 (message, Err(MigrationError::OutOfOrder(said))) => {
                     assert_eq!(said, crate::wire::tag::name(message.tag()), "{name}");
                     assert!(destination.spread, "{name}: a refused message changes nothing");
@@ -325,14 +330,17 @@ fn while_pages_are_spread_the_control_channel_says_gather_or_takes_it_all_back()
 #[test]
 fn a_stretch_follows_another_and_ends_with_its_link() {
     let ram = ram();
-    let mut destination = destination("Running armed", false);
+    let mut destination = destination("Running listening", false);
     for _ in 0..2 {
-        assert_eq!(destination.message(Forward::Spread, &ram).unwrap(), Effect::Spread(Stretch::Postcopy));
-        assert_eq!(destination.message(Forward::Gather, &ram).unwrap(), Effect::Gather);
+        assert_eq!(
+            destination.message(Forward::MultifdStart, &ram).unwrap(),
+            Effect::MultifdStart(MultifdEpoch::Postcopy)
+        );
+        assert_eq!(destination.message(Forward::MultifdFlush, &ram).unwrap(), Effect::MultifdFlush);
         assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
     }
-    destination.message(Forward::Spread, &ram).unwrap();
-    assert!(destination.fail(link_broken()) && destination.rejoin().is_some());
-    destination.rejoined();
+    destination.message(Forward::MultifdStart, &ram).unwrap();
+    assert!(destination.fail(link_broken()) && destination.recover().is_some());
+    destination.recovered();
     assert_eq!(destination.message(Forward::Pages(run()), &ram).unwrap(), Effect::Place(run()));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::slowing::Window;
+use super::super::auto_converge::Window;
 use super::{Pass, Since, Source, State};
 use crate::ram::PAGE_SIZE;
 use crate::stats::Throttling;
@@ -30,7 +30,7 @@ impl Source {
 
     /// What users are told of it.
     pub fn throttling(&self) -> Option<Throttling> {
-        self.slowdown.report(&self.limits.slowing).filter(|_| self.may_be_slowed())
+        self.slowdown.report(&self.limits.throttling).filter(|_| self.may_be_slowed())
     }
 
     /// Whether the pass is over: what the log says now decides what comes next.
@@ -42,7 +42,7 @@ impl Source {
     /// what is written was not sent before. Something must have been sent since, or a short
     /// interval would leave no time for that.
     pub(super) fn next_measuring(&self, pass: &Pass) -> Option<Duration> {
-        let period = self.limits.slowing.period().filter(|_| pass.number > 1 && self.since.sent > 0)?;
+        let period = self.limits.throttling.period().filter(|_| pass.number > 1 && self.since.sent > 0)?;
         Some(self.since.at + period)
     }
 
@@ -54,7 +54,7 @@ impl Source {
         let elapsed = now.saturating_sub(since.at);
         self.figures.dirty_rate = (u128::from(pages) * 1_000_000_000 / elapsed.as_nanos().max(1)) as u64;
         let seen = Window { dirtied: pages * PAGE_SIZE as u64, sent: since.sent, elapsed };
-        self.slowdown.seen(seen, &self.limits.slowing);
+        self.slowdown.seen(seen, &self.limits.throttling);
         match self.take() {
             State::Deciding(pass) => self.end_pass(pass, now),
             other => self.state = other,

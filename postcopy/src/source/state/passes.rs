@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::convergence::{PassFigures, Verdict, bandwidth, decide, expected_downtime};
-use super::{Action, LIMITED_PAGES, Pass, Source, State, Way};
+use super::{Action, LIMITED_PAGES, Pass, Source, State, SwitchoverMode};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::{Forward, MAX_RUN_PAGES};
 
@@ -14,7 +14,7 @@ impl Source {
     pub(super) fn begin_pass(&mut self, number: u32, begun: Duration) {
         self.figures.passes = number;
         self.then([Action::Send(Forward::PassBegin(number))]);
-        self.spread(self.many.precopy);
+        self.start_multifd(self.many.precopy);
         self.state = State::Precopy(Pass {
             number,
             begin_pages: self.pending.count(),
@@ -28,7 +28,7 @@ impl Source {
 
     pub(super) fn next_of_pass(&mut self, now: Duration) -> Action {
         if self.wants_postcopy(now) {
-            return self.switch(Way::Postcopy);
+            return self.switch(SwitchoverMode::Postcopy);
         }
         let State::Precopy(mut pass) = self.take() else { unreachable!("called in a pass") };
         let measuring = self.next_measuring(&pass);
@@ -47,8 +47,8 @@ impl Source {
                 self.state = State::EndOfPass(pass);
                 // What waits in buffers would lengthen the blackout and flatter the bandwidth: the
                 // pass ends when it is there.
-                self.gather();
-                self.then([Forward::PassEnd(number), Forward::Mark(number)].map(Action::Send));
+                self.flush_multifd();
+                self.then([Forward::PassEnd(number), Forward::Barrier(number)].map(Action::Send));
                 self.then([Action::Wait(None)]);
                 return self.next(now);
             };
@@ -102,10 +102,10 @@ impl Source {
         match verdict {
             Verdict::Continue => self.begin_pass(pass.number + 1, now),
             Verdict::Switchover => {
-                self.switch_now(Way::Precopy);
+                self.switch_now(SwitchoverMode::Precopy);
             }
             Verdict::Postcopy => {
-                self.switch_now(Way::Postcopy);
+                self.switch_now(SwitchoverMode::Postcopy);
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::super::door::Resumable;
-use super::{Action, Drops, Source, State, Way};
+use super::super::switchover::PausedGuest;
+use super::{Action, Drops, Source, State, SwitchoverMode};
 use crate::guest::Section;
 use crate::ram::PageIndex;
 use crate::wire::{Forward, MAX_RUN_PAGES, fragments};
@@ -15,14 +15,14 @@ const DROP_ROUNDS: u32 = 3;
 const FEW_PAGES: u64 = 2048;
 
 impl Source {
-    pub(super) fn switch(&mut self, way: Way) -> Action {
+    pub(super) fn switch(&mut self, way: SwitchoverMode) -> Action {
         self.switch_now(way);
         self.queue.pop_front().unwrap_or(Action::Wait(None))
     }
 
-    pub(super) fn switch_now(&mut self, way: Way) {
-        self.gather();
-        if way == Way::Postcopy && self.logging {
+    pub(super) fn switch_now(&mut self, way: SwitchoverMode) {
+        self.flush_multifd();
+        if way == SwitchoverMode::Postcopy && self.logging {
             self.state = State::Dropping(Drops { round: 1, told: 0, fresh: 0 });
             self.then([Action::Sync]);
         } else {
@@ -38,7 +38,7 @@ impl Source {
         let fresh = stale - drops.told;
         let told = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
         self.queue.extend(told);
-        self.then([Action::Send(Forward::Mark(drops.round)), Action::Wait(None)]);
+        self.then([Action::Send(Forward::Barrier(drops.round)), Action::Wait(None)]);
         self.state = State::AwaitDropped(Drops { told: stale, fresh, ..drops });
     }
 
@@ -49,13 +49,13 @@ impl Source {
             self.state = State::Dropping(Drops { round: drops.round + 1, ..drops });
         } else {
             self.then([Action::Pause]);
-            self.state = State::Pausing(Way::Postcopy);
+            self.state = State::Pausing(SwitchoverMode::Postcopy);
         }
     }
 
     /// The vCPUs stand still; `running`: they ran before.
     pub fn paused(&mut self, running: bool) {
-        let door = Resumable::paused(running);
+        let door = PausedGuest::paused(running);
         match self.take() {
             State::Pausing(way) if self.limits.hold => self.state = State::PreSwitchover(way, door),
             State::Pausing(way) => self.save(way, door),
@@ -66,7 +66,7 @@ impl Source {
         }
     }
 
-    pub(super) fn save(&mut self, way: Way, door: Resumable) {
+    pub(super) fn save(&mut self, way: SwitchoverMode, door: PausedGuest) {
         self.state = State::Saving(way, door);
         self.then([Action::Save]);
     }
@@ -84,31 +84,31 @@ impl Source {
         }
     }
 
-    pub(super) fn send_last(&mut self, way: Way, door: Resumable) {
+    pub(super) fn send_last(&mut self, way: SwitchoverMode, door: PausedGuest) {
         let mut last = VecDeque::new();
         match way {
-            Way::Precopy => {
+            SwitchoverMode::Precopy => {
                 let rest = std::mem::take(&mut self.queue);
-                self.spread(self.many.precopy);
+                self.start_multifd(self.many.precopy);
                 last.append(&mut self.queue);
                 for (block, bitmap) in self.pending.blocks() {
                     while let Some(run) = bitmap.claim_run(block, PageIndex(0), MAX_RUN_PAGES) {
                         last.push_back(Action::SendRun(run));
                     }
                 }
-                self.gather();
+                self.flush_multifd();
                 self.then(rest);
             }
-            Way::Postcopy => {
-                if self.armed {
+            SwitchoverMode::Postcopy => {
+                if self.listening {
                     last.push_back(Action::ServeDemand);
                 } else {
                     // Pages can be placed alone once the destination has said that it is armed: see
-                    // `Reply::Armed`.
+                    // `Reply::Listening`.
                     let stale = fragments(&self.pending).map(|fragment| Action::Send(Forward::Discard(fragment)));
                     last.extend(stale);
-                    last.push_back(Action::Send(Forward::Arm));
-                    self.armed = true;
+                    last.push_back(Action::Send(Forward::Listen));
+                    self.listening = true;
                 }
             }
         }
@@ -124,7 +124,7 @@ impl Source {
         match self.take() {
             State::AwaitReady(way, door) if allowed => {
                 let mut last = VecDeque::from([Action::Send(Forward::HandOver { running: door.running() })]);
-                if way == Way::Precopy {
+                if way == SwitchoverMode::Precopy {
                     last.push_back(Action::Send(Forward::Complete));
                 }
                 last.push_back(Action::Wait(None));

@@ -1,7 +1,7 @@
 //! Every state with every reply and every event: what follows is written down, and the one-way door
 //! stays shut.
 
-use super::super::slowing::{AutoConverge, DirtyLimit, Window};
+use super::super::auto_converge::{AutoConverge, DirtyLimit, Window};
 use super::*;
 use crate::channel::ChannelError;
 use crate::ram::{PAGE_SIZE, PageRun};
@@ -9,7 +9,7 @@ use crate::wire::Fragment;
 
 const STATES: [&str; 21] = [
     "Describing",
-    "Arming",
+    "AwaitListening",
     "Sharing",
     "Precopy",
     "EndOfPass",
@@ -25,8 +25,8 @@ const STATES: [&str; 21] = [
     "AwaitRunning by postcopy",
     "Pushing",
     "AwaitAllReceived",
-    "Rejoining",
-    "Rejoining in doubt",
+    "Recovering",
+    "Recovering in doubt",
     "LinkLost",
     "LinkLost in doubt",
 ];
@@ -47,31 +47,33 @@ fn link_broken() -> MigrationError {
 }
 
 fn state(name: &str) -> State {
-    let door = || Resumable::paused(true);
+    let door = || PausedGuest::paused(true);
     let through = || door().hand_over();
     let departed = || through().departed();
     match name {
         "Describing" => State::Describing,
-        "Arming" => State::Arming,
+        "AwaitListening" => State::AwaitListening,
         "Sharing" => State::Sharing,
         "Precopy" => State::Precopy(pass()),
         "EndOfPass" => State::EndOfPass(pass()),
         "Deciding" => State::Deciding(pass()),
         "Dropping" => State::Dropping(drops()),
         "AwaitDropped" => State::AwaitDropped(drops()),
-        "Pausing" => State::Pausing(Way::Postcopy),
-        "PreSwitchover" => State::PreSwitchover(Way::Precopy, door()),
-        "Saving" => State::Saving(Way::Precopy, door()),
-        "FinalSync" => State::FinalSync(Way::Postcopy, door()),
-        "AwaitReady" => State::AwaitReady(Way::Precopy, door()),
-        "AwaitRunning by precopy" => State::AwaitRunning(Way::Precopy, through()),
-        "AwaitRunning by postcopy" => State::AwaitRunning(Way::Postcopy, through()),
+        "Pausing" => State::Pausing(SwitchoverMode::Postcopy),
+        "PreSwitchover" => State::PreSwitchover(SwitchoverMode::Precopy, door()),
+        "Saving" => State::Saving(SwitchoverMode::Precopy, door()),
+        "FinalSync" => State::FinalSync(SwitchoverMode::Postcopy, door()),
+        "AwaitReady" => State::AwaitReady(SwitchoverMode::Precopy, door()),
+        "AwaitRunning by precopy" => State::AwaitRunning(SwitchoverMode::Precopy, through()),
+        "AwaitRunning by postcopy" => State::AwaitRunning(SwitchoverMode::Postcopy, through()),
         "Pushing" => State::Pushing(Scheduler::new(), departed()),
-        "AwaitAllReceived" => State::AwaitAllReceived(Way::Postcopy, departed()),
-        "Rejoining" => State::Rejoining(Way::Postcopy, Beyond::There(departed())),
-        "Rejoining in doubt" => State::Rejoining(Way::Postcopy, Beyond::Doubt(through())),
-        "LinkLost" => State::LinkLost(Way::Postcopy, Beyond::There(departed()), link_broken()),
-        "LinkLost in doubt" => State::LinkLost(Way::Postcopy, Beyond::Doubt(through()), link_broken()),
+        "AwaitAllReceived" => State::AwaitAllReceived(SwitchoverMode::Postcopy, departed()),
+        "Recovering" => State::Recovering(SwitchoverMode::Postcopy, AfterHandover::There(departed())),
+        "Recovering in doubt" => State::Recovering(SwitchoverMode::Postcopy, AfterHandover::Doubt(through())),
+        "LinkLost" => State::LinkLost(SwitchoverMode::Postcopy, AfterHandover::There(departed()), link_broken()),
+        "LinkLost in doubt" => {
+            State::LinkLost(SwitchoverMode::Postcopy, AfterHandover::Doubt(through()), link_broken())
+        }
         other => panic!("no state {other}"),
     }
 }
@@ -79,8 +81,14 @@ fn state(name: &str) -> State {
 /// A source in this state, with nothing queued.
 fn source(name: &str) -> Source {
     let pending = Arc::new(RamBitmap::with_pages([100]));
-    let mut source =
-        Source::new(Vec::new(), Features::POSTCOPY, Limits::default(), pending, Arc::default(), Many::default());
+    let mut source = Source::new(
+        Vec::new(),
+        Features::POSTCOPY,
+        Limits::default(),
+        pending,
+        Arc::default(),
+        MultifdThresholds::default(),
+    );
     source.queue.clear();
     source.state = state(name);
     source
@@ -97,7 +105,7 @@ fn describe(source: &Source) -> String {
     };
     match &source.state {
         State::Describing => "Describing".into(),
-        State::Arming => "Arming".into(),
+        State::AwaitListening => "AwaitListening".into(),
         State::Sharing => "Sharing".into(),
         State::Precopy(_) => "Precopy".into(),
         State::EndOfPass(_) => "EndOfPass".into(),
@@ -109,14 +117,14 @@ fn describe(source: &Source) -> String {
         State::Saving(..) => "Saving".into(),
         State::FinalSync(..) => "FinalSync".into(),
         State::AwaitReady(..) => "AwaitReady".into(),
-        State::AwaitRunning(Way::Precopy, _) => "AwaitRunning by precopy".into(),
-        State::AwaitRunning(Way::Postcopy, _) => "AwaitRunning by postcopy".into(),
+        State::AwaitRunning(SwitchoverMode::Precopy, _) => "AwaitRunning by precopy".into(),
+        State::AwaitRunning(SwitchoverMode::Postcopy, _) => "AwaitRunning by postcopy".into(),
         State::Pushing(..) => "Pushing".into(),
         State::AwaitAllReceived(..) => "AwaitAllReceived".into(),
-        State::Rejoining(_, Beyond::There(_)) => "Rejoining".into(),
-        State::Rejoining(_, Beyond::Doubt(_)) => "Rejoining in doubt".into(),
-        State::LinkLost(_, Beyond::There(_), why) => format!("LinkLost: {}", error(why)),
-        State::LinkLost(_, Beyond::Doubt(_), why) => format!("LinkLost in doubt: {}", error(why)),
+        State::Recovering(_, AfterHandover::There(_)) => "Recovering".into(),
+        State::Recovering(_, AfterHandover::Doubt(_)) => "Recovering in doubt".into(),
+        State::LinkLost(_, AfterHandover::There(_), why) => format!("LinkLost: {}", error(why)),
+        State::LinkLost(_, AfterHandover::Doubt(_), why) => format!("LinkLost in doubt: {}", error(why)),
         State::Ended(Outcome::Completed) => "Completed".into(),
         State::Ended(Outcome::Cancelled) => "Cancelled".into(),
         State::Ended(Outcome::Failed(why)) => format!("Failed: {}", error(why)),
@@ -127,16 +135,16 @@ fn describe(source: &Source) -> String {
 fn replies() -> [Reply; 11] {
     [
         Reply::Accepted,
-        Reply::Armed,
+        Reply::Listening,
         Reply::Ready,
         Reply::Running,
         Reply::NotStarted("no".into()),
         Reply::AllReceived,
         Reply::Received(Fragment { block: BlockId(0), first_word: 0, words: vec![1] }),
         Reply::ReceivedEnd,
-        Reply::Reached(SHARED),
-        Reply::Reached(1),
-        Reply::Reached(2),
+        Reply::BarrierAck(SHARED),
+        Reply::BarrierAck(1),
+        Reply::BarrierAck(2),
     ]
 }
 
@@ -149,20 +157,20 @@ fn lost(state: &str) -> &'static str {
 fn allowed(state: &str, reply: &Reply) -> Option<&'static str> {
     Some(match (state, reply) {
         ("Describing", Reply::Accepted) => "Precopy",
-        ("EndOfPass", Reply::Reached(1)) => "Deciding",
-        ("AwaitDropped", Reply::Reached(1)) => "Dropping", // drops() has many fresh pages
-        ("Arming", Reply::Armed) => "Pausing",
-        ("Sharing", Reply::Reached(SHARED)) => "Pausing",
-        ("AwaitReady", Reply::Armed | Reply::Ready) => "AwaitReady",
+        ("EndOfPass", Reply::BarrierAck(1)) => "Deciding",
+        ("AwaitDropped", Reply::BarrierAck(1)) => "Dropping", // drops() has many fresh pages
+        ("AwaitListening", Reply::Listening) => "Pausing",
+        ("Sharing", Reply::BarrierAck(SHARED)) => "Pausing",
+        ("AwaitReady", Reply::Listening | Reply::Ready) => "AwaitReady",
         ("AwaitRunning by precopy", Reply::Running) => "AwaitAllReceived",
         ("AwaitRunning by postcopy", Reply::Running) => "Pushing",
         ("AwaitRunning by precopy" | "AwaitRunning by postcopy", Reply::NotStarted(_)) => "Failed: not started",
-        ("Rejoining in doubt", Reply::NotStarted(_)) => "Failed: not started",
-        ("Rejoining in doubt", Reply::Received(_)) => "Rejoining in doubt",
-        ("Rejoining in doubt", Reply::ReceivedEnd) => "Pushing",
+        ("Recovering in doubt", Reply::NotStarted(_)) => "Failed: not started",
+        ("Recovering in doubt", Reply::Received(_)) => "Recovering in doubt",
+        ("Recovering in doubt", Reply::ReceivedEnd) => "Pushing",
         ("AwaitAllReceived", Reply::AllReceived) => "Completed",
-        ("Rejoining", Reply::Received(_)) => "Rejoining",
-        ("Rejoining", Reply::ReceivedEnd) => "Pushing",
+        ("Recovering", Reply::Received(_)) => "Recovering",
+        ("Recovering", Reply::ReceivedEnd) => "Pushing",
         // Nothing is heard on a link that is gone.
         ("LinkLost", _) => "LinkLost: link broken",
         ("LinkLost in doubt", _) => "LinkLost in doubt: link broken",
@@ -203,13 +211,13 @@ fn every_event_in_every_state() {
         assert_eq!(describe(&failed), format!("{lost}: link broken"), "{name} with a broken link");
         assert_eq!(failed.is_in_doubt(), lost == "LinkLost in doubt", "{name}");
 
-        let mut rejoined = source(name);
-        assert_eq!(rejoined.rejoin(), name.starts_with("LinkLost"));
+        let mut recovered = source(name);
+        assert_eq!(recovered.recover(), name.starts_with("LinkLost"));
         assert_eq!(
-            describe(&rejoined),
+            describe(&recovered),
             match name {
-                "LinkLost" => "Rejoining".into(),
-                "LinkLost in doubt" => "Rejoining in doubt".into(),
+                "LinkLost" => "Recovering".into(),
+                "LinkLost in doubt" => "Recovering in doubt".into(),
                 _ => same.clone(),
             }
         );
@@ -222,7 +230,7 @@ fn every_event_in_every_state() {
             source.cancel();
             source.fail(link_broken());
             source.synced(Duration::ZERO);
-            assert!(!source.rejoin());
+            assert!(!source.recover());
             assert_eq!((describe(&source), source.next(Duration::ZERO)), (end, Action::End));
         }
     }
@@ -232,7 +240,7 @@ fn every_event_in_every_state() {
 fn with(limits: Limits, destination: Features, name: &str) -> Source {
     let pending = Arc::new(RamBitmap::with_pages([100]));
     let released = Arc::new(Released::new(&[crate::memory::AnonymousRam::block("ram", 100).unwrap()]));
-    let source = Source::new(Vec::new(), destination, limits, pending, Arc::default(), Many::default());
+    let source = Source::new(Vec::new(), destination, limits, pending, Arc::default(), MultifdThresholds::default());
     let mut source = if limits.release { source.releasing(released) } else { source };
     source.queue.clear();
     source.state = state(name);
@@ -244,11 +252,11 @@ fn ram_that_is_handed_over_leaves_nothing_to_send_or_to_log() {
     let limits = Limits { ignore_shared: true, ..Limits::default() };
     let mut source = with(limits, Features::POSTCOPY.and(Features::SHARED_RAM), "Describing");
     source.reply(Reply::Accepted, Duration::ZERO);
-    let told = Action::Send(Forward::Mark(SHARED));
+    let told = Action::Send(Forward::Barrier(SHARED));
     assert_eq!(actions(&mut source), [Action::ShareRam, told, Action::Wait(None)]);
     assert_eq!((source.pending.count(), source.status()), (0, Status::Active));
     source.start_postcopy().unwrap();
-    source.reply(Reply::Reached(SHARED), Duration::ZERO);
+    source.reply(Reply::BarrierAck(SHARED), Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Pause]);
     source.paused(true);
     assert_eq!(actions(&mut source), [Action::Save]);
@@ -281,13 +289,13 @@ fn the_background_waits_while_the_destination_tells_what_it_has() {
     let limits = Limits { release: true, ..Limits::default() };
     let mut source = with(limits, Features::POSTCOPY.and(Features::RELEASE), "Pushing");
     let has = Fragment { block: BlockId(0), first_word: 0, words: vec![0xff] };
-    assert_eq!(source.next(Duration::ZERO), Action::Send(Forward::Mark(1)));
+    assert_eq!(source.next(Duration::ZERO), Action::Send(Forward::Barrier(1)));
     assert_eq!(source.next(Duration::ZERO), Action::Wait(None));
     source.reply(Reply::Received(has.clone()), Duration::ZERO);
     assert_eq!(source.pending.count(), 92);
     assert_eq!(source.next(Duration::ZERO), Action::Release(has.clone()));
     assert_eq!(source.next(Duration::ZERO), Action::Wait(None));
-    source.reply(Reply::Reached(1), Duration::ZERO);
+    source.reply(Reply::BarrierAck(1), Duration::ZERO);
     assert!(matches!(source.next(Duration::ZERO), Action::SendRun(run) if run.start == PageIndex(8)));
     // Unasked it has nothing to tell.
     source.reply(Reply::Received(has), Duration::ZERO);
@@ -304,12 +312,12 @@ fn pages_that_are_gone_are_never_sent_as_if_they_were_here() {
     let has = |bits| Fragment { block: BlockId(0), first_word: 0, words: vec![bits] };
     super::super::release::Releaser::new(released).release(&ram, &has(0b110));
     source.fail(link_broken());
-    assert!(source.rejoin());
+    assert!(source.recover());
     // It says no more of one of them.
     source.reply(Reply::Received(has(0b010)), Duration::ZERO);
     source.reply(Reply::ReceivedEnd, Duration::ZERO);
     assert!(describe(&source).starts_with("LinkLost: the destination no longer has 1 pages"), "{}", describe(&source));
-    assert!(source.rejoin());
+    assert!(source.recover());
     source.reply(Reply::Received(has(0b110)), Duration::ZERO);
     source.reply(Reply::ReceivedEnd, Duration::ZERO);
     assert_eq!(describe(&source), "Pushing");
@@ -349,7 +357,7 @@ fn events() -> Vec<Event> {
     events.push(Box::new(|source| source.fail(link_broken())));
     events.push(Box::new(|source| source.fail(MigrationError::NoPostcopy)));
     events.push(Box::new(|source| {
-        source.rejoin();
+        source.recover();
     }));
     events.push(Box::new(|source| source.try_hand_over(true)));
     events.push(Box::new(|source| source.try_hand_over(false)));
@@ -372,7 +380,7 @@ fn after_the_door_nothing_resumes_the_guest_but_a_destination_that_did_not_start
                 let event = rest % events.len();
                 rest /= events.len();
                 let may_return = event == not_started
-                    && matches!(source.state, State::AwaitRunning(..) | State::Rejoining(_, Beyond::Doubt(_)));
+                    && matches!(source.state, State::AwaitRunning(..) | State::Recovering(_, AfterHandover::Doubt(_)));
                 events[event](&mut source);
                 let resumes = actions(&mut source).iter().any(|action| matches!(action, Action::Resume(_)));
                 assert_eq!(resumes, may_return, "{name}, events {sequence}");
@@ -437,12 +445,12 @@ fn a_pass_is_cut_short_when_the_time_for_postcopy_has_come() {
     let mut late = self::source("Describing");
     late.limits.policy = Policy::After(time);
     late.reply(Reply::Accepted, time);
-    assert_eq!(describe(&late), "Arming", "connecting took as long");
+    assert_eq!(describe(&late), "AwaitListening", "connecting took as long");
 }
 
 #[test]
 fn a_bitmap_of_pages_outside_ram_is_refused() {
-    let mut source = source("Rejoining");
+    let mut source = source("Recovering");
     let outside = Fragment { block: BlockId(0), first_word: 1, words: vec![1 << 60] };
     source.reply(Reply::Received(outside), Duration::ZERO);
     assert_eq!(describe(&source), "LinkLost: no such pages");
@@ -453,8 +461,8 @@ fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     let mut source = source("Describing");
     source.limits.policy = Policy::AfterPasses(0);
     source.reply(Reply::Accepted, Duration::ZERO);
-    assert_eq!(actions(&mut source), [Action::Send(Forward::Arm), Action::Wait(None)]);
-    source.reply(Reply::Armed, Duration::ZERO);
+    assert_eq!(actions(&mut source), [Action::Send(Forward::Listen), Action::Wait(None)]);
+    source.reply(Reply::Listening, Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Pause]);
     source.paused(true);
     assert_eq!(actions(&mut source), [Action::Save]);
@@ -471,7 +479,7 @@ fn a_switchover_that_is_held_goes_on_when_told_to_and_only_then() {
         assert_eq!(source.go_on(), name == "PreSwitchover", "{name}");
         assert_eq!(describe(&source), if name == "PreSwitchover" { "Saving" } else { &same });
     }
-    for (way, hold) in [Way::Precopy, Way::Postcopy].into_iter().zip([true, false]) {
+    for (way, hold) in [SwitchoverMode::Precopy, SwitchoverMode::Postcopy].into_iter().zip([true, false]) {
         let mut source = source("Pausing");
         (source.state, source.limits.hold) = (State::Pausing(way), hold);
         source.paused(true);
@@ -494,8 +502,8 @@ fn a_precopy_that_is_held_can_still_become_a_postcopy() {
         source.saved(Vec::new());
         assert_eq!(source.queue.pop_front(), Some(Action::Sync));
         source.synced(Duration::ZERO);
-        let armed = actions(&mut source).contains(&Action::Send(Forward::Arm));
-        assert_eq!(armed, wanted);
+        let listening = actions(&mut source).contains(&Action::Send(Forward::Listen));
+        assert_eq!(listening, wanted);
     }
 }
 
@@ -504,14 +512,14 @@ fn the_log_is_armed_before_the_pages_are_read() {
     let mut source = source("Precopy");
     let stretch = PageRun { block: BlockId(0), start: PageIndex(0), count: 100 };
     assert_eq!(source.next(Duration::ZERO), Action::ClearLog(stretch));
-    assert_eq!(source.pending.count(), 100, "what is re-armed is told by the bits that are still set");
+    assert_eq!(source.pending.count(), 100, "what is re-listening is told by the bits that are still set");
     assert_eq!(source.next(Duration::ZERO), Action::SendRun(stretch));
     assert_eq!(source.pending.count(), 0);
 }
 
 #[test]
 fn whoever_is_told_that_the_guest_never_ran_says_that_it_keeps_it() {
-    for name in ["AwaitReady", "AwaitRunning by precopy", "AwaitRunning by postcopy", "Rejoining in doubt"] {
+    for name in ["AwaitReady", "AwaitRunning by precopy", "AwaitRunning by postcopy", "Recovering in doubt"] {
         let mut source = source(name);
         source.reply(Reply::NotStarted("no disk".into()), Duration::ZERO);
         let actions = actions(&mut source);
@@ -528,8 +536,12 @@ fn whoever_is_told_that_the_guest_never_ran_says_that_it_keeps_it() {
 fn a_precopy_that_is_joined_again_is_completed_or_says_what_is_missing() {
     let joined = |received: u64| {
         let mut source = source("LinkLost in doubt");
-        source.state = State::LinkLost(Way::Precopy, Beyond::Doubt(Resumable::paused(true).hand_over()), link_broken());
-        assert!(source.rejoin());
+        source.state = State::LinkLost(
+            SwitchoverMode::Precopy,
+            AfterHandover::Doubt(PausedGuest::paused(true).hand_over()),
+            link_broken(),
+        );
+        assert!(source.recover());
         let words = vec![u64::MAX, received];
         source.reply(Reply::Received(Fragment { block: BlockId(0), first_word: 0, words }), Duration::ZERO);
         source.reply(Reply::ReceivedEnd, Duration::ZERO);
@@ -547,10 +559,10 @@ fn a_precopy_that_is_joined_again_is_completed_or_says_what_is_missing() {
 fn slowed(name: &str) -> Source {
     let mut source = source(name);
     let converge = AutoConverge { threshold: 50, initial: 70, increment: 10, tailslow: false, most: 99 };
-    source.limits.slowing = Slowing::AutoConverge(converge);
+    source.limits.throttling = ThrottlePolicy::AutoConverge(converge);
     for _ in 0..2 {
         let seen = Window { dirtied: 100, sent: 100, elapsed: Duration::from_secs(1) };
-        source.slowdown.seen(seen, &source.limits.slowing);
+        source.slowdown.seen(seen, &source.limits.throttling);
     }
     source
 }
@@ -579,7 +591,7 @@ fn a_long_pass_is_measured_in_between_unless_it_is_the_first() {
     for (number, measures) in [(1, false), (2, true)] {
         let mut source = source("Precopy");
         let limit = DirtyLimit { threshold: 10, rate: 4096, period: ms(250) };
-        source.limits.slowing = Slowing::DirtyLimit(limit);
+        source.limits.throttling = ThrottlePolicy::DirtyLimit(limit);
         source.state = State::Precopy(Pass { number, ..pass() });
         source.pending.set_all();
         for now in [0, 249] {
@@ -599,12 +611,15 @@ fn a_long_pass_is_measured_in_between_unless_it_is_the_first() {
 #[test]
 fn the_end_of_a_pass_is_measured_where_that_is_wanted() {
     for (slowing, action) in [
-        (Slowing::Off, Action::Sync),
-        (Slowing::DirtyLimit(DirtyLimit { threshold: 10, rate: 1, period: Duration::from_secs(1) }), Action::Measure),
+        (ThrottlePolicy::Off, Action::Sync),
+        (
+            ThrottlePolicy::DirtyLimit(DirtyLimit { threshold: 10, rate: 1, period: Duration::from_secs(1) }),
+            Action::Measure,
+        ),
     ] {
         let mut source = source("EndOfPass");
-        source.limits.slowing = slowing;
-        source.reply(Reply::Reached(1), Duration::from_secs(1));
+        source.limits.throttling = slowing;
+        source.reply(Reply::BarrierAck(1), Duration::from_secs(1));
         assert!(source.is_deciding());
         assert_eq!(source.next(Duration::from_secs(1)), action);
     }
@@ -617,7 +632,7 @@ fn what_goes_behind_the_last_page_of_a_pass_counts_for_it() {
     // As where a pass is compressed into less than what is sent at once.
     source.sent(1000, Duration::from_millis(500));
     source.moved(50 * PAGE_SIZE as u64);
-    source.reply(Reply::Reached(1), Duration::from_secs(1));
+    source.reply(Reply::BarrierAck(1), Duration::from_secs(1));
     source.synced(Duration::from_secs(1));
     assert_eq!(source.figures().expected_downtime, Some(Duration::from_secs(2)));
 }

@@ -161,9 +161,9 @@ impl Recorder {
                 taken?;
             }
             (Stage::Written(store), Forward::Zeros(runs)) => runs.into_iter().try_for_each(|run| store.zeros(run))?,
-            (Stage::Written(store), Forward::Mark(number)) => {
+            (Stage::Written(store), Forward::Barrier(number)) => {
                 store.flush()?;
-                return Ok(Some(Reply::Reached(number)));
+                return Ok(Some(Reply::BarrierAck(number)));
             }
             (Stage::Written(store), message @ Forward::State(_)) => {
                 store.keep(&message);

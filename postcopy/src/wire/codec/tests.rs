@@ -17,32 +17,32 @@ fn forwards() -> Vec<Forward> {
         Forward::Pages(run(0, 7, 3)),
         Forward::Zeros(vec![run(0, 0, 9000), run(1, 5, 1)]),
         Forward::Discard(Fragment { block: BlockId(1), first_word: 3, words: vec![1, u64::MAX] }),
-        Forward::Arm,
+        Forward::Listen,
         Forward::State(vec![Section { name: "vcpu".into(), instance: 1, version: 2, bytes: vec![1, 2, 3] }]),
         Forward::HandOver { running: true },
         Forward::Complete,
         Forward::Cancel("because".into()),
-        Forward::Mark(7),
-        Forward::Spread,
-        Forward::Gather,
+        Forward::Barrier(7),
+        Forward::MultifdStart,
+        Forward::MultifdFlush,
         Forward::Goodbye,
         Forward::SharedRam(2),
-        Forward::Packed { run: run(0, 7, 3), codec: Codec::Zstd, length: 77 },
-        Forward::Delta { run: run(0, 7, 3), length: 8 },
+        Forward::Compressed { run: run(0, 7, 3), codec: Codec::Zstd, length: 77 },
+        Forward::Xbzrle { run: run(0, 7, 3), length: 8 },
     ]
 }
 
 fn replies() -> Vec<Reply> {
     vec![
         Reply::Accepted,
-        Reply::Armed,
+        Reply::Listening,
         Reply::Ready,
         Reply::Running,
         Reply::NotStarted("no memory".into()),
         Reply::AllReceived,
         Reply::Received(Fragment { block: BlockId(0), first_word: 0, words: vec![5] }),
         Reply::ReceivedEnd,
-        Reply::Reached(7),
+        Reply::BarrierAck(7),
     ]
 }
 
@@ -63,10 +63,10 @@ fn exact_bytes_of_the_hot_messages() {
     assert_eq!(pages, [6, 0, 0, 0, 0x10, 0x10, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0]);
     let request = encoded(&Request(vec![run(0, 9, 2)]), Request::encode);
     assert_eq!(request, [128, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-    let packed = encoded(&Forward::Packed { run: run(0, 9, 2), codec: Codec::Zstd, length: 256 }, Forward::encode);
+    let packed = encoded(&Forward::Compressed { run: run(0, 9, 2), codec: Codec::Zstd, length: 256 }, Forward::encode);
     let run_bytes = [0, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
     assert_eq!(packed, [&[18, 0, 0, 0, 20, 1, 0, 0][..], &run_bytes, &[2, 0, 0, 0]].concat());
-    let delta = encoded(&Forward::Delta { run: run(0, 9, 2), length: 4 }, Forward::encode);
+    let delta = encoded(&Forward::Xbzrle { run: run(0, 9, 2), length: 4 }, Forward::encode);
     assert_eq!(delta, [&[19, 0, 0, 0, 20, 0, 0, 0][..], &run_bytes].concat());
     assert_eq!(encoded(&Reply::Ready, Reply::encode), [66, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(encoded(&Forward::HandOver { running: true }, Forward::encode), [11, 0, 0, 0, 1, 0, 0, 0, 1]);
@@ -135,24 +135,24 @@ fn lying_counts_and_impossible_fields_are_named() {
     let pages = Header { tag: tag::PAGES, length: 16 + 4096 };
     let two = encoded(&Forward::Pages(run(0, 0, 2)), Forward::encode);
     assert_eq!(decode_forward(pages, &two[8..24]), Err(DecodeError::Field { tag: tag::PAGES, field: "length" }));
-    let short = encoded(&Forward::Packed { run: run(0, 0, 1), codec: Codec::Zlib, length: 0 }, Forward::encode);
-    let packed = |length, fields: &[u8]| decode_forward(Header { tag: tag::PACKED, length }, fields);
+    let short = encoded(&Forward::Compressed { run: run(0, 0, 1), codec: Codec::Zlib, length: 0 }, Forward::encode);
+    let packed = |length, fields: &[u8]| decode_forward(Header { tag: tag::COMPRESSED, length }, fields);
     assert!(packed(20 + 4095, &short[8..]).is_ok());
-    assert_eq!(packed(20 + 4096, &short[8..]), Err(DecodeError::Field { tag: tag::PACKED, field: "length" }));
+    assert_eq!(packed(20 + 4096, &short[8..]), Err(DecodeError::Field { tag: tag::COMPRESSED, field: "length" }));
     let other = [&short[8..24], &[3, 0, 0, 0]].concat();
-    assert_eq!(packed(20, &other), Err(DecodeError::Field { tag: tag::PACKED, field: "codec" }));
-    let long = encoded(&Forward::Delta { run: run(0, 0, 65), length: 130 }, Forward::encode);
-    let delta = |length, fields: &[u8]| decode_forward(Header { tag: tag::DELTA, length }, fields);
-    assert_eq!(delta(16 + 130, &long[8..]), Err(DecodeError::Field { tag: tag::DELTA, field: "page count" }));
+    assert_eq!(packed(20, &other), Err(DecodeError::Field { tag: tag::COMPRESSED, field: "codec" }));
+    let long = encoded(&Forward::Xbzrle { run: run(0, 0, 65), length: 130 }, Forward::encode);
+    let delta = |length, fields: &[u8]| decode_forward(Header { tag: tag::XBZRLE, length }, fields);
+    assert_eq!(delta(16 + 130, &long[8..]), Err(DecodeError::Field { tag: tag::XBZRLE, field: "page count" }));
     for (length, whole) in [(1, false), (2, true), (4097, true), (4098, false)] {
         assert_eq!(delta(16 + length, &short[8..24]).is_ok(), whole, "changes of {length} bytes");
     }
-    for tag in [tag::PACKED, tag::DELTA] {
+    for tag in [tag::COMPRESSED, tag::XBZRLE] {
         assert_eq!(decode_demand(Header { tag, length: 20 }, &short[8..]), Err(DecodeError::Unknown(tag)));
     }
-    let fields = Header { tag: tag::DELTA, length: 18 };
-    assert_eq!(decode_multifd(fields, &short[8..24]), Err(DecodeError::Unknown(tag::DELTA)));
-    assert_eq!(decode_demand(Header { tag: tag::ARM, length: 0 }, &[]), Err(DecodeError::Unknown(tag::ARM)));
+    let fields = Header { tag: tag::XBZRLE, length: 18 };
+    assert_eq!(decode_multifd(fields, &short[8..24]), Err(DecodeError::Unknown(tag::XBZRLE)));
+    assert_eq!(decode_demand(Header { tag: tag::LISTEN, length: 0 }, &[]), Err(DecodeError::Unknown(tag::LISTEN)));
     assert_eq!(
         decode_reply(Header { tag: tag::READY, length: 1 }, &[0]),
         Err(DecodeError::Rest { tag: tag::READY, rest: 1 })

@@ -5,11 +5,11 @@ use std::time::Instant;
 use whimbrel_postcopy::error::sentence;
 
 use crate::block::BlockError;
-use crate::devices::virtio::sparing::Sparing;
+use crate::devices::virtio::log_ratelimit::LogRateLimit;
 
 /// One disk's complaints.
 #[derive(Debug, Default)]
-pub(super) struct Complaints(Sparing);
+pub(super) struct Complaints(LogRateLimit);
 
 impl Complaints {
     /// A request failed.

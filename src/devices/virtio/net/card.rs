@@ -11,7 +11,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
-use super::super::{Backend, Broken, ConfigSpace, Kind, Watch, Work};
+use super::super::{Backend, Broken, ConfigSpace, Kind, Work, WorkerEvents};
 use super::control::{self, Command};
 use super::features::{CTRL_VQ, GUEST_ANNOUNCE, GUEST_OFFLOADS, MRG_RXBUF, OFFERED, offload};
 use super::inbox::{Delivery, Inbox};
@@ -98,7 +98,7 @@ impl Net {
         })
     }
 
-    fn hear(&mut self, watch: &Watch, on: bool) {
+    fn hear(&mut self, watch: &WorkerEvents, on: bool) {
         let wanted = if on { Input::Heard } else { Input::Unheard };
         if self.input != Input::Gone && self.input != wanted {
             watch.listen(TAP, self.tap.as_fd(), on);
@@ -107,7 +107,7 @@ impl Net {
     }
 
     /// Nothing comes from the tap any more.
-    fn lose_tap(&mut self, watch: &Watch, error: &io::Error) {
+    fn lose_tap(&mut self, watch: &WorkerEvents, error: &io::Error) {
         log::error!(
             "tap '{}' is gone, the guest's card {} hears nothing: {error}",
             self.tap.name(),

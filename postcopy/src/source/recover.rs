@@ -1,0 +1,143 @@
+//! A source without its destination: keeps the guest's pages and waits until both sides are joined
+//! again, or tries to by itself.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::connection::Connection;
+use super::driver::{Driver, SOURCE};
+use super::state::Source;
+use crate::channel::Connector;
+use crate::error::{MigrationError, sentence};
+use crate::panics::catch;
+use crate::stats::Status;
+use crate::wire::Token;
+
+/// What a user is told besides, where the link broke before the destination said that it runs.
+const IN_DOUBT: &str =
+    "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
+
+/// The pause before the first attempt; each one that fails doubles the next. A link that flaps is
+/// back after some of these.
+const FIRST: Duration = Duration::from_millis(100);
+/// But a pause is never longer.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The attempts since the link broke. Times are counted from any fixed moment.
+#[derive(Clone, Copy, Debug)]
+struct Attempts {
+    begun: Duration,
+    pause: Duration,
+    next: Duration,
+}
+
+impl Attempts {
+    /// The link broke just now.
+    pub fn begin(now: Duration) -> Self {
+        Self { begun: now, pause: FIRST, next: now + FIRST }
+    }
+
+    /// How long until the next attempt, zero if it is due; `None` if `limit` after the break has
+    /// passed: then only a user's word helps.
+    pub fn next(&self, limit: Duration, now: Duration) -> Option<Duration> {
+        (!limit.is_zero() && self.next <= self.begun + limit).then(|| self.next.saturating_sub(now))
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, now: Duration) {
+        self.pause = (self.pause * 2).min(LONGEST);
+        self.next = now + self.pause;
+    }
+}
+
+impl Driver {
+    /// The link is gone after the hand-over: keeps everything and waits for a new one,
+    /// `connector`'s or another that becomes it. `None`: the process gives up.
+    pub(super) fn await_recovery(
+        &mut self,
+        source: &mut Source,
+        token: Token,
+        mut link: Connection,
+        connector: &mut Arc<dyn Connector>,
+    ) -> Option<Connection> {
+        link.close();
+        self.outgoing.renew();
+        let shared = self.shared.clone();
+        let text = source.lost_because().map(|error| sentence(error)).unwrap_or_default();
+        let doubt = if source.is_in_doubt() { IN_DOUBT } else { "" };
+        log::error!("the migration is paused, the guest's pages are kept: {text}{doubt}");
+        shared.progress.fail(format!("{text}{doubt}"));
+        let by_hand = matches!(source.lost_because(), Some(MigrationError::PausedByUser));
+        let mut attempts = Attempts::begin(shared.progress.now());
+        loop {
+            // The link's own end is no news.
+            let _ = shared.demand_lost.lock().map(|mut lost| lost.take());
+            self.tell(source);
+            if shared.abandoned.load(Ordering::Acquire) {
+                return None;
+            }
+            let reconnect = if by_hand { Duration::ZERO } else { shared.limits().reconnect };
+            let next = attempts.next(reconnect, shared.progress.now());
+            let given = shared.take_recovery();
+            if given.is_some() || next == Some(Duration::ZERO) {
+                *connector = given.unwrap_or_else(|| connector.clone());
+                self.enter(Status::PostcopyRecoverSetup);
+                match catch(SOURCE, || self.connect(&**connector, Some(token))) {
+                    Ok((_, _, link)) => {
+                        source.recover();
+                        shared.progress.clear_error();
+                        return Some(link);
+                    }
+                    Err(error) => {
+                        let text = sentence(&error);
+                        log::error!("the migration stays paused: {text}");
+                        shared.progress.fail(format!("{text}{doubt}"));
+                        self.enter(Status::PostcopyPaused);
+                        attempts.failed(shared.progress.now());
+                    }
+                }
+                continue;
+            }
+            match next {
+                Some(time) => shared.wake.wait_for(time),
+                None => shared.wake.wait(),
+            }
+            shared.break_link.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_end_with_the_limit() {
+        let limit = Duration::from_secs(60);
+        let mut now = ms(1000);
+        let mut attempts = Attempts::begin(now);
+        let mut pauses = Vec::new();
+        while let Some(pause) = attempts.next(limit, now) {
+            pauses.push(pause.as_millis());
+            now += pause;
+            assert_eq!(attempts.next(limit, now), Some(Duration::ZERO));
+            attempts.failed(now);
+        }
+        assert_eq!(pauses[..7], [100, 200, 400, 800, 1600, 3200, 5000]);
+        assert!(pauses[7..].iter().all(|&pause| pause == 5000));
+        assert!(now <= ms(1000) + limit && now > ms(1000) + limit - LONGEST, "{now:?}");
+    }
+
+    #[test]
+    fn without_a_limit_nothing_happens_by_itself_and_one_set_later_counts_from_the_break() {
+        let attempts = Attempts::begin(ms(5));
+        assert_eq!(attempts.next(Duration::ZERO, ms(500)), None);
+        assert_eq!(attempts.next(Duration::from_secs(1), ms(500)), Some(Duration::ZERO));
+    }
+}
