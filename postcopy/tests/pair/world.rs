@@ -85,7 +85,7 @@ impl World {
     /// Plays the schedule to its end.
     pub fn play(&mut self) -> End {
         loop {
-            assert!(self.step < MOST_STEPS, "no end is barrier_ack: {}", self.describe());
+            assert!(self.step < MOST_STEPS, "no end is reached: {}", self.describe());
             self.step += 1;
             self.now += Duration::from_nanos(self.random.below(4000));
             self.link.deliver(self.now);

@@ -512,7 +512,7 @@ fn the_log_is_armed_before_the_pages_are_read() {
     let mut source = source("Precopy");
     let stretch = PageRun { block: BlockId(0), start: PageIndex(0), count: 100 };
     assert_eq!(source.next(Duration::ZERO), Action::ClearLog(stretch));
-    assert_eq!(source.pending.count(), 100, "what is re-listening is told by the bits that are still set");
+    assert_eq!(source.pending.count(), 100, "what is re-armed is told by the bits that are still set");
     assert_eq!(source.next(Duration::ZERO), Action::SendRun(stretch));
     assert_eq!(source.pending.count(), 0);
 }
