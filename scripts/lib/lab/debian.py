@@ -50,7 +50,6 @@ class Packages:
         folder = self.cache / "debian" / name
         if folder.exists():
             return folder
-        _need("apt-get", "dpkg-deb", "apt-cache")
         partial = Path(f"{folder}.{os.getpid()}")
         partial.mkdir(parents=True)
         try:
@@ -94,9 +93,3 @@ def _dependency(package, pattern):
         if found:
             return found[1]
     raise LabFailed(f"apt does not know package {package}; run 'apt-get update' and try again")
-
-
-def _need(*programs):
-    for program in programs:
-        if not shutil.which(program):
-            raise LabFailed(f"'{program}' is missing: the lab takes its Linux from Debian's archive")

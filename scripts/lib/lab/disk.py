@@ -1,9 +1,9 @@
 """Disk images for guests: made before, and looked into afterwards, by tools that have nothing to do with Whimbrel."""
 
 import re
-import shutil
 import subprocess
 
+from . import tools
 from .progress import LabFailed
 
 SIZE = 32 << 20
@@ -11,7 +11,6 @@ SIZE = 32 << 20
 
 def make(image_format, name, folder):
     """Makes an image with an empty ext4 on it, and returns what is in its file."""
-    _need("mkfs.ext4", "qemu-img")
     raw, image = folder / f"{name}.plain", folder / name
     with open(raw, "wb") as file:
         file.truncate(SIZE)
@@ -26,7 +25,6 @@ def make(image_format, name, folder):
 
 def make_overlay(name, base, folder):
     """Makes a qcow2 image that holds nothing yet but a raw backing file's name, and returns what is in its file."""
-    _need("qemu-img")
     image = folder / name
     # The size is given and the backing file not opened: it lies beside the image where that will be used.
     _run("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", base, "-F", "raw", image, str(SIZE))
@@ -38,7 +36,6 @@ def make_overlay(name, base, folder):
 def check(image_format, name, content, folder, base=None):
     """How many records the image holds; `base` is its backing files by name. Whatever is wrong with it raises `LabFailed`, and leaves
     the image in the folder."""
-    _need("e2fsck", "dumpe2fs", "debugfs", "qemu-img")
     raw, image = folder / f"{name}.plain", folder / name
     for path, there in {name: content, **(base or {})}.items():
         (folder / path).write_bytes(there)
@@ -62,19 +59,8 @@ def count(text):
     return len(text.splitlines())
 
 
-def _need(*programs):
-    for program in programs:
-        if not _path(program):
-            raise LabFailed(f"'{program}' is missing (Debian: apt-get install e2fsprogs qemu-utils)")
-
-
-def _path(program):
-    # What only root needs is not in everybody's path.
-    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
-
-
 def _run(program, *arguments):
-    done = subprocess.run([_path(program), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    done = subprocess.run([tools.path(program) or program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode:
         raise LabFailed(f"{program} ended with status {done.returncode}: {(done.stdout + done.stderr).strip()}")
     return done.stdout

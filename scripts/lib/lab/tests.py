@@ -13,7 +13,7 @@ import unittest.mock
 from pathlib import Path
 from types import SimpleNamespace
 
-from . import agent, boots, catalogue, channel, course, disk, docs, echo, frames, kernel, machine, native, network, table
+from . import agent, boots, catalogue, channel, course, disk, docs, echo, frames, kernel, machine, native, network, table, tools
 from .bench import Bench, Outcome
 from .cpio import Archive
 from .guest import MODES, Guest, Move, Plan
@@ -297,6 +297,21 @@ class Disks(unittest.TestCase):
         self.assertIsNone(first_gap(["1", "2", "3"]))
         self.assertEqual(first_gap(["1", "2", "4", "5"]), "4")
         self.assertEqual(first_gap(["2"]), "2")
+
+    def test_everything_that_is_missing_is_said_at_once(self):
+        options = SimpleNamespace(action="test", native=False, cache=Path("/nowhere"))
+        there = {"cargo", "cc", "ldd", "apt-get", "apt-cache", "dpkg-deb", "qemu-img", "debugfs"}
+        with unittest.mock.patch.object(tools, "path", lambda program: program if program in there else None):
+            with self.assertRaisesRegex(LabFailed, r"^qemu-system-x86_64, mkfs.ext4, e2fsck, dumpe2fs are missing: .*\(Debian: apt-get install e2fsprogs qemu-system-x86\)"):
+                tools.check(options)
+            options.action = "shell"
+            with self.assertRaisesRegex(LabFailed, r"^qemu-system-x86_64 is missing: install it \(Debian: apt-get install qemu-system-x86\)"):
+                tools.check(options)
+        with unittest.mock.patch.object(tools, "path", lambda program: program if program != "cargo" else None):
+            with self.assertRaisesRegex(LabFailed, r"^cargo is missing: install it \(Rust \(https://rustup.rs\)\)"):
+                tools.check(options)
+        with unittest.mock.patch.object(tools, "path", lambda program: program):
+            tools.check(options)
 
     @unittest.skipUnless(shutil.which("qemu-img") and Path("/usr/sbin/mkfs.ext4").exists(), "qemu-utils and e2fsprogs are not installed")
     def test_records_are_read_through_a_backing_file(self):

@@ -9,6 +9,7 @@
 | `run`      | from the README to the verdict |
 """
 
+from .once import obstacle
 from .run import run
 
-__all__ = ["run"]
+__all__ = ["obstacle", "run"]

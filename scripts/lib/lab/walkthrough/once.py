@@ -5,24 +5,19 @@ import os
 import shutil
 import subprocess
 
+from .. import tools
 from ..progress import LabFailed
 
 # Where the README's commands put things, and what it takes to run them and those for the hosts.
 SHARED = "/srv/vm"
 PROGRAMS = ["mmdebstrap", "mke2fs", "unshare", "ip", "dash", "script"]
-SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 # On the store's disk: the guest's disk, and as much again.
 STORE_SIZE = "4G"
 
 
-def program(name):
-    """A program of this machine's; None if it is not installed. What only root needs is not in everybody's path."""
-    return shutil.which(name, path=SEARCHED)
-
-
 def obstacle():
     """Why the walk cannot be done on this machine; None if it can."""
-    if missing := [name for name in PROGRAMS if not program(name)]:
+    if missing := [name for name in PROGRAMS if not tools.path(name)]:
         return f"{', '.join(missing)} not installed (Debian: apt-get install mmdebstrap e2fsprogs iproute2)"
     return "the README's commands for the disk need root" if os.geteuid() else None
 
@@ -50,7 +45,7 @@ def _make(block, partial, log):
     (partial / "block").write_text(block)
     prelude = 'mount --make-rprivate / && cd "$1" && mount --bind srv /srv && mount --bind tmp /tmp && exec sh -e block'
     with open(log, "wb") as out:
-        environment = {**os.environ, "PATH": SEARCHED}
+        environment = {**os.environ, "PATH": tools.SEARCHED}
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", prelude, "once", partial.resolve()], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
         )
@@ -61,7 +56,7 @@ def _make(block, partial, log):
 
 def store_disk(kept, path):
     """Makes the disk of the storage host, with a copy of these files on it. Holes stay holes."""
-    made = subprocess.run([program("mke2fs"), "-q", "-t", "ext4", "-d", kept, path, STORE_SIZE], capture_output=True, text=True)
+    made = subprocess.run([tools.path("mke2fs"), "-q", "-t", "ext4", "-d", kept, path, STORE_SIZE], capture_output=True, text=True)
     if made.returncode:
         raise LabFailed(f"the storage host's disk cannot be made: {made.stderr.strip()}")
     return path

@@ -3,7 +3,7 @@
 import os
 import time
 
-from .. import build, course
+from .. import build, course, tools
 from ..hosts import Emulated
 from ..progress import LabFailed
 from . import blocks, once
@@ -46,7 +46,7 @@ def _walk(options, folder, progress):
     walk = Walk(hosts, commands, folder, progress.say)
     try:
         # A shell, terminals, and an 'ip' that knows taps: busybox has none of these.
-        more = {name: once.program(name) for name in ("dash", "script", "ip")}
+        more = {name: tools.path(name) for name in ("dash", "script", "ip")}
         course.boot(hosts, options, progress, more)
         return walk.go()
     except LabFailed as why:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from unittest import mock
 
+from .. import tools
 from ..progress import LabFailed
 from . import blocks, once
 from .run import run
@@ -93,9 +94,9 @@ class Screens(unittest.TestCase):
 
 class Once(unittest.TestCase):
     def test_what_is_missing_is_named(self):
-        with mock.patch.object(once, "SEARCHED", "/nowhere"):
+        with mock.patch.object(tools, "SEARCHED", "/nowhere"):
             self.assertIn("mmdebstrap", once.obstacle())
-        with mock.patch.object(once, "program", lambda name: name), mock.patch.object(os, "geteuid", lambda: 1000):
+        with mock.patch.object(tools, "path", lambda name: name), mock.patch.object(os, "geteuid", lambda: 1000):
             self.assertIn("root", once.obstacle())
 
     def test_a_skip_is_counted(self):
