@@ -253,9 +253,10 @@ impl Channel {
     /// How much longer the peer may be silent; an error if it was for too long. `None`: for ever,
     /// since no network is in between.
     fn silence(&self) -> io::Result<Option<Duration>> {
-        let Some(silent) = raw::tcp_info(self.as_fd()).filter(|_| !self.local).map(|info| info.silent()) else {
+        let Some(info) = raw::tcp_info(self.as_fd()).filter(|_| !self.local) else {
             return Ok(None);
         };
+        let silent = Duration::from_millis(info.tcpi_last_data_recv.min(info.tcpi_last_ack_recv).into());
         match self.keepalive.checked_sub(silent) {
             Some(left) if !left.is_zero() => Ok(Some(left)),
             _ => Err(io::Error::new(io::ErrorKind::TimedOut, format!("nothing came from the peer for {silent:.1?}"))),

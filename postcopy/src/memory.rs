@@ -28,9 +28,6 @@ const ASIDE_ROOM: u64 = 16 * (HUGE_TOGETHER * HUGE_PAGES) as u64;
 /// It is given back earlier when so many pages are there: they cost memory, room does not.
 const ASIDE_PAGES: u64 = 2048;
 
-/// Of linux/mman.h (Linux 6.1).
-const MADV_COLLAPSE: libc::c_int = 25;
-
 /// What keeps a block's mapping alive.
 pub trait RamOwner: Send + Sync {}
 impl<T: Send + Sync> RamOwner for T {}
@@ -210,7 +207,7 @@ impl RamBlock {
 
     /// Has the host make huge pages of the run again, where it broke them up.
     pub(crate) fn collapse(&self, run: PageRun) -> io::Result<()> {
-        self.advise(run, MADV_COLLAPSE)
+        self.advise(run, libc::MADV_COLLAPSE)
     }
 
     /// Whether the host's huge pages begin where the block's groups of [`HUGE_PAGES`] pages do.

@@ -6,10 +6,18 @@
 //! Or it is registered for writes ([`Uffd::open_for_writes`]): then a write to a page that is
 //! protected is the fault, and letting go of the page's protection wakes the writer.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use userfaultfd::{Error, Event, EventBuffer, FeatureFlags, IoctlFlags, RegisterMode, UffdBuilder};
+use linux_raw_sys::general::{
+    _UFFDIO_COPY, _UFFDIO_MOVE, _UFFDIO_WAKE, _UFFDIO_ZEROPAGE, UFFD_API, UFFD_EVENT_PAGEFAULT,
+    UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_WP_UNPOPULATED, UFFDIO_REGISTER_MODE_MISSING,
+    UFFDIO_REGISTER_MODE_WP, uffd_msg, uffd_msg__bindgen_ty_1__bindgen_ty_1, uffdio_api, uffdio_copy, uffdio_move,
+    uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
+};
+use nix::errno::Errno;
 
 use crate::memory::{AnonymousRam, Backing, RamBlock, RawSlice};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
@@ -76,114 +84,102 @@ pub struct Fault {
 /// A userfaultfd. Its descriptor is non-blocking: wait with `poll`.
 #[derive(Debug)]
 pub struct Uffd {
-    fd: userfaultfd::Uffd,
+    fd: OwnedFd,
     moves: bool,
 }
 
-nix::ioctl_readwrite!(
-    /// The handshake that every userfaultfd needs before anything else.
-    uffdio_api, 0xAA, 0x3F, UffdioApi
-);
+/// The calls of linux/userfaultfd.h, which answer with 0 or an error; what else they have to say
+/// stands in their argument.
+mod calls {
+    use linux_raw_sys::general as sys;
 
-/// `struct uffdio_api` of linux/userfaultfd.h.
-#[repr(C)]
-pub struct UffdioApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
+    const UFFDIO: u8 = sys::UFFDIO as u8;
+
+    nix::ioctl_readwrite!(api, UFFDIO, sys::_UFFDIO_API, sys::uffdio_api);
+    nix::ioctl_readwrite!(register, UFFDIO, sys::_UFFDIO_REGISTER, sys::uffdio_register);
+    nix::ioctl_read!(unregister, UFFDIO, sys::_UFFDIO_UNREGISTER, sys::uffdio_range);
+    nix::ioctl_read!(wake, UFFDIO, sys::_UFFDIO_WAKE, sys::uffdio_range);
+    nix::ioctl_readwrite!(copy, UFFDIO, sys::_UFFDIO_COPY, sys::uffdio_copy);
+    nix::ioctl_readwrite!(zeropage, UFFDIO, sys::_UFFDIO_ZEROPAGE, sys::uffdio_zeropage);
+    nix::ioctl_readwrite!(move_pages, UFFDIO, sys::_UFFDIO_MOVE, sys::uffdio_move);
+    nix::ioctl_readwrite!(write_protect, UFFDIO, sys::_UFFDIO_WRITEPROTECT, sys::uffdio_writeprotect);
+    // On /dev/userfaultfd: a new userfaultfd, with the flags that the system call takes.
+    nix::ioctl_write_int_bad!(new, nix::request_code_none!(UFFDIO, 0));
 }
 
-const _: () = assert!(size_of::<UffdioApi>() == 24);
+/// Of linux/userfaultfd.h, for what linux-raw-sys has as numbers of bits or not at all.
+const UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES: u64 = 1 << 1;
+const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 
-/// `UFFD_API` of linux/userfaultfd.h.
-const UFFD_API: u64 = 0xAA;
+/// The most faults that [`Uffd::read`] takes with one call.
+pub(crate) const FAULTS_A_READ: usize = 64;
 
-nix::ioctl_readwrite!(
-    /// Moves pages instead of copying them.
-    uffdio_move, 0xAA, 0x05, UffdioMove
-);
-
-/// `struct uffdio_move` of linux/userfaultfd.h.
-#[repr(C)]
-pub struct UffdioMove {
-    dst: u64,
-    src: u64,
-    len: u64,
-    mode: u64,
-    moved: i64,
-}
-
-const _: () = assert!(size_of::<UffdioMove>() == 40);
-
-/// `_UFFDIO_MOVE`, as a bit of what a registered range can do.
-const MOVE: u64 = 1 << 0x05;
-/// `UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES`: what is missing at the source stays missing at the target.
-const ALLOW_HOLES: u64 = 1 << 1;
-
-/// `UFFD_FEATURE_WP_UNPOPULATED` (Linux 6.4): a page that was never touched is protected like any
-/// other.
-const WP_UNPOPULATED: u64 = 1 << 13;
-
-/// A new userfaultfd with these features. An error is of whoever denies it; `EINVAL` is a feature
-/// that the kernel lacks.
-fn create(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
-    let device = UffdBuilder::new()
-        .close_on_exec(true)
-        .non_blocking(true)
-        .user_mode_only(false)
-        .require_features(features)
-        .create();
-    match device {
-        Ok(fd) => Ok(fd),
-        // What the device denies is told, unless the call has more to say than that it does so too.
-        Err(Error::OpenDevUserfaultfd(denied)) => {
-            by_system_call(features).map_err(|error| match error.raw_os_error() {
+/// A new userfaultfd with these features. `EINVAL` is a feature that the kernel lacks.
+fn create(features: u32) -> io::Result<OwnedFd> {
+    match File::options().read(true).write(true).open("/dev/userfaultfd") {
+        Ok(device) => new_descriptor(Some(&device)).and_then(|fd| handshake(fd, features)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            new_descriptor(None).and_then(|fd| handshake(fd, features))
+        }
+        // Report the device's error if the system call is denied, too, unless it says EINVAL (a
+        // missing kernel feature).
+        Err(denied) => {
+            new_descriptor(None).and_then(|fd| handshake(fd, features)).map_err(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => error,
                 _ => denied,
             })
         }
-        Err(error) => Err(io_error(error)),
     }
 }
 
-/// The device exists but is denied: the system call may still be allowed.
-fn by_system_call(features: FeatureFlags) -> io::Result<userfaultfd::Uffd> {
-    // SAFETY: the call takes flags only and returns a new descriptor or -1.
-    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+/// From the device, or else by the system call. Without the flag UFFD_USER_MODE_ONLY it also
+/// reports faults in the kernel, which KVM's are.
+fn new_descriptor(device: Option<&File>) -> io::Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let fd = match device {
+        // SAFETY: the call takes flags only and returns a new descriptor or an error.
+        Some(device) => unsafe { calls::new(device.as_raw_fd(), flags) }?,
+        // SAFETY: as above, by the system call.
+        None => Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32,
+    };
     // SAFETY: the descriptor is new and nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-    let mut api = UffdioApi { api: UFFD_API, features: features.bits(), ioctls: 0 };
-    // SAFETY: `api` is a `struct uffdio_api`, valid for the call.
-    unsafe { uffdio_api(std::os::fd::AsRawFd::as_raw_fd(&fd), &mut api) }?;
-    // SAFETY: the descriptor is a userfaultfd after its handshake; ownership passes on.
-    Ok(unsafe { userfaultfd::Uffd::from_raw_fd(fd.into_raw_fd()) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether pages can be moved; found out on a page of our own.
-fn can_move(fd: &userfaultfd::Uffd) -> bool {
-    let Ok(probe) = AnonymousRam::block("probe", 1) else { return false };
-    let start = probe.address(PageIndex(0)) as *mut _;
-    let ioctls = fd.register(start, PAGE_SIZE);
-    // The memory goes away with its registration.
-    let _ = fd.unregister(start, PAGE_SIZE);
-    ioctls.is_ok_and(|ioctls| ioctls.bits() & MOVE != 0)
+/// What each userfaultfd needs before anything else.
+fn handshake(fd: OwnedFd, features: u32) -> io::Result<OwnedFd> {
+    let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
+    // SAFETY: `api` is the call's structure and outlives it.
+    unsafe { calls::api(fd.as_raw_fd(), &mut api) }?;
+    Ok(fd)
+}
+
+/// Whether `ioctls`, what a registration answers, has all of these calls.
+fn allows(ioctls: u64, calls: &[u32]) -> bool {
+    calls.iter().all(|call| ioctls & (1 << call) != 0)
+}
+
+fn whole(block: &RamBlock) -> uffdio_range {
+    range(block.address(PageIndex(0)), block.pages() as usize * PAGE_SIZE)
+}
+
+fn range(start: usize, len: usize) -> uffdio_range {
+    uffdio_range { start: start as u64, len: len as u64 }
 }
 
 impl Uffd {
     /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call.
     /// Faults that the kernel itself takes (KVM does) are included, which is what needs privilege.
     pub fn open() -> Result<Self, UffdError> {
-        let fd = create(FeatureFlags::THREAD_ID).map_err(UffdError::Unavailable)?;
-        Ok(Self { moves: can_move(&fd), fd })
+        let fd = create(UFFD_FEATURE_THREAD_ID).map_err(UffdError::Unavailable)?;
+        let mut uffd = Self { fd, moves: false };
+        uffd.moves = uffd.can_move();
+        Ok(uffd)
     }
 
     /// One that watches for writes instead, to pages that are there and to those that are not yet.
     pub fn open_for_writes() -> Result<Self, UffdError> {
-        let features = FeatureFlags::PAGEFAULT_FLAG_WP | FeatureFlags::from_bits_retain(WP_UNPOPULATED);
-        match create(features) {
+        match create(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED) {
             Ok(fd) => Ok(Self { moves: false, fd }),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(UffdError::NoWriteProtection(error)),
             Err(error) => Err(UffdError::Unavailable(error)),
@@ -196,18 +192,32 @@ impl Uffd {
         self.moves
     }
 
+    /// Found out on a page of our own.
+    fn can_move(&self) -> bool {
+        let Ok(probe) = AnonymousRam::block("probe", 1) else { return false };
+        let ioctls = self.register_range(&probe, UFFDIO_REGISTER_MODE_MISSING);
+        // The memory goes away with its registration.
+        let _ = self.unregister(&probe);
+        ioctls.is_ok_and(|ioctls| allows(ioctls, &[_UFFDIO_MOVE]))
+    }
+
+    /// Registers the whole block; returns which calls its kind of memory allows, a bit each.
+    fn register_range(&self, block: &RamBlock, mode: u32) -> Result<u64, UffdError> {
+        let mut order = uffdio_register { range: whole(block), mode: mode.into(), ioctls: 0 };
+        // SAFETY: `order` is the call's structure and outlives it; registering changes no memory.
+        unsafe { calls::register(self.fd.as_raw_fd(), &mut order) }
+            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: error.into() })?;
+        Ok(order.ioctls)
+    }
+
     /// Watches the whole block for missing pages. Pages that are populated already never fault.
     pub fn register(&self, block: &RamBlock) -> Result<(), UffdError> {
-        let raise = |source| UffdError::Register { block: block.name().to_owned(), source };
-        let ioctls = self
-            .fd
-            .register(block.address(PageIndex(0)) as *mut _, block.pages() as usize * PAGE_SIZE)
-            .map_err(|error| raise(io_error(error)))?;
-        if ioctls.contains(IoctlFlags::COPY | IoctlFlags::WAKE | IoctlFlags::ZEROPAGE) {
-            Ok(())
-        } else {
-            Err(raise(io::Error::new(io::ErrorKind::Unsupported, "its kind of memory cannot be filled page by page")))
+        let ioctls = self.register_range(block, UFFDIO_REGISTER_MODE_MISSING)?;
+        if allows(ioctls, &[_UFFDIO_COPY, _UFFDIO_WAKE, _UFFDIO_ZEROPAGE]) {
+            return Ok(());
         }
+        let source = io::Error::new(io::ErrorKind::Unsupported, "its kind of memory cannot be filled page by page");
+        Err(UffdError::Register { block: block.name().to_owned(), source })
     }
 
     /// Watches the whole block for writes, of which none faults before [`Self::protect`]. Private
@@ -216,55 +226,59 @@ impl Uffd {
         if block.backing() == Backing::Shared {
             return Err(UffdError::SharedMemory(block.name().to_owned()));
         }
-        let start = block.address(PageIndex(0)) as *mut _;
-        self.fd
-            .register_with_mode(start, block.pages() as usize * PAGE_SIZE, RegisterMode::WRITE_PROTECT)
-            .map(drop)
-            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: io_error(error) })
+        self.register_range(block, UFFDIO_REGISTER_MODE_WP).map(drop)
     }
 
     /// From now on a write to any page of the block faults. Nobody may be writing meanwhile who is
     /// not to be watched.
     pub fn protect(&self, block: &RamBlock) -> Result<(), UffdError> {
-        let start = block.address(PageIndex(0)) as *mut _;
-        self.change_protection(block, || self.fd.write_protect(start, block.pages() as usize * PAGE_SIZE))
+        self.change_protection(block, whole(block), UFFDIO_WRITEPROTECT_MODE_WP)
     }
 
     /// The run can be written again; wakes who waits to.
     pub fn let_go(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
         let target = block.raw(run);
-        let start = target.address() as *mut _;
-        self.change_protection(block, || self.fd.remove_write_protection(start, target.len(), true))
+        self.change_protection(block, range(target.address(), target.len()), 0)
     }
 
-    fn change_protection(&self, block: &RamBlock, change: impl Fn() -> Result<(), Error>) -> Result<(), UffdError> {
+    fn change_protection(&self, block: &RamBlock, range: uffdio_range, mode: u64) -> Result<(), UffdError> {
         loop {
-            match change().map_err(io_error) {
-                Ok(()) => return Ok(()),
+            let mut order = uffdio_writeprotect { range, mode };
+            // SAFETY: `order` is the call's structure and outlives it; a protection changes no
+            // contents.
+            match unsafe { calls::write_protect(self.fd.as_raw_fd(), &mut order) } {
+                Ok(_) => return Ok(()),
                 // The memory map changes at this moment.
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
-                Err(source) => return Err(UffdError::Protect { block: block.name().to_owned(), source }),
+                Err(Errno::EAGAIN) => {}
+                Err(error) => {
+                    return Err(UffdError::Protect { block: block.name().to_owned(), source: error.into() });
+                }
             }
         }
     }
 
     /// Watches no more; whoever still waits touches again and finds what is there.
     pub fn unregister(&self, block: &RamBlock) -> Result<(), UffdError> {
-        let start = block.address(PageIndex(0)) as *mut _;
-        self.fd
-            .unregister(start, block.pages() as usize * PAGE_SIZE)
-            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: io_error(error) })
+        let mut range = whole(block);
+        // SAFETY: `range` is the call's structure and outlives it.
+        unsafe { calls::unregister(self.fd.as_raw_fd(), &mut range) }
+            .map(drop)
+            .map_err(|error| UffdError::Register { block: block.name().to_owned(), source: error.into() })
     }
 
     /// The faults that wait to be read, appended to `faults`; none if there are none.
-    pub fn read(&self, buffer: &mut EventBuffer, faults: &mut Vec<Fault>) -> Result<(), UffdError> {
-        for event in self.fd.read_events(buffer).map_err(|error| UffdError::Read(io_error(error)))? {
-            match event.map_err(|error| UffdError::Read(io_error(error)))? {
-                Event::Pagefault { addr, thread_id, .. } => {
-                    faults.push(Fault { address: addr as usize, thread: thread_id.as_raw() });
-                }
+    pub fn read(&self, faults: &mut Vec<Fault>) -> Result<(), UffdError> {
+        let mut bytes = [0; FAULTS_A_READ * size_of::<uffd_msg>()];
+        let count = match nix::unistd::read(&self.fd, &mut bytes) {
+            Ok(count) => count,
+            Err(Errno::EAGAIN) => 0,
+            Err(error) => return Err(UffdError::Read(error.into())),
+        };
+        for message in bytes[..count].chunks_exact(size_of::<uffd_msg>()) {
+            match u32::from(message[offset_of!(uffd_msg, event)]) {
+                UFFD_EVENT_PAGEFAULT => faults.push(Fault::of(message)),
                 // The others must be asked for, and are not.
-                other => log::warn!("unexpected userfaultfd event {other:?}"),
+                other => log::warn!("unexpected userfaultfd event {other:#x}"),
             }
         }
         Ok(())
@@ -288,21 +302,21 @@ impl Uffd {
         let (target, source) = (block.raw(run), from.raw(run));
         let mut done = 0;
         while done < target.len() {
-            let mut order = UffdioMove {
+            let mut order = uffdio_move {
                 dst: (target.address() + done) as u64,
                 src: (source.address() + done) as u64,
                 len: (target.len() - done) as u64,
-                mode: ALLOW_HOLES,
-                moved: 0,
+                mode: UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
+                move_: 0,
             };
-            // SAFETY: `order` is a `struct uffdio_move`, valid for the call. Both ranges were
-            // checked to lie inside their blocks, to whose memory no Rust reference exists; the
-            // source's pages are gone afterwards, which leaves fresh memory there.
-            let result = unsafe { uffdio_move(std::os::fd::AsRawFd::as_raw_fd(&self.fd), &mut order) };
+            // SAFETY: `order` is the call's structure and outlives it. Both ranges were checked to
+            // lie inside their blocks, to whose memory no Rust reference exists; the source's pages
+            // are gone afterwards, which leaves fresh memory there.
+            let result = unsafe { calls::move_pages(self.fd.as_raw_fd(), &mut order) };
             // After some pages it fails with EAGAIN, and tells how far it came.
-            done += usize::try_from(order.moved).unwrap_or(0);
+            done += usize::try_from(order.move_).unwrap_or(0);
             match result {
-                Ok(_) | Err(nix::errno::Errno::EAGAIN) => {}
+                Ok(_) | Err(Errno::EAGAIN) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
@@ -314,20 +328,18 @@ impl Uffd {
         let target = block.raw(run);
         let mut done = 0;
         while done < contents.len() {
-            let rest = contents.skip(done);
-            // SAFETY: `rest` is readable for its length; the target range was checked to lie inside
-            // the block and is registered. The kernel fills only pages that are missing, which
-            // nobody can hold a reference to.
-            let copied = unsafe {
-                self.fd.copy(rest.address() as *const _, (target.address() + done) as *mut _, rest.len(), true)
+            let mut order = uffdio_copy {
+                dst: (target.address() + done) as u64,
+                src: (contents.address() + done) as u64,
+                len: (contents.len() - done) as u64,
+                mode: 0,
+                copy: 0,
             };
-            done += match copied {
-                Ok(count) => count,
-                // Interrupted after some pages (or before the first: then the count is a negative
-                // error number).
-                Err(Error::PartiallyCopied(count)) => (count as isize).max(0) as usize,
-                Err(error) => self.step_over_present(block, run, done, error)?,
-            };
+            // SAFETY: `order` is the call's structure and outlives it. Its source is readable for
+            // its length; its target was checked to lie inside the block, and the kernel fills only
+            // pages of it that are missing, which nobody can hold a reference to.
+            let result = unsafe { calls::copy(self.fd.as_raw_fd(), &mut order) };
+            done += self.filled(block, run, done, result, order.copy)?;
         }
         Ok(())
     }
@@ -336,31 +348,38 @@ impl Uffd {
     /// they hold.
     pub fn zero(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
         let target = block.raw(run);
-        // SAFETY: the range was checked to lie inside the block and is registered; only missing
-        // pages are filled.
-        let whole = unsafe { self.fd.zeropage(target.address() as *mut _, target.len(), true) };
-        if whole.is_ok_and(|count| count == target.len()) {
-            return Ok(());
-        }
         let mut done = 0;
         while done < target.len() {
-            // SAFETY: as above, one page of it.
-            let one = unsafe { self.fd.zeropage((target.address() + done) as *mut _, PAGE_SIZE, true) };
-            done += match one {
-                Ok(count) => count,
-                Err(Error::ZeropageFailed(errno)) if errno as i32 == libc::EAGAIN => 0,
-                Err(error) => self.step_over_present(block, run, done, error)?,
-            };
+            let mut order =
+                uffdio_zeropage { range: range(target.address() + done, target.len() - done), mode: 0, zeropage: 0 };
+            // SAFETY: `order` is the call's structure and outlives it. Its range was checked to lie
+            // inside the block; only missing pages are filled.
+            let result = unsafe { calls::zeropage(self.fd.as_raw_fd(), &mut order) };
+            done += self.filled(block, run, done, result, order.zeropage)?;
         }
         Ok(())
     }
 
-    /// A page that is there already (EEXIST) is woken and stepped over; anything else is an error.
-    fn step_over_present(&self, block: &RamBlock, run: PageRun, done: usize, error: Error) -> Result<usize, UffdError> {
-        let error = io_error(error);
-        if error.raw_os_error() != Some(libc::EEXIST) {
-            return Err(UffdError::Place { block: block.name().to_owned(), source: error });
+    /// How many bytes a call got further, `done` bytes into the run. `filled` is what it tells of
+    /// that: bytes, or a negative error number.
+    fn filled(
+        &self,
+        block: &RamBlock,
+        run: PageRun,
+        done: usize,
+        result: nix::Result<i32>,
+        filled: i64,
+    ) -> Result<usize, UffdError> {
+        match result {
+            // EAGAIN: interrupted after some pages, or before the first.
+            Ok(_) | Err(Errno::EAGAIN) => Ok(usize::try_from(filled).unwrap_or(0)),
+            Err(Errno::EEXIST) => self.step_over_present(block, run, done),
+            Err(error) => Err(UffdError::Place { block: block.name().to_owned(), source: error.into() }),
         }
+    }
+
+    /// A page that is there already is woken and stepped over.
+    fn step_over_present(&self, block: &RamBlock, run: PageRun, done: usize) -> Result<usize, UffdError> {
         self.wake(block, PageRun::single(run.block, PageIndex(run.start.0 + (done / PAGE_SIZE) as u64)))?;
         Ok(PAGE_SIZE)
     }
@@ -369,25 +388,32 @@ impl Uffd {
     /// nobody.
     pub fn wake(&self, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
         let target = block.raw(run);
-        self.fd
-            .wake(target.address() as *mut _, target.len())
-            .map_err(|error| UffdError::Place { block: block.name().to_owned(), source: io_error(error) })
+        let mut range = range(target.address(), target.len());
+        // SAFETY: `range` is the call's structure and outlives it.
+        unsafe { calls::wake(self.fd.as_raw_fd(), &mut range) }
+            .map(drop)
+            .map_err(|error| UffdError::Place { block: block.name().to_owned(), source: error.into() })
     }
+}
+
+impl Fault {
+    /// Of a `struct uffd_msg` that reports a page fault.
+    fn of(message: &[u8]) -> Self {
+        type PageFault = uffd_msg__bindgen_ty_1__bindgen_ty_1;
+        const ARGUMENT: usize = offset_of!(uffd_msg, arg);
+        Self {
+            address: usize::from_ne_bytes(bytes_at(message, ARGUMENT + offset_of!(PageFault, address))),
+            thread: i32::from_ne_bytes(bytes_at(message, ARGUMENT + offset_of!(PageFault, feat))),
+        }
+    }
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|index| bytes[at + index])
 }
 
 impl AsFd for Uffd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsRawFd;
-        // SAFETY: the descriptor is open as long as `self.fd` lives.
-        unsafe { BorrowedFd::borrow_raw(self.fd.as_raw_fd()) }
-    }
-}
-
-fn io_error(error: Error) -> io::Error {
-    match error {
-        Error::CopyFailed(errno) | Error::ZeropageFailed(errno) => io::Error::from_raw_os_error(errno as i32),
-        Error::SystemError(errno) => io::Error::from_raw_os_error(errno as i32),
-        Error::OpenDevUserfaultfd(error) => error,
-        other => io::Error::other(other),
+        self.fd.as_fd()
     }
 }

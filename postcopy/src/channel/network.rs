@@ -62,16 +62,16 @@ impl Channel {
     pub fn network(&self) -> Option<Network> {
         let info = raw::tcp_info(self.as_fd())?;
         Some(Network {
-            round_trip: Duration::from_micros(info.rtt.into()),
-            shortest: Duration::from_micros(info.min_rtt.into()),
-            segment: info.snd_mss,
-            arrived: info.bytes_acked,
-            in_flight: u64::from(info.unacked.saturating_sub(info.sacked)) * u64::from(info.snd_mss),
-            unsent: info.notsent_bytes.into(),
-            segments_in: info.segs_in,
-            rate: info.delivery_rate,
-            receiver_limited: Duration::from_micros(info.rwnd_limited),
-            pace: info.max_pacing_rate,
+            round_trip: Duration::from_micros(info.tcpi_rtt.into()),
+            shortest: Duration::from_micros(info.tcpi_min_rtt.into()),
+            segment: info.tcpi_snd_mss,
+            arrived: info.tcpi_bytes_acked,
+            in_flight: u64::from(info.tcpi_unacked.saturating_sub(info.tcpi_sacked)) * u64::from(info.tcpi_snd_mss),
+            unsent: info.tcpi_notsent_bytes.into(),
+            segments_in: info.tcpi_segs_in,
+            rate: info.tcpi_delivery_rate,
+            receiver_limited: Duration::from_micros(info.tcpi_rwnd_limited),
+            pace: info.tcpi_max_pacing_rate,
         })
     }
 

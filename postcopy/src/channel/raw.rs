@@ -2,8 +2,10 @@
 //! copy, and the kernel tells and takes what has no safe wrapper.
 
 use std::io;
+use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+
+use linux_raw_sys::net::tcp_info;
 
 use crate::memory::RawSlice;
 
@@ -69,82 +71,26 @@ pub fn lend(pipe: BorrowedFd<'_>, pages: RawSlice<'_>) -> io::Result<usize> {
     if lent < 0 { Err(io::Error::last_os_error()) } else { Ok(lent as usize) }
 }
 
-/// The begin of `struct tcp_info` of `linux/tcp.h`, with its names. libc's ends before what is
-/// needed here; the kernel only ever adds behind the end, and fills in as much as both sides know.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct TcpInfo {
-    pub state: u8,
-    pub ca_state: u8,
-    pub retransmits: u8,
-    pub probes: u8,
-    pub backoff: u8,
-    pub options: u8,
-    pub window_scales: u8,
-    pub flags: u8,
-    pub rto: u32,
-    pub ato: u32,
-    pub snd_mss: u32,
-    pub rcv_mss: u32,
-    pub unacked: u32,
-    pub sacked: u32,
-    pub lost: u32,
-    pub retrans: u32,
-    pub fackets: u32,
-    pub last_data_sent: u32,
-    pub last_ack_sent: u32,
-    pub last_data_recv: u32,
-    pub last_ack_recv: u32,
-    pub pmtu: u32,
-    pub rcv_ssthresh: u32,
-    pub rtt: u32,
-    pub rttvar: u32,
-    pub snd_ssthresh: u32,
-    pub snd_cwnd: u32,
-    pub advmss: u32,
-    pub reordering: u32,
-    pub rcv_rtt: u32,
-    pub rcv_space: u32,
-    pub total_retrans: u32,
-    pub pacing_rate: u64,
-    pub max_pacing_rate: u64,
-    pub bytes_acked: u64,
-    pub bytes_received: u64,
-    pub segs_out: u32,
-    pub segs_in: u32,
-    pub notsent_bytes: u32,
-    pub min_rtt: u32,
-    pub data_segs_in: u32,
-    pub data_segs_out: u32,
-    pub delivery_rate: u64,
-    pub busy_time: u64,
-    pub rwnd_limited: u64,
-}
-
-impl TcpInfo {
-    /// For how long nothing has come from the peer.
-    pub fn silent(&self) -> Duration {
-        Duration::from_millis(self.last_data_recv.min(self.last_ack_recv).into())
-    }
-}
-
-// As in the kernel: a field that is forgotten would shift all that follow.
-const _: () = assert!(std::mem::offset_of!(TcpInfo, rtt) == 68);
-const _: () = assert!(std::mem::offset_of!(TcpInfo, bytes_acked) == 120);
-const _: () = assert!(std::mem::offset_of!(TcpInfo, delivery_rate) == 160);
-const _: () = assert!(size_of::<TcpInfo>() == 184);
-
 /// What the kernel knows about a TCP connection; `None` for another kind of socket and for a kernel
-/// that does not tell all of it (before Linux 4.10).
-pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<TcpInfo> {
-    let mut info = TcpInfo::default();
-    let mut length = size_of::<TcpInfo>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, the size of `info`, of which every bit
-    // pattern is a value; both outlive the call.
+/// that does not tell all of it (before Linux 4.10). Of what newer kernels added behind
+/// `tcpi_rwnd_limited`, an older one leaves zeros.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<tcp_info> {
+    const NEEDED: usize = offset_of!(tcp_info, tcpi_rwnd_limited) + size_of::<u64>();
+    let mut info = MaybeUninit::<tcp_info>::zeroed();
+    let mut length = size_of::<tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `info`; both outlive the call.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
     };
-    (result == 0 && length as usize == size_of::<TcpInfo>()).then_some(info)
+    // SAFETY: it is a structure of numbers, of which every bit pattern is a value, and it began as
+    // zeros.
+    (result == 0 && length as usize >= NEEDED).then(|| unsafe { info.assume_init() })
 }
 
 /// Sets a number as an option of the socket: `u32` or `u64`, whichever the option is.

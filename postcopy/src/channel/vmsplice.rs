@@ -11,8 +11,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::pipe2;
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use super::{Channel, ChannelError, Wake, raw};
 use crate::memory::RawSlice;
@@ -20,7 +19,7 @@ use crate::memory::RawSlice;
 /// Fewer bytes than this are copied: lending takes two calls.
 pub const LEAST: usize = 64 * 1024;
 /// What the pipe holds, in bytes: as many pages as an unprivileged process may have in one.
-const CAPACITY: i32 = 1 << 20;
+const CAPACITY: usize = 1 << 20;
 
 /// Lends pages to the peer of one local channel.
 #[derive(Debug)]
@@ -35,9 +34,9 @@ impl Lender {
         if !channel.is_local() {
             return None;
         }
-        let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
         // With the ordinary 64 KiB it takes more calls, and is no less right.
-        let _ = fcntl(&write, FcntlArg::F_SETPIPE_SZ(CAPACITY));
+        let _ = fcntl_setpipe_size(&write, CAPACITY);
         Some(Self { read, write })
     }
 
@@ -54,7 +53,7 @@ impl Lender {
             let mut held = raw::lend(self.write.as_fd(), pages)?;
             pages = pages.skip(held);
             while held > 0 {
-                match splice(&self.read, None, channel, None, held, SpliceFFlags::SPLICE_F_NONBLOCK) {
+                match splice(&self.read, None, channel, None, held, SpliceFlags::NONBLOCK) {
                     Ok(0) => return Err(io::Error::from(io::ErrorKind::WriteZero).into()),
                     Ok(went) => held -= went,
                     Err(error) => channel.wait_to_send(error.into(), wake, interrupted)?,

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use userfaultfd::EventBuffer;
 
 use super::place::{PIECE, Place, Placed};
 use super::tracker::Touch;
@@ -21,11 +20,9 @@ use crate::panics::catch;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::thread_priority::raise_priority;
-use crate::uffd::{Fault, UffdError};
+use crate::uffd::{FAULTS_A_READ, Fault, UffdError};
 use crate::wire::{Forward, Header, Request, decode_demand};
 
-/// Faults read in one go.
-const EVENTS: usize = 64;
 /// The demand channel's read buffer: some answers at once.
 const READ_BUFFER: usize = 256 * 1024;
 /// What a run of zeros costs on the wire, without its share of a header.
@@ -152,8 +149,7 @@ impl FaultLoop {
         self.guest.thread_begins(EngineThread::Faults);
         raise_priority();
         let mut reader: Option<MessageReader> = None;
-        let mut events = EventBuffer::new(EVENTS);
-        let mut faults = Vec::with_capacity(EVENTS);
+        let mut faults = Vec::with_capacity(FAULTS_A_READ);
         // After a panic whatever led to it may be there still: faults wait until there is a new
         // channel to ask on.
         let mut watches = true;
@@ -171,7 +167,7 @@ impl FaultLoop {
                     }
                 }
                 if found.faults {
-                    self.take_faults(&mut events, &mut faults, reader.as_ref())?;
+                    self.take_faults(&mut faults, reader.as_ref())?;
                 }
                 match reader.as_mut() {
                     Some(open) if found.answers => self.take_answers(open),
@@ -240,14 +236,9 @@ impl FaultLoop {
         }
     }
 
-    fn take_faults(
-        &self,
-        events: &mut EventBuffer,
-        faults: &mut Vec<Fault>,
-        reader: Option<&MessageReader>,
-    ) -> Result<(), MigrationError> {
+    fn take_faults(&self, faults: &mut Vec<Fault>, reader: Option<&MessageReader>) -> Result<(), MigrationError> {
         faults.clear();
-        self.place.uffd.read(events, faults)?;
+        self.place.uffd.read(faults)?;
         let now = Instant::now();
         let mut wanted = Vec::new();
         for fault in faults.iter() {
@@ -296,7 +287,7 @@ impl FaultLoop {
             return Ok(());
         }
         self.progress.requested(wanted.len() as u64);
-        for some in wanted.chunks(EVENTS) {
+        for some in wanted.chunks(FAULTS_A_READ) {
             let mut bytes = Vec::with_capacity(Header::LEN + 16 * some.len());
             Request(some.to_vec()).encode(&mut bytes);
             reader.channel().send(&bytes, &self.line.wake, &|| self.line.stop.load(Ordering::Acquire)).map_err(lost)?;

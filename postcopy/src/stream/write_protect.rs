@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use userfaultfd::EventBuffer;
 
 use super::chunk::Chunk;
 use crate::bitmap::{PageBitmap, RamBitmap};
@@ -23,10 +22,8 @@ use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::panics::catch;
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::thread_priority::raise_priority;
-use crate::uffd::{Uffd, UffdError};
+use crate::uffd::{FAULTS_A_READ, Uffd, UffdError};
 
-/// Events read in one go.
-const EVENTS: usize = 64;
 /// So much is copied ahead, in bytes; beyond that writers wait until some of it is written.
 const MOST_AHEAD: usize = 64 << 20;
 /// Pages of which it is noted at once that they are zero.
@@ -157,8 +154,7 @@ impl Shared {
     fn run(&self) {
         self.guest.thread_begins(EngineThread::SnapshotWrites);
         raise_priority();
-        let mut events = EventBuffer::new(EVENTS);
-        while let Err(error) = catch("snap-writes", || self.serve(&mut events)) {
+        while let Err(error) = catch("snap-writes", || self.serve()) {
             if self.stops() {
                 return;
             }
@@ -175,8 +171,8 @@ impl Shared {
     }
 
     /// Until told to stop.
-    fn serve(&self, events: &mut EventBuffer) -> Result<(), MigrationError> {
-        let mut faults = Vec::with_capacity(EVENTS);
+    fn serve(&self) -> Result<(), MigrationError> {
+        let mut faults = Vec::with_capacity(FAULTS_A_READ);
         while !self.stops() {
             let mut fds =
                 [PollFd::new(self.wake.as_fd(), PollFlags::POLLIN), PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
@@ -185,7 +181,7 @@ impl Shared {
                 Err(error) => return Err(std::io::Error::from(error).into()),
             }
             faults.clear();
-            self.uffd.read(events, &mut faults)?;
+            self.uffd.read(&mut faults)?;
             for fault in &faults {
                 let pages = |(block, it): (usize, &RamBlock)| Some((block, it.page_of(fault.address)?));
                 match self.guest.ram().iter().enumerate().find_map(pages) {
