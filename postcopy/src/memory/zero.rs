@@ -1,8 +1,8 @@
 //! Whether a page of guest RAM is zero, with the widest loads that the processor has.
 //!
-//! The guest may write the page meanwhile, so each load is volatile: the compiler neither repeats it
-//! nor leaves it out, and no reference to guest RAM is made. It also never merges volatile loads,
-//! which is why they are written as vectors here.
+//! The guest may write the page meanwhile, so each load is volatile: the compiler neither repeats
+//! nor omits it, and no reference to guest RAM is made. The compiler never merges volatile loads,
+//! either, so they are loads of vectors here.
 
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_cmpeq_epi8, _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128, _mm256_or_si256,
