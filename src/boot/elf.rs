@@ -279,7 +279,7 @@ fn machine_name(machine: u16) -> impl fmt::Display {
         (20, "PowerPC"),
         (21, "64-bit PowerPC"),
         (22, "S/390"),
-        (40, "LISTEN"),
+        (40, "ARM"),
         (43, "64-bit SPARC"),
         (50, "IA-64"),
         (X86_64, "x86-64"),

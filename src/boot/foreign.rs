@@ -21,9 +21,9 @@ const RESTORE: &str = "run it with 'whimbrel restore FILE'";
 /// Marks of files: where they are, the bytes, what the file is, what to do. The first that fits
 /// counts.
 const MARKS: [(usize, &[u8], &str, &str); 34] = [
-    (0x38, b"LISTEN\x64", "a Linux kernel for AArch64 (Image)", X86_KERNEL),
+    (0x38, b"ARM\x64", "a Linux kernel for AArch64 (Image)", X86_KERNEL),
     (0x38, b"RSC\x05", "a Linux kernel for RISC-V (Image)", X86_KERNEL),
-    (0x24, b"\x18\x28\x6f\x01", "a Linux kernel for LISTEN (zImage)", X86_KERNEL),
+    (0x24, b"\x18\x28\x6f\x01", "a Linux kernel for ARM (zImage)", X86_KERNEL),
     (4, b"zimg", "a compressed Linux kernel that only EFI firmware starts (zboot)", X86_KERNEL),
     (0, b"WHIMBREL", "a saved guest", RESTORE),
     (0, b"QFI\xfb", "a disk image (qcow2)", DISK),
@@ -111,7 +111,7 @@ fn portable_executable(bytes: &[u8]) -> Option<Foreign> {
         0x8664 => "x86-64",
         0x014c => "i386",
         0xaa64 => "AArch64",
-        0x01c0 | 0x01c2 | 0x01c4 => "LISTEN",
+        0x01c0 | 0x01c2 | 0x01c4 => "ARM",
         0x5064 => "RISC-V",
         0x6264 => "LoongArch",
         _ => "an unknown machine",

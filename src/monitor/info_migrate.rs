@@ -52,10 +52,8 @@ fn write_report(
             write_deltas(out, deltas)?;
         }
         match report.throttling {
-            Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU EventRateLimit (%): {percent}")?,
-            Some(Throttling::DirtyLimit(rest)) => {
-                writeln!(out, "Dirty-limit EventRateLimit (us): {}", rest.as_micros())?
-            }
+            Some(Throttling::AutoConverge(percent)) => writeln!(out, "CPU Throttle (%): {percent}")?,
+            Some(Throttling::DirtyLimit(rest)) => writeln!(out, "Dirty-limit Throttle (us): {}", rest.as_micros())?,
             None => {}
         }
         write_blocktime(out, report)?;

@@ -28,7 +28,7 @@ fn pe(machine: u16, section: &[u8]) -> Vec<u8> {
 #[test]
 fn files_that_people_take_for_a_kernel_are_told_as_what_they_are() {
     for (bytes, words) in [
-        (at(0x38, b"LISTEN\x64"), ["AArch64", "x86-64"]),
+        (at(0x38, b"ARM\x64"), ["AArch64", "x86-64"]),
         (at(0x38, b"RSC\x05"), ["RISC-V", "x86-64"]),
         (at(0, b"QFI\xfb"), ["qcow2", "--disk"]),
         (at(0x8001, b"CD001"), ["ISO 9660", "--disk"]),

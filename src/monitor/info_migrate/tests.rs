@@ -35,7 +35,7 @@ fn all_adds_what_fills_a_screen() {
         long.strip_prefix(&short).unwrap(),
         "XBZRLE: size=67108864, transferred=4711, pages=99, miss=13\n\
          \x20 miss_rate=0.25, encode_rate=86.08, overflow=2\n\
-         CPU EventRateLimit (%): 45\n\
+         CPU Throttle (%): 45\n\
          Postcopy Blocktime (ms): 12\n\
          Postcopy vCPU Blocktime (ms):\n \
          [14, 15]\n\
@@ -101,5 +101,5 @@ fn there_is_nothing_to_say_before_the_first_and_what_remains_while_it_runs() {
 fn a_limit_shows_for_how_long_vcpus_rest() {
     let throttling = Some(Throttling::DirtyLimit(Duration::from_micros(2500)));
     let text = info_migrate(Some(&(Side::Source, Report { throttling, ..report(Status::Active) })), None, true);
-    assert!(text.contains("Dirty-limit EventRateLimit (us): 2500\n") && !text.contains("CPU EventRateLimit"), "{text}");
+    assert!(text.contains("Dirty-limit Throttle (us): 2500\n") && !text.contains("CPU Throttle"), "{text}");
 }
