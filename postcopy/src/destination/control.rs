@@ -152,7 +152,7 @@ impl DestinationHandle {
     }
 
     /// Whether the source may still have something to hear of this side: then
-    /// [`DestinationHandle::rejoin`] lets it in. So it is while a migration is paused, and after
+    /// [`DestinationHandle::recover`] lets it in. So it is while a migration is paused, and after
     /// its end until the source has said that it knows.
     pub fn can_recover(&self) -> bool {
         let status = self.shared.progress.status();

@@ -184,7 +184,7 @@ pub enum Forward {
         length: u32,
     },
     /// A run of pages that were sent before; what has changed of them follows the message: for each
-    /// page a length of two bytes, and so many bytes of [`crate::encoding::Changes`].
+    /// page a length of two bytes, and so many bytes of [`crate::encoding::XbzrleDecoder`].
     Xbzrle {
         /// At most [`MAX_COMPRESSED_PAGES`] of them.
         run: PageRun,
