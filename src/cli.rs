@@ -11,7 +11,9 @@ mod parse;
 mod restore;
 mod run;
 mod settings;
+#[cfg(feature = "top")]
 mod top;
+mod without_top;
 
 use clap::{Parser, Subcommand};
 
@@ -21,7 +23,9 @@ pub use migrate::MigrateArgs;
 pub use restore::RestoreArgs;
 pub use run::{CliError, RunArgs};
 pub use settings::NoSetting;
+#[cfg(feature = "top")]
 pub use top::TopArgs;
+pub use without_top::{NoTop, WithoutTop};
 
 /// A KVM virtual machine monitor built around postcopy-first live migration.
 #[derive(Debug, Parser)]
@@ -59,8 +63,13 @@ pub enum Command {
     #[command(long_about = migrate::ABOUT)]
     Migrate(Box<MigrateArgs>),
     /// Watch a migration as it goes on
+    #[cfg(feature = "top")]
     #[command(long_about = top::ABOUT)]
     Top(TopArgs),
+    /// Refused: the program was built without it
+    #[cfg(not(feature = "top"))]
+    #[command(hide = true)]
+    Top(WithoutTop),
     /// Take a recorded migration apart
     #[command(long_about = analyze::ABOUT)]
     Analyze(AnalyzeArgs),

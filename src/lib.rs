@@ -28,6 +28,7 @@ pub mod size;
 pub mod snapshots;
 pub mod state;
 pub mod stdio;
+#[cfg(feature = "top")]
 pub mod top;
 pub mod vcpu;
 

@@ -7,9 +7,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
+#[cfg(not(feature = "top"))]
+use whimbrel::cli::NoTop;
 use whimbrel::cli::{Cli, Command};
 use whimbrel::stdio::{OutputError, say};
-use whimbrel::{analyze, client, demo, launcher, run, top};
+#[cfg(feature = "top")]
+use whimbrel::top;
+use whimbrel::{analyze, client, demo, launcher, run};
 use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
@@ -42,7 +46,10 @@ fn main() -> ExitCode {
             Ok(plan) => client::migrate(&plan).into(),
             Err(error) => fail(&error, USAGE),
         },
+        #[cfg(feature = "top")]
         Command::Top(args) => exit(top::top(&args.options()).map(|()| 0)),
+        #[cfg(not(feature = "top"))]
+        Command::Top(_) => fail(&NoTop, USAGE),
         Command::Analyze(args) => match args.validate() {
             Ok(options) => exit(analyze::analyze(&options)),
             Err(error) => fail(&error, USAGE),

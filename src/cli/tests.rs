@@ -35,6 +35,7 @@ fn the_long_help_of_every_subcommand_is_shown_and_longer_than_the_short_one() {
         ("run", run::ABOUT),
         ("restore", restore::ABOUT),
         ("migrate", migrate::ABOUT),
+        #[cfg(feature = "top")]
         ("top", top::ABOUT),
         ("analyze", analyze::ABOUT),
         ("demo", demo::ABOUT),

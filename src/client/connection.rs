@@ -115,6 +115,7 @@ impl Connection {
     }
 
     /// Drops the events that came so far.
+    #[cfg(feature = "top")]
     pub fn forget_events(&mut self) {
         self.events.clear();
     }

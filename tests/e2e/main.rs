@@ -31,6 +31,7 @@ mod switchover;
 mod there_and_back;
 mod throttle;
 mod tls;
+#[cfg(feature = "top")]
 mod top;
 mod torture;
 mod waits_on;

@@ -1,5 +1,7 @@
 //! [`Terminal`]: what a person sits at. A process runs on one side of it, the test reads its screen
 //! on the other.
+// Without `whimbrel top` nothing draws on all of it.
+#![cfg_attr(not(feature = "top"), allow(dead_code))]
 
 use std::fs::File;
 use std::io::Write;
