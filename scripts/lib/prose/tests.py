@@ -2,10 +2,14 @@
 
 import unittest
 
-from . import sentences, too_long
+from . import ROOT, pages, sentences, too_long
 
 
 class Prose(unittest.TestCase):
+    def test_no_line_of_a_page_is_longer_than_a_hundred_columns(self):
+        found = [f"{page.relative_to(ROOT)}:{number}" for page in pages() for number in too_long(page.read_text())]
+        self.assertEqual(found, [], "wrap these lines at 100 columns")
+
     def test_tables_code_and_links_may_be_longer(self):
         words = "word " * 30
         self.assertEqual(too_long(f"| {words} |\n```\n{words}\n```\n<!-- generated: it -->\n{words}\n<!-- end -->\n"), [])
