@@ -8,13 +8,14 @@ from .plan import MODES, WORKLOADS
 from .table import good, groups, number
 
 COLORS = {"whimbrel": "#0b7a75", "qemu": "#d9622b"}
+NAMES = {"whimbrel": "Whimbrel", "qemu": "QEMU"}
 INK, FAINT, GRID = "#1d2733", "#5b6775", "#e3e7ec"
 FONT = "font-family=\"'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif\""
 
 WIDTH = 1180
-LEFT, GAP, TOP = 64, 34, 96
-PANEL_HEIGHT, ROW = 132, 196
-BAR, GROUP_GAP = 13, 12
+LEFT, GAP, TOP = 76, 34, 84
+PANEL_HEIGHT, ROW = 132, 212
+LINE, GROUP_GAP = 15, 10
 
 
 class Canvas:
@@ -23,9 +24,17 @@ class Canvas:
     def __init__(self):
         self.parts = []
 
-    def text(self, x, y, words, size=12, anchor="start", color=INK, bold=False):
+    def text(self, x, y, words, size=12, anchor="start", color=INK, bold=False, halo=False):
+        """A halo keeps words readable where a curve passes behind them."""
         weight = ' font-weight="600"' if bold else ""
-        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{color}"{weight}>{escape(words)}</text>')
+        around = ' paint-order="stroke" stroke="#fff" stroke-width="3" stroke-linejoin="round"' if halo else ""
+        place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}"'
+        self.parts.append(f'<text {place} fill="{color}"{weight}{around}>{escape(words)}</text>')
+
+    def upright(self, x, y, words, color=FAINT):
+        """Words that run upwards, centred on a point: the title of a vertical axis."""
+        place = f'x="{x:.1f}" y="{y:.1f}" transform="rotate(-90 {x:.1f} {y:.1f})"'
+        self.parts.append(f'<text {place} font-size="11" text-anchor="middle" fill="{color}">{escape(words)}</text>')
 
     def line(self, x1, y1, x2, y2, color=GRID, width=1.0, dash=""):
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
@@ -34,8 +43,9 @@ class Canvas:
     def rect(self, x, y, width, height, color, opacity=1.0):
         self.parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" height="{height:.1f}" fill="{color}" fill-opacity="{opacity}"/>')
 
-    def dot(self, x, y, color):
-        self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="#fff" stroke="{color}" stroke-width="1.3"/>')
+    def dot(self, x, y, color, filled=False):
+        radius, inside = (4.2, color) if filled else (2.6, "#fff")
+        self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{inside}" stroke="{color}" stroke-width="1.3"/>')
 
     def steps(self, points, color, width=1.6, dash=""):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -58,29 +68,19 @@ def draw(runs, versions):
     chosen = {key[1:]: by_vmm for key, by_vmm in all_groups.items() if key[0] == transport}
     heading(canvas, versions, transport)
     y = speeds(canvas, chosen, TOP)
-    y = bars(canvas, chosen, y + 12)
+    y = intervals(canvas, chosen, y + 12)
     return canvas.svg(WIDTH, y + 24)
 
 
 def heading(canvas, versions, transport):
     canvas.text(LEFT, 32, "A guest moves: its speed around the migration", 20, bold=True)
-    canvas.text(LEFT, 52, f"100% is its undisturbed speed; the command comes at 0, the run of median loss is shown, over {transport}", 12, color=FAINT)
-    x = names_of(canvas, versions)
-    canvas.rect(x, 61, 14, 12, FAINT, 0.28)
-    canvas.text(x + 20, 71, "blackout: nothing heard of the guest", 12, color=FAINT)
-    canvas.line(x + 250, 60, x + 250, 74, FAINT, 1.4, "3 2")
-    canvas.text(x + 258, 71, "both sides say completed", 12, color=FAINT)
+    words = f"{compared(versions)}, over {transport}; of each the run of median loss. Shaded: blackout. Dashed: both sides say completed"
+    canvas.text(LEFT, 52, words, 12, color=FAINT)
 
 
-def names_of(canvas, versions):
-    """Says whose color is whose; where there is room again."""
-    x = LEFT
-    for vmm, version in versions.items():
-        canvas.rect(x, 65, 22, 4, COLORS[vmm])
-        name = version.split(" (")[0]
-        canvas.text(x + 28, 71, name, 12, bold=True)
-        x += 60 + 7.2 * len(name)
-    return x
+def compared(versions):
+    """Which versions stand beside each other."""
+    return " and ".join(version.split(" (")[0] for version in versions.values())
 
 
 def present(chosen):
@@ -135,6 +135,7 @@ class Panel:
             self._marks(run, COLORS[vmm])
         for vmm, run in sorted(runs.items()):
             self._curve(run, COLORS[vmm])
+        self._names(runs)
         missing = [vmm for vmm, run in shown.items() if run is None]
         if missing:
             self.canvas.text(self.x0 + self.width / 2, self.y0 + PANEL_HEIGHT / 2, f"{' and '.join(missing)}: failed", 12, "middle", FAINT)
@@ -142,14 +143,22 @@ class Panel:
     def _axes(self, labels):
         for share in (0, 0.5, 1):
             self.canvas.line(self.x0, self.y(share), self.x0 + self.width, self.y(share), INK if share == 0 else GRID)
-            if labels:
-                self.canvas.text(self.x0 - 8, self.y(share) + 4, f"{share:.0%}", 11, "end", FAINT)
+            self.canvas.text(self.x0 - 6, self.y(share) + 4, f"{100 * share:.0f}", 11, "end", FAINT)
+        if labels:
+            self.canvas.upright(self.x0 - 44, self.y0 + PANEL_HEIGHT / 2, "speed, % of undisturbed")
         step = round_step(self.end / 3)
         for i in range(int(self.end / step) + 1):
             ms = i * step
             self.canvas.line(self.x(ms), self.y(0), self.x(ms), self.y(0) + 4, INK)
-            label = f"{ms / 1000:g} s" if step >= 100 else f"{ms:g} ms"
-            self.canvas.text(self.x(ms), self.y(0) + 17, label, 11, "middle", FAINT)
+            self.canvas.text(self.x(ms), self.y(0) + 17, f"{ms:,g}", 11, "middle", FAINT)
+        self.canvas.text(self.x0 + self.width / 2, self.y(0) + 34, "ms since the command", 11, "middle", FAINT)
+
+    def _names(self, runs):
+        """Whose curve it is, beside the line at its end; the later one lower, so that they never meet."""
+        ends = sorted(runs.items(), key=lambda it: it[1].figures["total_ms"])
+        for place, (vmm, run) in enumerate(ends):
+            words = f"{NAMES[vmm]}: {run.figures['total_ms']:,.0f} ms"
+            self.canvas.text(self.x(run.figures["total_ms"]) + 5, self.y(0.62) + 18 * place, words, 11, color=COLORS[vmm], bold=True, halo=True)
 
     def _marks(self, run, color):
         total = self.x(run.figures["total_ms"])
@@ -187,45 +196,50 @@ def round_step(about):
     return max(power * digit for digit in (1, 2, 5) if power * digit <= about)
 
 
-def bars(canvas, chosen, top):
-    """Blackout and total time: a bar to the median, a dot for each run."""
-    width = (WIDTH - LEFT - 20 - 2 * 120 - GAP) / 2
+def intervals(canvas, chosen, top):
+    """Blackout and total time: a small dot for each run, a large one at the median."""
+    width = (WIDTH - LEFT - 20 - 2 * 60 - GAP) / 2
     lowest = top
     for i, (figure, title) in enumerate([("blackout_ms", "Blackout"), ("total_ms", "Total time")]):
-        x = LEFT + 110 + i * (width + 120 + GAP)
-        lowest = max(lowest, strip(canvas, chosen, figure, title, x, top + 22, width - 60))
+        x = LEFT + 60 + i * (width + 60 + GAP)
+        lowest = max(lowest, strip(canvas, chosen, figure, title, x, top + 22, width - 110))
     return lowest
 
 
 def strip(canvas, chosen, figure, title, x, y, width):
     """One figure of all groups, on a logarithmic scale, since they lie a hundredfold apart."""
     values = [run.figures[figure] for by_vmm in chosen.values() for runs in by_vmm.values() for run in good(runs)]
-    canvas.text(x, y - 8, f"{title}, ms", 13, bold=True)
+    canvas.text(x, y - 8, title, 13, bold=True)
     if not values:
         return y
     low, high = 10 ** math.floor(math.log10(max(min(values), 0.1))), 10 ** math.ceil(math.log10(max(values) * 1.01))
     place = lambda value: x + width * math.log(max(value, low) / low) / math.log(high / low)
-    groups_height = sum(len(by_vmm) * BAR + GROUP_GAP for by_vmm in chosen.values())
+    groups_height = sum(len(by_vmm) * LINE + GROUP_GAP for by_vmm in chosen.values())
     for power in range(round(math.log10(low)), round(math.log10(high)) + 1):
         at = place(10**power)
         canvas.line(at, y, at, y + groups_height, GRID)
         canvas.text(at, y + groups_height + 15, f"{10**power:,g}", 11, "middle", FAINT)
+    canvas.text(x + width / 2, y + groups_height + 32, "ms, logarithmic; small dots: runs, large dot: median", 11, "middle", FAINT)
     y += GROUP_GAP / 2
     for (workload, mode), by_vmm in chosen.items():
-        canvas.text(x - 8, y + BAR * len(by_vmm) / 2 + 4, f"{mode}, {workload}", 12, "end")
+        canvas.text(x - 8, y + LINE * len(by_vmm) / 2 + 4, f"{mode}, {workload}", 12, "end")
         for vmm, runs in sorted(by_vmm.items(), reverse=True):
-            bar(canvas, [run.figures[figure] for run in good(runs)], COLORS[vmm], x, y, place)
-            y += BAR
+            interval(canvas, vmm, [run.figures[figure] for run in good(runs)], x, y + LINE / 2, place)
+            y += LINE
         y += GROUP_GAP
-    return y + 24
+    return y + 40
 
 
-def bar(canvas, values, color, x, y, place):
+def interval(canvas, vmm, values, x, y, place):
+    """The range of some runs, each run, and their median with its name."""
+    color = COLORS[vmm]
     if not values:
-        canvas.text(x + 4, y + BAR - 3, "failed", 11, color=color)
+        canvas.text(x + 4, y + 4, f"{NAMES[vmm]}: failed", 11, color=color)
         return
     middle = statistics.median(values)
-    canvas.rect(x, y + 1, place(middle) - x, BAR - 2, color, 0.85)
+    canvas.line(place(min(values)), y, place(max(values)), y, color, 1.3)
     for value in values if len(values) > 1 else []:
-        canvas.dot(place(value), y + BAR / 2, color)
-    canvas.text(place(max(values)) + 7, y + BAR - 2.5, number(middle, 1 if middle < 100 else 0), 11, color=INK)
+        canvas.dot(place(value), y, color)
+    canvas.dot(place(middle), y, color, filled=True)
+    words = f"{NAMES[vmm]} {number(middle, 1 if middle < 100 else 0)}"
+    canvas.text(place(max(values)) + 9, y + 4, words, 11, color=color, halo=True)

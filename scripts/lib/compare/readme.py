@@ -49,7 +49,7 @@ def markdown(runs, thrown_out, versions, choice, host, arguments):
 
 def table(found, columns, wanted):
     """A row for each workload, mode and transport."""
-    heads = ["", *(cell for _, heading, _ in columns for cell in (f"{heading}, ours / QEMU's", "ratio"))]
+    heads = ["case", *(cell for _, heading, _ in columns for cell in (f"{heading}, ours / QEMU's", "ratio"))]
     out = [row(heads), row(["---"] + ["---:"] * (len(heads) - 1))]
     for (transport, workload, mode), by_vmm in found.items():
         if wanted(mode):

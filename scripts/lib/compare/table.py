@@ -111,6 +111,11 @@ def ratio(by_vmm, figure):
     return "-" if found is None else f"**{found:.2f}**"
 
 
+def pairs(by_vmm):
+    """How many pairs of runs the ratios are of."""
+    return str(len(ratios(by_vmm, "total_ms")))
+
+
 def row(cells):
     return "| " + " | ".join(cells) + " |"
 
@@ -158,7 +163,7 @@ def preface(runs, versions, choice, host):
 
 def table(runs, columns):
     """One row for each VMM, workload and mode, and one of ratios under each pair."""
-    heads = ["workload", "mode", "", "runs"] + [heading for _, heading, _ in columns]
+    heads = ["workload", "mode", "VMM", "runs"] + [heading for _, heading, _ in columns]
     out = [row(heads), row(["---"] * 3 + ["---:"] * (len(heads) - 3))]
     for (_, workload, mode), by_vmm in groups(runs).items():
         for vmm, some in sorted(by_vmm.items(), reverse=True):
@@ -166,7 +171,8 @@ def table(runs, columns):
             cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in columns]
             out.append(row([workload, mode, vmm, passed(some), *cells]))
         if {"whimbrel", "qemu"} <= by_vmm.keys():
-            out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in columns)]))
+            compared = [ratio(by_vmm, figure) for figure, _, _ in columns]
+            out.append(row([workload, mode, "*whimbrel / qemu*", pairs(by_vmm), *compared]))
     return "\n".join(out)
 
 
@@ -185,7 +191,7 @@ def scaled(runs, choice):
     if not choice.scaled:
         return ""
     kind = choice.scaled_kind
-    heads = ["vCPUs", "visited", "", "runs"] + [heading for _, heading, _ in SCALED_COLUMNS]
+    heads = ["vCPUs", "visited", "VMM", "runs"] + [heading for _, heading, _ in SCALED_COLUMNS]
     out = [row(heads), row(["---:", "---:", "---"] + ["---:"] * (len(heads) - 3))]
     for size, by_vmm in by_size([run for run in runs if run.case.kind == kind], [choice.main, *choice.scaled]).items():
         for vmm, some in sorted(by_vmm.items(), reverse=True):
@@ -193,7 +199,8 @@ def scaled(runs, choice):
             cells = [spread([run.figures.get(figure) for run in well], digits) for figure, _, digits in SCALED_COLUMNS]
             out.append(row([str(size.cpus), size.working_set, vmm, passed(some), *cells]))
         if {"whimbrel", "qemu"} <= by_vmm.keys():
-            out.append(row(["", "", "*whimbrel / qemu*", "", *(ratio(by_vmm, figure) for figure, _, _ in SCALED_COLUMNS)]))
+            compared = [ratio(by_vmm, figure) for figure, _, _ in SCALED_COLUMNS]
+            out.append(row([str(size.cpus), size.working_set, "*whimbrel / qemu*", pairs(by_vmm), *compared]))
     transport, workload, mode = kind
     return f"### More vCPUs, more memory: {mode} of a {workload} guest over {TRANSPORTS[transport]}\n\n" + "\n".join(out)
 
@@ -215,7 +222,7 @@ def own_account(runs):
                 out.append(row([transport, workload, mode, vmm, *cells]))
     if not out:
         return ""
-    heads = ["transport", "workload", "mode", ""] + [heading for _, heading, _ in OWN_DEMAND]
+    heads = ["transport", "workload", "mode", "VMM"] + [heading for _, heading, _ in OWN_DEMAND]
     out = [row(heads), row(["---"] * 4 + ["---:"] * 3), *out]
     return "### Demand pages by the VMM's own account: from the fault to the page in place\n\n" + "\n".join(out)
 

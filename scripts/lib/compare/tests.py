@@ -1,6 +1,7 @@
 """Tests of what needs no virtual machine: python3 -m unittest discover -s scripts/lib -p 'tests.py' -t scripts/lib"""
 
 import argparse
+import re
 import unittest
 import xml.dom.minidom
 from unittest import mock
@@ -331,6 +332,7 @@ class Table(unittest.TestCase):
     def test_failures_are_shown(self):
         runs = [run("whimbrel", total_ms=1.0, blackout_ms=1.0, byte_interval_ms=1.0, switched=True), run("qemu", failure="it broke")]
         text = table.markdown(runs, [], {"whimbrel": "w", "qemu": "q"}, choice(), {}, 10**9, "a host")
+        self.assertNotIn("|  |", text, "no cell is empty")
         self.assertIn("0, 1 FAILED", text)
         self.assertIn("unix hot postcopy 32M 1 vCPU #1 qemu: it broke", text)
         self.assertTrue(table.as_csv(runs).splitlines()[2].endswith("it broke,"))
@@ -444,6 +446,26 @@ class Picture(unittest.TestCase):
         drawing = picture.draw([run("whimbrel", failure="a < b"), run("qemu", failure="x")], {"whimbrel": "w", "qemu": "q"})
         xml.dom.minidom.parseString(drawing)
         self.assertIn("failed", drawing)
+
+    def test_no_bar_stands_on_a_logarithmic_axis_and_every_axis_says_its_unit(self):
+        runs = [run(vmm, rep, blackout_ms=2.0, total_ms=300.0, lost_ms=1.0) for vmm in ("whimbrel", "qemu") for rep in (0, 1)]
+        for some in runs:
+            some.speeds = [(-100, 0, 1.0), (0, 2, 0.0), (2, 1000, 1.0)]
+        drawing = picture.draw(runs, {"whimbrel": "w", "qemu": "q"})
+        for title in ("ms since the command", "speed, % of undisturbed", "ms, logarithmic"):
+            self.assertIn(title, drawing)
+        beside = drawing[drawing.index(">Blackout<") :]
+        self.assertNotIn("<rect", beside)
+        # Each of two strips has a dot for each of four runs, and one for each median.
+        self.assertEqual(beside.count("<circle"), 2 * (4 + 2))
+        self.assertIn("Whimbrel 2.0", beside)
+
+    def test_panels_leave_no_place_empty(self):
+        curves = {("unix", "hot", f"mode {n}"): {"whimbrel": ([(20480, 1)], [(20480, 1)])} for n in range(5)}
+        drawing = latency.panels(curves, {"whimbrel": "w"})
+        right = [float(x) for x in re.findall(r'x2="([\d.]+)"', drawing)]
+        self.assertEqual(sum(x > picture.WIDTH - latency.RIGHT - 1 for x in right) % 2, 0, "both rows reach the edge")
+        self.assertIn("wait for the page, logarithmic", drawing)
 
     def test_short_spans_join_and_blackouts_stay(self):
         spans = [(0, 10, 1.0), (10, 30, 0.0), (30, 31, 0.5), (31, 40, 0.9)]
