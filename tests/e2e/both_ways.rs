@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::support::{Machine, Vm, host};
 
+/// Writes all over its memory as fast as it can.
+const HOT: &str = "ws=16M order=rand write=50";
+
 /// The commands of both ends, joined by a socket in `dir`; the destination's notes its number
 /// there.
 struct Commands {
@@ -26,8 +29,8 @@ fn commands(dir: &Path, name: &str) -> Commands {
     }
 }
 
-fn pair(machine: &Machine, commands: &Commands) -> (Vm, Vm) {
-    let source = machine.boot_and_begin("ws=16M order=rand write=50");
+fn pair(machine: &Machine, workload: &str, commands: &Commands) -> (Vm, Vm) {
+    let source = machine.boot_and_begin(workload);
     let destination = machine.start("destination", true, |_| vec!["--incoming".into(), commands.destination.clone()]);
     (source, destination)
 }
@@ -53,7 +56,7 @@ fn commands_that_answer_carry_every_mode() {
     ] {
         let dir = tempfile::tempdir().unwrap();
         let commands = commands(dir.path(), "one");
-        let (mut source, mut destination) = pair(&Machine::new("48M"), &commands);
+        let (mut source, mut destination) = pair(&Machine::new("48M"), HOT, &commands);
         source.set(json!({"postcopy-policy": policy, "multifd-compression": compression}));
         source.switch(capability, true);
         source.migrate(&commands.source);
@@ -71,8 +74,9 @@ fn a_postcopy_by_commands_that_broke_goes_on_by_others() {
     }
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (commands(dir.path(), "one"), commands(dir.path(), "two"));
-    let (mut source, mut destination) = pair(&Machine::new("64M"), &first);
-    source.set(json!({"postcopy-policy": "after-passes=0", "max-postcopy-bandwidth": 4 << 20}));
+    // It asks for little in a second: it stays in two halves for long enough.
+    let (mut source, mut destination) = pair(&Machine::new("64M"), "ws=16M order=rand write=50 rate=200", &first);
+    source.set(json!({"postcopy-policy": "after-passes=0", "max-postcopy-bandwidth": 1 << 20}));
     source.migrate(&first.source);
     destination.qmp.await_migration("postcopy-active");
     let pid = std::fs::read_to_string(&first.pid).unwrap().trim().parse().unwrap();
@@ -98,7 +102,7 @@ fn where_nobody_answers_it_is_a_precopy_and_postcopy_is_refused() {
     }
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("stream").display().to_string();
-    let mut source = Machine::new("48M").boot_and_begin("ws=16M order=rand write=50");
+    let mut source = Machine::new("48M").boot_and_begin(HOT);
     // Whoever reads it later may want one page of it.
     source.set(json!({"multifd-compression": "zlib"}));
     source.migrate("exec:cat > /dev/null");

@@ -153,11 +153,12 @@ fn too_late_to_cancel() {
     }
     let (mut source, mut destination) = (source(), machine().receive(Transport::Tcp));
     source.set(json!({"x-postcopy-after": 0, "max-postcopy-bandwidth": MIB}));
-    let uri = destination.address();
-    source.migrate(&uri);
+    let link = Proxy::to(&destination.address()).slow();
+    source.migrate(&link.address());
     source.qmp.await_migration("postcopy-active");
     let refusal = source.qmp.refused("migrate_cancel", json!({}));
     assert!(refusal.contains("destination"), "{refusal}");
+    link.hurry();
     source.set(json!({"max-postcopy-bandwidth": 0}));
     source.qmp.await_migration("completed");
     destination.guest.assert_whole();

@@ -134,7 +134,9 @@ fn a_move_in_two_halves_has_a_code_of_its_own_and_one_command_joins_them() {
     if !host::has_kvm_and_uffd() {
         return;
     }
-    let (mut source, mut there) = (source(), machine().receive(Transport::Tcp));
+    // Such a guest asks for no more than 2 MiB a second: it stays in two halves for long enough.
+    let calm = "ws=64M order=rand write=50 rate=500";
+    let (mut source, mut there) = (machine().boot_and_begin(calm), machine().receive(Transport::Tcp));
     let slow = ["--mode", "postcopy", "--postcopy-bandwidth", "1M", "--json"];
     let driven = Driven::start(&source, &[&["--to", &there.address()], &slow[..]].concat(), Stdio::piped());
     source.qmp.await_migration("postcopy-active");

@@ -53,7 +53,7 @@ impl Mode {
                 source.migrate(uri);
             }
             Self::MidPass => {
-                source.set(json!({"max-bandwidth": 40 << 20, "max-postcopy-bandwidth": 0}));
+                source.set(json!({"max-bandwidth": 16 << 20, "max-postcopy-bandwidth": 0}));
                 source.migrate(uri);
                 source.qmp.await_migration("active");
                 while source.ram("transferred") < 4 << 20 {
@@ -171,7 +171,7 @@ fn a_precopy_that_does_not_converge() {
     let machine = Machine::new("96M");
     let (mut source, mut destination) =
         (machine.boot_and_begin(Workload::Hot.cmdline()), machine.receive(Transport::Tcp));
-    source.set(json!({"max-bandwidth": 100 << 20, "downtime-limit": 1}));
+    source.set(json!({"max-bandwidth": 100 << 20, "downtime-limit": 0}));
     let uri = destination.address();
     source.migrate(&uri);
     while source.qmp.await_event("MIGRATION_PASS")["pass"].as_u64().unwrap() < 3 {}
@@ -190,9 +190,12 @@ fn a_precopy_of_several_passes() {
     }
     let machine = Machine::new("96M");
     let (mut source, mut destination) = (machine.boot_and_begin("ws=64M rate=3000"), machine.receive(Transport::Tcp));
-    source.set(json!({"max-bandwidth": 100 << 20, "downtime-limit": 20}));
+    // Passes of a second and more, in which also a guest with little time writes something.
+    source.set(json!({"max-bandwidth": 24 << 20, "downtime-limit": 0}));
     let uri = destination.address();
     source.migrate(&uri);
+    while source.qmp.await_event("MIGRATION_PASS")["pass"].as_u64().unwrap() < 3 {}
+    source.set(json!({"downtime-limit": 300}));
     source.qmp.await_migration("completed");
     assert!(source.ram("dirty-sync-count") >= 3);
     assert_eq!(source.ram("postcopy-bytes"), 0);

@@ -19,12 +19,13 @@ struct Halfway {
 }
 
 impl Halfway {
-    /// The background is slow, so that it stays halfway for as long as the test wants.
+    /// The background and demanded pages are slow, so that it stays halfway for as long as the test
+    /// wants.
     fn reach(workload: &str, passes: i32) -> Self {
         let machine = Machine::new("96M");
         let mut source = machine.boot_and_begin(workload);
         let mut destination = machine.receive(Transport::Tcp);
-        let link = Proxy::to(&destination.address());
+        let link = Proxy::to(&destination.address()).slow();
         source.set(json!({"max-postcopy-bandwidth": 4 * MIB, "x-postcopy-after": passes}));
         source.migrate(&link.address());
         source.qmp.await_migration("postcopy-active");
@@ -54,12 +55,13 @@ impl Halfway {
     /// Joins both sides anew, over a new link.
     fn join(&mut self) {
         self.destination.qmp.run("migrate-recover", json!({"uri": "tcp:127.0.0.1:0"}));
-        self.link = Proxy::to(&self.destination.address());
+        self.link = Proxy::to(&self.destination.address()).slow();
         self.source.qmp.run("migrate", json!({"uri": self.link.address(), "resume": true}));
     }
 
     /// Lets the rest come and looks at all of it.
     fn finish(mut self) {
+        self.link.hurry();
         self.source.set(json!({"max-postcopy-bandwidth": 0}));
         self.source.qmp.await_migration("completed");
         self.destination.qmp.await_migration("completed");
@@ -136,8 +138,8 @@ fn the_link_is_cut_where_the_source_has_let_go_of_pages() {
         source.switch("release-ram", true);
         let before = source.footprint().rss_kib;
         assert!(before > 60 << 10, "{before} KiB");
-        let link = Proxy::to(&destination.address());
-        source.set(json!({"max-postcopy-bandwidth": 16 * MIB, "x-postcopy-after": passes}));
+        let link = Proxy::to(&destination.address()).slow();
+        source.set(json!({"max-postcopy-bandwidth": 8 * MIB, "x-postcopy-after": passes}));
         source.migrate(&link.address());
         source.qmp.await_migration("postcopy-active");
         destination.qmp.await_migration("postcopy-active");
@@ -149,6 +151,7 @@ fn the_link_is_cut_where_the_source_has_let_go_of_pages() {
         halfway.link.cut();
         halfway.assert_paused();
         halfway.join();
+        halfway.link.hurry();
         halfway.source.set(json!({"max-postcopy-bandwidth": 0}));
         halfway.source.qmp.await_migration("completed");
         halfway.destination.guest.assert_whole();
@@ -289,7 +292,7 @@ fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
     let mut source = machine.boot_and_begin(HOT);
     let boot = ["--kernel", "builtin:test", "--cmdline", "ws=8M"];
     let mut destination = machine.with(&boot).receive(Transport::Tcp);
-    let link = Proxy::to(&destination.address());
+    let link = Proxy::to(&destination.address()).slow();
     source.set(json!({"max-postcopy-bandwidth": 4 * MIB, "x-postcopy-after": 0}));
     source.migrate(&link.address());
     source.qmp.await_migration("postcopy-active");
@@ -306,6 +309,7 @@ fn a_reset_waits_for_the_link_and_the_monitor_does_not() {
         halfway.destination.qmp.query("cont");
     }
     halfway.join();
+    halfway.link.hurry();
     halfway.source.set(json!({"max-postcopy-bandwidth": 0}));
     let reset = halfway.destination.qmp.await_event("RESET");
     assert_eq!(reset, json!({"guest": false, "reason": "host-qmp-system-reset"}));

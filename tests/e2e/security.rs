@@ -102,7 +102,8 @@ fn every_thread_is_locked_in_on_both_sides_of_a_migration() {
         return;
     }
     let machine = Machine::new("96M").cpus(2).with(&["--rng", "--balloon", "--console", "null"]);
-    let (mut source, mut destination) = (machine.boot_and_begin("ws=64M"), machine.receive(Transport::Unix));
+    let calm = "ws=64M rate=500";
+    let (mut source, mut destination) = (machine.boot_and_begin(calm), machine.receive(Transport::Unix));
     let always = ["whimbrel", "vcpu", "control", "serial", "rng", "balloon", "console", "throttle"];
     for vm in [&mut source, &mut destination] {
         let multifd = json!({"capabilities": [{"capability": "multifd", "state": true}]});
@@ -111,7 +112,7 @@ fn every_thread_is_locked_in_on_both_sides_of_a_migration() {
     }
     assert_locked_in(&source, &always);
     assert_locked_in(&destination, &[&always[..], &["incoming", "faults"]].concat());
-    source.set(json!({"x-postcopy-after": 0, "max-postcopy-bandwidth": 4 << 20}));
+    source.set(json!({"x-postcopy-after": 0, "max-postcopy-bandwidth": 2 << 20}));
     let uri = destination.address();
     source.migrate(&uri);
     source.qmp.await_migration("postcopy-active");
@@ -130,7 +131,7 @@ fn what_watches_a_guest_s_writes_is_locked_in() {
     }
     let dir = tempfile::tempdir().unwrap();
     let mut vm = Machine::new("96M").boot_and_begin("ws=64M order=rand write=50 rate=1000");
-    vm.qmp.run("calc-dirty-rate", json!({"calc-time": 1, "mode": "dirty-bitmap"}));
+    vm.qmp.run("calc-dirty-rate", json!({"calc-time": 10, "mode": "dirty-bitmap"}));
     assert_locked_in(&vm, &["vcpu", "dirty-rate"]);
     vm.switch("background-snapshot", true);
     vm.set(json!({"max-bandwidth": 8 << 20}));

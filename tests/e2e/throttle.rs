@@ -147,7 +147,7 @@ fn nobody_waits_for_a_guest_that_rests() {
         return;
     }
     let (mut source, _destination, _) = begin_throttled(&Machine::new("64M").cpus(2), 99);
-    let mut times: Vec<Duration> = (0..15)
+    let times: Vec<Duration> = (0..15)
         .map(|_| {
             source.guest.await_heartbeat();
             let begin = Instant::now();
@@ -157,9 +157,9 @@ fn nobody_waits_for_a_guest_that_rests() {
             time
         })
         .collect();
-    times.sort();
-    // It rests for 99 ms at a time. A heartbeat comes as it runs, so its rest has only begun.
-    assert!(times[7] < Duration::from_millis(50), "{times:?}");
+    // It rests for 99 ms at a time. A heartbeat comes as it runs, so its rest has only begun: who
+    // waits for its end never takes half of that, and who does not takes more on a busy host only.
+    assert!(times.iter().min().unwrap() < &Duration::from_millis(50), "{times:?}");
     source.qmp.query("quit");
     assert!(source.ends_within(Duration::from_secs(5)));
     assert_eq!(source.wait(), 0);
@@ -249,7 +249,8 @@ fn a_measurement_by_the_log_and_a_migration_exclude_each_other() {
     let mut source = machine.boot_and_begin("ws=32M rate=200");
     let mut destination = machine.receive(Transport::Unix);
     let uri = destination.address();
-    let log = json!({"calc-time": 300, "calc-time-unit": "millisecond", "mode": "dirty-bitmap"});
+    // Longer than a busy host takes for three commands.
+    let log = json!({"calc-time": 3, "mode": "dirty-bitmap"});
     let sample = json!({"calc-time": 50, "calc-time-unit": "millisecond"});
     let refusal = destination.qmp.refused("calc-dirty-rate", sample.clone());
     assert!(refusal.contains("not arrived"), "{refusal}");

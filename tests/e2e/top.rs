@@ -31,12 +31,13 @@ fn told(report: &Value) -> u64 {
     ram("total") - ram("remaining")
 }
 
-/// A guest in the middle of a postcopy that takes a while.
+/// A guest in the middle of a postcopy that takes a while: neither the background nor what the
+/// guest touches is much in a second.
 fn halfway() -> (Vm, Vm) {
     let machine = Machine::new("96M").cpus(2).with(&["--name", "bird"]);
-    let mut source = machine.boot_and_begin("ws=64M order=rand write=50");
+    let mut source = machine.boot_and_begin("ws=64M order=rand write=50 rate=500");
     let mut destination = machine.receive(Transport::Tcp);
-    source.set(json!({"max-postcopy-bandwidth": 4 << 20, "x-postcopy-after": 0}));
+    source.set(json!({"max-postcopy-bandwidth": 2 << 20, "x-postcopy-after": 0}));
     source.migrate(&destination.address());
     destination.qmp.await_migration("postcopy-active");
     destination.guest.await_heartbeat();

@@ -1,12 +1,21 @@
-//! [`Proxy`]: a link between two processes that counts what goes over it, and can hang and be cut.
+//! [`Proxy`]: a link between two processes that counts what goes over it, and can be slow, hang and
+//! be cut.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
+
+use whimbrel_postcopy::wire::{ChannelKind, Hello};
 
 use super::LIMIT;
+
+/// Bytes per second on a slow demand channel.
+const SLOW: u64 = 2 << 20;
+/// How much of them goes on at a time.
+const PIECE: usize = 16 << 10;
 
 /// A TCP link. Connections are forwarded to the target in the order in which they come.
 pub struct Proxy {
@@ -22,6 +31,8 @@ struct Shared {
     forwarded: AtomicU64,
     flow: Mutex<Flow>,
     changed: Condvar,
+    /// Whether demanded pages go on slowly. Changes with `flow` locked.
+    slow: AtomicBool,
 }
 
 /// How bytes go on, in either direction.
@@ -46,6 +57,7 @@ impl Proxy {
             forwarded: AtomicU64::new(0),
             flow: Mutex::new(Flow::Runs),
             changed: Condvar::new(),
+            slow: AtomicBool::new(false),
         });
         let accepting = Arc::clone(&shared);
         // Ends with the test's process: a listener cannot be woken, and there are few.
@@ -55,6 +67,21 @@ impl Proxy {
             }
         });
         Self { address, shared }
+    }
+
+    /// Demanded pages go on slowly, until [`Self::hurry`]: a guest that touches all of its memory at
+    /// once does not end a postcopy before the test has had its say. Not for a link with TLS.
+    pub fn slow(self) -> Self {
+        self.shared.slow.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// Nothing is slow any more.
+    pub fn hurry(&self) {
+        let flow = self.shared.flow.lock().unwrap();
+        self.shared.slow.store(false, Ordering::Relaxed);
+        drop(flow);
+        self.shared.changed.notify_all();
     }
 
     /// Where to connect instead of the target.
@@ -100,14 +127,22 @@ impl Shared {
         self.ends.lock().unwrap().push((clone(&near), clone(&far)));
         let back = (clone(&far), clone(&near));
         let there = Arc::clone(self);
-        thread::spawn(move || there.copy(near, far, |bytes| _ = there.forwarded.fetch_add(bytes, Ordering::Relaxed)));
+        thread::spawn(move || {
+            let demanded = there.is_slow() && is_demand(&near);
+            there.copy(near, far, |bytes| {
+                there.forwarded.fetch_add(bytes, Ordering::Relaxed);
+                if demanded {
+                    there.take_time(bytes);
+                }
+            });
+        });
         let here = Arc::clone(self);
         thread::spawn(move || here.copy(back.0, back.1, |_| ()));
     }
 
     /// Copies until either side ends, and hands the end on.
     fn copy(&self, mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
-        let mut buffer = vec![0; 256 << 10];
+        let mut buffer = vec![0; if self.is_slow() { PIECE } else { 256 << 10 }];
         while let Ok(bytes @ 1..) = from.read(&mut buffer) {
             let half = bytes / 2;
             if to.write_all(&buffer[..half]).is_err() {
@@ -124,6 +159,17 @@ impl Shared {
         let _ = from.shutdown(Shutdown::Read);
     }
 
+    fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Relaxed)
+    }
+
+    /// As long as so many bytes take on a slow link; no longer than it is slow.
+    fn take_time(&self, bytes: u64) {
+        let time = Duration::from_nanos(bytes * 1_000_000_000 / SLOW);
+        let flow = self.flow.lock().unwrap();
+        drop(self.changed.wait_timeout_while(flow, time, |_| self.is_slow()).unwrap());
+    }
+
     fn wait_while_it_hangs(&self) {
         let mut flow = self.flow.lock().unwrap();
         if *flow == Flow::ToHang {
@@ -132,4 +178,16 @@ impl Shared {
         }
         drop(self.changed.wait_while(flow, |flow| *flow != Flow::Runs).unwrap());
     }
+}
+
+/// Whether a connection is a migration's demand channel, by its first words, which stay unread.
+fn is_demand(connection: &TcpStream) -> bool {
+    let mut hello = [0; Hello::LEN];
+    while let Ok(bytes @ 1..) = connection.peek(&mut hello) {
+        if bytes == Hello::LEN {
+            return Hello::decode(&hello).is_ok_and(|hello| hello.kind == ChannelKind::Demand);
+        }
+        thread::yield_now();
+    }
+    false
 }
