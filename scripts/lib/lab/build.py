@@ -11,9 +11,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def whimbrel(dev=False):
-    """The ordinary release build, or the development build. Hosts get its libraries along, so that the lab needs no second build of everything."""
-    profile = [] if dev else ["--release"]
-    return _cargo(ROOT, [*profile, "--bin", "whimbrel"])["whimbrel"]
+    """The ordinary release build, or the program that the end-to-end tests run. Hosts get its libraries along, so that the lab needs no
+    second build of everything."""
+    if dev:
+        return _cargo(ROOT, ["test", "--no-run", "--workspace", "--test", "e2e"])["whimbrel"]
+    return _cargo(ROOT, ["build", "--release", "--bin", "whimbrel"])["whimbrel"]
 
 
 def lab_programs():
@@ -21,7 +23,7 @@ def lab_programs():
     take what another clone built later for its own."""
     target = ["--target", "x86_64-unknown-linux-gnu", "--target-dir", str(ROOT / "target" / "lab" / "programs")]
     static = ["--config", "target.x86_64-unknown-linux-gnu.rustflags=['-C','target-feature=+crt-static']"]
-    return _cargo(ROOT / "tests" / "lab", ["--release", *target, *static])
+    return _cargo(ROOT / "tests" / "lab", ["build", "--release", *target, *static])
 
 
 def tsc_khz(programs):
@@ -30,7 +32,7 @@ def tsc_khz(programs):
 
 
 def _cargo(folder, arguments):
-    command = ["cargo", "build", "--quiet", *arguments, "--message-format=json-render-diagnostics"]
+    command = ["cargo", *arguments, "--quiet", "--message-format=json-render-diagnostics"]
     try:
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
     except FileNotFoundError as error:
