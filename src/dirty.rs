@@ -18,7 +18,7 @@ mod stop;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use limit::VcpuDirtyLimit;
+pub use limit::{MAX_DIRTY_LIMIT, VcpuDirtyLimit};
 pub use rate::{DirtyRate, Measuring, Mode, Plan, PlanError, TimeUnit};
 
 use limit::Limit;
@@ -123,7 +123,7 @@ impl Dirtying {
     /// `migrating`: a migration has the log.
     pub fn set_limit(&self, vcpu: Option<i64>, rate: i64, migrating: bool) -> Result<(), DirtyError> {
         self.check_vcpu(vcpu)?;
-        let rate = u64::try_from(rate).ok().filter(|rate| *rate <= limit::MOST).ok_or(DirtyError::Rate)?;
+        let rate = u64::try_from(rate).ok().filter(|rate| *rate <= MAX_DIRTY_LIMIT).ok_or(DirtyError::Rate)?;
         if rate == 0 {
             return self.cancel_limit(vcpu);
         }

@@ -5,10 +5,13 @@ use clap::{Args, ValueEnum};
 use super::parse;
 use crate::client::{GivenTwice, Mode, Settings};
 use crate::migration::capabilities::Capability;
-use crate::migration::parameters::{Parameter, Parameters};
+use crate::migration::parameters::{PARAMETERS, Parameter, Parameters};
 use crate::migration::reading::ReadError;
 use crate::migration::setting::{Setting, SettingError};
 use crate::nearest::hint;
+
+/// A parameter and what it is set to.
+type Given = (&'static Parameter, Setting);
 
 /// Options that are set in the virtual machine for one migration.
 #[derive(Args, Debug)]
@@ -85,7 +88,7 @@ pub struct SettingsArgs {
     /// Any other migration parameter, as 'migrate_set_parameter' takes it; may be given several
     /// times
     #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter, help_heading = "Settings for this migration")]
-    parameters: Vec<(Parameter, Setting)>,
+    parameters: Vec<Given>,
 
     /// Any other migration capability, as 'migrate_set_capability' takes it; may be given several
     /// times
@@ -153,13 +156,13 @@ fn on_off(text: &str) -> Result<bool, NoSetting> {
     }
 }
 
-fn parameter(text: &str) -> Result<(Parameter, Setting), NoSetting> {
+fn parameter(text: &str) -> Result<Given, NoSetting> {
     let no_value = || NoSetting::NoValue { given: text.to_owned(), expected: "NAME=VALUE" };
     let (name, value) = text.split_once('=').ok_or_else(no_value)?;
     let no_such = || NoSetting::NoSuchName {
         kind: "migration parameter",
         name: name.to_owned(),
-        hint: hint(name, Parameter::names()),
+        hint: hint(name, PARAMETERS.iter().map(|it| it.name)),
     };
     let parameter = Parameter::find(name).ok_or_else(no_such)??;
     let setting = parameter.read(value)?;
@@ -214,18 +217,18 @@ impl SettingsArgs {
         let text = |text: Option<String>| text.map(Setting::Text);
         let (method, level) = self.compression.as_deref().map(compression).transpose()?.unzip();
         let own = [
-            (Parameter::PostcopyPolicy, text(policy)),
-            (Parameter::MaxBandwidth, number(self.bandwidth)),
-            (Parameter::MaxPostcopyBandwidth, number(self.postcopy_bandwidth)),
-            (Parameter::AvailSwitchoverBandwidth, number(self.switchover_bandwidth)),
-            (Parameter::DowntimeLimit, number(self.downtime_limit)),
-            (Parameter::MultifdChannels, number(self.channels.filter(|it| *it > 0).map(u64::from))),
-            (Parameter::MultifdCompression, method),
-            (Parameter::VcpuDirtyLimit, number(self.dirty_limit.filter(|it| *it > 0).map(u64::from))),
-            (Parameter::Reconnect, number(self.reconnect.map(u64::from))),
-            (Parameter::Keepalive, number(self.keepalive.map(u64::from))),
-            (Parameter::TlsCreds, text(self.tls_dir)),
-            (Parameter::TlsHostname, text(self.tls_hostname)),
+            (const { Parameter::of("postcopy-policy") }, text(policy)),
+            (const { Parameter::of("max-bandwidth") }, number(self.bandwidth)),
+            (const { Parameter::of("max-postcopy-bandwidth") }, number(self.postcopy_bandwidth)),
+            (const { Parameter::of("avail-switchover-bandwidth") }, number(self.switchover_bandwidth)),
+            (const { Parameter::of("downtime-limit") }, number(self.downtime_limit)),
+            (const { Parameter::of("multifd-channels") }, number(self.channels.filter(|it| *it > 0).map(u64::from))),
+            (const { Parameter::of("multifd-compression") }, method),
+            (const { Parameter::of("vcpu-dirty-limit") }, number(self.dirty_limit.filter(|it| *it > 0).map(u64::from))),
+            (const { Parameter::of("x-reconnect") }, number(self.reconnect.map(u64::from))),
+            (const { Parameter::of("x-keepalive") }, number(self.keepalive.map(u64::from))),
+            (const { Parameter::of("tls-creds") }, text(self.tls_dir)),
+            (const { Parameter::of("tls-hostname") }, text(self.tls_hostname)),
         ];
         let given = own.into_iter().filter_map(|(parameter, setting)| Some((parameter, setting?)));
         for (parameter, setting) in given.chain(level.flatten()).chain(self.parameters) {
@@ -237,13 +240,13 @@ impl SettingsArgs {
 }
 
 /// A method of compression, and its level.
-fn compression(text: &str) -> Result<(Setting, Option<(Parameter, Setting)>), NoSetting> {
+fn compression(text: &str) -> Result<(Setting, Option<Given>), NoSetting> {
     let refuse = || NoSetting::MultifdCompression(text.to_owned());
     let (method, level) = text.split_once(':').map_or((text, None), |(method, level)| (method, Some(level)));
     let level = match (method, level) {
         ("none" | "zlib" | "zstd", None) => None,
-        ("zlib", Some(level)) => Some((Parameter::MultifdZlibLevel, level)),
-        ("zstd", Some(level)) => Some((Parameter::MultifdZstdLevel, level)),
+        ("zlib", Some(level)) => Some((const { Parameter::of("multifd-zlib-level") }, level)),
+        ("zstd", Some(level)) => Some((const { Parameter::of("multifd-zstd-level") }, level)),
         _ => return Err(refuse()),
     };
     let read = |(parameter, level): (_, &str)| match level.parse() {

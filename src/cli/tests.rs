@@ -214,7 +214,7 @@ fn everything_of_one_move_can_be_said() {
     use crate::client::Task;
     let set = |text: &str| {
         let plan = plan(&format!("--qmp /q --to tcp:h:1 {text}"))?;
-        let parameters = plan.settings.parameters.iter().map(|(it, to)| format!("{}={to}", it.name()));
+        let parameters = plan.settings.parameters.iter().map(|(it, to)| format!("{}={to}", it.name));
         let capabilities = plan.settings.capabilities.iter().map(|(it, on)| format!("{}={on}", it.name()));
         Ok::<_, String>(capabilities.chain(parameters).collect::<Vec<_>>().join(" "))
     };

@@ -37,7 +37,7 @@ impl Values {
         };
         Self {
             capabilities: settings.capabilities.iter().map(|(it, on)| (it.name().to_owned(), json!(on))).collect(),
-            parameters: settings.parameters.iter().map(|(it, to)| (it.name().to_owned(), value(to))).collect(),
+            parameters: settings.parameters.iter().map(|(it, to)| (it.name.to_owned(), value(to))).collect(),
         }
     }
 

@@ -268,7 +268,8 @@ impl Driver<'_> {
             Some(paused) => paused,
             None => {
                 let parameters = self.vm.execute("query-migrate-parameters", Map::new())?;
-                let tries = Duration::from_secs(parameters[Parameter::Reconnect.name()].as_u64().unwrap_or(0));
+                let tries =
+                    Duration::from_secs(parameters[const { Parameter::of("x-reconnect") }.name].as_u64().unwrap_or(0));
                 if !tries.is_zero() {
                     self.display.say(&format!("The link broke; it is tried again for {} s.", tries.as_secs()));
                 }

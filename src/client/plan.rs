@@ -52,7 +52,7 @@ pub struct Settings {
     /// Capabilities that are on or off.
     pub capabilities: Vec<(Capability, bool)>,
     /// Parameters.
-    pub parameters: Vec<(Parameter, Setting)>,
+    pub parameters: Vec<(&'static Parameter, Setting)>,
 }
 
 /// Something was set to two values.
@@ -63,16 +63,16 @@ pub struct GivenTwice(&'static str);
 impl Settings {
     /// Sets a parameter. Of two names of one thing it is the one that says more, so that it can be
     /// put back.
-    pub fn parameter(&mut self, parameter: Parameter, setting: Setting) -> Result<(), GivenTwice> {
-        let (parameter, setting) = match (parameter, setting) {
-            (Parameter::PostcopyAfter, Setting::Number(passes)) => {
+    pub fn parameter(&mut self, parameter: &'static Parameter, setting: Setting) -> Result<(), GivenTwice> {
+        let (parameter, setting) = match (parameter.name, setting) {
+            ("x-postcopy-after", Setting::Number(passes)) => {
                 let policy = u32::try_from(passes).map_or(Mode::Precopy, |passes| Mode::Hybrid { passes }).policy();
-                (Parameter::PostcopyPolicy, Setting::Text(policy))
+                (const { Parameter::of("postcopy-policy") }, Setting::Text(policy))
             }
-            other => other,
+            (_, setting) => (parameter, setting),
         };
         if self.parameters.iter().any(|(it, _)| *it == parameter) {
-            return Err(GivenTwice(parameter.name()));
+            return Err(GivenTwice(parameter.name));
         }
         self.parameters.push((parameter, setting));
         Ok(())
@@ -81,7 +81,8 @@ impl Settings {
     /// Switches a capability.
     pub fn capability(&mut self, capability: Capability, on: bool) -> Result<(), GivenTwice> {
         if capability == Capability::ZeroBlocks {
-            return self.parameter(Parameter::ZeroPageDetection, if on { "multifd" } else { "none" }.into());
+            return self
+                .parameter(const { Parameter::of("zero-page-detection") }, if on { "multifd" } else { "none" }.into());
         }
         if self.capabilities.iter().any(|(it, _)| *it == capability) {
             return Err(GivenTwice(capability.name()));

@@ -90,8 +90,8 @@ impl Scripted {
 
 fn settings() -> Settings {
     let mut settings = Settings::default();
-    settings.parameter(Parameter::PostcopyAfter, 2.into()).unwrap();
-    settings.parameter(Parameter::MaxBandwidth, 1000.into()).unwrap();
+    settings.parameter(Parameter::of("x-postcopy-after"), 2.into()).unwrap();
+    settings.parameter(Parameter::of("max-bandwidth"), 1000.into()).unwrap();
     settings.capability(Capability::PostcopyRam, true).unwrap();
     settings.capability(Capability::Multifd, true).unwrap();
     settings

@@ -134,7 +134,7 @@ impl Stage<'_> {
     /// Starts the migration and follows it to its end.
     fn migrate(&mut self) -> Result<Progress, DemoError> {
         let raise = |source| DemoError::Monitor { role: "source", source };
-        let mode = (Parameter::PostcopyPolicy.name().to_owned(), self.mode.policy().into());
+        let mode = (const { Parameter::of("postcopy-policy") }.name.to_owned(), self.mode.policy().into());
         let to = self.address()?;
         client::start(&mut self.source.monitor, &to, Map::from_iter([mode])).map_err(raise)?;
         let until = Instant::now() + PATIENCE;

@@ -14,11 +14,10 @@ use super::rate::mib_per_second;
 use super::stop::Stop;
 use super::{DirtyError, Logging};
 use crate::machine::Machine;
-use crate::migration::parameters::MAX_DIRTY_LIMIT;
 use crate::sandbox;
 
-/// The greatest limit, in MiB per second.
-pub(super) const MOST: u64 = MAX_DIRTY_LIMIT;
+/// The greatest limit, in MiB per second: no vCPU dirties so much.
+pub const MAX_DIRTY_LIMIT: u64 = 1 << 20;
 /// How often the rate is measured: a page counts once in each.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Bytes in a MiB.

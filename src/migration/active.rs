@@ -17,7 +17,7 @@ use whimbrel_postcopy::wire::Features;
 use super::CommandRefused;
 use super::capabilities::{Capabilities, Capability};
 use super::links::{connector, listen, listen_again};
-use super::parameters::{MultifdCompression, Parameters};
+use super::parameters::{Live, MultifdCompression, PARAMETERS, Parameter, Parameters};
 use super::rules::{self, Route, Subject};
 use super::streams::{Form, Streams};
 use super::uri::{Stream, Uri};
@@ -486,15 +486,13 @@ impl Migration {
         lock(&self.settings).capabilities
     }
 
-    /// Replaces them. While a migration runs, also while one is waited for, only `events` may
-    /// change: the rest has been agreed with the peer or is in use.
+    /// Replaces them. While a migration runs, also while one is waited for, only those that are
+    /// live may change: the rest has been agreed with the peer or is in use.
     pub fn set_capabilities(&self, new: Capabilities) -> Result<(), CommandRefused> {
         let active = lock(&self.active);
         let mut settings = lock(&self.settings);
         let old = settings.capabilities;
-        // What changes nothing about how the guest comes or goes.
-        let free = old.with(Capability::Events, new).with(Capability::LateBlockActivate, new);
-        if active.is_under_way() && new != free {
+        if active.is_under_way() && !old.differs_live_only(new) {
             return Err(CommandRefused::InProgress);
         }
         rules::check(&Subject { capabilities: new, ..settings.subject(active.route()) })?;
@@ -515,18 +513,19 @@ impl Migration {
         lock(&self.settings).parameters.clone()
     }
 
-    /// Replaces them; takes effect at once, also in a running migration. How many channels that has
-    /// cannot be changed meanwhile, nor how its pages go, nor who is let in; the latter can while
-    /// it is paused, for the new link.
+    /// Replaces them; takes effect at once, also in a running migration, as far as each one's
+    /// [`Live`] allows.
     pub fn set_parameters(&self, new: Parameters) -> Result<(), CommandRefused> {
         let active = lock(&self.active);
         let mut settings = lock(&self.settings);
         rules::check(&Subject { parameters: &new, ..settings.subject(active.route()) })?;
         let old = &settings.parameters;
-        let other_tls = (&new.tls_creds, &new.tls_hostname) != (&old.tls_creds, &old.tls_hostname);
-        let other_channels = new.multifd_channels != old.multifd_channels;
-        let other_encoding = fixed_encoding(&new) != fixed_encoding(old);
-        if active.is_under_way() && (other_channels || other_encoding || other_tls && !active.is_paused()) {
+        let fixed = |it: &Parameter| match it.live {
+            Live::Always => false,
+            Live::WhilePaused => !active.is_paused(),
+            Live::Never => true,
+        };
+        if active.is_under_way() && PARAMETERS.iter().any(|it| fixed(it) && old.get(it) != new.get(it)) {
             return Err(CommandRefused::InProgress);
         }
         if let Active::Leaving(handle, _) = &*active
@@ -655,11 +654,6 @@ fn encoding(settings: &Settings) -> Encoding {
         MultifdCompression::Zstd => PageEncoding::Compressed(Compression::Zstd(parameters.zstd_level)),
     };
     Encoding { zero_pages: parameters.zero_pages, contents }
-}
-
-/// What of it a migration that has begun cannot change.
-fn fixed_encoding(parameters: &Parameters) -> (MultifdCompression, u8, u8, ZeroPages) {
-    (parameters.compression, parameters.zlib_level, parameters.zstd_level, parameters.zero_pages)
 }
 
 fn multifd(settings: &Settings) -> Multifd {

@@ -50,100 +50,104 @@ pub enum Capability {
     ReleaseRam,
 }
 
-/// What a capability is before anybody says anything.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum First {
-    On,
-    Off,
-    /// It is how this program works.
-    AlwaysOn,
+/// A row of [`ROWS`].
+struct Row {
+    /// QEMU's name.
+    name: &'static str,
+    kind: Kind,
+    /// Whether it can change while a migration is under way: it does not say how the guest comes or
+    /// goes.
+    live: bool,
+}
+
+/// What there is of a capability.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// It is built, and on or off at first.
+    Switch(Capability, bool),
+    /// It is how this program works, so it is always on.
+    AlwaysOn(Capability),
+    /// QEMU has it and this program does not: it is shown, and always off.
+    Absent,
+    /// QEMU had it once: it is not shown, and refused by name.
+    Removed,
+}
+
+const fn switch(name: &'static str, capability: Capability, on: bool) -> Row {
+    Row { name, kind: Kind::Switch(capability, on), live: false }
+}
+
+const fn row(name: &'static str, kind: Kind) -> Row {
+    Row { name, kind, live: false }
+}
+
+/// All capabilities, in QEMU's order, which is the order in which they are shown.
+static ROWS: [Row; 24] = [
+    switch("xbzrle", Capability::Xbzrle, false),
+    row("rdma-pin-all", Kind::Absent),
+    switch("auto-converge", Capability::AutoConverge, false),
+    Row { live: true, ..switch("events", Capability::Events, false) },
+    switch("postcopy-ram", Capability::PostcopyRam, true),
+    row("x-colo", Kind::Absent),
+    switch("release-ram", Capability::ReleaseRam, false),
+    row("return-path", Kind::AlwaysOn(Capability::ReturnPath)),
+    switch("pause-before-switchover", Capability::PauseBeforeSwitchover, false),
+    switch("multifd", Capability::Multifd, true),
+    row("dirty-bitmaps", Kind::Absent),
+    switch("postcopy-blocktime", Capability::PostcopyBlocktime, true),
+    Row { live: true, ..switch("late-block-activate", Capability::LateBlockActivate, false) },
+    switch("x-ignore-shared", Capability::IgnoreShared, false),
+    switch("validate-uuid", Capability::ValidateUuid, false),
+    switch("background-snapshot", Capability::BackgroundSnapshot, false),
+    row("zero-copy-send", Kind::Absent),
+    row("postcopy-preempt", Kind::AlwaysOn(Capability::PostcopyPreempt)),
+    row("switchover-ack", Kind::Absent),
+    switch("dirty-limit", Capability::DirtyLimit, false),
+    switch("mapped-ram", Capability::MappedRam, false),
+    switch("zero-blocks", Capability::ZeroBlocks, true),
+    row("compress", Kind::Removed),
+    row("block", Kind::Removed),
+];
+
+impl Row {
+    const fn capability(&self) -> Option<Capability> {
+        match self.kind {
+            Kind::Switch(capability, _) | Kind::AlwaysOn(capability) => Some(capability),
+            Kind::Absent | Kind::Removed => None,
+        }
+    }
 }
 
 impl Capability {
     /// All of them.
-    pub const ALL: [Self; 17] = [
-        Self::PostcopyRam,
-        Self::ReturnPath,
-        Self::Events,
-        Self::PostcopyPreempt,
-        Self::PostcopyBlocktime,
-        Self::Multifd,
-        Self::AutoConverge,
-        Self::DirtyLimit,
-        Self::Xbzrle,
-        Self::ZeroBlocks,
-        Self::LateBlockActivate,
-        Self::PauseBeforeSwitchover,
-        Self::ValidateUuid,
-        Self::MappedRam,
-        Self::IgnoreShared,
-        Self::ReleaseRam,
-        Self::BackgroundSnapshot,
-    ];
-
-    /// What is shown, in QEMU's order, which lists all that it knows, whatever is built; behind
-    /// that what QEMU has no more.
-    pub const SHOWN: [&'static str; 22] = [
-        "xbzrle",
-        "rdma-pin-all",
-        "auto-converge",
-        "events",
-        "postcopy-ram",
-        "x-colo",
-        "release-ram",
-        "return-path",
-        "pause-before-switchover",
-        "multifd",
-        "dirty-bitmaps",
-        "postcopy-blocktime",
-        "late-block-activate",
-        "x-ignore-shared",
-        "validate-uuid",
-        "background-snapshot",
-        "zero-copy-send",
-        "postcopy-preempt",
-        "switchover-ack",
-        "dirty-limit",
-        "mapped-ram",
-        "zero-blocks",
-    ];
+    pub fn all() -> impl Iterator<Item = Self> {
+        ROWS.iter().filter_map(Row::capability)
+    }
 
     /// QEMU's capabilities that are not built here. Those that it still has are shown, and are
     /// always off.
-    pub const UNSUPPORTED: [&'static str; 7] =
-        ["rdma-pin-all", "compress", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack", "block"];
+    pub fn unsupported() -> impl Iterator<Item = &'static str> {
+        ROWS.iter().filter(|it| it.capability().is_none()).map(|it| it.name)
+    }
 
-    /// All that is told of it.
-    const fn spec(self) -> (&'static str, First) {
-        match self {
-            Self::PostcopyRam => ("postcopy-ram", First::On),
-            Self::ReturnPath => ("return-path", First::AlwaysOn),
-            Self::Events => ("events", First::Off),
-            Self::PostcopyPreempt => ("postcopy-preempt", First::AlwaysOn),
-            Self::PostcopyBlocktime => ("postcopy-blocktime", First::On),
-            Self::Multifd => ("multifd", First::On),
-            Self::AutoConverge => ("auto-converge", First::Off),
-            Self::DirtyLimit => ("dirty-limit", First::Off),
-            Self::Xbzrle => ("xbzrle", First::Off),
-            Self::ZeroBlocks => ("zero-blocks", First::On),
-            Self::LateBlockActivate => ("late-block-activate", First::Off),
-            Self::PauseBeforeSwitchover => ("pause-before-switchover", First::Off),
-            Self::ValidateUuid => ("validate-uuid", First::Off),
-            Self::MappedRam => ("mapped-ram", First::Off),
-            Self::IgnoreShared => ("x-ignore-shared", First::Off),
-            Self::ReleaseRam => ("release-ram", First::Off),
-            Self::BackgroundSnapshot => ("background-snapshot", First::Off),
-        }
+    fn row(self) -> &'static Row {
+        // Each has a row, which a test holds; the first stands for one without.
+        ROWS.iter().find(|it| it.capability() == Some(self)).unwrap_or(&ROWS[0])
     }
 
     /// QEMU's name.
-    pub const fn name(self) -> &'static str {
-        self.spec().0
+    pub fn name(self) -> &'static str {
+        self.row().name
     }
 
     /// All names that are built.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        Self::ALL.into_iter().map(Self::name)
+        Self::all().map(Self::name)
+    }
+
+    /// Whether it is how this program works.
+    fn is_always_on(self) -> bool {
+        matches!(self.row().kind, Kind::AlwaysOn(_))
     }
 
     const fn bit(self) -> u32 {
@@ -152,29 +156,17 @@ impl Capability {
 
     /// Finds a capability: `None` for a name that QEMU does not know either.
     pub fn find(name: &str) -> Option<Result<Self, SettingError>> {
-        if let Some(found) = Self::ALL.into_iter().find(|it| it.name() == name) {
-            return Some(Ok(found));
-        }
-        let known = Self::UNSUPPORTED.into_iter().find(|it| *it == name)?;
-        Some(Err(SettingError::CapabilityUnsupported(known)))
+        let row = ROWS.iter().find(|it| it.name == name)?;
+        Some(row.capability().ok_or(SettingError::CapabilityUnsupported(row.name)))
     }
 
     /// The capability that is to be switched `on` or off: `Ok(None)` where it is not built and is
     /// to be off, which it is.
     pub fn to_switch(name: &str, on: bool) -> Option<Result<Option<Self>, SettingError>> {
-        match Self::find(name)? {
-            Err(_) if !on && Self::SHOWN.contains(&name) => Some(Ok(None)),
-            found => Some(found.map(Some)),
+        match ROWS.iter().find(|it| it.name == name)?.kind {
+            Kind::Absent if !on => Some(Ok(None)),
+            _ => Some(Self::find(name)?.map(Some)),
         }
-    }
-}
-
-/// What is shown: names, and whether they are on.
-impl Capabilities {
-    /// In QEMU's order.
-    pub fn shown(self) -> impl Iterator<Item = (&'static str, bool)> {
-        let is_on = move |name: &str| Capability::ALL.into_iter().any(|it| it.name() == name && self.get(it));
-        Capability::SHOWN.into_iter().map(move |name| (name, is_on(name)))
     }
 }
 
@@ -184,12 +176,27 @@ pub struct Capabilities(u32);
 
 impl Default for Capabilities {
     fn default() -> Self {
-        let on = Capability::ALL.into_iter().filter(|it| it.spec().1 != First::Off);
-        Self(on.map(Capability::bit).fold(0, |all, bit| all | bit))
+        let on = ROWS.iter().filter_map(|row| match row.kind {
+            Kind::Switch(capability, true) | Kind::AlwaysOn(capability) => Some(capability.bit()),
+            _ => None,
+        });
+        Self(on.fold(0, |all, bit| all | bit))
     }
 }
 
 impl Capabilities {
+    /// What is shown, in QEMU's order: names, and whether they are on.
+    pub fn shown(self) -> impl Iterator<Item = (&'static str, bool)> {
+        let shown = ROWS.iter().filter(|row| !matches!(row.kind, Kind::Removed));
+        shown.map(move |row| (row.name, row.capability().is_some_and(|it| self.get(it))))
+    }
+
+    /// Whether `other` can take the place of this one while a migration is under way.
+    pub fn differs_live_only(self, other: Self) -> bool {
+        let fixed = ROWS.iter().filter(|row| !row.live).filter_map(Row::capability);
+        fixed.into_iter().all(|it| self.get(it) == other.get(it))
+    }
+
     /// Whether `capability` is on.
     pub const fn get(self, capability: Capability) -> bool {
         self.0 & capability.bit() != 0
@@ -197,26 +204,19 @@ impl Capabilities {
 
     /// Switches `capability`.
     pub fn set(&mut self, capability: Capability, on: bool) -> Result<(), SettingError> {
-        match (capability.spec(), on) {
-            ((name, First::AlwaysOn), false) => return Err(SettingError::AlwaysOn(name)),
-            (_, true) => self.0 |= capability.bit(),
-            (_, false) => self.0 &= !capability.bit(),
+        if capability.is_always_on() && !on {
+            return Err(SettingError::AlwaysOn(capability.name()));
         }
+        *self = self.with_it(capability, on);
         Ok(())
     }
 
     /// The same, but `capability` on or off. One that is always on stays so.
-    pub const fn with_it(self, capability: Capability, on: bool) -> Self {
-        match (capability.spec().1, on) {
-            (First::AlwaysOn, _) => self,
-            (_, true) => Self(self.0 | capability.bit()),
-            (_, false) => Self(self.0 & !capability.bit()),
+    pub fn with_it(self, capability: Capability, on: bool) -> Self {
+        match on || capability.is_always_on() {
+            true => Self(self.0 | capability.bit()),
+            false => Self(self.0 & !capability.bit()),
         }
-    }
-
-    /// The same, but `capability` as it is in `other`.
-    pub const fn with(self, capability: Capability, other: Self) -> Self {
-        Self(self.0 & !capability.bit() | other.0 & capability.bit())
     }
 }
 
@@ -233,15 +233,15 @@ mod tests {
 
     #[test]
     fn each_is_switched_alone() {
-        for capability in Capability::ALL {
+        for capability in Capability::all() {
             let first = Capabilities::default();
             let (mut all, on) = (first, !first.get(capability));
             if all.set(capability, on).is_err() {
                 continue;
             }
             assert_eq!(all.get(capability), on, "{}", capability.name());
-            assert_eq!(first.with(capability, all), all);
-            assert!(Capability::ALL.into_iter().all(|it| it == capability || all.get(it) == first.get(it)));
+            assert_eq!(first.with_it(capability, on), all);
+            assert!(Capability::all().all(|it| it == capability || all.get(it) == first.get(it)));
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_shown_and_off_and_can_be_switched_off_only() {
         let shown: Vec<_> = Capabilities::default().shown().collect();
-        assert!(Capability::ALL.into_iter().all(|it| shown.iter().any(|(name, _)| *name == it.name())));
+        assert!(Capability::all().all(|it| shown.iter().any(|(name, _)| *name == it.name())));
         for name in ["rdma-pin-all", "x-colo", "dirty-bitmaps", "zero-copy-send", "switchover-ack"] {
             assert!(shown.contains(&(name, false)), "{name}");
             assert_eq!(Capability::to_switch(name, false), Some(Ok(None)));
@@ -258,6 +258,22 @@ mod tests {
         assert!(matches!(Capability::to_switch("compress", false), Some(Err(_))));
         assert_eq!(Capability::to_switch("xbzrle", false), Some(Ok(Some(Capability::Xbzrle))));
         assert_eq!(Capability::to_switch("warp", false), None);
+    }
+
+    #[test]
+    fn each_has_one_row() {
+        let rows: Vec<_> = Capability::all().map(|it| it as u32).collect();
+        assert_eq!(rows.len(), 17);
+        assert!((0..17).all(|it| rows.contains(&it)));
+        assert!(Capability::all().all(|it| Capability::find(it.name()) == Some(Ok(it))));
+    }
+
+    #[test]
+    fn what_says_how_the_guest_goes_is_not_live() {
+        let first = Capabilities::default();
+        let live = |it: &Capability| first.differs_live_only(first.with_it(*it, !first.get(*it)));
+        let always = Capability::all().filter(|it| !it.is_always_on());
+        assert_eq!(always.filter(live).collect::<Vec<_>>(), [Capability::Events, Capability::LateBlockActivate]);
     }
 
     #[test]

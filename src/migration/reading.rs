@@ -23,11 +23,11 @@ pub enum ReadError {
 impl Parameter {
     /// Reads a value: a bandwidth without a suffix is in MiB, any other size without one in bytes.
     /// Whether it is in range is seen when it is set.
-    pub fn read(self, text: &str) -> Result<Setting, ReadError> {
+    pub fn read(&self, text: &str) -> Result<Setting, ReadError> {
         const MIB: u64 = 1 << 20;
-        let wrong = |expected| ReadError::Kind { name: self.name(), expected };
+        let wrong = |expected| ReadError::Kind { name: self.name, expected };
         let size = |unit| Ok(Setting::Number(parse_size(text, unit)?.into()));
-        match self.form() {
+        match self.form {
             // As QEMU's people write an empty text.
             Form::Text | Form::Word => Ok(Setting::from(if text == "\"\"" { "" } else { text })),
             Form::Size => size(MIB),

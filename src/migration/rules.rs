@@ -203,7 +203,7 @@ pub enum Route {
 
 impl Trait {
     /// The name that users know.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::On(capability) => capability.name(),
             Self::PostcopyPolicy => "postcopy-policy",

@@ -53,7 +53,7 @@ pub enum Request {
     /// Switches capabilities: all or none.
     SetCapabilities(Vec<(Capability, bool)>),
     /// Sets parameters, each in its own unit: all or none.
-    SetParameters(Vec<(Parameter, Setting)>),
+    SetParameters(Vec<(&'static Parameter, Setting)>),
     /// How the migration stands.
     QueryMigrate {
         /// HMP: with the rows that fill a screen.

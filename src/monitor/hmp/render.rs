@@ -1,7 +1,7 @@
 //! Replies as text.
 
 use crate::machine::RunState;
-use crate::migration::parameters::{Form, Parameter};
+use crate::migration::parameters::{Form, PARAMETERS, Parameter};
 use crate::migration::setting::Setting;
 use crate::monitor::block::info_block;
 use crate::monitor::dirty;
@@ -30,13 +30,12 @@ pub fn render(reply: &Reply) -> String {
         Reply::DirtyLimits(limits) => dirty::info_dirty_limit(limits),
         Reply::Capabilities(all) => all.shown().map(|(name, on)| format!("{name}: {}\n", on_off(on))).collect(),
         Reply::Parameters(all) => {
-            let value = |it: Parameter| match (it.form(), all.get(it)) {
+            let value = |it: &Parameter| match (it.form, all.get(it)) {
                 (Form::Word, Setting::Text(word)) => word,
                 (_, value) => value.to_string(),
             };
-            let line =
-                |it: Parameter| format!("{}: {} {}", it.name(), value(it), it.unit()).trim_end().to_owned() + "\n";
-            Parameter::ALL.into_iter().map(line).collect()
+            let line = |it: &Parameter| format!("{}: {} {}", it.name, value(it), it.unit).trim_end().to_owned() + "\n";
+            PARAMETERS.iter().map(line).collect()
         }
         Reply::Status(state) => status(*state),
         Reply::Cpus(cpus) => cpus

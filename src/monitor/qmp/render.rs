@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::schema::schema;
 use super::session::NEGOTIATE;
 use crate::machine::RunState;
-use crate::migration::parameters::{Parameter, Parameters};
+use crate::migration::parameters::{PARAMETERS, Parameters};
 use crate::migration::setting::Setting;
 use crate::monitor::block::query_block;
 use crate::monitor::dirty;
@@ -77,8 +77,7 @@ pub fn version() -> Value {
 }
 
 fn parameters(all: &Parameters) -> Value {
-    let fields: Map<String, Value> =
-        Parameter::ALL.into_iter().map(|it| (it.name().to_owned(), value(all.get(it)))).collect();
+    let fields: Map<String, Value> = PARAMETERS.iter().map(|it| (it.name.to_owned(), value(all.get(it)))).collect();
     Value::Object(fields)
 }
 

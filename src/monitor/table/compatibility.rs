@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{commands, find_hmp, find_qmp};
 use crate::migration::capabilities::Capability;
-use crate::migration::parameters::Parameter;
+use crate::migration::parameters::{PARAMETERS, Parameter};
 use crate::monitor::event::Event;
 
 pub(super) const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/qemu-compatibility.md");
@@ -121,12 +121,12 @@ fn section(mark: &'static str, names: Vec<&'static str>, works: impl Fn(&str) ->
 fn sections() -> Vec<Section> {
     let programs = commands().filter_map(|it| it.qmp.map(|face| face.name));
     let people = commands().filter_map(|it| it.hmp.map(|face| face.name));
-    let capabilities: Vec<_> = Capability::ALL.into_iter().map(Capability::name).collect();
-    let parameters: Vec<_> = Parameter::ALL.into_iter().map(Parameter::name).collect();
+    let capabilities: Vec<_> = Capability::names().collect();
+    let parameters: Vec<_> = PARAMETERS.iter().map(|it| it.name).collect();
     vec![
         section("programs", merged(PROGRAMS, programs), |name| find_qmp(name).is_some()),
         section("people", merged(PEOPLE, people), |name| find_hmp(name).is_some()),
-        section("capabilities", merged(&capabilities, Capability::UNSUPPORTED.into_iter()), |name| {
+        section("capabilities", merged(&capabilities, Capability::unsupported()), |name| {
             matches!(Capability::find(name), Some(Ok(_)))
         }),
         section("parameters", merged(&parameters, Parameter::UNSUPPORTED.into_iter()), |name| {

@@ -4,7 +4,7 @@ use whimbrel_postcopy::stats::Status;
 
 use super::{Command, channels, face, out_of_band};
 use crate::migration::capabilities::Capability;
-use crate::migration::parameters::{Form, Parameter};
+use crate::migration::parameters::{Form, PARAMETERS, Parameter};
 use crate::migration::setting::Setting;
 use crate::migration::uri::Uri;
 use crate::monitor::args::{Args, Kind, Param};
@@ -105,10 +105,10 @@ pub(super) const COMMANDS: &[Command] = &[
             &[Param::required("parameter", Kind::Text), Param::required("value", Kind::Text)],
             named_parameter,
         ),
-        qmp: face("migrate-set-parameters", PARAMETERS, |args| {
-            let given = |it: Parameter| {
-                let name = it.name();
-                let setting = match it.form() {
+        qmp: face("migrate-set-parameters", PARAMETER_ARGS, |args| {
+            let given = |it: &'static Parameter| {
+                let name = it.name;
+                let setting = match it.form {
                     Form::Number => args.integer(name).map(Setting::from),
                     Form::Size | Form::Bytes => args.size(name).map(|it| Setting::Number(it.into())),
                     Form::Text | Form::Word => args.text_or_null(name).map(Setting::from),
@@ -116,7 +116,7 @@ pub(super) const COMMANDS: &[Command] = &[
                 };
                 Some((it, setting?))
             };
-            Ok(Request::SetParameters(Parameter::ALL.into_iter().filter_map(given).collect()))
+            Ok(Request::SetParameters(PARAMETERS.iter().filter_map(given).collect()))
         }),
     },
     Command {
@@ -140,14 +140,14 @@ pub(super) const COMMANDS: &[Command] = &[
 
 /// Every parameter by its name: those that are built as integers or strings, those of QEMU's that
 /// are not to be refused by name.
-const PARAMETERS: &[Param] = &{
-    let mut all = [Param::optional("", Kind::Unsupported); Parameter::ALL.len() + Parameter::UNSUPPORTED.len()];
+const PARAMETER_ARGS: &[Param] = &{
+    let mut all = [Param::optional("", Kind::Unsupported); PARAMETERS.len() + Parameter::UNSUPPORTED.len()];
     let mut n = 0;
     while n < all.len() {
-        all[n] = match n < Parameter::ALL.len() {
+        all[n] = match n < PARAMETERS.len() {
             true => Param::optional(
-                Parameter::ALL[n].name(),
-                match Parameter::ALL[n].form() {
+                PARAMETERS[n].name,
+                match PARAMETERS[n].form {
                     Form::Text => Kind::TextOrNull,
                     Form::Word => Kind::Text,
                     Form::Number => Kind::Integer,
@@ -156,8 +156,8 @@ const PARAMETERS: &[Param] = &{
                 },
             ),
             // The first of them is the one that may be set to nothing.
-            false if n == Parameter::ALL.len() => Param::optional(Parameter::NOTHING, Kind::Nothing),
-            false => Param::optional(Parameter::UNSUPPORTED[n - Parameter::ALL.len()], Kind::Unsupported),
+            false if n == PARAMETERS.len() => Param::optional(Parameter::NOTHING, Kind::Nothing),
+            false => Param::optional(Parameter::UNSUPPORTED[n - PARAMETERS.len()], Kind::Unsupported),
         };
         n += 1;
     }
@@ -218,7 +218,7 @@ fn named_parameter(args: &Args) -> Result<Request, CommandError> {
     let parameter = Parameter::find(name).ok_or_else(|| CommandError::NoSuchName {
         kind: "parameter",
         name: name.to_owned(),
-        hint: hint(name, Parameter::names()),
+        hint: hint(name, PARAMETERS.iter().map(|it| it.name)),
         lister: "info migrate_parameters",
     })??;
     let setting = parameter.read(text)?;

@@ -3,7 +3,7 @@ use std::fmt::Write;
 
 use super::*;
 use crate::migration::capabilities::Capability;
-use crate::migration::parameters::Parameter;
+use crate::migration::parameters::PARAMETERS;
 use crate::migration::rules::{RULES, Rule};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitor.md");
@@ -67,8 +67,8 @@ fn the_documentation_has_the_tables() {
 #[test]
 fn the_documentation_names_every_capability_and_parameter() {
     let document = std::fs::read_to_string(DOCUMENT).unwrap();
-    let capabilities = Capability::ALL.into_iter().map(Capability::name);
-    for name in capabilities.chain(Parameter::ALL.into_iter().map(Parameter::name)) {
+    let capabilities = Capability::names();
+    for name in capabilities.chain(PARAMETERS.iter().map(|it| it.name)) {
         assert!(document.contains(&format!("| `{name}` |")), "{name}");
     }
 }
