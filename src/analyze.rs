@@ -156,12 +156,12 @@ fn pretty(out: &mut dyn Write, value: &Value) -> io::Result<()> {
     writeln!(out)
 }
 
-/// The fields of a saved state as this description has them: the names that lead to each, and its
-/// bytes.
+/// The fields of a saved state, whose layout is given as JSON: the names that lead to each, and how
+/// many bytes it has.
 #[cfg(test)]
-pub fn leaves(description: &str, name: &str, version: u64, bytes: &[u8]) -> Vec<(Vec<String>, usize)> {
-    let (grammar, _) = grammar::Grammar::parse(description.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
-    decode::leaves(grammar.state(name, version).unwrap_or_else(|| panic!("no layout of {name}")), bytes)
+pub fn leaves(layout: &str, bytes: &[u8]) -> Vec<(Vec<String>, usize)> {
+    let kind = grammar::Kind::of_layout(layout).unwrap_or_else(|| panic!("not a layout: {layout}"));
+    decode::leaves(&kind, bytes)
 }
 
 #[cfg(test)]

@@ -21,9 +21,8 @@ pub use serial::Serial;
 
 use std::error::Error;
 
-use whimbrel_postcopy::wire::grammar::Field;
-
 use crate::state::StateError;
+use crate::state::layout::Field;
 
 /// A device whose state goes into a migration.
 pub trait SavedDevice: Send + Sync {

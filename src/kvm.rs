@@ -38,3 +38,4 @@ pub use tap::{
 };
 pub use vcpu::{Exit, VcpuHandle};
 pub use vm::Vm;
+pub use whimbrel_postcopy::ram::PAGE_SIZE;

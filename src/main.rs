@@ -10,11 +10,11 @@ use nix::sys::signal::{SigSet, Signal};
 #[cfg(not(feature = "top"))]
 use whimbrel::cli::NoTop;
 use whimbrel::cli::{Cli, Command};
+use whimbrel::sentence::sentence;
 use whimbrel::stdio::{OutputError, say};
 #[cfg(feature = "top")]
 use whimbrel::top;
 use whimbrel::{analyze, client, demo, launcher, run};
-use whimbrel_postcopy::error::sentence;
 
 /// What clap exits with when the command line is wrong.
 const USAGE: u8 = 2;

@@ -232,7 +232,7 @@ fn look_up_beforehand() {
 pub fn enter(kind: Thread) {
     let Some(sandbox) = SANDBOX.get() else { return };
     if let Err(error) = lock_in(sandbox, kind) {
-        log::error!("a thread ({kind:?}) cannot be locked in: {}", whimbrel_postcopy::error::sentence(&error));
+        log::error!("a thread ({kind:?}) cannot be locked in: {}", crate::sentence::sentence(&error));
         sandbox.failed.store(true, Ordering::Release);
     }
 }

@@ -1,7 +1,10 @@
 //! Saved state as bytes: little-endian fields one after another, nothing implied.
 //!
-//! Every CPU and device writes its fields with a [`Writer`] and reads them back with a [`Reader`],
-//! which refuses what is too short, too long or of an unknown version, naming the device.
+//! Every CPU and device writes its fields with a [`StateWriter`] and reads them back with a
+//! [`StateReader`], which refuses what is too short, too long or of an unknown version, naming the
+//! device. [`layout`] describes the same fields to tools. Nothing here knows of migration.
+
+pub mod layout;
 
 /// Why saved state cannot be loaded. Each variant names the device.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,9 +51,9 @@ pub enum StateError {
 
 /// Collects the fields of one device's state.
 #[derive(Debug, Default)]
-pub struct Writer(Vec<u8>);
+pub struct StateWriter(Vec<u8>);
 
-impl Writer {
+impl StateWriter {
     /// An empty state with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
         Self(Vec::with_capacity(capacity))
@@ -84,12 +87,12 @@ impl Writer {
 
 /// Takes the fields of one device's state apart again.
 #[derive(Debug)]
-pub struct Reader<'a> {
+pub struct StateReader<'a> {
     device: &'static str,
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> StateReader<'a> {
     /// Reads `bytes`, saved by `device` in layout `version`; `known` is the only version accepted.
     pub fn new(device: &'static str, version: u32, known: u32, bytes: &'a [u8]) -> Result<Self, StateError> {
         if version != known {
@@ -164,9 +167,7 @@ impl<'a> Reader<'a> {
 pub mod testing {
     use std::cell::RefCell;
 
-    use whimbrel_postcopy::wire::description::describe;
-    use whimbrel_postcopy::wire::grammar::{Field, StateLayout};
-
+    use super::layout::{Field, fields_json};
     use crate::analyze::leaves;
 
     thread_local! {
@@ -182,21 +183,20 @@ pub mod testing {
     /// which reads them, reads the same fields in the same order, or has one name for several of
     /// them that follow each other.
     pub fn assert_layout(layout: &[Field], bytes: &[u8], load: impl FnOnce()) {
-        let description = describe(&[StateLayout { name: "device", version: 1, fields: layout.to_vec() }]);
-        let told = leaves(&description, "device", 1, bytes);
-        let mut told = told.into_iter().filter(|(_, bytes)| *bytes > 0);
+        let leaves = leaves(&fields_json(layout), bytes);
+        let mut described = leaves.into_iter().filter(|(_, bytes)| *bytes > 0);
         READ.with_borrow_mut(Vec::clear);
         load();
         for (field, bytes) in READ.take() {
             let mut have = 0;
             while have < bytes {
-                let (path, more) = told.next().unwrap_or_else(|| panic!("the layout lacks '{field}'"));
+                let (path, more) = described.next().unwrap_or_else(|| panic!("the layout lacks '{field}'"));
                 assert!(path.iter().any(|name| name == field), "'{field}' is read where the layout has {path:?}");
                 have += more;
             }
             assert_eq!(have, bytes, "'{field}' has other bytes in the layout");
         }
-        assert_eq!(told.next(), None, "the layout has more than is read");
+        assert_eq!(described.next(), None, "the layout has more than is read");
     }
 }
 
@@ -207,14 +207,14 @@ mod tests {
 
     #[test]
     fn fields_come_back_in_order() {
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.u8(7);
         writer.u32(0x0102_0304);
         writer.u64(u64::MAX - 1);
         writer.bytes(b"xyz");
         let bytes = writer.finish();
         assert_eq!(&bytes[..5], &[7, 4, 3, 2, 1]);
-        let mut reader = Reader::new("toy", 3, 3, &bytes).unwrap();
+        let mut reader = StateReader::new("toy", 3, 3, &bytes).unwrap();
         assert_eq!(reader.u8("a").unwrap(), 7);
         assert_eq!(reader.u32("b").unwrap(), 0x0102_0304);
         assert_eq!(reader.u64("c").unwrap(), u64::MAX - 1);
@@ -224,10 +224,10 @@ mod tests {
 
     #[test]
     fn a_layout_that_is_not_what_is_read_is_noticed() {
-        use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
+        use super::layout::{Count, Field, Type};
         let layout = |second, kind| [Field("a", Type::U32), Field(second, kind)];
         let load = || {
-            let mut reader = Reader::new("toy", 1, 1, &[1, 0, 0, 0, 2, 3]).unwrap();
+            let mut reader = StateReader::new("toy", 1, 1, &[1, 0, 0, 0, 2, 3]).unwrap();
             reader.u32("a").unwrap();
             reader.bytes(2, "b").unwrap();
         };
@@ -241,19 +241,19 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_refused_by_name() {
-        let error = Reader::new("toy", 4, 3, &[]).unwrap_err();
+        let error = StateReader::new("toy", 4, 3, &[]).unwrap_err();
         assert_eq!(error, StateError::Version { device: "toy", found: 4, known: 3 });
         assert!(error.to_string().contains("toy"));
     }
 
     #[test]
     fn short_long_and_lying_states_are_refused() {
-        let mut reader = Reader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
+        let mut reader = StateReader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
         assert!(matches!(reader.u32("a"), Err(StateError::Truncated { field: "a", .. })));
-        let reader = Reader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
+        let reader = StateReader::new("toy", 1, 1, &[1, 2, 3]).unwrap();
         assert!(matches!(reader.finish(), Err(StateError::Trailing { count: 3, .. })));
         let lie = u32::MAX.to_le_bytes();
-        let mut reader = Reader::new("toy", 1, 1, &lie).unwrap();
+        let mut reader = StateReader::new("toy", 1, 1, &lie).unwrap();
         assert!(reader.count(16, "list").is_err());
     }
 }

@@ -31,7 +31,7 @@ use kvm_bindings::kvm_cpuid_entry2;
 pub use boot::{LongMode, enter_linux64, enter_pvh, prepare};
 pub use cpuid::guest_cpuid;
 pub use features::{Feature, FeatureSet, FeatureWord, alike, feature_words, missing_features};
-pub use gate::{GuestRequest, VcpuGate};
+pub use gate::{DutyCycle, GuestRequest, VcpuGate};
 pub use model::{
     CpuBase, CpuModel, CpuModelError, GuestCpu, HostCaps, Level, UnfitHost, physical_bits, vendor, xsave_layout,
 };

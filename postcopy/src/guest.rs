@@ -11,7 +11,6 @@ use crate::bitmap::PageBitmap;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageRun};
 use crate::throttle::Throttle;
-use crate::wire::grammar::StateLayout;
 
 /// An error of the virtual machine monitor, carried through the engine to whoever reports it.
 pub type GuestError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,6 +29,18 @@ pub struct Section {
     pub version: u32,
     /// The state itself.
     pub bytes: Vec<u8>,
+}
+
+/// How the bytes of every [`Section`] of one name are laid out, for tools that take a recorded
+/// stream apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionLayout {
+    /// As in [`Section`]. It must have no character that JSON escapes.
+    pub name: String,
+    /// As in [`Section`].
+    pub version: u32,
+    /// The fields as JSON, in the grammar of `docs/analyze.md`. The engine sends the text as it is.
+    pub fields: String,
 }
 
 impl fmt::Debug for Section {
@@ -145,7 +156,7 @@ pub trait Guest: Send + Sync {
 
     /// Source: how to read what [`Guest::save`] will give, for tools that take a recorded stream
     /// apart. Said once, before anything moves; a section that is not described is shown as bytes.
-    fn describe_state(&self) -> Vec<StateLayout> {
+    fn describe_state(&self) -> Vec<SectionLayout> {
         Vec::new()
     }
 

@@ -157,6 +157,14 @@ fn state(said: &Value, types: &Types) -> Option<((String, u64), Kind)> {
     Some((key, kind_of(said.get("fields")?, types, 0)?))
 }
 
+#[cfg(test)]
+impl Kind {
+    /// What the JSON of a layout means.
+    pub fn of_layout(json: &str) -> Option<Self> {
+        kind_of(&serde_json::from_str(json).ok()?, &Types::new(), 0)
+    }
+}
+
 /// A type; `None` if it cannot be understood.
 fn kind_of(said: &Value, types: &Types, depth: usize) -> Option<Kind> {
     if depth > DEPTH {

@@ -1,10 +1,9 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use whimbrel_postcopy::encoding::Codec;
-use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::guest::{Section, SectionLayout};
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::description::describe;
-use whimbrel_postcopy::wire::grammar::{Count, Field, StateLayout, Type};
 use whimbrel_postcopy::wire::{
     BlockDescription, ChannelKind, Features, Forward, Fragment, Header, Hello, Reply, Request, Token, tag,
 };
@@ -12,6 +11,7 @@ use whimbrel_postcopy::wire::{
 use super::decode::{Memory, Source, Stop, Witness, decode};
 use super::grammar::{Grammar, GrammarError};
 use super::*;
+use crate::state::layout::{Count, Field, Type, fields_json};
 
 const PAGES: u64 = 8;
 
@@ -19,7 +19,7 @@ fn run(block: u16, first: u64, count: u32) -> PageRun {
     PageRun { block: BlockId(block), start: PageIndex(first), count }
 }
 
-fn toy() -> Vec<StateLayout> {
+fn toy() -> Vec<SectionLayout> {
     let fields = vec![
         Field("flag", Type::U8),
         Field("there", Type::If("flag", 1, &Type::U16)),
@@ -27,7 +27,7 @@ fn toy() -> Vec<StateLayout> {
         Field("items", Type::List(Count::Field("count"), &Type::Struct(&[Field("n", Type::I64)]))),
         Field("rest", Type::Bytes(Count::End)),
     ];
-    vec![StateLayout { name: "toy", version: 1, fields }]
+    vec![SectionLayout { name: "toy".into(), version: 1, fields: fields_json(&fields) }]
 }
 
 fn toy_bytes() -> Vec<u8> {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use imago::{FormatAccess, Mapping, StorageExt};
 use nix::unistd::{AccessFlags, access};
-use whimbrel_postcopy::error::sentence;
 
 use super::chain::{Chain, refuse_no_disk};
 use super::storage::Guarded;
 use super::{BlockError, Opened, Status};
 use crate::config::{DiskConfig, ImageFormat};
+use crate::sentence::sentence;
 
 /// What a disk's capacity is counted in, in bytes, whatever the image's own units are.
 pub const SECTOR: u64 = 512;

@@ -2,12 +2,11 @@
 
 use std::path::Path;
 
-use whimbrel_postcopy::files;
-
 use super::BootError;
 use super::elf::Fault;
 use super::foreign::{self, Foreign};
 use crate::config::Kernel;
+use crate::host::files;
 
 /// The test guest, built by `tests/guest/build.rs`.
 const TEST_GUEST: &[u8] = include_bytes!(env!("WHIMBREL_TEST_GUEST"));

@@ -11,14 +11,14 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use whimbrel_postcopy::channel::{PrivateListener, connect_private};
-use whimbrel_postcopy::error::sentence;
-use whimbrel_postcopy::files::{self, FileKind};
 
 use super::terminal::RawTerminal;
 use super::{CharDeviceError, Output};
 use crate::block::lock::{Access, Locked, lock};
 use crate::config::CharDevice;
+use crate::host::files::{self, FileKind};
+use crate::host::{PrivateListener, connect_private};
+use crate::sentence::sentence;
 use crate::stdio::Answer;
 
 /// So long a server may take to make room for this client.

@@ -155,7 +155,7 @@ fn a_file_is_one_machines_and_nothing_but_text_is_replaced() {
     let refused = |path: PathBuf| {
         let error = CharBackend::open(&CharDevice::File(path.clone()), "serial0").err().unwrap();
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        whimbrel_postcopy::error::sentence(&error)
+        crate::sentence::sentence(&error)
     };
     std::fs::write(at("log"), "yesterday's, longer than today's\n").unwrap();
     let backend = open(&CharDevice::File(at("log")));

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use whimbrel_postcopy::channel::PrivateListener;
 
 use super::open::{Endpoint, stream};
 use super::{Output, Receive};
+use crate::host::PrivateListener;
 
 /// Wakes the thread: there may be room for input, or something to write, or it is to end.
 #[derive(Clone)]

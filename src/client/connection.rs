@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use whimbrel_postcopy::channel::connect_private;
 
 use super::plan::QmpAddress;
+use crate::host::connect_private;
 
 /// The longest line taken, in bytes: more is no QMP server.
 const MAX_LINE: u64 = 4 << 20;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use whimbrel_postcopy::error::sentence;
 
 use super::applied::Applied;
 use super::connection::{Connection, QmpError};
@@ -18,6 +17,7 @@ use super::status::{Phase, Progress};
 use crate::migration::capabilities::Capability;
 use crate::migration::parameters::Parameter;
 use crate::migration::uri::Uri;
+use crate::sentence::sentence;
 use crate::signals::remember;
 use crate::stdio::{Answer, say};
 

@@ -10,10 +10,9 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use whimbrel_postcopy::wire::grammar::{Field, Type};
-
 use super::{Action, Device, SavedDevice};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// Bits of status and enable: the firmware has released the global lock; the power button was
 /// pressed; the RTC's alarm.
@@ -172,7 +171,7 @@ impl SavedDevice for PowerManagement {
     /// Layout, version 1: u32 status, u32 enable, u32 control.
     fn save(&self) -> Vec<u8> {
         let registers = self.lock();
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         for register in [registers.status, registers.enable, registers.control] {
             writer.u32(register.into());
         }
@@ -184,7 +183,7 @@ impl SavedDevice for PowerManagement {
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
+        let mut reader = StateReader::new(self.name(), version, Self::VERSION, bytes)?;
         let mut register = |field, possible: u16| {
             let value = reader.u32(field)?;
             if value & !u32::from(possible) != 0 {

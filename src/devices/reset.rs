@@ -3,10 +3,9 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use whimbrel_postcopy::wire::grammar::{Field, Type};
-
 use super::{Action, Device, SavedDevice};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// The keyboard controller's command port, without a keyboard behind it: only its reset line works.
 /// It has no state.
@@ -76,7 +75,7 @@ impl SavedDevice for ResetControl {
 
     /// Layout, version 1: the register, one byte.
     fn save(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.u8(self.0.load(Ordering::Relaxed));
         writer.finish()
     }
@@ -86,7 +85,7 @@ impl SavedDevice for ResetControl {
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
+        let mut reader = StateReader::new(self.name(), version, Self::VERSION, bytes)?;
         let value = reader.u8("register")?;
         if value & !Self::KEPT != 0 {
             return Err(reader.impossible("register", value.into()));

@@ -17,10 +17,9 @@ mod clock;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use whimbrel_postcopy::wire::grammar::{Field, Type};
-
 use super::{Action, Device, SavedDevice};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 use clock::{Clock, REGISTERS};
 
 /// See the module's text.
@@ -101,7 +100,7 @@ impl SavedDevice for Rtc {
     /// Layout, version 1: u8 index, the clock as `rtc/clock.rs` writes it.
     fn save(&self) -> Vec<u8> {
         let chip = self.lock();
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.u8(chip.index);
         chip.clock.save(&mut writer);
         writer.finish()
@@ -112,7 +111,7 @@ impl SavedDevice for Rtc {
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
+        let mut reader = StateReader::new(self.name(), version, Self::VERSION, bytes)?;
         let index = reader.u8("index")?;
         if index > Self::INDEX {
             return Err(reader.impossible("index", index.into()));

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Trigger;
 use vm_superio::serial::{Serial as Uart, SerialEvents, SerialState};
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::{Action, Device, SavedDevice};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// Offset of the modem control register, whose loopback bit keeps input out.
 const MODEM_CONTROL: u64 = 4;
@@ -147,7 +147,7 @@ impl<W: Write + Send> SavedDevice for Serial<W> {
     fn save(&self) -> Vec<u8> {
         let port = self.lock();
         let state = port.uart.as_ref().map(Uart::state).unwrap_or_default();
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         for register in [
             state.baud_divisor_low,
             state.baud_divisor_high,
@@ -174,7 +174,7 @@ impl<W: Write + Send> SavedDevice for Serial<W> {
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(self.name(), version, Self::VERSION, bytes)?;
+        let mut reader = StateReader::new(self.name(), version, Self::VERSION, bytes)?;
         let mut state = SerialState {
             baud_divisor_low: reader.u8("DLL")?,
             baud_divisor_high: reader.u8("DLM")?,

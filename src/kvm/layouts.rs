@@ -1,9 +1,9 @@
 //! What the kernel's structures consist of, for those who take saved state apart
 //! (`docs/analyze.md`). A test compares each with the kernel's own definition.
 
-use whimbrel_postcopy::wire::grammar::Count::Fixed;
-use whimbrel_postcopy::wire::grammar::Type::{Bytes, I64, List, Struct, U8, U16, U32, U64};
-use whimbrel_postcopy::wire::grammar::{Field, Type};
+use crate::state::layout::Count::Fixed;
+use crate::state::layout::Type::{Bytes, I64, List, Struct, U8, U16, U32, U64};
+use crate::state::layout::{Field, Type};
 
 /// `kvm_regs`.
 pub const REGS: &[Field] = &[

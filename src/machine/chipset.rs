@@ -2,11 +2,11 @@
 
 use kvm_bindings::{kvm_irqchip, kvm_pit_state2};
 use whimbrel_postcopy::guest::Section;
-use whimbrel_postcopy::wire::grammar::{Field, StateLayout, Type};
 
 use crate::kvm::layouts::{IOAPIC as IOAPIC_FIELDS, PIC, PIT};
 use crate::kvm::{KernelStruct, KvmError, Vm, as_bytes, from_bytes};
-use crate::state::{Reader, StateError};
+use crate::state::layout::{Field, StateLayout, Type};
+use crate::state::{StateError, StateReader};
 
 /// The layouts' version, of each chip: the kernel's structure, as it is.
 pub(super) const VERSION: u32 = 1;
@@ -85,7 +85,7 @@ impl Chipset {
 
 /// A section that is one kernel structure.
 fn structure<T: KernelStruct>(device: &'static str, (version, bytes): (u32, &[u8])) -> Result<T, StateError> {
-    let mut reader = Reader::new(device, version, VERSION, bytes)?;
+    let mut reader = StateReader::new(device, version, VERSION, bytes)?;
     let structure = from_bytes(reader.bytes(size_of::<T>(), "registers")?);
     reader.finish()?;
     structure.ok_or(StateError::Truncated { device, field: "registers" })

@@ -8,10 +8,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME};
-use whimbrel_postcopy::wire::grammar::{Field, Type};
 
 use crate::kvm::{KvmError, Vm};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 use crate::vcpu::TscStart;
 
 /// The layout's version.
@@ -48,7 +48,7 @@ impl Moment {
     /// Layout, version 1: u64 kvmclock, u64 wall clock, u32 whether the next is there, u64 host
     /// TSC.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(28);
+        let mut writer = StateWriter::with_capacity(28);
         writer.u64(self.kvmclock);
         writer.u64(self.realtime);
         writer.u32(self.host_tsc.is_some().into());
@@ -66,7 +66,7 @@ impl Moment {
 
     /// From bytes.
     pub fn decode(version: u32, bytes: &[u8]) -> Result<Self, StateError> {
-        let mut reader = Reader::new(SECTION, version, VERSION, bytes)?;
+        let mut reader = StateReader::new(SECTION, version, VERSION, bytes)?;
         let kvmclock = reader.u64("kvmclock")?;
         let realtime = reader.u64("wall clock")?;
         let there = reader.u32("flag")?;

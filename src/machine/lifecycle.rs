@@ -7,12 +7,11 @@ use std::sync::{MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use whimbrel_postcopy::error::sentence;
-
 use super::build::enter;
 use super::timed_mutex::TimedMutexGuard;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
 use crate::devices::SavedDevice;
+use crate::sentence::sentence;
 use crate::vcpu::{GuestRequest, LoadFor};
 
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever

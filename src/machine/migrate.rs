@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::error::sentence;
-use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section, SectionLayout};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
 use whimbrel_postcopy::throttle::Throttle;
-use whimbrel_postcopy::wire::grammar::StateLayout;
 
 use super::lifecycle::Left;
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::kvm::GuestRam;
 use crate::sandbox::{self, Thread};
+use crate::sentence::sentence;
+use crate::state::layout::{StateLayout, fields_json};
+use crate::vcpu::DutyCycle;
 
 /// Pages in a word of a bitmap.
 const WORD: u64 = 64;
@@ -83,7 +84,8 @@ impl Guest for Machine {
     }
 
     fn throttle(&self, throttle: Throttle) {
-        self.gate.throttle(throttle);
+        let run = throttle.run();
+        self.gate.throttle((!throttle.is_none()).then(|| DutyCycle { run, rest: throttle.rest(run) }));
     }
 
     fn prepare_pause(&self) {
@@ -173,8 +175,13 @@ impl Guest for Machine {
         .map_err(Into::into)
     }
 
-    fn describe_state(&self) -> Vec<StateLayout> {
-        self.section_layouts()
+    fn describe_state(&self) -> Vec<SectionLayout> {
+        let opaque = |layout: StateLayout| SectionLayout {
+            name: layout.name.into(),
+            version: layout.version,
+            fields: fields_json(&layout.fields),
+        };
+        self.section_layouts().into_iter().map(opaque).collect()
     }
 
     fn save_staying(&self) -> Result<Vec<Section>, GuestError> {

@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use whimbrel_postcopy::guest::Section;
-use whimbrel_postcopy::wire::grammar::StateLayout;
 
 use super::Machine;
 use super::chipset::{self, Chipset};
 use super::clock::{self, HostTsc, Moment};
 use crate::kvm::{KvmError, VcpuHandle};
 use crate::state::StateError;
+use crate::state::layout::StateLayout;
 use crate::vcpu::{LoadFor, TscStart, Vcpu, VcpuState, VcpuStateError};
 
 const VCPU: &str = "vcpu";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::Guest;
+use whimbrel_postcopy::guest::{Guest, SectionLayout};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
 use super::clock::Moment;
@@ -688,13 +688,17 @@ fn every_section_is_what_its_layout_says() {
     }
     let devices = DeviceConfig { console: Some(CharDevice::Null), rng: true, balloon: true, ..DeviceConfig::default() };
     let rig = rig(MachineConfig { devices, ..config(2) }, None);
-    let description = describe(&rig.machine.section_layouts());
+    let layouts = rig.machine.describe_state();
     let sections = rig.machine.save_sections().unwrap();
     assert!(sections.len() >= 14, "{sections:?}");
     for section in sections {
-        let leaves = crate::analyze::leaves(&description, &section.name, section.version.into(), &section.bytes);
+        let described = |it: &&SectionLayout| it.name == section.name && it.version == section.version;
+        let layout = layouts.iter().find(described).unwrap();
+        let leaves = crate::analyze::leaves(&layout.fields, &section.bytes);
         assert_eq!(leaves.iter().map(|(_, bytes)| bytes).sum::<usize>(), section.bytes.len(), "{section:?}");
     }
+    let description = describe(&layouts);
+    assert!(serde_json::from_str::<serde_json::Value>(&description).is_ok(), "{description}");
     // A destination takes 1 MiB.
     assert!(description.len() < 64 << 10, "{} bytes", description.len());
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use whimbrel_postcopy::channel::{Acceptor, Connector};
 use whimbrel_postcopy::destination::{self, DestinationHandle, Options};
 use whimbrel_postcopy::encoding::{Compression, Encoding, PageEncoding, ZeroPages};
-use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::source::{self, DirtyLimit, Limits, Multifd, Policy, SourceHandle, ThrottlePolicy};
 use whimbrel_postcopy::stats::{PageMap, Report, Status};
@@ -23,6 +22,7 @@ use super::streams::{Form, Streams};
 use super::uri::{Stream, Uri};
 use crate::dirty::{DirtyRate, Dirtying, Plan, VcpuDirtyLimit};
 use crate::machine::{Machine, RunState};
+use crate::sentence::sentence;
 
 /// Something that a monitor client wants to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::pipe::{SpliceFlags, tee};
-use whimbrel_postcopy::files::{self, FileKind};
 
 use crate::block::lock::{Access, Locked, lock, look};
 use crate::fds::FdsError;
+use crate::host::files::{self, FileKind};
 use crate::launcher::{Launcher, LauncherError};
 
 /// How every guest in a file begins: a channel's hello.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Connector, Wake};
-use whimbrel_postcopy::files::FileKind;
 use whimbrel_postcopy::stream::mapped::{Access, MappedPlaying, MappedRecording};
 use whimbrel_postcopy::stream::{Descriptor, Listening, Paging, Playing, Recording, Sink, stream_fault};
 
@@ -17,6 +16,7 @@ use super::file_kind::something_else;
 use super::files::{self, Direction, FileError};
 use super::uri::{Reading, Stream};
 use crate::fds::{FdsError, NamedFds};
+use crate::host::files::FileKind;
 use crate::launcher::{End, Launcher, LauncherError, Reader, Talker, Writer};
 
 /// Why a stream cannot be used.

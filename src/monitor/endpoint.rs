@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use whimbrel_postcopy::channel::{ListenError, PrivateListener, connect_private};
+
+use crate::host::{ListenError, PrivateListener, connect_private};
 
 /// At least so many descriptors are taken with one message; the kernel closes what is more. A
 /// command takes one.

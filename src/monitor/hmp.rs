@@ -4,12 +4,11 @@ mod parse;
 mod render;
 mod session;
 
-use whimbrel_postcopy::error::sentence;
-
 use super::execute::execute;
 use super::request::{Reply, Request, Whose};
 use super::vm::Vm;
 use crate::fds::Handed;
+use crate::sentence::sentence;
 
 pub use session::HmpSession;
 

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use whimbrel_postcopy::files::{self, FileKind};
 use whimbrel_postcopy::stream::Outline;
 
 use super::{Identity, SnapshotError, Tag};
+use crate::host::files::{self, FileKind};
 use crate::machine::Machine;
 
 const SUFFIX: &str = ".whimbrel";

@@ -7,9 +7,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use whimbrel_postcopy::error::sentence;
-
 use super::SnapshotError;
+use crate::sentence::sentence;
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use whimbrel_postcopy::channel::ChannelError;
-use whimbrel_postcopy::error::sentence;
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::stream::{Descriptor, Outline, Paging, Sink};
@@ -19,6 +18,7 @@ use crate::block::lock::Access;
 use crate::launcher::Launcher;
 use crate::migration::Migration;
 use crate::migration::files::{self, FileError};
+use crate::sentence::sentence;
 
 /// One job's.
 pub(super) struct Work {

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use whimbrel_postcopy::error::sentence;
 
 use super::map;
 use super::snapshot::Snapshot;
 use crate::client::{Connection, QmpAddress, QmpError};
+use crate::sentence::sentence;
 
 /// What became of a look.
 pub enum News {

@@ -15,8 +15,6 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use whimbrel_postcopy::throttle::Throttle;
-
 use super::Vcpu;
 use crate::kvm::Kick;
 
@@ -49,11 +47,28 @@ enum Position {
     Shut,
 }
 
+/// For how long the vCPUs of a throttled guest run, and for how long they rest after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DutyCycle {
+    /// How long they run; not zero.
+    pub run: Duration,
+    /// How long they rest after they ran for [`Self::run`].
+    pub rest: Duration,
+}
+
+impl DutyCycle {
+    /// How long they rest after they ran for this long.
+    fn rest_after(self, ran: Duration) -> Duration {
+        let nanos = ran.as_nanos() * self.rest.as_nanos() / self.run.as_nanos().max(1);
+        Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX))
+    }
+}
+
 struct State {
     position: Position,
     parked: usize,
     request: Option<GuestRequest>,
-    throttle: Throttle,
+    throttle: Option<DutyCycle>,
     round: Round,
 }
 
@@ -76,8 +91,9 @@ impl State {
         }
     }
 
-    fn is_throttled(&self) -> bool {
-        self.position == Position::Open && !self.throttle.is_none()
+    /// How the vCPUs run and rest, while they may run at all.
+    fn throttled(&self) -> Option<DutyCycle> {
+        self.throttle.filter(|_| self.position == Position::Open)
     }
 }
 
@@ -102,7 +118,7 @@ impl VcpuGate {
                 position: Position::Closed,
                 parked: 0,
                 request: None,
-                throttle: Throttle::NONE,
+                throttle: None,
                 round: Round::RunningSince(Instant::now()),
             }),
             changed: Condvar::new(),
@@ -200,8 +216,8 @@ impl VcpuGate {
         false
     }
 
-    /// From now on keeps the vCPUs out of the guest for this part of the time. Returns at once.
-    pub fn throttle(&self, throttle: Throttle) {
+    /// From now on lets the vCPUs run and rest in turn, or run without rest. Returns at once.
+    pub fn throttle(&self, throttle: Option<DutyCycle>) {
         let mut state = self.lock();
         if state.throttle.is_none() {
             state.round = Round::RunningSince(Instant::now());
@@ -226,23 +242,23 @@ impl VcpuGate {
     pub(super) fn keep_throttled(&self, vcpus: &[Arc<Vcpu>]) {
         let mut state = self.lock();
         while state.position != Position::Shut {
-            let since = match state.round {
-                Round::RunningSince(since) if state.is_throttled() => since,
-                // Whoever changes that says so: the first vCPU that is back, for one.
+            let (since, throttle) = match (state.round, state.throttled()) {
+                (Round::RunningSince(since), Some(throttle)) => (since, throttle),
+                // Whoever changes that notifies: the first vCPU that is back, for one.
                 _ => {
                     state = self.throttled.wait(state).unwrap_or_else(PoisonError::into_inner);
                     continue;
                 }
             };
             let now = Instant::now();
-            let due = since + state.throttle.run();
+            let due = since + throttle.run;
             if let Some(left) = due.checked_duration_since(now).filter(|left| !left.is_zero()) {
                 state = self.throttled.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
             // By how long they ran, not by how long they should have: on a busy host this thread
             // comes late.
-            let rest = state.throttle.rest(now - since).min(LONGEST_REST);
+            let rest = throttle.rest_after(now - since).min(LONGEST_REST);
             state.round = Round::RestingUntil(now + rest);
             vcpus.iter().for_each(|vcpu| vcpu.kick().interrupt());
         }

@@ -17,13 +17,13 @@ use kvm_bindings::{
     kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs,
 };
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::msrs::{TSC, entry, is_of_the_processor};
 use super::{MsrError, MsrTable, Vcpu};
 use crate::kvm::layouts::{CPUID_ENTRY, DEBUGREGS, EVENTS, LAPIC, MSR_ENTRY, REGS, SREGS, XCRS};
 use crate::kvm::{KernelStruct, KvmError, as_bytes, from_bytes};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 const DEVICE: &str = "vcpu";
 
@@ -176,7 +176,8 @@ impl VcpuState {
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut writer = Writer::with_capacity(2200 + self.cpuid.len() * 40 + self.msrs.len() * 16 + self.xsave.len());
+        let mut writer =
+            StateWriter::with_capacity(2200 + self.cpuid.len() * 40 + self.msrs.len() * 16 + self.xsave.len());
         writer.u32(self.cpuid.len() as u32);
         for leaf in &self.cpuid {
             writer.bytes(as_bytes(leaf));
@@ -217,7 +218,7 @@ impl VcpuState {
 
     /// From bytes.
     pub fn decode(version: u32, bytes: &[u8]) -> Result<Self, StateError> {
-        let mut reader = Reader::new(DEVICE, version, Self::VERSION, bytes)?;
+        let mut reader = StateReader::new(DEVICE, version, Self::VERSION, bytes)?;
         let cpuid = structures(&mut reader, "CPUID leaves")?;
         let mp_state = structure(&mut reader, "mp_state")?;
         let regs = structure(&mut reader, "registers")?;
@@ -244,13 +245,13 @@ impl VcpuState {
 }
 
 /// The next kernel structure.
-fn structure<T: KernelStruct>(reader: &mut Reader<'_>, field: &'static str) -> Result<T, StateError> {
+fn structure<T: KernelStruct>(reader: &mut StateReader<'_>, field: &'static str) -> Result<T, StateError> {
     let bytes = reader.bytes(size_of::<T>(), field)?;
     from_bytes(bytes).ok_or(StateError::Truncated { device: DEVICE, field })
 }
 
 /// A count and that many kernel structures.
-fn structures<T: KernelStruct>(reader: &mut Reader<'_>, field: &'static str) -> Result<Vec<T>, StateError> {
+fn structures<T: KernelStruct>(reader: &mut StateReader<'_>, field: &'static str) -> Result<Vec<T>, StateError> {
     let count = reader.count(size_of::<T>(), field)?;
     (0..count).map(|_| structure(reader, field)).collect()
 }

@@ -4,12 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
-use whimbrel_postcopy::error::sentence;
-
 use super::{GuestRequest, Vcpu, VcpuGate, dump};
 use crate::devices::{Action, Bus};
 use crate::kvm::{Exit, VcpuHandle};
 use crate::sandbox;
+use crate::sentence::sentence;
 
 /// Starts the thread of vCPU `index`, parked. `keep` (guest RAM) stays alive until the thread ends,
 /// even where nobody could wait for that.

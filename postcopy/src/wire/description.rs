@@ -4,8 +4,9 @@
 use std::fmt::Write;
 
 use super::codec::longest;
-use super::grammar::{Count, Field, StateLayout, Type, fields_json};
+use super::grammar::{Count, Field, Type, fields_json};
 use super::tag;
+use crate::guest::SectionLayout;
 
 /// What a message means to a tool that knows no message but by its description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +139,8 @@ pub const BODIES: &[(u16, Meaning, &[Field])] = &[
     (tag::REQUEST, Meaning::None, RUNS),
 ];
 
-/// The description, as JSON. `state` is what the monitor tells of its devices.
-pub fn describe(state: &[StateLayout]) -> String {
+/// The description, as JSON. `state` is the monitor's description of its devices' state.
+pub fn describe(state: &[SectionLayout]) -> String {
     let mut out = format!(
         "{{\"protocol\":{},\"page-size\":{},\"header\":[\"tag:u16\",\"flags:u16\",\"length:u32\"],\
          \"byte-order\":\"little\",\"types\":{{",
@@ -168,9 +169,9 @@ pub fn describe(state: &[StateLayout]) -> String {
     }
     out.push_str("},\"state\":[");
     for (at, layout) in state.iter().enumerate() {
-        let _ = write!(out, "{}{{\"name\":\"{}\",\"version\":{},\"fields\":", comma(at), layout.name, layout.version);
-        fields_json(&layout.fields, &mut out);
-        out.push('}');
+        let SectionLayout { name, version, fields } = layout;
+        let comma = comma(at);
+        let _ = write!(out, "{comma}{{\"name\":\"{name}\",\"version\":{version},\"fields\":{fields}}}");
     }
     out.push_str("]}");
     out
@@ -196,14 +197,11 @@ mod tests {
     #[test]
     fn names_stand_in_json_as_they_are() {
         fn check(fields: &[Field]) {
-            for Field(name, kind) in fields {
+            for Field(name, _) in fields {
                 assert!(
                     name.bytes().all(|byte| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'),
                     "{name}"
                 );
-                if let Type::Struct(fields) = kind {
-                    check(fields);
-                }
             }
         }
         TYPES.iter().for_each(|(_, fields)| check(fields));
@@ -212,21 +210,17 @@ mod tests {
 
     #[test]
     fn exact_text() {
-        let fields = vec![
-            Field("flag", Type::U8),
-            Field("rest", Type::If("flag", 1, &Type::Bytes(Count::End))),
-            Field("numbers", Type::List(Count::Fixed(3), &Type::Struct(&[Field("n", Type::I64)]))),
-        ];
-        let text = describe(&[StateLayout { name: "toy", version: 7, fields }]);
+        let layout =
+            |name: &str, version, fields: &str| SectionLayout { name: name.into(), version, fields: fields.into() };
+        let text = describe(&[layout("toy", 7, "[[\"flag\",\"u8\"]]"), layout("clock", 1, "[]")]);
         let begin = "{\"protocol\":1,\"page-size\":4096,\"header\":[\"tag:u16\",\"flags:u16\",\"length:u32\"],\
                      \"byte-order\":\"little\",\"types\":{\"pair\":[[\"key\",\"text:u32\"],[\"value\",\"text:u32\"]],";
         assert!(text.starts_with(begin), "{text}");
         let pages = "\"6\":{\"name\":\"pages\",\"longest\":4194320,\"means\":\"pages:raw\",\
                      \"body\":[[\"run\",\"run\"],[\"contents\",\"contents\"]]}";
         assert!(text.contains(pages), "{text}");
-        let end = "\"state\":[{\"name\":\"toy\",\"version\":7,\"fields\":[[\"flag\",\"u8\"],\
-                   [\"rest\",{\"if\":\"flag\",\"is\":1,\"then\":\"bytes:end\"}],\
-                   [\"numbers\",{\"list\":\"3\",\"of\":[[\"n\",\"i64\"]]}]]}]}";
+        let end = "\"state\":[{\"name\":\"toy\",\"version\":7,\"fields\":[[\"flag\",\"u8\"]]},\
+                   {\"name\":\"clock\",\"version\":1,\"fields\":[]}]}";
         assert!(text.ends_with(end), "{text}");
     }
 

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
-
 use super::calendar::{Moment, Style};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// How many registers there are.
 pub(super) const REGISTERS: usize = 128;
@@ -194,7 +193,7 @@ impl Clock {
 
     /// Layout: u64 offset in seconds (two's complement), u32 phase in nanoseconds, the registers.
     /// Those of the time count only while it is held.
-    pub fn save(&self, writer: &mut Writer) {
+    pub fn save(&self, writer: &mut StateWriter) {
         writer.u64(self.offset as u64);
         writer.u32(self.phase);
         writer.bytes(&self.registers);
@@ -208,7 +207,7 @@ impl Clock {
     ];
 
     /// Reads it back.
-    pub fn load(reader: &mut Reader<'_>) -> Result<Self, StateError> {
+    pub fn load(reader: &mut StateReader<'_>) -> Result<Self, StateError> {
         let offset = reader.u64("offset")?;
         if (offset as i64).unsigned_abs() > OFFSET_LIMIT as u64 {
             return Err(reader.impossible("offset", offset));

@@ -4,12 +4,11 @@ use std::error::Error;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use whimbrel_postcopy::wire::grammar::Field;
-
 use super::worker_gate::WorkerGate;
 use super::{ConfigSpace, Ring, WorkerEvents};
 use crate::kvm::GuestMemory;
 use crate::state::StateError;
+use crate::state::layout::Field;
 
 /// What kind of device it is; constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,12 +16,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use whimbrel_postcopy::ram::PAGE_SIZE;
-use whimbrel_postcopy::wire::grammar::Field;
-
 use super::{Backend, Broken, Chain, ConfigSpace, Kind, Work};
 use crate::kvm::{GuestMemory, GuestRam};
-use crate::state::{Reader, StateError};
+use crate::state::layout::Field;
+use crate::state::{StateError, StateReader};
 
 /// The guest may take pages out of the balloon by itself before it runs out of memory.
 const DEFLATE_ON_OOM: u64 = 1 << 2;
@@ -41,7 +39,7 @@ const FRAME: usize = 4;
 /// The most page numbers that are looked at in one request; Linux sends 256, Windows 1024. It
 /// bounds what one request costs; more than these stay in the host's memory.
 const FRAMES: usize = 4096;
-const PAGE: u64 = PAGE_SIZE as u64;
+const PAGE: u64 = crate::kvm::PAGE_SIZE as u64;
 
 /// The monitor's side of a balloon.
 pub struct BalloonLevel {
@@ -206,7 +204,7 @@ impl Backend for Balloon {
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        let reader = Reader::new("virtio-balloon", version.into(), 1, bytes)?;
+        let reader = StateReader::new("virtio-balloon", version.into(), 1, bytes)?;
         let target = u64::from(self.level.pages(TARGET));
         if target * PAGE > self.ram.bytes() {
             return Err(reader.impossible("target", target));

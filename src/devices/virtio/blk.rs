@@ -11,14 +11,13 @@ mod request;
 use std::error::Error;
 use std::sync::Arc;
 
-use whimbrel_postcopy::wire::grammar::{Field, Type};
-
 use self::complaints::Complaints;
 use self::request::{Extent, Outcome, Request};
 use super::{Backend, Broken, Chain, ConfigSpace, Host, Kind, Work};
 use crate::block::{BlockError, Image, Zeroes};
 use crate::kvm::GuestMemory;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// Feature bits (section 5.2.3).
 mod feature {
@@ -262,7 +261,7 @@ impl Backend for Block {
 
     /// Layout, version 1: u64 the disk's size in bytes.
     fn save(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.u64(self.capacity.unwrap_or(0));
         writer.finish()
     }
@@ -272,7 +271,7 @@ impl Backend for Block {
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(NAME, version.into(), VERSION.into(), bytes)?;
+        let mut reader = StateReader::new(NAME, version.into(), VERSION.into(), bytes)?;
         let capacity = reader.u64("capacity")?;
         if capacity == 0 || !capacity.is_multiple_of(SECTOR) {
             return Err(reader.impossible("capacity", capacity));
@@ -308,7 +307,7 @@ fn buffer(bounce: &mut Vec<u8>, left: u64) -> &mut [u8] {
 
 /// What the driver reads (section 5.2.4), but for the capacity, which comes with the image.
 fn configuration() -> Vec<u8> {
-    let mut writer = Writer::default();
+    let mut writer = StateWriter::default();
     // Capacity in sectors.
     writer.u64(0);
     writer.u32(SEGMENT);

@@ -11,11 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::{Backend, Broken, Chain, ConfigSpace, Kind, Work};
 use crate::kvm::GuestMemory;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
@@ -191,7 +191,7 @@ impl Backend for Console {
     fn save(&self) -> Vec<u8> {
         let mut held = self.inbox.lock();
         held.receiving = false;
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.u32(held.bytes.len() as u32);
         writer.bytes(held.bytes.make_contiguous());
         writer.finish()
@@ -202,7 +202,7 @@ impl Backend for Console {
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new("virtio-console", version.into(), 1, bytes)?;
+        let mut reader = StateReader::new("virtio-console", version.into(), 1, bytes)?;
         let count = reader.count(1, "input")?;
         if count > INBOX {
             return Err(reader.impossible("input", count as u64));

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use virtio_queue::QueueState;
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::backend::Host;
 use super::log_ratelimit::LogRateLimit;
@@ -19,7 +18,8 @@ use super::worker_gate::{Holder, WorkerGate};
 use super::{Backend, Broken, ConfigSpace, Kind, Ring, Work, WorkerEvents};
 use crate::devices::{Action, Device, SavedDevice};
 use crate::kvm::{GuestRam, KvmError, Vm};
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// Why a device cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -284,7 +284,7 @@ impl VirtioDevice {
     }
 
     /// Where each queue stands, after the registers: u32 next available and next used.
-    fn save_rings(&self, inner: &Inner, writer: &mut Writer) {
+    fn save_rings(&self, inner: &Inner, writer: &mut StateWriter) {
         let states: Vec<_> = inner.rings.iter().map(Ring::state).collect();
         writer.u32(states.len() as u32);
         for state in states {
@@ -293,7 +293,7 @@ impl VirtioDevice {
         }
     }
 
-    fn load_rings(&self, registers: &Registers, reader: &mut Reader<'_>) -> Result<Vec<QueueState>, StateError> {
+    fn load_rings(&self, registers: &Registers, reader: &mut StateReader<'_>) -> Result<Vec<QueueState>, StateError> {
         let count = reader.count(8, "number of rings")?;
         let mut states = if count == 0 { Vec::new() } else { registers.queues() };
         if states.len() != count {
@@ -354,7 +354,7 @@ impl SavedDevice for VirtioDevice {
     /// length and its bytes, u32 how many rings (none while the driver is not ready) with u32 next
     /// available and u32 next used each, and the rest is the backend's own.
     fn save(&self) -> Vec<u8> {
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         self.registers().save(&mut writer);
         writer.u32(self.signal.cause());
         writer.u8(self.signal.needs_reset().into());
@@ -383,7 +383,7 @@ impl SavedDevice for VirtioDevice {
     }
 
     fn load(&self, version: u32, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(self.kind.name, version, self.version(), bytes)?;
+        let mut reader = StateReader::new(self.kind.name, version, self.version(), bytes)?;
         let mut registers = self.registers();
         registers.load(&mut reader)?;
         let cause = reader.u32("interrupt")?;

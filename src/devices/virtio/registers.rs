@@ -2,10 +2,10 @@
 //! machine without any input or output.
 
 use virtio_queue::QueueState;
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::Kind;
-use crate::state::{Reader, StateError, Writer};
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -247,7 +247,7 @@ impl Registers {
     /// Layout, version 1: u32 selectors of device features, driver features and queue, u32 status,
     /// u64 features taken, u32 how many queues, and for each: u32 size, u8 ready, u64 addresses of
     /// descriptors, available ring, used ring.
-    pub fn save(&self, writer: &mut Writer) {
+    pub fn save(&self, writer: &mut StateWriter) {
         for value in [self.device_select, self.driver_select, self.queue_select, self.status] {
             writer.u32(value);
         }
@@ -274,7 +274,7 @@ impl Registers {
     ];
 
     /// Replaces them by what [`Self::save`] wrote. Features that are not offered here are refused.
-    pub fn load(&mut self, reader: &mut Reader<'_>) -> Result<(), StateError> {
+    pub fn load(&mut self, reader: &mut StateReader<'_>) -> Result<(), StateError> {
         let mut new = Self::new(self.kind, self.offered);
         new.device_select = reader.u32("selector of device features")?;
         new.driver_select = reader.u32("selector of driver features")?;

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use whimbrel_postcopy::wire::grammar::Field;
-
 use super::{Backend, Broken, ConfigSpace, Kind, Work};
-use crate::state::{Reader, StateError};
+use crate::state::layout::Field;
+use crate::state::{StateError, StateReader};
 
 /// The most that is filled of one buffer: a driver that gives more asks again. It bounds what one
 /// request costs.
@@ -63,7 +62,7 @@ impl Backend for Rng {
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        Reader::new("virtio-rng", version.into(), 1, bytes)?.finish()
+        StateReader::new("virtio-rng", version.into(), 1, bytes)?.finish()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use serde_json::{Map, Value, json};
-use whimbrel_postcopy::error::sentence;
 
 use super::command::{EXEC_OOB, RawCommand, take_apart};
 use super::render::{render, version};
@@ -16,6 +15,7 @@ use crate::monitor::session::{Flow, Session};
 use crate::monitor::splitter::{Piece, Splitter};
 use crate::monitor::table::find_qmp;
 use crate::monitor::vm::Vm;
+use crate::sentence::sentence;
 
 /// The command that is not in the table: what it does is the session's alone.
 pub const NEGOTIATE: &str = "qmp_capabilities";

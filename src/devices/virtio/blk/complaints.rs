@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use whimbrel_postcopy::error::sentence;
-
 use crate::block::BlockError;
 use crate::devices::virtio::log_ratelimit::LogRateLimit;
+use crate::sentence::sentence;
 
 /// One disk's complaints.
 #[derive(Debug, Default)]

@@ -57,7 +57,7 @@ impl Backend for Mirror {
         &[Field("features", Type::U64)]
     }
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new("virtio-mirror", version.into(), 3, bytes)?;
+        let mut reader = StateReader::new("virtio-mirror", version.into(), 3, bytes)?;
         self.started = reader.u64("features")?;
         reader.finish()
     }

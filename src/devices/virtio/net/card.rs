@@ -8,8 +8,6 @@ use std::time::Instant;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use whimbrel_postcopy::error::sentence;
-use whimbrel_postcopy::wire::grammar::{Count, Field, Type};
 
 use super::super::{Backend, Broken, ConfigSpace, Kind, Work, WorkerEvents};
 use super::control::{self, Command};
@@ -17,7 +15,9 @@ use super::features::{CTRL_VQ, GUEST_ANNOUNCE, GUEST_OFFLOADS, MRG_RXBUF, OFFERE
 use super::inbox::{Delivery, Inbox};
 use super::outbox::{self, Outbox};
 use crate::net::{HEADER, Interface, MacAddr, Tap, rarp_frame};
-use crate::state::{Reader, StateError, Writer};
+use crate::sentence::sentence;
+use crate::state::layout::{Count, Field, Type};
+use crate::state::{StateError, StateReader, StateWriter};
 
 const KIND: Kind = Kind { id: 1, name: "virtio-net", version: 1, queues: &[256, 256, 64] };
 
@@ -303,7 +303,7 @@ impl Backend for Net {
     /// in the configuration.
     fn save(&self) -> Vec<u8> {
         let frame = self.inbox.waiting();
-        let mut writer = Writer::default();
+        let mut writer = StateWriter::default();
         writer.bytes(&self.mac.bytes());
         writer.u8(self.chosen.is_some().into());
         writer.u64(self.chosen.unwrap_or(0));
@@ -322,7 +322,7 @@ impl Backend for Net {
     }
 
     fn load(&mut self, version: u8, bytes: &[u8]) -> Result<(), StateError> {
-        let mut reader = Reader::new(KIND.name, version.into(), KIND.version.into(), bytes)?;
+        let mut reader = StateReader::new(KIND.name, version.into(), KIND.version.into(), bytes)?;
         let mac = reader.bytes(MacAddr::LEN, "address")?;
         let mac = station(mac, &reader)?;
         let chose = reader.u8("choice of offloads")? != 0;
@@ -343,7 +343,7 @@ impl Backend for Net {
 }
 
 /// The first six bytes as a card's address.
-fn station(bytes: &[u8], reader: &Reader<'_>) -> Result<MacAddr, StateError> {
+fn station(bytes: &[u8], reader: &StateReader<'_>) -> Result<MacAddr, StateError> {
     let address = bytes.first_chunk::<{ MacAddr::LEN }>().copied().unwrap_or_default();
     let [a, b, c, d, e, f] = address;
     let value = u64::from_be_bytes([0, 0, a, b, c, d, e, f]);

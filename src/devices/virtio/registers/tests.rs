@@ -100,12 +100,12 @@ fn they_come_back() {
     registers.write(offset::QUEUE_USED, 0x3000);
     registers.write(offset::QUEUE_READY, 1);
     registers.write(offset::STATUS, 15);
-    let mut writer = Writer::default();
+    let mut writer = StateWriter::default();
     registers.save(&mut writer);
     let bytes = writer.finish();
 
     let load = |bytes: &[u8], target: &mut Registers| {
-        let mut reader = Reader::new("toy", 1, 1, bytes).unwrap();
+        let mut reader = StateReader::new("toy", 1, 1, bytes).unwrap();
         target.load(&mut reader)
     };
     let mut other = self::registers();

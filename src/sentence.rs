@@ -1,0 +1,3 @@
+//! Errors as sentences for users.
+
+pub use whimbrel_postcopy::error::sentence;
