@@ -3,7 +3,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `image` | [`Image`]: one disk's image, closed or open; reads, writes, flushes |
-//! | `chain` | opening an image together with the files it stands on (backing files, external data) |
+//! | `chain` | opening an image with the files it stands on (backing files, external data) |
 //! | `header` | what a qcow2 file says of itself; what is refused |
 //! | `tables` | what has to be in a qcow2 file before something else is |
 //! | `storage` | `Guarded`: a file as the crate has it, with that order kept |

@@ -11,12 +11,14 @@
 //! | `open` | opening each kind of device |
 //! | `output` | the writing side and its backlog |
 //! | `thread` | the thread: input, clients, the backlog of a slow reader |
+//! | `waker` | what wakes and ends it |
 //! | `terminal` | this process's terminal, raw and back again |
 
 mod open;
 mod output;
 mod terminal;
 mod thread;
+mod waker;
 
 use std::io;
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 pub use output::Output;
-pub use thread::Waker;
+pub use waker::Waker;
 
 use crate::config::CharDevice;
 use crate::sandbox;

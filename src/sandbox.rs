@@ -11,15 +11,19 @@
 //! after the machine was built.
 //!
 //! ```text
-//!   main ─┬─ vcpuN, throttle, control, one for each device, one for each character device      started before main narrows itself
+//!   main ─┬─ vcpuN, throttle, control, one for each device, one for each character device
 //!         ├─ dirty-rate, dirty-limit
 //!         ├─ migration ─┬─ mig-demand
-//!         │             └─ mig-fd-N                                                  the engine's: Guest::thread_begins
+//!         │             └─ mig-fd-N
 //!         ├─ incoming ──┬─ faults, populate
 //!         │             └─ in-fd-N
 //!         ├─ snapshot ─── snap-writes
-//!         └─ snap-job                                                                the monitors' work that takes long, as main may do it
+//!         └─ snap-job
 //! ```
+//!
+//! The first line's threads start before main narrows itself. Those from `migration` to
+//! `snap-writes` are the engine's (`Guest::thread_begins`). `snap-job` does work of the monitors
+//! that takes long, and may do what main may.
 //!
 //! What becomes of a call that is on no list: see [`Mode`].
 //!

@@ -15,6 +15,10 @@ pub use xbzrle::{XbzrleDecoder, encode_xbzrle};
 
 use crate::ram::PAGE_SIZE;
 
+/// The longest run of compressed pages in one message, and the longest of pages of which only the
+/// changes go.
+pub const MAX_COMPRESSED_PAGES: u32 = 64;
+
 /// One page's contents.
 pub type Page = [u8; PAGE_SIZE];
 

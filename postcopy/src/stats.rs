@@ -169,8 +169,8 @@ pub struct Step {
 pub struct PageMap {
     /// Pages of guest RAM.
     pub pages: u64,
-    /// How many have arrived of each part of it. Part `n` of `N` is pages `n * pages / N` up to `(n + 1) * pages / N`, through all RAM
-    /// blocks in their order.
+    /// How many have arrived of each part of it. Part `n` of `N` is pages `n * pages / N` up to
+    /// `(n + 1) * pages / N`, through all RAM blocks in their order.
     pub arrived: Vec<u64>,
 }
 

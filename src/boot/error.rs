@@ -5,7 +5,37 @@ use std::io;
 
 use vm_memory::GuestMemoryError;
 
-use super::load::Misfit;
+use super::layout::{HOLE, RAM_ABOVE_HOLE};
+
+/// Why a part of a kernel cannot be where it wants to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// RAM ends before.
+    #[error("beyond its end: use --memory {}M or more", .needed >> 20)]
+    TooLittle {
+        /// The bytes of RAM with which it would fit.
+        needed: u64,
+    },
+    /// Something of the boot's own is there.
+    #[error("where {what} is put ({:#x} to {:#x}): link it at 1 MiB or above", .kept.0, .kept.1)]
+    Kept {
+        /// What.
+        what: &'static str,
+        /// Its first byte, and the byte after its last.
+        kept: (u64, u64),
+    },
+    /// Devices are there.
+    #[error(
+        "where devices are and never RAM ({HOLE:#x} to {RAM_ABOVE_HOLE:#x}): no --memory helps, link it below 3 GiB"
+    )]
+    Hole,
+    /// Nothing can be there.
+    #[error("where {}: no --memory helps, link it below 3 GiB", if *.address_space { "no processor has memory" } else { "a kernel cannot be started" })]
+    Beyond {
+        /// Whether it is beyond all memory.
+        address_space: bool,
+    },
+}
 
 /// A kernel, initrd or command line that cannot be booted. Each names what it is about.
 #[derive(Debug, thiserror::Error)]

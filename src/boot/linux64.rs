@@ -8,10 +8,11 @@
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
+use super::error::Misfit;
 use super::image::KernelImage;
 use super::layout::{ACPI, COMMAND_LINE, GDT, PAGE_TABLES, RAM_ABOVE_HOLE, ZERO_PAGE};
-use super::load::{Initrd, Misfit, load_initrd, place, write_command_line};
 use super::memory_map::memory_map;
+use super::place::{Initrd, load_initrd, place, write_command_line};
 use super::{BootError, EntryPoint};
 use crate::config::BootConfig;
 use crate::kvm::{GuestMemory, GuestRam};

@@ -3,46 +3,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::open::{Endpoint, stream};
-use super::{Output, Receive};
+use super::{Output, Receive, Waker};
 use crate::host::PrivateListener;
-
-/// Wakes the thread: there may be room for input, or something to write, or it is to end.
-#[derive(Clone)]
-pub struct Waker(Arc<WakerState>);
-
-struct WakerState {
-    event: EventFd,
-    stopped: AtomicBool,
-}
-
-impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(Arc::new(WakerState { event: EventFd::from_flags(flags)?, stopped: AtomicBool::new(false) })))
-    }
-
-    /// Wakes it.
-    pub fn wake(&self) {
-        // Only fails when it is full of wake-ups.
-        let _ = self.0.event.write(1);
-    }
-
-    pub(super) fn stop(&self) {
-        self.0.stopped.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.0.stopped.load(Ordering::Acquire)
-    }
-}
 
 /// Serves the endpoint until the waker says stop.
 pub(super) fn serve(mut endpoint: Endpoint, output: &Output, waker: &Waker, mut receive: Receive) {
@@ -88,7 +54,7 @@ enum Source<'a> {
 /// Sleeps until something happens; whether it is the source. Writes what waits on the way.
 fn wait(source: Option<&Source<'_>>, output: &Output, waker: &Waker) -> bool {
     let slow_reader = output.waiting_for();
-    let mut fds = vec![PollFd::new(waker.0.event.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
     if let Some(source) = source {
         let fd = match source {
             Source::File(file) => file.as_fd(),
@@ -104,7 +70,7 @@ fn wait(source: Option<&Source<'_>>, output: &Output, waker: &Waker) -> bool {
     }
     let happened = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
     if happened(&fds[0]) {
-        let _ = waker.0.event.read();
+        waker.clear();
     }
     if slow_reader.is_some() && fds.last().is_some_and(happened) {
         output.flush_backlog();

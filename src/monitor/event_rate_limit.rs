@@ -1,5 +1,5 @@
-//! [`EventRateLimit`]: tells of something that may happen often, but not more often than clients want to
-//! hear of it.
+//! [`EventRateLimit`]: tells of something that may happen often, but not more often than clients
+//! want to hear of it.
 
 use std::time::{Duration, Instant};
 

@@ -120,6 +120,9 @@ fn files_functions_and_comments_are_short() {
     let short = format!("fn short() {{\n{}}}\n", "    go();\n".repeat(58));
     assert_eq!(with("src/high.rs", &short), [""; 0]);
     let wide = format!("// {}\n", "a".repeat(98));
+    let picture = format!("//! ```text\n//! {}\n//! ```\n", "a".repeat(116));
+    assert_eq!(with("src/new.rs", &picture), [""; 0]);
+    assert_found("src/new.rs", &(picture + &wide), "wide comment: src/new.rs: more than 100 columns");
     assert_found("src/high/tests.rs", &wide, "wide comment: src/high/tests.rs: more than 100 columns");
 }
 

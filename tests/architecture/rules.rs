@@ -10,6 +10,8 @@ use super::tree::{Files, Import, Kind, MODULE, Mark, Tree, is_source};
 const MOST_LINES: usize = 450;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 const MOST_COLUMNS: usize = 100;
+/// As for code.
+const MOST_COLUMNS_OF_A_PICTURE: usize = 120;
 
 /// A place that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,7 +137,12 @@ pub fn sizes(tree: &Tree, files: &Files) -> Vec<Finding> {
         }
     }
     for (file, text) in files.iter().filter(|(file, _)| is_source(file)) {
-        if let Some(it) = comments(text).iter().find(|it| it.columns > MOST_COLUMNS) {
+        let mut picture = false;
+        let wide = comments(text).into_iter().find(|it| {
+            picture ^= it.text.contains("```");
+            it.columns > if picture { MOST_COLUMNS_OF_A_PICTURE } else { MOST_COLUMNS }
+        });
+        if let Some(it) = wide {
             found.push(Finding::new("wide comment", file, format!("more than {MOST_COLUMNS} columns"), it.line));
         }
     }

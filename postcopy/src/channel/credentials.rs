@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::{Resumption, VerifierBuilderError, WebPkiServerVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -20,7 +19,7 @@ use rustls::{
     WantsVerifier, WantsVersions,
 };
 
-use super::private_key::{self, Keys};
+use super::private_key::{self, Keys, provider};
 use super::refusal::{Peer, TlsError};
 use super::tls::Tls;
 
@@ -99,10 +98,6 @@ impl fmt::Debug for DestinationTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DestinationTls").finish_non_exhaustive()
     }
-}
-
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 type Chain = Vec<CertificateDer<'static>>;

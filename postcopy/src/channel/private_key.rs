@@ -4,12 +4,13 @@
 //! besides. certtool writes the number as an integer: with a zero byte before it when its top bit
 //! is set, and shorter when it is small; OpenSSL can leave the public key out.
 
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-
-use super::credentials::provider;
 
 /// What a key may be.
 pub(super) const KINDS: &str =
@@ -25,6 +26,11 @@ pub(super) enum Keys {
     Unusable(String),
     /// There is none.
     None,
+}
+
+/// The cryptography that keys and certificates are used with.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// The key in `pem` for the first certificate of `chain`.

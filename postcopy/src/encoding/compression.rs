@@ -5,10 +5,9 @@ use std::io;
 
 use flate2::{Compress, Compression as ZlibLevel, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::{Codec, Compression, EncodingError};
+use super::{Codec, Compression, EncodingError, MAX_COMPRESSED_PAGES};
 use crate::memory::RamBlock;
 use crate::ram::{PAGE_SIZE, PageRun};
-use crate::wire::MAX_COMPRESSED_PAGES;
 
 /// What is gained must be worth unpacking: a sixteenth at least.
 const GAIN: usize = 16;

@@ -1,10 +1,13 @@
 //! What has changed of a page: stretches that stayed the same, stretches that did not, in turn.
 //!
 //! ```text
-//!  +--------+-----------+- - - - - - - -+--------+-----------+- - - -     both numbers in 1 or 2 bytes: below 128 as it is, else the lower
-//!  | same   | changed   | new bytes     | same   | changed   | ...        7 bits with bit 7 set, then the rest
+//!  +--------+-----------+- - - - - - - -+--------+-----------+- - - -
+//!  | same   | changed   | new bytes     | same   | changed   | ...
 //!  +--------+-----------+- - - - - - - -+--------+-----------+- - - -
 //! ```
+//!
+//! Both numbers take 1 or 2 bytes: a number below 128 stands as it is; of any other, the first byte
+//! has the lower 7 bits and bit 7 set, and the second byte has the rest.
 //!
 //! The new bytes stand there as they are, not as a difference: what is applied twice, or over
 //! something newer, does no harm.

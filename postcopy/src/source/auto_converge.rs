@@ -1,5 +1,5 @@
-//! ThrottlePolicy down a guest that writes faster than its pages can be sent: by how much, decided from
-//! what was measured. No clock, no vCPU.
+//! Slows down a guest that writes faster than its pages can be sent: by how much, decided from what
+//! was measured. No clock, no vCPU.
 //!
 //! Both ways begin alike: where what the guest dirtied is more than a part of what was sent
 //! meanwhile, twice, it will not converge by itself. Then *auto-converge* takes time from the vCPUs

@@ -1,5 +1,5 @@
-//! Holds the background of a postcopy to what leaves the network without a queue: [`CongestionControl`]
-//! decides, this looks and sets.
+//! Holds the background of a postcopy to what leaves the network without a queue:
+//! [`CongestionControl`] decides, this looks and sets.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};

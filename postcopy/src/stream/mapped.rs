@@ -6,9 +6,11 @@
 //! has to be a file: neither a pipe nor a socket takes bytes out of order.
 //!
 //! ```text
-//!  hello | mapped | configuration, ram, description | table | bitmaps |..| pages of block 0 |..| pages of block 1 |..| state, hand-over, complete
-//!            |                                                                                                       ^
-//!            +-- where the tail stands: written last, when all else is safe ---------------------------------------+
+//!  hello | mapped | front: configuration, ram, description | table | bitmaps |..
+//!            |      |.. pages of block 0 |.. pages of block 1 |.. tail: state, hand-over, complete
+//!            |                                                    ^
+//!            +-- where the tail stands: written last, when ------+
+//!                everything else is safe
 //! ```
 //!
 //! `docs/protocol.md` has every byte. Whoever reads finds out from the file which of the two

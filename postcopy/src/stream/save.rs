@@ -2,9 +2,11 @@
 //! guest goes on in this process.
 //!
 //! ```text
-//!  SaveMode::Paused      pause, state, pages .......................... state's message, end, resume
-//!  SaveMode::Background  pause, state, protect, resume | pages, those first that somebody is about to write | state's message, end
+//!  SaveMode::Paused      pause, state, pages ................ state's message, end, resume
+//!  SaveMode::Background  pause, state, protect, resume, pages  state's message, end
 //! ```
+//!
+//! In the background, a page that the guest is about to write is saved first.
 //! The pages come before the state in either case, as readers want them; until then the state is
 //! held.
 

@@ -8,10 +8,6 @@ use crate::ram::PageRun;
 /// The longest run of pages in one message.
 pub const MAX_RUN_PAGES: u32 = 1024;
 
-/// The longest run of compressed pages in one message, and the longest of pages of which only the
-/// changes go.
-pub const MAX_COMPRESSED_PAGES: u32 = 64;
-
 /// Message numbers.
 pub mod tag {
     /// [`super::Forward::Configuration`].
@@ -176,7 +172,7 @@ pub enum Forward {
     Goodbye,
     /// A run of pages; their contents follow the message, compressed.
     Compressed {
-        /// At most [`MAX_COMPRESSED_PAGES`] of them.
+        /// At most [`crate::encoding::MAX_COMPRESSED_PAGES`] of them.
         run: PageRun,
         /// What with.
         codec: Codec,
@@ -186,7 +182,7 @@ pub enum Forward {
     /// A run of pages that were sent before; what has changed of them follows the message: for each
     /// page a length of two bytes, and so many bytes of [`crate::encoding::XbzrleDecoder`].
     Xbzrle {
-        /// At most [`MAX_COMPRESSED_PAGES`] of them.
+        /// At most [`crate::encoding::MAX_COMPRESSED_PAGES`] of them.
         run: PageRun,
         /// How many bytes follow.
         length: u32,
