@@ -18,11 +18,11 @@ mod vmsplice;
 mod wake;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{self, MsgFlags, Shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, sockopt};
 
 pub use address::{Acceptor, Connector, Dialer, Listener, TcpAddress, UnixAddress};
 pub use batch::Batch;
@@ -36,6 +36,7 @@ pub(crate) use tls::Handshake;
 pub use wake::Wake;
 
 use self::tls::Tls;
+use crate::host::{Descriptor, Instant, poll, socket};
 use crate::memory::RawSlice;
 use crate::stream::mapped::MappedError;
 use crate::wire::{DecodeError, HelloError};
@@ -111,7 +112,7 @@ pub struct Ready {
 /// One connected stream socket.
 #[derive(Debug)]
 pub struct Channel {
-    socket: OwnedFd,
+    socket: Descriptor,
     /// The peer is a process of this host, behind a unix socket.
     local: bool,
     /// How long the peer may be silent.
@@ -122,16 +123,16 @@ pub struct Channel {
 impl Channel {
     /// Takes a connected stream socket and sets it up: non-blocking, without Nagle's delay, with
     /// keepalive.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub fn new(socket: Descriptor) -> io::Result<Self> {
         Self::with_keepalive(socket, KEEPALIVE)
     }
 
     /// The same; a TCP peer that is silent for so long is taken for lost. The time is used as far
     /// as TCP can ([`KEEPALIVE_LEAST`], [`KEEPALIVE_MOST`]).
-    pub fn with_keepalive(socket: OwnedFd, keepalive: Duration) -> io::Result<Self> {
-        let flags = nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL)?;
+    pub fn with_keepalive(socket: Descriptor, keepalive: Duration) -> io::Result<Self> {
+        let flags = socket::fcntl(&socket, nix::fcntl::FcntlArg::F_GETFL)?;
         let flags = nix::fcntl::OFlag::from_bits_retain(flags) | nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags))?;
+        socket::fcntl(&socket, nix::fcntl::FcntlArg::F_SETFL(flags))?;
         let keepalive = keepalive.clamp(KEEPALIVE_LEAST, KEEPALIVE_MOST);
         let mut channel = Self { socket, local: false, keepalive, tls: None };
         channel.tune();
@@ -187,8 +188,7 @@ impl Channel {
 
     /// Two ends connected to each other.
     pub fn pair() -> io::Result<(Self, Self)> {
-        use nix::sys::socket::{AddressFamily, SockFlag, SockType};
-        let (a, b) = socket::socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?;
+        let (a, b) = socket::pair()?;
         Ok((Self::new(a)?, Self::new(b)?))
     }
 
@@ -310,7 +310,7 @@ impl Channel {
         let fd = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut fds = [PollFd::new(self.socket.as_fd(), wanted), fd(wake.map_or(self.socket.as_fd(), |it| it.as_fd()))];
         let count = if wake.is_some() { 2 } else { 1 };
-        match nix::poll::poll(&mut fds[..count], timeout) {
+        match poll(&mut fds[..count], timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

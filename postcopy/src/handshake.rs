@@ -1,12 +1,13 @@
 //! Opening a channel: hello and answer, on both sides.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::PollFlags;
 
 use crate::channel::{Channel, ChannelError, Connector, Handshake, Peer, TlsError, Wake};
 use crate::error::MigrationError;
+use crate::host::Instant;
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERSION_MIN, is_hello};
 
 /// How long the other side may take to say its first bytes.

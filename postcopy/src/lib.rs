@@ -60,6 +60,11 @@ pub mod error;
 pub mod files;
 pub mod guest;
 mod handshake;
+#[cfg(not(feature = "simulation"))]
+mod host;
+#[cfg(feature = "simulation")]
+#[path = "../simulation/host.rs"]
+pub mod host;
 pub mod memory;
 mod panics;
 pub mod progress;
@@ -67,6 +72,7 @@ pub mod ram;
 pub mod source;
 pub mod stats;
 pub mod stream;
+#[cfg_attr(feature = "simulation", path = "../simulation/thread_priority.rs")]
 mod thread_priority;
 pub mod throttle;
 pub mod uffd;

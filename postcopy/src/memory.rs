@@ -7,8 +7,9 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use crate::host::{Mutex, MutexGuard, calls, touches};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
 pub mod shared;
@@ -157,6 +158,7 @@ impl RamBlock {
     /// looked at.
     pub fn is_zero(&self, page: PageIndex) -> bool {
         assert!(page.0 < self.pages);
+        touches(self.address(page), PAGE_SIZE);
         // SAFETY: the page is mapped (contract of `new`) and aligned.
         unsafe { zero::is_zero(self.address(page) as *const u8) }
     }
@@ -166,6 +168,7 @@ impl RamBlock {
         let room = (self.pages - page.0) as usize * PAGE_SIZE;
         assert!(offset + bytes.len() <= room, "write past the end of RAM block {}", self.name);
         let target = (self.address(page) + offset) as *mut u8;
+        touches(target as usize, bytes.len());
         // SAFETY: the range is mapped writable (contract of `new`) and was checked to lie inside
         // the block; `bytes` is not guest RAM, since no reference to guest RAM exists.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
@@ -175,6 +178,7 @@ impl RamBlock {
     pub fn read(&self, page: PageIndex, bytes: &mut [u8; PAGE_SIZE]) {
         assert!(page.0 < self.pages);
         let source = self.address(page) as *const u8;
+        touches(source as usize, PAGE_SIZE);
         // SAFETY: the page is mapped (contract of `new`) and `bytes` is not guest RAM.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), PAGE_SIZE) }
     }
@@ -221,8 +225,9 @@ impl RamBlock {
         // SAFETY: both ranges lie inside mappings to which no Rust reference exists (contract of
         // `new`). The old range stays mapped (DONTUNMAP), and the new one is replaced by a mapping
         // of the same kind, so that both owners' promises still hold.
-        let moved =
-            unsafe { libc::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void) };
+        let moved = unsafe {
+            calls::mremap(from.address as *mut _, from.len, from.len, flags, to.address as *mut libc::c_void)
+        };
         if moved == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -253,7 +258,7 @@ impl RamBlock {
         // SAFETY: the range is the block's own mapping, to which no Rust reference exists (contract
         // of `new`); what replaces it is as long, readable, writable and shared, as `new` was
         // promised. A file that does not end early was seen to by `shared::check`.
-        let mapped = unsafe { libc::mmap(raw.address as *mut _, raw.len, protection, flags, number, 0) };
+        let mapped = unsafe { calls::mmap(raw.address as *mut _, raw.len, protection, flags, number, 0) };
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -273,7 +278,7 @@ impl RamBlock {
     fn advise_raw(&self, raw: RawSlice<'_>, advice: libc::c_int) -> io::Result<()> {
         // SAFETY: the range lies inside the block's mapping, to which no Rust reference exists
         // (contract of `new`).
-        match unsafe { libc::madvise(raw.address as *mut _, raw.len, advice) } {
+        match unsafe { calls::madvise(raw.address as *mut _, raw.len, advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -406,7 +411,7 @@ impl AnonymousRam {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice.
-        let host = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
+        let host = unsafe { calls::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
         if host == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -434,7 +439,7 @@ impl Drop for AnonymousRam {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `block`; every `RamBlock` over it is gone, for they own this
         // value.
-        unsafe { libc::munmap(self.host as *mut _, self.bytes) };
+        unsafe { calls::munmap(self.host as *mut _, self.bytes) };
     }
 }
 

@@ -2,9 +2,10 @@
 //! [`Report`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{OnceLock, PoisonError};
+use std::time::Duration;
 
+use crate::host::{Instant, Mutex, MutexGuard};
 use crate::ram::PAGE_SIZE;
 use crate::stats::{RamReport, Report, Status, Step, Throttling, Whereabouts, XbzrleReport};
 

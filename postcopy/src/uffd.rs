@@ -6,19 +6,20 @@
 //! Or it is registered for writes ([`Uffd::open_for_writes`]): then a write to a page that is
 //! protected is the fault, and letting go of the page's protection wakes the writer.
 
-use std::fs::File;
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use linux_raw_sys::general::{
-    _UFFDIO_COPY, _UFFDIO_MOVE, _UFFDIO_WAKE, _UFFDIO_ZEROPAGE, UFFD_API, UFFD_EVENT_PAGEFAULT,
-    UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_WP_UNPOPULATED, UFFDIO_REGISTER_MODE_MISSING,
-    UFFDIO_REGISTER_MODE_WP, uffd_msg, uffd_msg__bindgen_ty_1__bindgen_ty_1, uffdio_api, uffdio_copy, uffdio_move,
-    uffdio_range, uffdio_register, uffdio_writeprotect, uffdio_zeropage,
+    _UFFDIO_COPY, _UFFDIO_MOVE, _UFFDIO_WAKE, _UFFDIO_ZEROPAGE, UFFD_EVENT_PAGEFAULT, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+    UFFD_FEATURE_THREAD_ID, UFFD_FEATURE_WP_UNPOPULATED, UFFDIO_REGISTER_MODE_MISSING, UFFDIO_REGISTER_MODE_WP,
+    uffd_msg, uffd_msg__bindgen_ty_1__bindgen_ty_1, uffdio_copy, uffdio_move, uffdio_range, uffdio_register,
+    uffdio_writeprotect, uffdio_zeropage,
 };
 use nix::errno::Errno;
 
+use crate::host::Descriptor;
+use crate::host::uffd::{calls, open, read};
 use crate::memory::{AnonymousRam, Backing, RamBlock, RawSlice};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 
@@ -84,27 +85,8 @@ pub struct Fault {
 /// A userfaultfd. Its descriptor is non-blocking: wait with `poll`.
 #[derive(Debug)]
 pub struct Uffd {
-    fd: OwnedFd,
+    fd: Descriptor,
     moves: bool,
-}
-
-/// The calls of linux/userfaultfd.h, which answer with 0 or an error; what else they have to say
-/// stands in their argument.
-mod calls {
-    use linux_raw_sys::general as sys;
-
-    const UFFDIO: u8 = sys::UFFDIO as u8;
-
-    nix::ioctl_readwrite!(api, UFFDIO, sys::_UFFDIO_API, sys::uffdio_api);
-    nix::ioctl_readwrite!(register, UFFDIO, sys::_UFFDIO_REGISTER, sys::uffdio_register);
-    nix::ioctl_read!(unregister, UFFDIO, sys::_UFFDIO_UNREGISTER, sys::uffdio_range);
-    nix::ioctl_read!(wake, UFFDIO, sys::_UFFDIO_WAKE, sys::uffdio_range);
-    nix::ioctl_readwrite!(copy, UFFDIO, sys::_UFFDIO_COPY, sys::uffdio_copy);
-    nix::ioctl_readwrite!(zeropage, UFFDIO, sys::_UFFDIO_ZEROPAGE, sys::uffdio_zeropage);
-    nix::ioctl_readwrite!(move_pages, UFFDIO, sys::_UFFDIO_MOVE, sys::uffdio_move);
-    nix::ioctl_readwrite!(write_protect, UFFDIO, sys::_UFFDIO_WRITEPROTECT, sys::uffdio_writeprotect);
-    // On /dev/userfaultfd: a new userfaultfd, with the flags that the system call takes.
-    nix::ioctl_write_int_bad!(new, nix::request_code_none!(UFFDIO, 0));
 }
 
 /// Of linux/userfaultfd.h, for what linux-raw-sys has as numbers of bits or not at all.
@@ -113,46 +95,6 @@ const UFFDIO_WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 
 /// The most faults that [`Uffd::read`] takes with one call.
 pub(crate) const FAULTS_A_READ: usize = 64;
-
-/// A new userfaultfd with these features. `EINVAL` is a feature that the kernel lacks.
-fn create(features: u32) -> io::Result<OwnedFd> {
-    match File::options().read(true).write(true).open("/dev/userfaultfd") {
-        Ok(device) => new_descriptor(Some(&device)).and_then(|fd| handshake(fd, features)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            new_descriptor(None).and_then(|fd| handshake(fd, features))
-        }
-        // Report the device's error if the system call is denied, too, unless it says EINVAL (a
-        // missing kernel feature).
-        Err(denied) => {
-            new_descriptor(None).and_then(|fd| handshake(fd, features)).map_err(|error| match error.raw_os_error() {
-                Some(libc::EINVAL) => error,
-                _ => denied,
-            })
-        }
-    }
-}
-
-/// From the device, or else by the system call. Without the flag UFFD_USER_MODE_ONLY it also
-/// reports faults in the kernel, which KVM's are.
-fn new_descriptor(device: Option<&File>) -> io::Result<OwnedFd> {
-    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    let fd = match device {
-        // SAFETY: the call takes flags only and returns a new descriptor or an error.
-        Some(device) => unsafe { calls::new(device.as_raw_fd(), flags) }?,
-        // SAFETY: as above, by the system call.
-        None => Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32,
-    };
-    // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// What each userfaultfd needs before anything else.
-fn handshake(fd: OwnedFd, features: u32) -> io::Result<OwnedFd> {
-    let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
-    // SAFETY: `api` is the call's structure and outlives it.
-    unsafe { calls::api(fd.as_raw_fd(), &mut api) }?;
-    Ok(fd)
-}
 
 /// Whether `ioctls`, what a registration answers, has all of these calls.
 fn allows(ioctls: u64, calls: &[u32]) -> bool {
@@ -171,7 +113,7 @@ impl Uffd {
     /// A new one: from /dev/userfaultfd if that is there and allowed, else by the system call.
     /// Faults that the kernel itself takes (KVM does) are included, which is what needs privilege.
     pub fn open() -> Result<Self, UffdError> {
-        let fd = create(UFFD_FEATURE_THREAD_ID).map_err(UffdError::Unavailable)?;
+        let fd = open(UFFD_FEATURE_THREAD_ID).map_err(UffdError::Unavailable)?;
         let mut uffd = Self { fd, moves: false };
         uffd.moves = uffd.can_move();
         Ok(uffd)
@@ -179,7 +121,7 @@ impl Uffd {
 
     /// One that watches for writes instead, to pages that are there and to those that are not yet.
     pub fn open_for_writes() -> Result<Self, UffdError> {
-        match create(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED) {
+        match open(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED) {
             Ok(fd) => Ok(Self { moves: false, fd }),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(UffdError::NoWriteProtection(error)),
             Err(error) => Err(UffdError::Unavailable(error)),
@@ -269,7 +211,7 @@ impl Uffd {
     /// The faults that wait to be read, appended to `faults`; none if there are none.
     pub fn read(&self, faults: &mut Vec<Fault>) -> Result<(), UffdError> {
         let mut bytes = [0; FAULTS_A_READ * size_of::<uffd_msg>()];
-        let count = match nix::unistd::read(&self.fd, &mut bytes) {
+        let count = match read(&self.fd, &mut bytes) {
             Ok(count) => count,
             Err(Errno::EAGAIN) => 0,
             Err(error) => return Err(UffdError::Read(error.into())),

@@ -330,7 +330,8 @@ fn is_test(attributes: &[Attribute]) -> bool {
             _ => return it.path().is_ident("test"),
         };
         let words: Vec<_> = condition.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-        words.contains(&"test") && !words.contains(&"not") || words.contains(&"doctest")
+        let left_out = words.contains(&"test") || words.contains(&"simulation");
+        left_out && !words.contains(&"not") || words.contains(&"doctest")
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::Backlog;
 
 use super::{Channel, ChannelError, DestinationTls, KEEPALIVE, PrivateListener, SourceTls, Wake, connect_private};
+use crate::host::Descriptor;
 use crate::wire::Features;
 
 /// How long a connection attempt may take.
@@ -67,7 +68,7 @@ pub struct TcpAddress {
 }
 
 impl TcpAddress {
-    fn dial(&self) -> io::Result<OwnedFd> {
+    fn dial(&self) -> io::Result<Descriptor> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in (self.host.as_str(), self.port).to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
@@ -84,7 +85,7 @@ impl TcpAddress {
 pub struct UnixAddress(pub PathBuf);
 
 impl UnixAddress {
-    fn dial(&self) -> io::Result<OwnedFd> {
+    fn dial(&self) -> io::Result<Descriptor> {
         Ok(connect_private(&self.0, CONNECT_TIMEOUT)?.into())
     }
 }
@@ -229,7 +230,7 @@ impl Listener {
         self.address().map(|address| address.port())
     }
 
-    fn channel(&self, socket: OwnedFd) -> io::Result<Channel> {
+    fn channel(&self, socket: Descriptor) -> io::Result<Channel> {
         let channel = Channel::with_keepalive(socket, self.keepalive)?;
         Ok(match &self.tls {
             None => channel,
@@ -237,7 +238,7 @@ impl Listener {
         })
     }
 
-    fn take(&self) -> io::Result<OwnedFd> {
+    fn take(&self) -> io::Result<Descriptor> {
         match &self.socket {
             Socket::Tcp(listener) => listener.accept().map(|(stream, _)| stream.into()),
             Socket::Unix(listener) => listener.accept().map(Into::into),

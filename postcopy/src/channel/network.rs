@@ -3,9 +3,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::sys::socket::{self, sockopt};
+use nix::sys::socket::sockopt;
 
 use super::{Channel, raw};
+use crate::host::socket;
 
 /// What [`Channel::keep_short`] leaves in the socket, in bytes: about as much as is placed while a
 /// thread wakes up.

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use linux_raw_sys::net::tcp_info;
 
+use crate::host::calls;
 use crate::memory::RawSlice;
 
 /// The most pieces that one call takes (the kernel's `UIO_MAXIOV`).
@@ -27,7 +28,7 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[RawSlice<'_>]) -> io::Result<usize
     message.msg_iovlen = vector.len();
     // SAFETY: `message` and `vector` live until the call returns, and so does the memory that each
     // `RawSlice` names.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+    let sent = unsafe { calls::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
 }
 
@@ -36,7 +37,7 @@ pub fn send(socket: BorrowedFd<'_>, pieces: &[RawSlice<'_>]) -> io::Result<usize
 pub fn receive(socket: BorrowedFd<'_>, target: RawSlice<'_>) -> io::Result<usize> {
     // SAFETY: the kernel writes at most `len` bytes at an address that is valid as long as
     // `target`; only guest RAM, to which no Rust reference exists, is ever passed here.
-    let got = unsafe { libc::recv(socket.as_raw_fd(), target.address() as *mut _, target.len(), libc::MSG_DONTWAIT) };
+    let got = unsafe { calls::recv(socket.as_raw_fd(), target.address() as *mut _, target.len(), libc::MSG_DONTWAIT) };
     if got < 0 { Err(io::Error::last_os_error()) } else { Ok(got as usize) }
 }
 
@@ -80,7 +81,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> Option<tcp_info> {
     let mut length = size_of::<tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `info`; both outlive the call.
     let result = unsafe {
-        libc::getsockopt(
+        calls::getsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
@@ -98,7 +99,7 @@ pub fn set_option<T: Number>(socket: BorrowedFd<'_>, level: i32, option: i32, va
     let size = size_of::<T>() as libc::socklen_t;
     // SAFETY: the kernel reads at most `size` bytes of `value`, which is so large, initialised and
     // lives until the call returns.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
+    let result = unsafe { calls::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

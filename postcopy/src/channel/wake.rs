@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EfdFlags;
+
+use crate::host::{EventFd, poll};
 
 /// Rings until it is cleared. Made of an eventfd, so that it can be polled next to a socket.
 #[derive(Debug)]
@@ -38,7 +40,7 @@ impl Wake {
     fn sleep(&self, timeout: PollTimeout) {
         let mut fds = [PollFd::new(self.event.as_fd(), PollFlags::POLLIN)];
         // An interrupted wait is a wake-up too many, which every caller must bear anyway.
-        let _ = nix::poll::poll(&mut fds, timeout);
+        let _ = poll(&mut fds, timeout);
         self.clear();
     }
 

@@ -1,7 +1,7 @@
 //! The channels of one migration, accepted from whoever connects.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lobby::Lobby;
 use super::multifd::Multifd;
@@ -9,6 +9,7 @@ use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, TlsError};
 use crate::encoding::Decompressor;
 use crate::error::{MigrationError, sentence};
 use crate::handshake::{self, Until};
+use crate::host::Instant;
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token};
 
 /// The control channel's read buffer, in bytes.

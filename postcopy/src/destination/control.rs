@@ -2,8 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use super::driver::Driver;
 use super::place::Place;
@@ -11,6 +10,8 @@ use super::tracker::Tracker;
 use crate::channel::{Acceptor, Channel, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
+use crate::host::Mutex;
+use crate::host::thread::{Builder, JoinHandle};
 use crate::progress::{Observer, Progress};
 use crate::stats::{PageMap, Report, Status};
 use crate::wire::Features;
@@ -140,7 +141,7 @@ pub fn start_with(
     // Whoever asked for it hears of it before anything else that comes of it.
     observer.status(Status::Setup);
     let driver = Driver::new(guest, shared.clone(), observer, options.features);
-    let thread = std::thread::Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
+    let thread = Builder::new().name("incoming".into()).spawn(move || driver.run(acceptor))?;
     Ok(DestinationHandle { shared, thread: Some(thread) })
 }
 

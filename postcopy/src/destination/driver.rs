@@ -3,7 +3,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::connection::Connection;
@@ -19,6 +18,7 @@ use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError, Section};
 use crate::handshake::Until;
+use crate::host::thread::{self, JoinHandle};
 use crate::panics::catch;
 use crate::progress::Observer;
 use crate::stats::Status;
@@ -126,10 +126,8 @@ impl Driver {
             line: line.clone(),
             progress: self.shared.progress.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name("faults".into())
-            .spawn(move || fault_loop.run())
-            .map_err(UffdError::Read)?;
+        let thread =
+            thread::Builder::new().name("faults".into()).spawn(move || fault_loop.run()).map_err(UffdError::Read)?;
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
         self.intake.place_by(place.clone());
         let populate = match self.offered.contains(Features::SHARED_RAM) {
@@ -244,7 +242,7 @@ impl Driver {
             if self.shared.interrupted() {
                 return;
             }
-            std::thread::sleep(SETTLE_AGAIN);
+            thread::sleep(SETTLE_AGAIN);
         }
         for block in self.guest.ram() {
             if let Err(error) = faults.place.uffd.unregister(block) {

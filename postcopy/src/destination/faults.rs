@@ -6,8 +6,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -16,6 +15,7 @@ use super::tracker::Touch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
+use crate::host::{Instant, Mutex, poll};
 use crate::panics::catch;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -216,7 +216,7 @@ impl FaultLoop {
         ];
         // What TLS has read ahead is seen by no poll.
         let held = reader.is_some_and(|reader| reader.channel().holds_received());
-        match nix::poll::poll(&mut fds, if held { PollTimeout::ZERO } else { PollTimeout::NONE }) {
+        match poll(&mut fds, if held { PollTimeout::ZERO } else { PollTimeout::NONE }) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }

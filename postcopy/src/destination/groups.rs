@@ -4,8 +4,9 @@
 //! 2 and in version 1, wherever they are mounted. Groups that a container's view leaves out cannot
 //! be asked; version 1 tells the lowest of their limits.
 
-use std::fs::read_to_string;
 use std::path::{Component, Path, PathBuf};
+
+use crate::host::read_to_string;
 
 /// The room of the tightest group, in bytes; `None` without any limit.
 pub(super) fn room() -> Option<u64> {

@@ -1,11 +1,12 @@
 //! How long touched pages took to come, and how long each vCPU waited.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::host::{Instant, Mutex, MutexGuard};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::stats::{BUCKETS, LatencyReport};
 

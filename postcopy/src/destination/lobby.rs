@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use crate::channel::{Acceptor, Channel, ChannelError};
 use crate::error::sentence;
 use crate::handshake::{self, IncomingHandshake, Until};
+use crate::host::{Instant, poll};
 use crate::wire::{Answer, Hello};
 
 /// For so long a connection may say nothing, or not enough.

@@ -12,8 +12,7 @@
 //!   multifd 1         pages ... gather ──────────│
 //! ```
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use super::intake::{Intake, MULTIFD_BUFFER};
 use super::state::Compressed;
@@ -21,6 +20,8 @@ use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::encoding::Decompressor;
 use crate::error::MigrationError;
 use crate::guest::EngineThread;
+use crate::host::thread::{self, JoinHandle};
+use crate::host::{Condvar, Mutex, MutexGuard};
 use crate::thread_priority::use_short_slices;
 use crate::wire::{Forward, decode_multifd};
 
@@ -92,7 +93,7 @@ impl Multifd {
                 ring: wake.clone(),
                 wake: Wake::new()?,
             };
-            let thread = std::thread::Builder::new().name(format!("in-fd-{number}")).spawn(move || receiver.run())?;
+            let thread = thread::Builder::new().name(format!("in-fd-{number}")).spawn(move || receiver.run())?;
             multifd.threads.push(thread);
         }
         Ok(multifd)
@@ -168,7 +169,7 @@ struct PageReceiver {
 
 impl Drop for PageReceiver {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.lose(MigrationError::ThreadDied("multifd"));
         }
     }

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::latency::Latency;
 use super::page_source::PageSource;
 use super::staging::{Alone, InHand, Staging, by_chunk};
 use super::tracker::Tracker;
 use crate::error::MigrationError;
+use crate::host::Instant;
 use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};

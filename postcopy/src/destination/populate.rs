@@ -4,14 +4,14 @@
 //! On a host that has little memory left nothing is populated: it works all the same, and slower.
 //! What the guest turns out not to use is given back on the way.
 
-use std::fs::read_to_string;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use super::groups;
 use super::place::Place;
 use crate::guest::{EngineThread, Guest};
+use crate::host::read_to_string;
+use crate::host::thread::{Builder, JoinHandle};
 use crate::ram::PageRun;
 use crate::thread_priority::lower_priority;
 
@@ -31,8 +31,7 @@ impl Populate {
     pub fn begin(guest: Arc<dyn Guest>, place: Arc<Place>) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread =
-            std::thread::Builder::new().name("populate".into()).spawn(move || run(&*guest, &place, &stopped))?;
+        let thread = Builder::new().name("populate".into()).spawn(move || run(&*guest, &place, &stopped))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

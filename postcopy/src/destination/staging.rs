@@ -26,12 +26,13 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::bitmap::PageBitmap;
+use crate::host::{Mutex, MutexGuard, scaled, thread};
 use crate::memory::{HUGE_PAGES, HUGE_TOGETHER, RamBlock, Shadow};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};
@@ -198,7 +199,7 @@ impl Staging {
     fn note_alone(&self, run: PageRun) -> bool {
         let more = self.alone.set_range(run.start, u64::from(run.count));
         let before = self.alone_pages.fetch_add(more, Ordering::Relaxed);
-        before <= MOST_ALONE && before + more > MOST_ALONE
+        before <= scaled(MOST_ALONE) && before + more > scaled(MOST_ALONE)
     }
 
     /// Has `place` place pages of the page's chunk, if that is away, and note which; it tells
@@ -211,7 +212,7 @@ impl Staging {
                 Err(HOME) => return Ok(Alone::Home),
                 Err(GOING) => return Ok(Alone::Comes),
                 // The other thread has pages of the same chunk in hand.
-                Err(_) => std::thread::yield_now(),
+                Err(_) => thread::yield_now(),
             }
         }
         let placed = place();
@@ -347,12 +348,12 @@ impl Staging {
     /// If too many pages are in RAM alone, takes some back into the shadow, group after group: who
     /// touches one again gets it from there. Receivers only.
     pub fn take_back(&self, block: &RamBlock) -> io::Result<()> {
-        if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE {
+        if self.alone_pages.load(Ordering::Relaxed) <= scaled(MOST_ALONE) {
             return Ok(());
         }
         let groups = self.chunks().div_ceil(GROUP);
         for _ in 0..groups {
-            if self.alone_pages.load(Ordering::Relaxed) <= MOST_ALONE / 2 {
+            if self.alone_pages.load(Ordering::Relaxed) <= scaled(MOST_ALONE) / 2 {
                 break;
             }
             let group = self.take_back_next.fetch_add(1, Ordering::Relaxed) % groups;
@@ -423,7 +424,7 @@ impl Staging {
     fn seize(&self, number: u64, place: u8) {
         let chunk = &self.chunks[number as usize];
         while chunk.compare_exchange_weak(AWAY, place, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            std::thread::yield_now();
+            thread::yield_now();
         }
     }
 

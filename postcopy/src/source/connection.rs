@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use super::control::Shared;
 use super::demand::DemandServer;
@@ -15,6 +14,7 @@ use crate::encoding::{Encoding, PageEncoding};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::handshake::{self, Until};
+use crate::host::thread::{Builder, JoinHandle};
 use crate::wire::{ChannelKind, Features, Token};
 
 /// Holds the longest reply, a piece of the received bitmap, so that a reply is only ever read
@@ -85,7 +85,7 @@ impl Connection {
     /// Page requests are answered from now on.
     pub fn serve_demand(&mut self) -> std::io::Result<()> {
         if let Some(server) = self.server.take() {
-            self.serving = Some(std::thread::Builder::new().name("mig-demand".into()).spawn(move || server.run())?);
+            self.serving = Some(Builder::new().name("mig-demand".into()).spawn(move || server.run())?);
         }
         Ok(())
     }

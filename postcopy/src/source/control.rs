@@ -2,8 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use super::convergence::Limits;
 use super::driver::Driver;
@@ -12,6 +11,8 @@ use crate::bitmap::RamBitmap;
 use crate::channel::{Connector, Wake};
 use crate::error::MigrationError;
 use crate::guest::Guest;
+use crate::host::thread::{Builder, JoinHandle};
+use crate::host::{Mutex, MutexGuard};
 use crate::progress::{Observer, Progress};
 use crate::stats::{PageMap, Report, Status};
 
@@ -166,7 +167,7 @@ pub fn start_with(
     // Whoever asked for it hears of it before anything else that comes of it.
     observer.status(Status::Setup);
     let driver = Driver::new(guest, shared.clone(), observer.clone());
-    let thread = std::thread::Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;
+    let thread = Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;
     Ok(SourceHandle { shared, observer, thread: Some(thread) })
 }
 

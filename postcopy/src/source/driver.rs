@@ -20,6 +20,7 @@ use crate::channel::{ChannelError, Connector};
 use crate::encoding::{Encoding, PageEncoding};
 use crate::error::{MigrationError, sentence};
 use crate::guest::{EngineThread, Guest, GuestError};
+use crate::host::scaled;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
@@ -159,7 +160,7 @@ impl Driver {
     ) -> Option<Outcome> {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
-        let spread = link.multifd.as_ref().map(|_| MANY_PAGES);
+        let spread = link.multifd.as_ref().map(|_| scaled(MANY_PAGES));
         // What has changed of a page is known to one thread only.
         let precopy = spread.filter(|_| self.outgoing.changed().is_none());
         let many = MultifdThresholds { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };

@@ -6,8 +6,7 @@
 //! overtake the pages (`Action::MultifdFlush`); the senders ring for it if it waits.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -18,6 +17,8 @@ use crate::channel::{Channel, ChannelError, Wake};
 use crate::encoding::Encoding;
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, Guest};
+use crate::host::thread::{self, JoinHandle};
+use crate::host::{Mutex, MutexGuard, next, scaled};
 use crate::ram::PageRun;
 use crate::wire::Forward;
 
@@ -100,8 +101,7 @@ impl Senders {
                 wake: Wake::new()?,
             };
             let outgoing = Outgoing::new(encoding, guest.ram())?;
-            let thread =
-                std::thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run(outgoing))?;
+            let thread = thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run(outgoing))?;
             senders.threads.push(thread);
         }
         Ok(senders)
@@ -122,7 +122,7 @@ impl Senders {
     pub fn push(&mut self, run: PageRun, zero: Option<bool>, alone: bool) -> bool {
         self.next.runs.push((run, zero));
         self.next.pages += u64::from(run.count);
-        alone || self.next.pages >= JOB_PAGES || self.next.runs.len() >= JOB_RUNS
+        alone || self.next.pages >= scaled(JOB_PAGES) || self.next.runs.len() >= JOB_RUNS
     }
 
     /// Gives the next job out, if there is room; whether nothing is left to give. If not, the
@@ -211,7 +211,7 @@ struct Done<'a>(&'a JobSender);
 impl Drop for Done<'_> {
     fn drop(&mut self) {
         let sender = self.0;
-        if std::thread::panicking() {
+        if thread::panicking() {
             sender.lose(MigrationError::ThreadDied("multifd"));
         }
         sender.desk.open.fetch_sub(1, Ordering::SeqCst);
@@ -222,7 +222,7 @@ impl Drop for Done<'_> {
 impl JobSender {
     fn run(self, mut outgoing: Outgoing) {
         self.guest.thread_begins(EngineThread::MultifdSender);
-        for job in &self.jobs {
+        while let Some(job) = next(&self.jobs) {
             let done = Done(&self);
             self.desk.changed(&self.shared.wake);
             match self.send(&mut outgoing, &job) {

@@ -5,13 +5,14 @@ use super::xbzrle::XbzrleEncoder;
 use crate::channel::{Batch, Channel, ChannelError, Wake};
 use crate::encoding::{Compressor, Encoding, PageEncoding, ZeroPages};
 use crate::error::MigrationError;
+use crate::host::scaled;
 use crate::memory::RamBlock;
 use crate::ram::{PageIndex, PageRun};
 use crate::wire::{Forward, MAX_COMPRESSED_PAGES};
 
 /// A batch is sent once it holds so many bytes: enough that the call is cheap, few enough that they
 /// stay in the cache.
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: u64 = 256 * 1024;
 /// Zero runs wait for each other up to so many.
 const MOST_ZEROS: usize = 1024;
 
@@ -168,7 +169,7 @@ impl Outgoing {
 
     /// Whether it is time to send.
     pub fn is_due(&self) -> bool {
-        self.batch.bytes() >= BATCH_BYTES || self.batch.is_full()
+        self.batch.bytes() as u64 >= scaled(BATCH_BYTES) || self.batch.is_full()
     }
 
     /// Sends everything; tells what went since the last time. Empty afterwards, also after an

@@ -2,12 +2,13 @@
 //! [`CongestionControl`] decides, this looks and sets.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::congestion::{CongestionControl, PacingRate, Sample};
 use super::control::Shared;
 use crate::channel::{Channel, Network};
+use crate::host::Mutex;
 
 /// The background's channels, and how fast they may go together.
 pub(super) struct Pacer {

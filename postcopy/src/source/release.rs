@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::bitmap::RamBitmap;
+use crate::host::scaled;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::Fragment;
@@ -147,7 +148,7 @@ pub(super) struct Asking {
 
 impl Asking {
     pub fn new(released: Arc<Released>) -> Self {
-        let every = (released.pages.pages() * PAGE_SIZE as u64 / PARTS).max(LEAST);
+        let every = (released.pages.pages() * PAGE_SIZE as u64 / PARTS).max(scaled(LEAST));
         // What went before the hand-over is asked about at once.
         Self { released, every, sent: every, number: 0, open: false }
     }
