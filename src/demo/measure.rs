@@ -6,6 +6,8 @@ use super::trace::{Beat, Trace};
 
 /// The grain in which throughput is looked at. Some heartbeats fall into each.
 const BIN: Duration = Duration::from_millis(50);
+/// The same for the picture. A heartbeat takes 14 ms to be sent, so less would show nothing more.
+const FINE: Duration = Duration::from_millis(20);
 /// Below this share of its undisturbed speed the guest is in a brownout.
 const SLOW: f64 = 0.8;
 /// After this many bins without a slow stretch the guest has recovered.
@@ -79,6 +81,8 @@ pub struct Measured {
     pub lost: Duration,
     /// The guest's throughput over all the time looked at.
     pub curve: Vec<Bin>,
+    /// The same in a finer grain, for the picture.
+    pub fine: Vec<Bin>,
 }
 
 impl Measured {
@@ -94,7 +98,8 @@ impl Measured {
             return None;
         }
         let work = Work::new(&trace.beats, blackout, speed);
-        let curve = work.curve(Span { from: marks.calm, to: marks.until });
+        let whole = Span { from: marks.calm, to: marks.until };
+        let (curve, fine) = (work.curve(whole, BIN), work.curve(whole, FINE));
         let slow: Vec<bool> = curve.iter().map(|bin| bin.speed < SLOW * speed).collect();
         let begin = curve.partition_point(|bin| bin.span.to <= marks.start);
         let end = curve.partition_point(|bin| bin.span.to <= marks.end);
@@ -114,6 +119,7 @@ impl Measured {
             recovered: slow.last().is_none_or(|(_, last)| last + 1 < curve.len()),
             lost: Duration::from_secs_f64(lost.max(0.0)),
             curve,
+            fine,
         })
     }
 
@@ -183,11 +189,11 @@ impl Work {
         }
     }
 
-    fn curve(&self, whole: Span) -> Vec<Bin> {
-        let count = whole.length().as_millis() / BIN.as_millis();
+    fn curve(&self, whole: Span, grain: Duration) -> Vec<Bin> {
+        let count = whole.length().as_millis() / grain.as_millis();
         let bin = |index: u32| {
-            let span = Span { from: whole.from + BIN * index, to: whole.from + BIN * (index + 1) };
-            Bin { span, speed: (self.at(span.to) - self.at(span.from)) / BIN.as_secs_f64() }
+            let span = Span { from: whole.from + grain * index, to: whole.from + grain * (index + 1) };
+            Bin { span, speed: (self.at(span.to) - self.at(span.from)) / grain.as_secs_f64() }
         };
         (0..u32::try_from(count).unwrap_or(u32::MAX)).map(bin).collect()
     }

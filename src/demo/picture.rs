@@ -1,5 +1,5 @@
-//! The picture: the guest's throughput over time, a panel a mode, and beside it the moment of the
-//! switch enlarged.
+//! The picture: the guest's throughput around the migration, a panel for each mode, and beside it
+//! the moment of the switchover enlarged.
 
 use std::time::Duration;
 
@@ -26,10 +26,16 @@ const GRID: &str = r##"stroke="#e3e6e4" stroke-width="1""##;
 const FRAME: &str = r##"fill="none" stroke="#c9cfcc" stroke-width="1""##;
 
 const WIDTH: f64 = 1180.0;
-const TOP: f64 = 122.0;
-const PITCH: f64 = 248.0;
-const PLOT: (f64, f64, f64) = (70.0, 740.0, 160.0);
-const ZOOM: (f64, f64) = (868.0, 286.0);
+const TOP: f64 = 84.0;
+const PITCH: f64 = 282.0;
+/// Left edge, width and height of the wide panels, and how far they are below their row's top.
+const PLOT: (f64, f64, f64) = (78.0, 740.0, 160.0);
+const BELOW: f64 = 48.0;
+/// Left edge and width of the panels beside them.
+const ZOOM: (f64, f64) = (876.0, 280.0);
+/// What is shown before the migration and after the last of them, in seconds.
+const BEFORE: f64 = 0.1;
+const BEYOND: f64 = 0.12;
 
 /// Two of seconds and values to drawing units.
 #[derive(Clone, Copy)]
@@ -69,11 +75,8 @@ pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
     let height = TOP + PITCH * journeys.len() as f64 + 26.0;
     let mut svg = Svg::new(WIDTH, height, BACKGROUND, STYLE);
     title(&mut svg, options);
-    let first = |journey: &Journey| since(journey.marks.start, journey.marks.calm);
-    let last = |journey: &Journey| since(journey.marks.start, journey.marks.until);
-    let time =
-        (journeys.iter().map(first).fold(0.0, f64::min).max(-1.0), journeys.iter().map(last).fold(1.0, f64::max));
-    let top = journeys.iter().map(|journey| fastest(journey, time.0)).fold(1.0, f64::max) * 1.08;
+    let time = (-BEFORE, journeys.iter().map(disturbed_until).fold(0.0, f64::max) + BEYOND);
+    let top = journeys.iter().map(|journey| fastest(journey, time)).fold(1.0, f64::max) * 1.08;
     let longest = journeys.iter().map(|journey| journey.measured.blackout.length()).max().unwrap_or_default();
     // A margin on each side in which the heartbeats can be told from each other.
     let reach = longest.as_secs_f64() + 0.02;
@@ -82,9 +85,9 @@ pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
         let y = TOP + PITCH * row as f64;
         let (x, w, h) = PLOT;
         header(&mut svg, journey, y);
-        throughput(&mut svg, journey, Scale { plot: Rect { x, y: y + 32.0, w, h }, time, top });
+        throughput(&mut svg, journey, Scale { plot: Rect { x, y: y + BELOW, w, h }, time, top });
         let (x, w) = ZOOM;
-        switch(&mut svg, journey, Scale { plot: Rect { x, y: y + 32.0, w, h }, time: (-0.02, reach), top: 1.0 });
+        switch(&mut svg, journey, Scale { plot: Rect { x, y: y + BELOW, w, h }, time: (-0.02, reach), top: 1.0 });
     }
     let built = if cfg!(debug_assertions) { ", development build" } else { "" };
     let from = format!("Whimbrel {}{built}; {host}", env!("CARGO_PKG_VERSION"));
@@ -92,11 +95,19 @@ pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
     svg.finish()
 }
 
-/// The highest speed that will be seen when the picture begins at `from`, in seconds before the
-/// migration.
-fn fastest(journey: &Journey, from: f64) -> f64 {
-    let seen = journey.measured.curve.iter().filter(|bin| since(journey.marks.start, bin.span.to) > from);
-    seen.map(|bin| bin.speed).fold(0.0, f64::max)
+/// When the migration no longer disturbs the guest, in seconds since its begin: every page has
+/// come, and the guest has its speed again.
+fn disturbed_until(journey: &Journey) -> f64 {
+    let marks = &journey.marks;
+    let recovered = journey.measured.brownouts.last().map_or(marks.end, |brownout| brownout.to);
+    since(marks.start, recovered.max(marks.end).min(marks.until))
+}
+
+/// The highest speed in a picture of this time.
+fn fastest(journey: &Journey, (from, to): (f64, f64)) -> f64 {
+    let seconds = |at| since(journey.marks.start, at);
+    let shown = journey.measured.fine.iter().filter(|bin| seconds(bin.span.to) > from && seconds(bin.span.from) < to);
+    shown.map(|bin| bin.speed).fold(0.0, f64::max)
 }
 
 fn title(svg: &mut Svg, options: &Options) {
@@ -107,18 +118,6 @@ fn title(svg: &mut Svg, options: &Options) {
         format_size(options.working_set()),
     );
     svg.text((PLOT.0, 62.0), r#"class="sub""#, &about);
-    let entries = [
-        (SOURCE, "on the source"),
-        (DESTINATION, "on the destination"),
-        (BROWNOUT, "brownout: below 80% of its speed"),
-        (BLACKOUT, "blackout: no sign of life"),
-    ];
-    let mut x = PLOT.0;
-    for (colour, text) in entries {
-        svg.rect(Rect { x, y: 79.0, w: 12.0, h: 12.0 }, &format!(r#"rx="2" fill="{colour}""#));
-        svg.text((x + 18.0, 89.5), "", text);
-        x += 44.0 + 6.7 * text.len() as f64;
-    }
 }
 
 fn header(svg: &mut Svg, journey: &Journey, y: f64) {
@@ -132,7 +131,7 @@ fn header(svg: &mut Svg, journey: &Journey, y: f64) {
     svg.text((PLOT.0 + 12.0 + 10.2 * name.len() as f64, y + 20.0), r#"class="sub""#, what);
     let lost = format!("guest work lost: {} ms, errors: {}", ms(journey.measured.lost), journey.errors());
     svg.text((PLOT.0 + PLOT.1, y + 20.0), r#"text-anchor="end""#, &lost);
-    svg.text((ZOOM.0, y + 20.0), r#"class="sub""#, "the switch: each line a sign of life");
+    svg.text((ZOOM.0, y + 20.0), r#"class="sub""#, "the switchover: each line is a sign of life");
 }
 
 /// The wide panel.
@@ -141,8 +140,10 @@ fn throughput(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let measured = &journey.measured;
     let seconds = |span: Span| (since(zero, span.from), since(zero, span.to));
     svg.rect(scale.plot, r##"fill="#fff""##);
-    axes(svg, &scale, true);
-    for brownout in &measured.brownouts {
+    axes(svg, &scale, "ms since the command");
+    speeds(svg, &scale);
+    let shown = |span: &&Span| since(zero, span.from) < scale.time.1;
+    for brownout in measured.brownouts.iter().filter(shown) {
         svg.rect(scale.band(seconds(*brownout), 2.0), &format!(r#"fill="{BROWNOUT}" fill-opacity="0.45""#));
     }
     curve(svg, journey, &scale);
@@ -151,13 +152,13 @@ fn throughput(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let dashes = r##"stroke="#6d7a84" stroke-width="1" stroke-dasharray="2 3""##;
     svg.line((scale.plot.x, undisturbed), (scale.plot.right(), undisturbed), dashes);
     let end = since(zero, journey.marks.end);
-    for (at, text, side, anchor) in [(0.0, "start", -5.0, "end"), (end, "all pages there", 5.0, "start")] {
+    let arrived = format!("all pages there: {} ms", ms(Duration::from_secs_f64(end.max(0.0))));
+    for (at, text) in [(0.0, "migrate"), (end, arrived.as_str())] {
         let x = scale.x(at);
-        svg.line((x, scale.plot.y), (x, scale.plot.bottom()), r##"stroke="#16222b" stroke-dasharray="5 3""##);
-        svg.text((x + side, scale.plot.y + 15.0), &format!(r#"class="note" text-anchor="{anchor}""#), text);
+        svg.line((x, scale.plot.y - 4.0), (x, scale.plot.bottom()), r##"stroke="#16222b" stroke-dasharray="5 3""##);
+        let (x, anchor) = if at > 0.0 { (x - 3.0, "start") } else { (x, "middle") };
+        svg.text((x, scale.plot.y - 8.0), &format!(r#"class="note" text-anchor="{anchor}""#), text);
     }
-    let unseen = Rect { x: scale.x(since(zero, journey.marks.until)), ..scale.plot };
-    svg.rect(Rect { w: scale.plot.right() - unseen.x, ..unseen }, &format!(r#"fill="{BACKGROUND}""#));
     notes(svg, journey, &scale);
     svg.rect(scale.plot, FRAME);
 }
@@ -170,9 +171,9 @@ fn curve(svg: &mut Svg, journey: &Journey, scale: &Scale) {
         [(SOURCE, Span { from: Duration::ZERO, to: from }), (DESTINATION, Span { from: to, to: Duration::MAX })]
     {
         let mut points = Vec::new();
-        for bin in &journey.measured.curve {
+        for bin in &journey.measured.fine {
             let (from, to) = (bin.span.from.max(here.from), bin.span.to.min(here.to));
-            if from < to && since(zero, to) > scale.time.0 {
+            if from < to && since(zero, to) > scale.time.0 && since(zero, from) < scale.time.1 {
                 let y = scale.y(bin.speed);
                 points.extend([(scale.x(since(zero, from)), y), (scale.x(since(zero, to)), y)]);
             }
@@ -189,29 +190,40 @@ fn curve(svg: &mut Svg, journey: &Journey, scale: &Scale) {
     }
 }
 
-/// What the bands mean, in milliseconds.
+/// What the curves and bands are, beside them.
 fn notes(svg: &mut Svg, journey: &Journey, scale: &Scale) {
     let zero = journey.marks.start;
     let measured = &journey.measured;
+    let low = scale.plot.bottom() - 9.0;
+    named(svg, (scale.plot.x + 6.0, low), SOURCE, "start", "on the source");
+    named(svg, (scale.plot.right() - 6.0, low), DESTINATION, "end", "on the destination");
     let mut lines = vec![format!("blackout {} ms", ms(measured.blackout.length()))];
     if !measured.brownouts.is_empty() {
         let more = if measured.recovered { "" } else { "more than " };
-        lines.push(format!("brownout {more}{} ms", ms(measured.slow_time())));
+        lines.push(format!("brownout (below 80% of its speed) {more}{} ms", ms(measured.slow_time())));
     }
-    // To the right of the blackout, or to its left where there is no room.
-    let dark = scale.x(since(zero, measured.blackout.to));
-    let (x, anchor) = if dark + 200.0 < scale.plot.right() { (dark + 7.0, "start") } else { (dark - 7.0, "end") };
+    // To the right of the bands, where the curve has its height again.
+    let dark = since(zero, measured.blackout.to);
+    let slow = measured.brownouts.last().map_or(dark, |brownout| since(zero, brownout.to)).max(dark);
     for (row, text) in lines.iter().enumerate() {
-        let y = scale.plot.y + 46.0 + 17.0 * row as f64;
-        svg.text((x, y), &format!(r#"class="note" text-anchor="{anchor}""#), text);
+        let y = scale.plot.y + 58.0 + 20.0 * row as f64;
+        let at = scale.x(if row == 0 { dark } else { slow });
+        let x = scale.x(slow) + 14.0;
+        svg.line((at, y - 4.0), (x - 3.0, y - 4.0), r##"stroke="#16222b" stroke-width="0.8""##);
+        svg.text((x, y), r#"class="note""#, text);
     }
+}
+
+/// Whose curve it is, in its colour.
+fn named(svg: &mut Svg, at: (f64, f64), colour: &str, anchor: &str, text: &str) {
+    svg.text(at, &format!(r#"class="note" text-anchor="{anchor}" style="fill:{colour};font-weight:600""#), text);
 }
 
 /// The narrow panel: when bytes arrived, around the switch.
 fn switch(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let Span { from: zero, to } = journey.measured.blackout;
     svg.rect(scale.plot, r##"fill="#fff""##);
-    axes(svg, &scale, false);
+    axes(svg, &scale, "ms since the source's last sign of life");
     let band = scale.band((0.0, since(zero, to)), 1.0);
     svg.rect(band, &format!(r#"fill="{BLACKOUT}" fill-opacity="0.85""#));
     for (side, at) in &journey.trace.arrivals {
@@ -222,8 +234,11 @@ fn switch(svg: &mut Svg, journey: &Journey, scale: Scale) {
             svg.line((x, low - scale.plot.h * 0.45), (x, low), &format!(r#"stroke="{colour}" stroke-width="1""#));
         }
     }
-    let text = format!("{} ms", ms(journey.measured.blackout.length()));
-    let (x, anchor) = match band.w > 60.0 {
+    let above = scale.plot.bottom() - scale.plot.h * 0.45 - 7.0;
+    named(svg, (scale.plot.x + 5.0, above), SOURCE, "start", "source");
+    named(svg, (scale.plot.right() - 5.0, above), DESTINATION, "end", "destination");
+    let text = format!("blackout {} ms", ms(journey.measured.blackout.length()));
+    let (x, anchor) = match band.w > 120.0 {
         true => (band.x + band.w / 2.0, r##"text-anchor="middle" style="fill:#fff;font-weight:600""##),
         false => (band.right() + 6.0, r#"class="note""#),
     };
@@ -231,25 +246,28 @@ fn switch(svg: &mut Svg, journey: &Journey, scale: Scale) {
     svg.rect(scale.plot, FRAME);
 }
 
-/// Grid and labels; throughput and seconds in the `wide` panel, milliseconds in the other.
-fn axes(svg: &mut Svg, scale: &Scale, wide: bool) {
-    let Rect { x, y, h, .. } = scale.plot;
-    let (low, right) = (scale.plot.bottom(), scale.plot.right());
-    let (unit, name) = if wide { (1.0, "s") } else { (1e-3, "ms") };
-    for at in ticks(scale.time.0 / unit, scale.time.1 / unit, if wide { 10.0 } else { 5.0 }) {
-        let x = scale.x(at * unit);
+/// The time axis, in milliseconds, with its title.
+fn axes(svg: &mut Svg, scale: &Scale, name: &str) {
+    let Rect { x, y, w, .. } = scale.plot;
+    let low = scale.plot.bottom();
+    for at in ticks(scale.time.0 * 1e3, scale.time.1 * 1e3, w / 90.0) {
+        let x = scale.x(at / 1e3);
         svg.line((x, y), (x, low), GRID);
-        svg.text((x, low + 16.0), r#"class="tick" text-anchor="middle""#, &format!("{at} {name}"));
+        svg.text((x, low + 16.0), r#"class="tick" text-anchor="middle""#, &format!("{at}"));
     }
-    if wide {
-        for at in ticks(0.0, scale.top, 5.0) {
-            svg.line((x, scale.y(at)), (right, scale.y(at)), GRID);
-            svg.text((x - 7.0, scale.y(at) + 4.0), r#"class="tick" text-anchor="end""#, &number(at));
-        }
-        let middle = y + h / 2.0;
-        let turned = format!(r#"class="tick" text-anchor="middle" transform="rotate(-90 22 {middle:.1})""#);
-        svg.text((22.0, middle), &turned, "page visits per second");
+    svg.text((x + w / 2.0, low + 34.0), r#"class="tick" text-anchor="middle""#, name);
+}
+
+/// The axis of throughput, with its title.
+fn speeds(svg: &mut Svg, scale: &Scale) {
+    let Rect { x, y, h, .. } = scale.plot;
+    for at in ticks(0.0, scale.top, 5.0) {
+        svg.line((x, scale.y(at)), (scale.plot.right(), scale.y(at)), GRID);
+        svg.text((x - 7.0, scale.y(at) + 4.0), r#"class="tick" text-anchor="end""#, &number(at));
     }
+    let middle = y + h / 2.0;
+    let turned = format!(r#"class="tick" text-anchor="middle" transform="rotate(-90 26 {middle:.1})""#);
+    svg.text((26.0, middle), &turned, "page visits per second");
 }
 
 /// About `count` round numbers from `low` to `high`.
