@@ -79,10 +79,8 @@ pub struct Measured {
     /// Work that the guest would have done undisturbed and has not, as time of an undisturbed
     /// guest.
     pub lost: Duration,
-    /// The guest's throughput over all the time looked at.
+    /// The guest's throughput over all the time looked at, in the grain of the picture.
     pub curve: Vec<Bin>,
-    /// The same in a finer grain, for the picture.
-    pub fine: Vec<Bin>,
 }
 
 impl Measured {
@@ -99,27 +97,26 @@ impl Measured {
         }
         let work = Work::new(&trace.beats, blackout, speed);
         let whole = Span { from: marks.calm, to: marks.until };
-        let (curve, fine) = (work.curve(whole, BIN), work.curve(whole, FINE));
-        let slow: Vec<bool> = curve.iter().map(|bin| bin.speed < SLOW * speed).collect();
-        let begin = curve.partition_point(|bin| bin.span.to <= marks.start);
-        let end = curve.partition_point(|bin| bin.span.to <= marks.end);
+        let (bins, curve) = (work.curve(whole, BIN), work.curve(whole, FINE));
+        let slow: Vec<bool> = bins.iter().map(|bin| bin.speed < SLOW * speed).collect();
+        let begin = bins.partition_point(|bin| bin.span.to <= marks.start);
+        let end = bins.partition_point(|bin| bin.span.to <= marks.end);
         let slow = slow_stretches(&slow, begin, end);
         let span = |(first, last): &(usize, usize)| Span {
-            from: curve[*first].span.from.max(marks.start),
-            to: curve[*last].span.to,
+            from: bins[*first].span.from.max(marks.start),
+            to: bins[*last].span.to,
         };
         let brownouts = slow.iter().map(span).collect();
         let done = work.at(marks.until) - work.at(marks.start);
         let lost = (marks.until - marks.start).as_secs_f64() - done / speed;
         Some(Self {
             speed,
-            steady: is_steady(&curve[..begin], speed),
+            steady: is_steady(&bins[..begin], speed),
             blackout,
             brownouts,
-            recovered: slow.last().is_none_or(|(_, last)| last + 1 < curve.len()),
+            recovered: slow.last().is_none_or(|(_, last)| last + 1 < bins.len()),
             lost: Duration::from_secs_f64(lost.max(0.0)),
             curve,
-            fine,
         })
     }
 

@@ -26,16 +26,17 @@ const GRID: &str = r##"stroke="#e3e6e4" stroke-width="1""##;
 const FRAME: &str = r##"fill="none" stroke="#c9cfcc" stroke-width="1""##;
 
 const WIDTH: f64 = 1180.0;
-const TOP: f64 = 84.0;
+const TOP: f64 = 100.0;
 const PITCH: f64 = 282.0;
 /// Left edge, width and height of the wide panels, and how far they are below their row's top.
 const PLOT: (f64, f64, f64) = (78.0, 740.0, 160.0);
 const BELOW: f64 = 48.0;
 /// Left edge and width of the panels beside them.
 const ZOOM: (f64, f64) = (876.0, 280.0);
-/// What is shown before the migration and after the last of them, in seconds.
-const BEFORE: f64 = 0.1;
-const BEYOND: f64 = 0.12;
+/// What is shown before the migration and after the longest, as a share of that one, and at least
+/// in seconds.
+const BEFORE: (f64, f64) = (0.15, 0.1);
+const BEYOND: (f64, f64) = (0.25, 0.12);
 
 /// Two of seconds and values to drawing units.
 #[derive(Clone, Copy)]
@@ -75,11 +76,13 @@ pub fn picture(options: &Options, journeys: &[Journey], host: &str) -> String {
     let height = TOP + PITCH * journeys.len() as f64 + 26.0;
     let mut svg = Svg::new(WIDTH, height, BACKGROUND, STYLE);
     title(&mut svg, options);
-    let time = (-BEFORE, journeys.iter().map(disturbed_until).fold(0.0, f64::max) + BEYOND);
+    let longest = journeys.iter().map(disturbed_until).fold(0.0, f64::max);
+    let beside = |(share, least): (f64, f64)| (longest * share).max(least);
+    let time = (-beside(BEFORE), longest + beside(BEYOND));
     let top = journeys.iter().map(|journey| fastest(journey, time)).fold(1.0, f64::max) * 1.08;
-    let longest = journeys.iter().map(|journey| journey.measured.blackout.length()).max().unwrap_or_default();
+    let darkest = journeys.iter().map(|journey| journey.measured.blackout.length()).max().unwrap_or_default();
     // A margin on each side in which the heartbeats can be told from each other.
-    let reach = longest.as_secs_f64() + 0.02;
+    let reach = darkest.as_secs_f64() + 0.02;
 
     for (row, journey) in journeys.iter().enumerate() {
         let y = TOP + PITCH * row as f64;
@@ -106,7 +109,7 @@ fn disturbed_until(journey: &Journey) -> f64 {
 /// The highest speed in a picture of this time.
 fn fastest(journey: &Journey, (from, to): (f64, f64)) -> f64 {
     let seconds = |at| since(journey.marks.start, at);
-    let shown = journey.measured.fine.iter().filter(|bin| seconds(bin.span.to) > from && seconds(bin.span.from) < to);
+    let shown = journey.measured.curve.iter().filter(|bin| seconds(bin.span.to) > from && seconds(bin.span.from) < to);
     shown.map(|bin| bin.speed).fold(0.0, f64::max)
 }
 
@@ -118,6 +121,8 @@ fn title(svg: &mut Svg, options: &Options) {
         format_size(options.working_set()),
     );
     svg.text((PLOT.0, 62.0), r#"class="sub""#, &about);
+    let words = "dotted: its undisturbed speed; brownout: it runs below 80% of that; blackout: no sign of life";
+    svg.text((PLOT.0, 80.0), r#"class="sub""#, words);
 }
 
 fn header(svg: &mut Svg, journey: &Journey, y: f64) {
@@ -156,7 +161,11 @@ fn throughput(svg: &mut Svg, journey: &Journey, scale: Scale) {
     for (at, text) in [(0.0, "migrate"), (end, arrived.as_str())] {
         let x = scale.x(at);
         svg.line((x, scale.plot.y - 4.0), (x, scale.plot.bottom()), r##"stroke="#16222b" stroke-dasharray="5 3""##);
-        let (x, anchor) = if at > 0.0 { (x - 3.0, "start") } else { (x, "middle") };
+        let (x, anchor) = match at > 0.0 {
+            true if x + 160.0 > scale.plot.right() => (x + 3.0, "end"),
+            true => (x - 3.0, "start"),
+            false => (x, "middle"),
+        };
         svg.text((x, scale.plot.y - 8.0), &format!(r#"class="note" text-anchor="{anchor}""#), text);
     }
     notes(svg, journey, &scale);
@@ -171,7 +180,7 @@ fn curve(svg: &mut Svg, journey: &Journey, scale: &Scale) {
         [(SOURCE, Span { from: Duration::ZERO, to: from }), (DESTINATION, Span { from: to, to: Duration::MAX })]
     {
         let mut points = Vec::new();
-        for bin in &journey.measured.fine {
+        for bin in &journey.measured.curve {
             let (from, to) = (bin.span.from.max(here.from), bin.span.to.min(here.to));
             if from < to && since(zero, to) > scale.time.0 && since(zero, from) < scale.time.1 {
                 let y = scale.y(bin.speed);
@@ -200,7 +209,7 @@ fn notes(svg: &mut Svg, journey: &Journey, scale: &Scale) {
     let mut lines = vec![format!("blackout {} ms", ms(measured.blackout.length()))];
     if !measured.brownouts.is_empty() {
         let more = if measured.recovered { "" } else { "more than " };
-        lines.push(format!("brownout (below 80% of its speed) {more}{} ms", ms(measured.slow_time())));
+        lines.push(format!("brownout {more}{} ms", ms(measured.slow_time())));
     }
     // To the right of the bands, where the curve has its height again.
     let dark = since(zero, measured.blackout.to);
@@ -237,12 +246,14 @@ fn switch(svg: &mut Svg, journey: &Journey, scale: Scale) {
     let above = scale.plot.bottom() - scale.plot.h * 0.45 - 7.0;
     named(svg, (scale.plot.x + 5.0, above), SOURCE, "start", "source");
     named(svg, (scale.plot.right() - 5.0, above), DESTINATION, "end", "destination");
-    let text = format!("blackout {} ms", ms(journey.measured.blackout.length()));
-    let (x, anchor) = match band.w > 120.0 {
+    // In the band where there is room, beside it otherwise.
+    let length = format!("{} ms", ms(journey.measured.blackout.length()));
+    let (x, kind) = match band.w > 66.0 {
         true => (band.x + band.w / 2.0, r##"text-anchor="middle" style="fill:#fff;font-weight:600""##),
         false => (band.right() + 6.0, r#"class="note""#),
     };
-    svg.text((x, scale.plot.y + 46.0), anchor, &text);
+    svg.text((x, scale.plot.y + 36.0), kind, "blackout");
+    svg.text((x, scale.plot.y + 52.0), kind, &length);
     svg.rect(scale.plot, FRAME);
 }
 
@@ -294,6 +305,43 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Progress;
+    use crate::config::MemoryConfig;
+    use crate::demo::measure::{Marks, Measured};
+    use crate::demo::trace::{Beat, Trace, Verdict};
+
+    /// A guest that is watched for 3.5 s and moves from 1.5 s to 1.7 s, with a blackout of 4 ms.
+    fn journey() -> Journey {
+        let ms = Duration::from_millis;
+        let mut trace = Trace::default();
+        for at in (0..3600).filter(|at| !(1601..1604).contains(at)) {
+            let side = if at <= 1600 { Side::Source } else { Side::Destination };
+            trace.arrivals.push((side, ms(at)));
+            let visits = 1000 * if at < 1500 { at } else { 1500 + at.saturating_sub(1700) };
+            trace.beats.push(Beat { at: ms(at), visits });
+        }
+        let marks = Marks { calm: ms(0), start: ms(1500), end: ms(1700), until: ms(3500) };
+        let measured = Measured::of(&trace, &marks).unwrap();
+        let verdict = Verdict { pages: 1, errors: 0 };
+        Journey { mode: Mode::Postcopy, report: Progress::default(), demand: None, verdict, trace, marks, measured }
+    }
+
+    #[test]
+    fn the_axis_shows_the_migration_and_not_the_seconds_around_it() {
+        let memory = MemoryConfig { size: 64 << 20, shared: false };
+        let options = Options { memory, modes: vec![Mode::Postcopy], out: "x.svg".into(), keep: false };
+        let drawn = picture(&options, &[journey()], "a host");
+        assert!((0.19..0.26).contains(&disturbed_until(&journey())), "{}", disturbed_until(&journey()));
+        for text in ["ms since the command", "page visits per second", "ms since the source's last sign of life"] {
+            assert!(drawn.contains(text), "no axis says '{text}'");
+        }
+        for text in
+            ["on the source", "on the destination", "blackout 4.0 ms", "brownout 196 ms", "all pages there: 200 ms"]
+        {
+            assert!(drawn.contains(text), "nothing is called '{text}'");
+        }
+        assert!(drawn.contains(">300<") && !drawn.contains(">500<"), "the axis ends soon after the last page");
+    }
 
     #[test]
     fn ticks_are_round() {
