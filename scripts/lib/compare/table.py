@@ -41,19 +41,23 @@ SCALED_COLUMNS = [
 OWN_DEMAND = [("own_demand_p50_us", "p50 us", 0), ("own_demand_p99_us", "p99 us", 0), ("own_demand_max_us", "max us", 0)]
 
 LEGEND = """\
-Medians, with the least and the greatest in brackets. *total*: from the command to the event that says completed, of the
-side where it comes last. *blackout*: from the last byte of the source's serial port to the first of the destination's, seen from
-outside; the guest sends a byte every {interval} ms. *demand*: visits of the guest slower than 20 us while postcopy ran, by the
-guest's own clock; among them are visits to pages that had come, but were not mapped by KVM yet. *asked*: as many of the slowest
-as pages were asked for. *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time. *CPU*: both processes
-from the command to the end, the guest's own work included. *speed after*: of the second second after the end, 1 being before.
-*times over*: pages sent, by the pages that the guest has.
-*beyond RAM*: the most memory that either process had up to the end, less the guest's RAM; *beyond used RAM*: less that part of it
-only which the guest uses."""
-LINK_LEGEND = """\
-The link carries {rate:,.0f} Mbit/s in each direction. *link used*: bytes that came to the destination while postcopy ran, by what
-the link could have carried in that time; TCP and Ethernet leave 95% of it to the data."""
+Medians, with the least and the greatest in brackets.
 
+- *total*: from the command to the event `completed` of the side that is later
+- *blackout*: from the last byte of the source's serial port to the first of the destination's, seen from outside;
+  the guest sends a byte every {interval} ms
+- *demand*: visits slower than 20 us while postcopy ran, by the guest's own clock; among them are visits to pages
+  that had come, but were not mapped by KVM yet
+- *asked*: the slowest of these, as many as pages were requested
+- *lost*: guest work missing 2 s after the end, in ms of undisturbed guest time
+- *CPU*: both processes, from the command to the end, the guest's own work included
+- *speed after*: in the second second after the end; 1 is the speed before
+- *times over*: pages sent, divided by the pages that the guest has
+- *beyond RAM*: the most memory that either process had up to the end, less the guest's RAM
+- *beyond used RAM*: the same, less only the part of RAM that the guest uses"""
+LINK_LEGEND = """\
+The link carries {rate:,.0f} Mbit/s in each direction. *link used*: the bytes that reached the destination while postcopy
+ran, divided by what the link could have carried in that time. TCP and Ethernet leave 95% of it for the data."""
 
 
 def number(value, digits):
