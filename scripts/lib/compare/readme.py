@@ -36,13 +36,13 @@ def markdown(runs, thrown_out, versions, choice, host, arguments):
     if thrown_out:
         judged += f"; {counted(len(thrown_out), 'more run')} thrown out, as not of the mode asked for"
     words = [
-        f"One run of `{command(arguments)}`: the same guest ({counted(size.cpus, 'vCPU')}, {size.memory_mib} MiB of RAM, {size.working_set} of it "
-        f"visited and not zero), {' and '.join(versions.values())} in turn, source and destination on one machine: {host}. "
+        f"One run of `{command(arguments)}`. The guest has {counted(size.cpus, 'vCPU')} and {size.memory_mib} MiB of RAM; {size.working_set} of it "
+        f"is visited and not zero. {' and '.join(versions.values())} ran in turn, source and destination on one machine: {host}. "
         f"Medians of {choice.reps}; the ratio is Whimbrel / QEMU, pair by pair. {judged}.",
         table(main, FIGURES, lambda mode: True),
     ]
     if any(mode not in PRECOPY for _, _, mode in main):
-        words += ["The pages that were demanded, and the guest's speed in the second second after the end, 1 being before:"]
+        words += ["The pages that were demanded, and the guest's speed in the second second after the end (1 is the speed before):"]
         words += [table(main, DEMANDED, lambda mode: mode not in PRECOPY)]
     return "\n\n".join([*words, *slower(main)])
 

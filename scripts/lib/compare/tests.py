@@ -262,7 +262,7 @@ class Readme(unittest.TestCase):
         text = self.markdown(runs)
         self.assertIn("| hot, postcopy, unix | 2.0 / 4.0 | 0.50 | 10 / 40 | 0.25 | - / - | - |", text)
         self.assertIn("| hot, postcopy, unix | - / - | - | 50 / 100 | 0.50 | - / - | - | - / - | - |", text)
-        self.assertIn("Whimbrel 1 and QEMU 2 in turn, source and destination on one machine: some host.", text)
+        self.assertIn("Whimbrel 1 and QEMU 2 ran in turn, source and destination on one machine: some host.", text)
         self.assertIn("2 migrations: none failed, no byte was wrong.", text)
 
     def test_failures_and_what_was_thrown_out_are_counted(self):
