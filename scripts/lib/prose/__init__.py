@@ -29,6 +29,11 @@ def too_long(text):
     return [number for number, line in prose(text) if len(line) > COLUMNS and " " in line.strip().lstrip("-* ")]
 
 
+def left_to_fill_in(text):
+    """Lines that stand for something that was to come: one word in capitals, alone."""
+    return [line for _, line in prose(text) if re.fullmatch(r"[A-Z]{4,}", line)]
+
+
 def sentences(text):
     """The sentences of a page's prose, each as a list of its words."""
     items = re.sub(r"(?m)^\s*(?:[-*]|\d+\.) ", "\n\n", "\n".join(line for _, line in prose(text)))

@@ -1,14 +1,18 @@
-"""Tests of how the documentation is laid out."""
+"""Tests of how the documentation is laid out. Whether its paths and links lead somewhere is a matter of tests/architecture."""
 
 import unittest
 
-from . import ROOT, pages, sentences, too_long
+from . import ROOT, left_to_fill_in, pages, sentences, too_long
 
 
 class Prose(unittest.TestCase):
     def test_no_line_of_a_page_is_longer_than_a_hundred_columns(self):
         found = [f"{page.relative_to(ROOT)}:{number}" for page in pages() for number in too_long(page.read_text())]
         self.assertEqual(found, [], "wrap these lines at 100 columns")
+
+    def test_nothing_is_left_to_be_filled_in(self):
+        self.assertEqual([page.name for page in pages() if left_to_fill_in(page.read_text())], [])
+        self.assertEqual(left_to_fill_in("## Measured\n\nMEASURED\n\n```\nEXAMPLE\n```\n"), ["MEASURED"])
 
     def test_tables_code_and_links_may_be_longer(self):
         words = "word " * 30
