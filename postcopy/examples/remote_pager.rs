@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::channel::{Listener, TcpAddress};
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -78,6 +78,17 @@ impl Adder {
     }
 }
 
+impl PausableGuest for Adder {
+    // The thread has done its half before the migration starts: there is nothing to stop, and it
+    // goes on there.
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        Ok(pausing.paused(true))
+    }
+    fn resume(&self, _: PausedGuest) -> Result<(), GuestError> {
+        Ok(self.run.send(())?)
+    }
+}
+
 impl Guest for Adder {
     fn ram(&self) -> &[RamBlock] {
         &self.ram
@@ -104,14 +115,6 @@ impl Guest for Adder {
     }
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(())
-    }
-    // The thread has done its half before the migration starts: there is nothing to stop, and it
-    // goes on there.
-    fn pause(&self) -> Result<bool, GuestError> {
-        Ok(true)
-    }
-    fn resume(&self, _: bool) -> Result<(), GuestError> {
-        Ok(self.run.send(())?)
     }
     fn save(&self) -> Result<Vec<Section>, GuestError> {
         let (count, sum) = self.state();

@@ -128,6 +128,11 @@ pub enum MigrationError {
     PausedByUser,
 }
 
+/// The error of a migration whose guest failed to do `doing`.
+pub(crate) fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
+    move |source| MigrationError::Guest { doing, source }
+}
+
 /// An error with everything that caused it, in one sentence. What a peer said is a part of some: it
 /// gets no line of its own in a log, and no say over a terminal.
 pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {

@@ -12,6 +12,12 @@ use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageRun};
 use crate::throttle::Throttle;
 
+mod pause;
+
+#[cfg(test)]
+pub(crate) use pause::paused_for_test;
+pub use pause::{ConfirmedRemote, HandedOver, PausableGuest, PauseLock, PausedGuest, Pausing};
+
 /// An error of the virtual machine monitor, carried through the engine to whoever reports it.
 pub type GuestError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,7 +87,7 @@ pub enum EngineThread {
 
 /// What the engine asks of a virtual machine. All calls come from the engine's own threads; any
 /// of them may be made while vCPUs run, unless the method says otherwise.
-pub trait Guest: Send + Sync {
+pub trait Guest: PausableGuest {
     /// The calling thread of the engine's begins, and will do nothing of another kind. A monitor
     /// that locks its threads in does so here; what a thread keeps must do for those that it
     /// starts, too.
@@ -119,12 +125,6 @@ pub trait Guest: Send + Sync {
     /// cannot do it leaves the guest as it is: then it does not converge.
     fn throttle(&self, _throttle: Throttle) {}
 
-    /// Source: the guest may be paused soon, and still runs: what would take long then, such as
-    /// bringing what it wrote onto its disks, is better done for the most part now. May take long.
-    /// Asked once a pass, before the pages left are counted; where no pass comes before the pause
-    /// (postcopy at once), before that.
-    fn prepare_pause(&self) {}
-
     /// Source: the files that all blocks of RAM are shared mappings of, whole and in the order of
     /// the blocks, for a process of this host to map as well. `None` if RAM is not such memory.
     /// From here until [`Guest::leave_ram`] or another migration somebody else may have it mapped.
@@ -144,12 +144,6 @@ pub trait Guest: Send + Sync {
     /// ([`Guest::shared_ram`]) or page by page. This side lets go of all of it, unless it has begun
     /// to use it for something else. May take long.
     fn leave_ram(&self) {}
-
-    /// Source: stops every vCPU and device thread; returns whether the guest was running.
-    fn pause(&self) -> Result<bool, GuestError>;
-
-    /// Source: undoes [`Guest::pause`]; `running` is what it returned.
-    fn resume(&self, running: bool) -> Result<(), GuestError>;
 
     /// Source: the state of CPUs and devices. Called while paused. May write guest RAM.
     fn save(&self) -> Result<Vec<Section>, GuestError>;

@@ -46,7 +46,7 @@
 //! ```
 //!
 //! The one-way door is a type: the source may resume the guest while it holds a
-//! [`source::PausedGuest`]; handing over consumes it, and what is left, [`source::HandedOver`],
+//! [`guest::PausedGuest`]; handing over consumes it, and what is left, [`guest::HandedOver`],
 //! turns back into a `PausedGuest` only by the destination's word that it did not start the guest. An end
 //! of stream is never success: a migration is complete when the destination has said that every
 //! page is in place.

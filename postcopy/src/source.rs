@@ -26,7 +26,6 @@ mod recover;
 mod release;
 mod scheduler;
 mod state;
-mod switchover;
 mod throttle_guard;
 mod xbzrle;
 
@@ -40,4 +39,3 @@ pub(crate) use driver::introduction;
 pub use release::Released;
 pub use scheduler::Hint;
 pub use state::Source;
-pub use switchover::{ConfirmedRemote, HandedOver, PausedGuest};

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::{Configuration, EngineThread, Guest, GuestError, Section, SectionLayout};
+use whimbrel_postcopy::guest::{
+    Configuration, EngineThread, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section, SectionLayout,
+};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
 use whimbrel_postcopy::throttle::Throttle;
 
-use super::lifecycle::Left;
+use super::lifecycle::{Left, Operation};
 use super::{Machine, MachineError, MachineEvent, RunState};
 use crate::kvm::GuestRam;
 use crate::sandbox::{self, Thread};
@@ -22,6 +24,57 @@ use crate::vcpu::DutyCycle;
 
 /// Pages in a word of a bitmap.
 const WORD: u64 = 64;
+
+impl PausableGuest for Machine {
+    fn prepare_pause(&self) {
+        self.peripherals.hasten();
+    }
+
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        let ran = self.operate(|operation| {
+            if self.run_state() != RunState::FinishMigrate {
+                // Noted before anything stops: `resume` goes by it, even where this panics.
+                operation.before_migration = Some(self.run_state());
+                self.stop_for_migration(operation).inspect_err(|_| operation.before_migration = None)?;
+            }
+            Ok::<_, MachineError>(operation.before_migration == Some(RunState::Running))
+        })?;
+        Ok(pausing.paused(ran))
+    }
+
+    fn resume(&self, guest: PausedGuest) -> Result<(), GuestError> {
+        self.take_back();
+        self.operate(|operation| {
+            let before = operation.before_migration.take();
+            if self.run_state() != RunState::FinishMigrate {
+                // A pause that panicked may have come no further than to stop the vCPUs.
+                if guest.is_uncertain() && self.run_state() == RunState::Running && !self.gate.has_request() {
+                    self.thaw();
+                }
+                return Ok(());
+            }
+            let next = match before {
+                // Somebody said `stop` meanwhile, or the caller wants it so.
+                Some(RunState::Running) if !guest.running() && !guest.is_uncertain() => RunState::Paused,
+                Some(state) => state,
+                None if guest.running() => RunState::Running,
+                None => RunState::Paused,
+            };
+            if let Err(error) = self.take(operation) {
+                // Its disks are another's by now: it stands still, and `cont` tries again.
+                self.become_state(if next == RunState::Running { RunState::Paused } else { next })?;
+                return Err(error);
+            }
+            self.become_state(next)?;
+            if next == RunState::Running {
+                operation.tell(MachineEvent::Resume);
+                self.thaw();
+            }
+            Ok::<_, MachineError>(())
+        })?;
+        Ok(())
+    }
+}
 
 impl Guest for Machine {
     fn thread_begins(&self, kind: EngineThread) {
@@ -88,10 +141,6 @@ impl Guest for Machine {
         self.gate.throttle((!throttle.is_none()).then(|| DutyCycle { run, rest: throttle.rest(run) }));
     }
 
-    fn prepare_pause(&self) {
-        self.peripherals.hasten();
-    }
-
     fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
         self.ram.share()
     }
@@ -114,56 +163,6 @@ impl Guest for Machine {
                 }
             }
         });
-    }
-
-    fn pause(&self) -> Result<bool, GuestError> {
-        let before = self.operate(|operation| {
-            match self.run_state() {
-                RunState::FinishMigrate => {}
-                RunState::Running => {
-                    self.freeze(operation)?;
-                    // Fails if the guest ended at that moment: there is nothing to migrate any
-                    // more.
-                    self.become_state(RunState::FinishMigrate)?;
-                    operation.before_migration = Some(RunState::Running);
-                    operation.tell(MachineEvent::Stop);
-                }
-                stopped => {
-                    self.become_state(RunState::FinishMigrate)?;
-                    operation.before_migration = Some(stopped);
-                }
-            }
-            Ok::<_, MachineError>(operation.before_migration)
-        })?;
-        Ok(before == Some(RunState::Running))
-    }
-
-    fn resume(&self, running: bool) -> Result<(), GuestError> {
-        self.take_back();
-        self.operate(|operation| {
-            if self.run_state() != RunState::FinishMigrate {
-                return Ok(());
-            }
-            let next = match operation.before_migration.take() {
-                // Somebody said `stop` meanwhile, or the caller wants it so.
-                Some(RunState::Running) if !running => RunState::Paused,
-                Some(state) => state,
-                None if running => RunState::Running,
-                None => RunState::Paused,
-            };
-            if let Err(error) = self.take(operation) {
-                // Its disks are another's by now: it stands still, and `cont` tries again.
-                self.become_state(if next == RunState::Running { RunState::Paused } else { next })?;
-                return Err(error);
-            }
-            self.become_state(next)?;
-            if next == RunState::Running {
-                operation.tell(MachineEvent::Resume);
-                self.thaw();
-            }
-            Ok::<_, MachineError>(())
-        })?;
-        Ok(())
     }
 
     fn save(&self) -> Result<Vec<Section>, GuestError> {
@@ -306,6 +305,18 @@ impl Machine {
         if let Err(error) = self.ram.leave() {
             log::error!("memory that is another process's stays mapped here: {error}");
         }
+    }
+
+    /// To `finish-migrate`, all vCPUs and devices stopped.
+    fn stop_for_migration(&self, operation: &mut Operation) -> Result<(), MachineError> {
+        if self.run_state() != RunState::Running {
+            return self.become_state(RunState::FinishMigrate);
+        }
+        self.freeze(operation)?;
+        // Fails if the guest ended at that moment: there is nothing to migrate any more.
+        self.become_state(RunState::FinishMigrate)?;
+        operation.tell(MachineEvent::Stop);
+        Ok(())
     }
 
     /// Takes back what was given up for a migration that failed; tries for a while, without keeping

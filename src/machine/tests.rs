@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::{Guest, SectionLayout};
+use whimbrel_postcopy::guest::{Guest, PausableGuest, PauseLock, PausedGuest, SectionLayout};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
 use super::clock::Moment;
@@ -95,6 +95,11 @@ fn config(vcpus: u8) -> MachineConfig {
 
 fn rig(config: MachineConfig, code: Option<&[u8]>) -> Rig {
     rig_with(config, code.map(|code| pvh_elf(BASE, code, 0x1000)))
+}
+
+/// Pauses the machine as a migration does.
+fn pause(machine: &Machine) -> PausedGuest {
+    PauseLock::default().pause(machine).unwrap()
 }
 
 fn rig_with(mut config: MachineConfig, kernel: Option<Vec<u8>>) -> Rig {
@@ -300,7 +305,7 @@ fn the_tscs_of_a_guest_that_arrives_start_by_one_offset() {
     if !capabilities.clock_host_tsc || !destination.machine.vcpus[0].lock().has_tsc_offset() {
         return crate::skip::skip("this KVM does not tell the host's TSC together with its clock");
     }
-    assert!(source.machine.pause().is_ok());
+    let _paused = pause(&source.machine);
     let sections = source.machine.save_sections().unwrap();
     let bytes = |name: &str| sections.iter().filter(|it| it.name == name).map(|it| &it.bytes[..]).collect::<Vec<_>>();
     let saved = Moment::decode(1, bytes("clock")[0]).unwrap();
@@ -321,8 +326,8 @@ fn a_guest_goes_on_in_another_machine() {
     destination.machine.check_configuration(&source.machine.configuration()).unwrap();
     assert!(destination.machine.cont().is_err());
 
-    assert!(source.machine.pause().unwrap());
-    assert!(source.machine.pause().unwrap());
+    let (one, other) = (pause(&source.machine), pause(&source.machine));
+    assert!(one.running() && other.running());
     let left = source.count();
     let sections = source.machine.save().unwrap();
     assert_eq!(source.count(), left);
@@ -356,16 +361,17 @@ fn a_migration_that_fails_leaves_the_guest_running() {
     rig.machine.cont().unwrap();
     rig.await_count(10);
     for _ in 0..3 {
-        let running = rig.machine.pause().unwrap();
+        let (one, other) = (pause(&rig.machine), pause(&rig.machine));
         rig.machine.save().unwrap();
-        rig.machine.resume(running).unwrap();
-        rig.machine.resume(running).unwrap();
+        rig.machine.resume(one).unwrap();
+        rig.machine.resume(other).unwrap();
         assert_eq!(rig.machine.run_state(), RunState::Running);
         rig.await_count(rig.count());
     }
     rig.machine.stop().unwrap();
-    assert!(!rig.machine.pause().unwrap());
-    rig.machine.resume(false).unwrap();
+    let paused = pause(&rig.machine);
+    assert!(!paused.running());
+    rig.machine.resume(paused).unwrap();
     assert_eq!(rig.machine.run_state(), RunState::Paused);
 }
 
@@ -376,7 +382,7 @@ fn sections_that_do_not_fit_are_refused_by_name() {
     }
     let source = rig(config(1), Some(COUNT));
     let destination = rig(config(1), None);
-    source.machine.pause().unwrap();
+    let _paused = pause(&source.machine);
     let good = source.machine.save().unwrap();
     let refusal = |change: &dyn Fn(&mut Vec<whimbrel_postcopy::guest::Section>)| {
         let mut sections = good.clone();
@@ -429,7 +435,7 @@ fn the_dirty_log_sees_guest_and_monitor_and_is_rearmed() {
         assert!(set(&dirty, 0x200), "the guest's page");
         machine.clear_dirty(whole, &dirty).unwrap();
     }
-    machine.pause().unwrap();
+    let paused = pause(machine);
     let before = PageBitmap::new(pages);
     machine.sync_dirty(block, &before).unwrap();
     machine.clear_dirty(whole, &before).unwrap();
@@ -440,7 +446,7 @@ fn the_dirty_log_sees_guest_and_monitor_and_is_rearmed() {
     machine.sync_dirty(block, &quiet).unwrap();
     assert!(set(&quiet, 0x600), "the monitor's page");
     machine.stop_dirty_log().unwrap();
-    machine.resume(true).unwrap();
+    machine.resume(paused).unwrap();
     rig.await_count(rig.count());
 }
 
@@ -486,7 +492,7 @@ fn the_phases_of_a_blackout_in_microseconds() {
             times.push(clock.elapsed().as_micros());
             clock = Instant::now();
         };
-        source.machine.pause().unwrap();
+        let _paused = pause(&source.machine);
         lap(&mut times);
         let sections = source.machine.save().unwrap();
         lap(&mut times);
@@ -554,7 +560,7 @@ fn the_test_guest_moves_with_two_vcpus_and_all_its_memory() {
     line(&mut heard, 'H');
 
     let (destination, mut heard, mut speak) = build("destination", false);
-    assert!(source.machine.pause().unwrap());
+    assert!(pause(&source.machine).running());
     let sections = source.machine.save().unwrap();
     copy_ram(&source.machine, &destination.machine);
     destination.machine.load(&sections).unwrap();
@@ -622,7 +628,7 @@ fn the_balloons_target_is_set_where_the_guest_is_and_travels_with_it() {
     machine.set_balloon(24 << 20).unwrap();
     assert_eq!(machine.balloon_actual().unwrap(), 32 << 20);
     machine.cont().unwrap();
-    machine.pause().unwrap();
+    let _paused = pause(machine);
     assert!(machine.set_balloon(16 << 20).unwrap_err().to_string().contains("leaves"));
     let sections = machine.save().unwrap();
     let destination = rig(with_balloon(), None);

@@ -15,8 +15,8 @@ use super::place::Place;
 use super::populate::Populate;
 use super::state::{Destination, Effect};
 use crate::channel::{Acceptor, ChannelError};
-use crate::error::{MigrationError, sentence};
-use crate::guest::{EngineThread, Guest, GuestError, Section};
+use crate::error::{MigrationError, failed_to, sentence};
+use crate::guest::{EngineThread, Guest, Section};
 use crate::handshake::Until;
 use crate::host::thread::{self, JoinHandle};
 use crate::panics::catch;
@@ -474,8 +474,4 @@ fn link_intact(link: &Connection, faults: &Result<Faults, UffdError>) -> Result<
 
 fn lost(source: ChannelError) -> MigrationError {
     MigrationError::Link { peer: "source", source }
-}
-
-fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
-    move |source| MigrationError::Guest { doing, source }
 }

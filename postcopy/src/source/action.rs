@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::switchover::PausedGuest;
 use crate::error::MigrationError;
+use crate::guest::PausedGuest;
 use crate::ram::PageRun;
 use crate::wire::{Forward, Fragment};
 

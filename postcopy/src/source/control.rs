@@ -166,8 +166,8 @@ pub fn start_with(
     });
     // Whoever asked for it hears of it before anything else that comes of it.
     observer.status(Status::Setup);
-    let driver = Driver::new(guest, shared.clone(), observer.clone());
-    let thread = Builder::new().name("migration".into()).spawn(move || driver.run(connector))?;
+    let driver = Driver::new(guest, shared.clone(), observer.clone(), connector);
+    let thread = Builder::new().name("migration".into()).spawn(move || driver.run())?;
     Ok(SourceHandle { shared, observer, thread: Some(thread) })
 }
 

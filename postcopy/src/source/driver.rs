@@ -18,8 +18,8 @@ use super::state::Source;
 use super::throttle_guard::ThrottleGuard;
 use crate::channel::{ChannelError, Connector};
 use crate::encoding::{Encoding, PageEncoding};
-use crate::error::{MigrationError, sentence};
-use crate::guest::{EngineThread, Guest, GuestError};
+use crate::error::{MigrationError, failed_to, sentence};
+use crate::guest::{EngineThread, Guest, PauseLock};
 use crate::host::scaled;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase};
@@ -52,15 +52,20 @@ pub(super) struct Driver {
     /// What the migration began with.
     pub(super) encoding: Encoding,
     seen_pass: u32,
-    /// A destination that was heard late is known.
-    knows_late: bool,
-    /// Nobody is known to run the guest that was handed over.
-    only_keeps: bool,
+    /// Where to, now.
+    pub(super) connector: Arc<dyn Connector>,
+    /// Outside everything that may panic: what panics gives the right to resume the guest back.
+    lock: PauseLock,
     releaser: Option<Releaser>,
 }
 
 impl Driver {
-    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>) -> Self {
+    pub fn new(
+        guest: Arc<dyn Guest>,
+        shared: Arc<Shared>,
+        observer: Arc<dyn Observer>,
+        connector: Arc<dyn Connector>,
+    ) -> Self {
         let releaser = shared.released.clone().map(Releaser::new);
         let encoding = shared.limits().encoding;
         Self {
@@ -73,23 +78,24 @@ impl Driver {
             outgoing: Outgoing::default(),
             encoding,
             seen_pass: 0,
-            knows_late: false,
-            only_keeps: false,
+            connector,
+            lock: PauseLock::default(),
             releaser,
         }
     }
 
     /// The whole migration.
-    pub fn run(mut self, connector: Arc<dyn Connector>) {
+    pub fn run(mut self) {
         self.guest.thread_begins(EngineThread::Source);
         self.shared.progress.begin();
-        let outcome = catch(SOURCE, || Ok(self.migrate(connector)));
+        let outcome = catch(SOURCE, || Ok(self.migrate()));
         self.throttled.set(Throttle::NONE);
+        let stays = self.take_back();
         let outcome = match outcome {
             Ok(Some(outcome)) => outcome,
             // The process ends while the guest is in two halves: this one goes with it.
             Ok(None) => return,
-            Err(error) if self.shared.is_handed_over() => {
+            Err(error) if self.shared.is_handed_over() && !stays => {
                 let text = sentence(&error);
                 log::error!(
                     "the migration is paused, the guest's pages are kept, but it cannot be joined again: {text}"
@@ -99,11 +105,6 @@ impl Driver {
             }
             Err(error) => {
                 self.enter(Status::Failing);
-                // What the state machine held is gone with it: nobody but this thread could hand
-                // the guest over, so it runs on here.
-                if let Err(error) = self.guest.resume(true) {
-                    log::error!("the guest could not be resumed: {error}");
-                }
                 Outcome::Failed(error)
             }
         };
@@ -121,12 +122,12 @@ impl Driver {
     }
 
     /// How it ends; `None`: it is paused, and this side gives it up.
-    fn migrate(&mut self, connector: Arc<dyn Connector>) -> Option<Outcome> {
+    fn migrate(&mut self) -> Option<Outcome> {
         let outgoing = Outgoing::new(self.encoding, self.guest.ram());
-        match outgoing.and_then(|outgoing| Ok((outgoing, self.connect(&*connector, None)?))) {
+        match outgoing.and_then(|outgoing| Ok((outgoing, self.connect(&*self.connector, None)?))) {
             Ok((outgoing, (token, features, link))) => {
                 self.outgoing = outgoing;
-                self.drive(token, features, link, connector)
+                self.drive(token, features, link)
             }
             Err(_) if self.shared.cancelled() => Some(Outcome::Cancelled),
             Err(error) => {
@@ -151,13 +152,19 @@ impl Driver {
         Connection::open(connector, recover, &self.guest, &self.shared, &self.hint)
     }
 
-    fn drive(
-        &mut self,
-        token: Token,
-        features: Features,
-        mut link: Connection,
-        mut connector: Arc<dyn Connector>,
-    ) -> Option<Outcome> {
+    /// Resumes the guest if whoever held the right to do so dropped it; whether it was so.
+    fn take_back(&self) -> bool {
+        let dropped = catch(SOURCE, || Ok(self.lock.take_back(&*self.guest)));
+        if let Ok(true) = dropped {
+            self.shared.progress.running();
+        }
+        dropped.unwrap_or_else(|error| {
+            log::error!("the guest could not be resumed: {}", sentence(&error));
+            true
+        })
+    }
+
+    fn drive(&mut self, token: Token, features: Features, mut link: Connection) -> Option<Outcome> {
         let shared = self.shared.clone();
         let (pending, hint) = (shared.pending.clone(), self.hint.clone());
         let spread = link.multifd.as_ref().map(|_| scaled(MANY_PAGES));
@@ -169,7 +176,7 @@ impl Driver {
             source = source.releasing(released.clone());
         }
         loop {
-            if let Some(features) = connector.joined_late().filter(|_| !std::mem::replace(&mut self.knows_late, true)) {
+            if let Some(features) = self.connector.joined_late() {
                 source.joined(features);
                 shared.no_postcopy.store(!features.contains(Features::POSTCOPY), Ordering::Release);
             }
@@ -184,17 +191,12 @@ impl Driver {
                 link.channel.finish();
                 break;
             }
-            let pauses = action == Action::Pause;
-            self.only_keeps = action == Action::HandedOver && connector.only_keeps();
             if let Err(error) = catch(SOURCE, || self.carry_out(action, &mut source, &mut link)) {
-                if pauses && matches!(error, MigrationError::Panicked { .. }) {
-                    // However far it came, the guest is to run on.
-                    source.paused(true);
-                }
+                self.take_back();
                 self.failed(error, &mut source, &mut link);
             }
             if source.status() == Status::PostcopyPaused {
-                match self.await_recovery(&mut source, token, link, &mut connector) {
+                match self.await_recovery(&mut source, token, link) {
                     Some(new) => link = new,
                     None => return None,
                 }
@@ -340,24 +342,24 @@ impl Driver {
                     guest.prepare_pause();
                 }
                 progress.stopping();
-                let running = guest.pause().map_err(failed_to("pause"))?;
+                let paused = self.lock.pause(&*guest).map_err(failed_to("pause"))?;
                 progress.step("pause");
-                source.paused(running);
+                source.paused(paused);
             }
             Action::Save => {
                 let sections = guest.save().map_err(failed_to("save its state"))?;
                 progress.step("save");
                 source.saved(sections);
             }
-            Action::Resume(door) => {
-                if let Err(error) = guest.resume(door.running()) {
+            Action::Resume(paused) => {
+                if let Err(error) = self.lock.resume(&*guest, paused) {
                     log::error!("the guest could not be resumed: {error}");
                 }
                 progress.running();
             }
             Action::HandOver => source.try_hand_over(self.shared.close_door()),
             Action::HandedOver => {
-                match self.only_keeps {
+                match self.connector.only_keeps() {
                     true => {
                         progress.stays(Whereabouts::WrittenDown);
                         guest.written_down();
@@ -572,8 +574,4 @@ pub(crate) fn introduction(guest: &dyn Guest) -> Vec<Forward> {
 
 pub(super) fn lost_link(source: ChannelError) -> MigrationError {
     MigrationError::Link { peer: "destination", source }
-}
-
-fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
-    move |source| MigrationError::Guest { doing, source }
 }

@@ -1,17 +1,14 @@
 //! A source without its destination: keeps the guest's pages and waits until both sides are joined
 //! again, or tries to by itself.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connection::Connection;
 use super::driver::{Driver, SOURCE};
 use super::state::Source;
-use crate::channel::Connector;
 use crate::error::{MigrationError, sentence};
 use crate::panics::catch;
-use crate::stats::Status;
 use crate::wire::Token;
 
 /// What a user is told besides, where the link broke before the destination said that it runs.
@@ -52,14 +49,13 @@ impl Attempts {
 }
 
 impl Driver {
-    /// The link is gone after the hand-over: keeps everything and waits for a new one,
-    /// `connector`'s or another that becomes it. `None`: the process gives up.
+    /// The link is gone after the hand-over: keeps everything and waits for a new one, by the same
+    /// connector or another that a user gives. `None`: the process gives up.
     pub(super) fn await_recovery(
         &mut self,
         source: &mut Source,
         token: Token,
         mut link: Connection,
-        connector: &mut Arc<dyn Connector>,
     ) -> Option<Connection> {
         link.close();
         self.outgoing.renew();
@@ -81,9 +77,14 @@ impl Driver {
             let next = attempts.next(reconnect, shared.progress.now());
             let given = shared.take_recovery();
             if given.is_some() || next == Some(Duration::ZERO) {
-                *connector = given.unwrap_or_else(|| connector.clone());
-                self.enter(Status::PostcopyRecoverSetup);
-                match catch(SOURCE, || self.connect(&**connector, Some(token))) {
+                if let Some(connector) = given {
+                    self.connector = connector;
+                }
+                source.opening(true);
+                self.tell(source);
+                let connected = catch(SOURCE, || self.connect(&*self.connector, Some(token)));
+                source.opening(false);
+                match connected {
                     Ok((_, _, link)) => {
                         source.recover();
                         shared.progress.clear_error();
@@ -93,7 +94,6 @@ impl Driver {
                         let text = sentence(&error);
                         log::error!("the migration stays paused: {text}");
                         shared.progress.fail(format!("{text}{doubt}"));
-                        self.enter(Status::PostcopyPaused);
                         attempts.failed(shared.progress.now());
                     }
                 }

@@ -30,9 +30,9 @@ use super::convergence::{Limits, Policy};
 use super::rate_limit::RateLimit;
 use super::release::{Asking, Released};
 use super::scheduler::{Hint, Scheduler};
-use super::switchover::{ConfirmedRemote, HandedOver, PausedGuest};
 use crate::bitmap::RamBitmap;
 use crate::error::{MigrationError, sentence};
+use crate::guest::{ConfirmedRemote, HandedOver, PausedGuest};
 use crate::memory::HUGE_PAGES;
 use crate::ram::{BlockId, PageIndex};
 use crate::stats::Status;
@@ -99,6 +99,13 @@ enum AfterHandover {
     There(ConfirmedRemote),
 }
 
+/// The link after one that broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NextLink {
+    Awaited,
+    Opening,
+}
+
 #[derive(Debug)]
 enum State {
     Describing,
@@ -124,7 +131,7 @@ enum State {
     AwaitRunning(SwitchoverMode, HandedOver),
     Pushing(Scheduler, ConfirmedRemote),
     AwaitAllReceived(SwitchoverMode, ConfirmedRemote),
-    LinkLost(SwitchoverMode, AfterHandover, MigrationError),
+    LinkLost(SwitchoverMode, AfterHandover, MigrationError, NextLink),
     Recovering(SwitchoverMode, AfterHandover),
     Ended(Outcome),
     /// Only while a step replaces the state.
@@ -243,7 +250,8 @@ impl Source {
             }
             State::AwaitRunning(SwitchoverMode::Postcopy, _) => Status::PostcopyActive,
             State::Pushing(..) | State::AwaitAllReceived(SwitchoverMode::Postcopy, _) => Status::PostcopyActive,
-            State::LinkLost(..) => Status::PostcopyPaused,
+            State::LinkLost(.., NextLink::Awaited) => Status::PostcopyPaused,
+            State::LinkLost(.., NextLink::Opening) => Status::PostcopyRecoverSetup,
             State::Recovering(..) => Status::PostcopyRecover,
             State::Ended(Outcome::Completed) => Status::Completed,
             State::Ended(Outcome::Failed(_)) => Status::Failed,
@@ -255,7 +263,7 @@ impl Source {
     /// Why the link was lost, while it is.
     pub fn lost_because(&self) -> Option<&MigrationError> {
         match &self.state {
-            State::LinkLost(_, _, error) => Some(error),
+            State::LinkLost(_, _, error, _) => Some(error),
             _ => None,
         }
     }
@@ -263,7 +271,7 @@ impl Source {
     /// Whether the link was lost before the destination said that it runs: it may have the guest,
     /// or may never have heard of it.
     pub fn is_in_doubt(&self) -> bool {
-        matches!(self.state, State::LinkLost(_, AfterHandover::Doubt(_), _))
+        matches!(self.state, State::LinkLost(_, AfterHandover::Doubt(_), ..))
     }
 
     /// Whether everything was sent and only the destination's word is awaited: it may close the
@@ -558,13 +566,20 @@ impl Source {
     fn lose_link(&mut self, way: SwitchoverMode, beyond: AfterHandover, error: MigrationError) {
         self.queue.clear();
         self.spread = false;
-        self.state = State::LinkLost(way, beyond, error);
+        self.state = State::LinkLost(way, beyond, error, NextLink::Awaited);
+    }
+
+    /// The link is lost: another one is being opened now, or that failed and one is awaited again.
+    pub fn opening(&mut self, yes: bool) {
+        if let State::LinkLost(.., next) = &mut self.state {
+            *next = if yes { NextLink::Opening } else { NextLink::Awaited };
+        }
     }
 
     /// A new link to the same destination stands; it tells next what it has.
     pub fn recover(&mut self) -> bool {
         match self.take() {
-            State::LinkLost(way, beyond, _) => {
+            State::LinkLost(way, beyond, ..) => {
                 // What is still to be done here (the end of logging) stays queued.
                 self.pending.set_all();
                 self.state = State::Recovering(way, beyond);

@@ -21,8 +21,8 @@ use super::write::Writer;
 use super::write_protect::WriteProtect;
 use crate::bitmap::RamBitmap;
 use crate::channel::Wake;
-use crate::error::{MigrationError, sentence};
-use crate::guest::{EngineThread, Guest, GuestError};
+use crate::error::{MigrationError, failed_to, sentence};
+use crate::guest::{EngineThread, Guest, PauseLock, PausedGuest};
 use crate::memory::HUGE_PAGES;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase, Progress};
@@ -81,7 +81,7 @@ pub fn save(
         pending,
     });
     observer.status(Status::Setup);
-    let saver = Saver { guest, shared: shared.clone(), observer: observer.clone() };
+    let saver = Saver { guest, shared: shared.clone(), observer: observer.clone(), lock: PauseLock::default() };
     let thread = std::thread::Builder::new().name(SNAPSHOT.into()).spawn(move || saver.run(sink, way))?;
     Ok(Saving { shared, observer, thread: Some(thread) })
 }
@@ -125,13 +125,8 @@ struct Saver {
     guest: Arc<dyn Guest>,
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
-}
-
-/// The guest stands still; dropping this lets it go on.
-struct Pause<'a> {
-    saver: &'a Saver,
-    running: bool,
-    over: bool,
+    /// Gets the right to resume the guest back from whatever fails or panics meanwhile.
+    lock: PauseLock,
 }
 
 impl Saver {
@@ -139,6 +134,11 @@ impl Saver {
         self.guest.thread_begins(EngineThread::Snapshot);
         self.shared.progress.begin();
         let saved = catch(SNAPSHOT, || self.save(sink, way));
+        let resumed = catch(SNAPSHOT, || {
+            self.take_back();
+            Ok(())
+        });
+        let saved = resumed.and(saved);
         let (status, broken) = match saved {
             Ok(broken) => {
                 self.shared.progress.stays(Whereabouts::Here);
@@ -184,41 +184,59 @@ impl Saver {
         };
         self.guest.prepare_pause();
         self.enter(Status::Active);
-        let mut pause = self.pause()?;
-        let state = Forward::State(self.guest.save_staying().map_err(failed_to("save its state"))?);
-        shared.progress.step("save");
-        let last = [Forward::PassEnd(1), state, Forward::HandOver { running: pause.running }, Forward::Complete];
-        let mut broken = Vec::new();
-        match watch {
-            None => self.pages(&mut writer, None, &last)?,
-            Some(watch) => {
-                // What is given back to the host reads as zero, and nobody is told before.
-                self.guest.keep_memory(true);
-                let written =
-                    self.go_on(&watch, &mut pause).and_then(|()| self.pages(&mut writer, Some(&watch), &last));
-                broken = watch.end();
-                self.guest.keep_memory(false);
-                written?;
-            }
-        }
-        // It does not wait for the disk.
-        pause.end()?;
+        let written = self.save_now(&mut writer, watch);
+        // It does not wait for the disk, which the end of the writer may.
+        self.take_back();
+        let broken = written?;
         writer.commit()?;
         Ok(broken)
     }
 
-    /// The guest runs on, and RAM stays as it was.
-    fn go_on(&self, watch: &WriteProtect, pause: &mut Pause<'_>) -> Result<(), MigrationError> {
-        watch.protect()?;
-        self.shared.progress.step("protect");
-        pause.end()
+    /// Pauses the guest, writes all of it, and resumes it on the way.
+    fn save_now(&self, writer: &mut Writer<'_>, watch: Option<WriteProtect>) -> Result<Vec<PageRun>, MigrationError> {
+        let paused = self.pause()?;
+        let state = Forward::State(self.guest.save_staying().map_err(failed_to("save its state"))?);
+        self.shared.progress.step("save");
+        let last = [Forward::PassEnd(1), state, Forward::HandOver { running: paused.running() }, Forward::Complete];
+        let Some(watch) = watch else {
+            self.pages(writer, None, &last)?;
+            self.resume(paused)?;
+            return Ok(Vec::new());
+        };
+        // What is given back to the host reads as zero, and nobody is told before.
+        self.guest.keep_memory(true);
+        let written = self.go_on(&watch, paused).and_then(|()| self.pages(writer, Some(&watch), &last));
+        let broken = watch.end();
+        self.guest.keep_memory(false);
+        written.map(|()| broken)
     }
 
-    fn pause(&self) -> Result<Pause<'_>, MigrationError> {
+    /// The guest runs on, and RAM stays as it was.
+    fn go_on(&self, watch: &WriteProtect, paused: PausedGuest) -> Result<(), MigrationError> {
+        watch.protect()?;
+        self.shared.progress.step("protect");
+        self.resume(paused)
+    }
+
+    fn pause(&self) -> Result<PausedGuest, MigrationError> {
         self.shared.progress.stopping();
-        let running = self.guest.pause().map_err(failed_to("pause"))?;
+        let paused = self.lock.pause(&*self.guest).map_err(failed_to("pause"))?;
         self.shared.progress.step("pause");
-        Ok(Pause { saver: self, running, over: false })
+        Ok(paused)
+    }
+
+    /// The guest goes on, if it ran.
+    fn resume(&self, paused: PausedGuest) -> Result<(), MigrationError> {
+        self.lock.resume(&*self.guest, paused).map_err(failed_to("resume"))?;
+        self.shared.progress.running();
+        Ok(())
+    }
+
+    /// The same, where something failed before it came so far.
+    fn take_back(&self) {
+        if self.lock.take_back(&*self.guest) {
+            self.shared.progress.running();
+        }
     }
 
     /// The pages, and what comes behind them.
@@ -304,30 +322,6 @@ impl Saver {
             }
         }
     }
-}
-
-impl Pause<'_> {
-    /// The guest goes on, if it ran.
-    fn end(&mut self) -> Result<(), MigrationError> {
-        if std::mem::replace(&mut self.over, true) {
-            return Ok(());
-        }
-        self.saver.guest.resume(self.running).map_err(failed_to("resume"))?;
-        self.saver.shared.progress.running();
-        Ok(())
-    }
-}
-
-impl Drop for Pause<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.end() {
-            log::error!("the guest could not be resumed: {}", sentence(&error));
-        }
-    }
-}
-
-fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> MigrationError {
-    move |source| MigrationError::Guest { doing, source }
 }
 
 const _: () = assert!(HUGE_PAGES <= crate::wire::MAX_RUN_PAGES && PAGE_SIZE == 4096);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use whimbrel_postcopy::bitmap::{PageBitmap, RamBitmap};
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock, SharedRam};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -22,6 +22,8 @@ pub struct TestGuest {
     log: RamBitmap,
     logging: AtomicBool,
     running: (Mutex<bool>, Condvar),
+    /// Before it was paused.
+    ran: AtomicBool,
     pub configuration: Mutex<Configuration>,
     pub state: Mutex<Vec<u8>>,
     pub refuse_load: AtomicBool,
@@ -69,6 +71,7 @@ impl TestGuest {
             ram,
             logging: AtomicBool::new(false),
             running: (Mutex::new(running), Condvar::new()),
+            ran: AtomicBool::new(false),
             configuration: Mutex::new(vec![("vcpus".into(), "1".into())]),
             state: Mutex::new(vec![1, 2, 3]),
             refuse_load: AtomicBool::new(false),
@@ -112,6 +115,11 @@ impl TestGuest {
         *self.running.0.lock().unwrap()
     }
 
+    /// What a user's `stop` does.
+    pub fn stop(&self) {
+        self.set_running(false);
+    }
+
     /// Runs `work` as a vCPU instruction would: never while the guest is paused.
     pub fn step(&self, work: impl FnOnce()) -> bool {
         let running = self.running.0.lock().unwrap();
@@ -146,6 +154,24 @@ impl TestGuest {
         let before = std::mem::replace(&mut *self.running.0.lock().unwrap(), to);
         self.running.1.notify_all();
         before
+    }
+}
+
+impl PausableGuest for TestGuest {
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        for (block, page, generation) in self.last_writes.lock().unwrap().drain(..) {
+            self.write(block, page, generation);
+        }
+        self.ran.store(self.is_running(), Ordering::SeqCst);
+        let before = self.set_running(false);
+        self.called("pause");
+        Ok(pausing.paused(before))
+    }
+    fn resume(&self, guest: PausedGuest) -> Result<(), GuestError> {
+        self.resumed.fetch_add(1, Ordering::SeqCst);
+        let ran = if guest.is_uncertain() { self.ran.load(Ordering::SeqCst) } else { guest.running() };
+        self.set_running(ran);
+        Ok(())
     }
 }
 
@@ -187,19 +213,7 @@ impl Guest for TestGuest {
     }
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         self.logging.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-    fn pause(&self) -> Result<bool, GuestError> {
-        for (block, page, generation) in self.last_writes.lock().unwrap().drain(..) {
-            self.write(block, page, generation);
-        }
-        let before = self.set_running(false);
-        self.called("pause");
-        Ok(before)
-    }
-    fn resume(&self, running: bool) -> Result<(), GuestError> {
-        self.resumed.fetch_add(1, Ordering::SeqCst);
-        self.set_running(running);
+        self.called("stop_dirty_log");
         Ok(())
     }
     fn save(&self) -> Result<Vec<Section>, GuestError> {
@@ -252,6 +266,7 @@ impl Guest for TestGuest {
     }
     fn handed_over(&self) {
         self.handed_over.store(true, Ordering::SeqCst);
+        self.called("handed_over");
     }
     fn vcpu_of_thread(&self, _tid: i32) -> Option<usize> {
         self.called("vcpu_of_thread");

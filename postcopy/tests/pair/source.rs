@@ -9,7 +9,7 @@ use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::channel::ChannelError;
 use whimbrel_postcopy::encoding::{Compressor, Page, PageEncoding, encode_xbzrle};
 use whimbrel_postcopy::error::MigrationError;
-use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::guest::{GuestError, PausableGuest, PauseLock, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::source::{Action, Hint, MultifdThresholds, Source, answer};
@@ -58,6 +58,7 @@ pub struct SourceEnd {
     pub linked: bool,
     /// The guest's vCPUs.
     pub running: bool,
+    lock: PauseLock,
     pub cancelled: bool,
     pub door_closed: bool,
     pub postcopy_wanted: bool,
@@ -65,6 +66,20 @@ pub struct SourceEnd {
     pub go_on: bool,
     pub ended: bool,
     pub handed_over: bool,
+}
+
+/// The guest as its lock sees it: what its vCPUs do is in `running`.
+struct Stands {
+    ran: bool,
+}
+
+impl PausableGuest for Stands {
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        Ok(pausing.paused(self.ran))
+    }
+    fn resume(&self, _: PausedGuest) -> Result<(), GuestError> {
+        Ok(())
+    }
 }
 
 fn link_closed() -> MigrationError {
@@ -120,6 +135,7 @@ impl SourceEnd {
             demand_lost: false,
             linked: true,
             running: plan.running,
+            lock: PauseLock::default(),
             cancelled: false,
             door_closed: false,
             postcopy_wanted: false,
@@ -284,7 +300,7 @@ impl World {
             Action::Pause => {
                 fails("pause", self.plan.refusal == Refusal::Pause)?;
                 let was = std::mem::replace(&mut source.running, false);
-                source.machine.paused(was);
+                source.machine.paused(source.lock.pause(&Stands { ran: was }).unwrap());
             }
             Action::Save => {
                 fails("save its state", self.plan.refusal == Refusal::Save)?;
@@ -295,6 +311,7 @@ impl World {
                 assert!(!self.destination.has_run, "the guest resumes on the source after it ran on the destination");
                 assert!(!source.running && !source.handed_over);
                 source.running = door.running();
+                source.lock.resume(&Stands { ran: source.running }, door).unwrap();
             }
             Action::HandOver => {
                 assert!(source.machine.throttle().is_none(), "a guest is throttled that was paused");

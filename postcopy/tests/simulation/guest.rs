@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::host::{block, now, point, random, thread};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock, SharedRam};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
@@ -194,6 +194,28 @@ impl ModelGuest {
     }
 }
 
+impl PausableGuest for ModelGuest {
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        self.refuses(Refusal::Pause)?;
+        let running = self.runs().swap(false, SeqCst);
+        // Those that are inside of an instruction end it.
+        block(None, &|| self.inside.load(SeqCst) == 0);
+        self.common.paused_at_source.store(true, SeqCst);
+        self.called("pause");
+        Ok(pausing.paused(running))
+    }
+
+    fn resume(&self, guest: PausedGuest) -> Result<(), GuestError> {
+        let common = &self.common;
+        common.require(!common.has_run.load(SeqCst), "the guest resumes on the source after it ran on the destination");
+        common.require(!common.handed_over.load(SeqCst), "the guest resumes on the source that has handed it over");
+        common.paused_at_source.store(false, SeqCst);
+        let ran = if guest.is_uncertain() { common.plan.running } else { guest.running() };
+        self.runs().store(ran, SeqCst);
+        Ok(())
+    }
+}
+
 impl Guest for ModelGuest {
     fn ram(&self) -> &[RamBlock] {
         self.called("ram");
@@ -238,25 +260,6 @@ impl Guest for ModelGuest {
 
     fn throttle(&self, throttle: Throttle) {
         self.throttled.store(throttle != Throttle::NONE, SeqCst);
-    }
-
-    fn pause(&self) -> Result<bool, GuestError> {
-        self.refuses(Refusal::Pause)?;
-        let running = self.runs().swap(false, SeqCst);
-        // Those that are inside of an instruction end it.
-        block(None, &|| self.inside.load(SeqCst) == 0);
-        self.common.paused_at_source.store(true, SeqCst);
-        self.called("pause");
-        Ok(running)
-    }
-
-    fn resume(&self, running: bool) -> Result<(), GuestError> {
-        let common = &self.common;
-        common.require(!common.has_run.load(SeqCst), "the guest resumes on the source after it ran on the destination");
-        common.require(!common.handed_over.load(SeqCst), "the guest resumes on the source that has handed it over");
-        common.paused_at_source.store(false, SeqCst);
-        self.runs().store(running, SeqCst);
-        Ok(())
     }
 
     fn save(&self) -> Result<Vec<Section>, GuestError> {

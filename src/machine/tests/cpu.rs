@@ -86,7 +86,7 @@ fn a_guest_keeps_what_it_was_shown_wherever_it_goes() {
     source.machine.cont().unwrap();
     source.await_count(10);
     let configuration = source.machine.configuration();
-    source.machine.pause().unwrap();
+    let _paused = pause(&source.machine);
     let sections = source.machine.save().unwrap();
     for cpu in ["host", "max", "baseline-v1"] {
         let destination = rig(with_cpu(cpu), None);

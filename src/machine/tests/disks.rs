@@ -48,21 +48,21 @@ fn an_image_is_handed_over_at_the_switch_and_back_if_the_guest_stays() {
 
     source.cont().unwrap();
     source.prepare_pause();
-    let running = source.pause().unwrap();
+    let paused = pause(&source);
     assert!(!is_free(path));
     let sections = source.save().unwrap();
     assert!(source.disks()[0].opened.is_none() && is_free(path));
     refuses.load(&sections).unwrap();
     assert!(!is_free(path));
     refuses.not_started();
-    source.resume(running).unwrap();
+    source.resume(paused).unwrap();
     assert_eq!(source.run_state(), RunState::Running);
     assert!(!is_free(path));
 
-    let running = source.pause().unwrap();
+    let paused = pause(&source);
     let sections = source.save().unwrap();
     destination.load(&sections).unwrap();
-    destination.run(running, &|| {}).unwrap();
+    destination.run(paused.running(), &|| {}).unwrap();
     source.handed_over();
     assert_eq!(destination.disks()[0].opened.as_ref().unwrap().capacity, 1 << 20);
     // What is the destination's now cannot be had again, not even by a reset.
@@ -85,7 +85,7 @@ fn a_guest_that_was_only_written_down_goes_on_unless_another_host_has_its_disks(
     let source = rig(with_disk(path, ""), Some(COUNT)).machine;
     source.cont().unwrap();
     for _ in 0..2 {
-        source.pause().unwrap();
+        let _paused = pause(&source);
         source.save().unwrap();
         source.written_down();
         assert_eq!(source.run_state(), RunState::Postmigrate);
@@ -102,7 +102,7 @@ fn a_guest_that_was_only_written_down_goes_on_unless_another_host_has_its_disks(
         assert!(!is_free(path));
     }
     // One that another host has never goes on here, however the one before it had left.
-    source.pause().unwrap();
+    let _paused = pause(&source);
     source.save().unwrap();
     source.handed_over();
     let error = source.cont().unwrap_err();
@@ -117,13 +117,13 @@ fn a_source_waits_until_the_destination_has_let_go_and_stands_still_if_it_does_n
     let file = image(1 << 20);
     let source = rig(with_disk(file.path(), ""), Some(COUNT)).machine;
     source.cont().unwrap();
-    let running = source.pause().unwrap();
+    let paused = pause(&source);
     source.save().unwrap();
     let mut other = Image::new(&disk(file.path(), "")).unwrap();
     other.open().unwrap();
     let resumed = {
         let source = source.clone();
-        std::thread::spawn(move || source.resume(running).is_ok())
+        std::thread::spawn(move || source.resume(paused).is_ok())
     };
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(source.run_state(), RunState::FinishMigrate);
@@ -131,10 +131,10 @@ fn a_source_waits_until_the_destination_has_let_go_and_stands_still_if_it_does_n
     assert!(resumed.join().unwrap());
     assert_eq!(source.run_state(), RunState::Running);
 
-    let running = source.pause().unwrap();
+    let paused = pause(&source);
     source.save().unwrap();
     other.open().unwrap();
-    source.resume(running).unwrap_err();
+    source.resume(paused).unwrap_err();
     assert_eq!(source.run_state(), RunState::Paused);
     source.cont().unwrap_err();
     other.close().unwrap();
@@ -158,7 +158,7 @@ fn a_destination_with_another_disk_is_refused_by_name() {
 
     let other_size = rig(with_disk(larger.path(), "A"), None).machine;
     other_size.check_configuration(&described).unwrap();
-    source.pause().unwrap();
+    let _paused = pause(&source);
     let error = other_size.load(&source.save().unwrap()).unwrap_err();
     let reason = error.source().unwrap().to_string();
     assert!(reason.contains("2097152") && reason.contains("1048576"), "{reason}");

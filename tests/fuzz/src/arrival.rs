@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Wake};
 use whimbrel_postcopy::destination;
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, Section};
+use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
@@ -39,6 +39,15 @@ struct Body {
     running: AtomicBool,
 }
 
+impl PausableGuest for Body {
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        Ok(pausing.paused(true))
+    }
+    fn resume(&self, _guest: PausedGuest) -> Result<(), GuestError> {
+        Ok(())
+    }
+}
+
 impl Guest for Body {
     fn ram(&self) -> &[RamBlock] {
         &self.ram
@@ -59,12 +68,6 @@ impl Guest for Body {
         Ok(())
     }
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
-        Ok(())
-    }
-    fn pause(&self) -> Result<bool, GuestError> {
-        Ok(true)
-    }
-    fn resume(&self, _running: bool) -> Result<(), GuestError> {
         Ok(())
     }
     fn save(&self) -> Result<Vec<Section>, GuestError> {

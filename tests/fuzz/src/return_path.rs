@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use whimbrel_postcopy::bitmap::RamBitmap;
 use whimbrel_postcopy::error::{MigrationError, sentence};
-use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::guest::{GuestError, PausableGuest, PauseLock, PausedGuest, Pausing, Section};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 use whimbrel_postcopy::source::{Action, Hint, Limits, MultifdThresholds, Outcome, Source, answer};
 use whimbrel_postcopy::stats::Status;
@@ -50,6 +50,18 @@ enum Owner {
     Destination,
 }
 
+/// The guest as its lock sees it: it ran, and where it is says `Owner`.
+struct Stands;
+
+impl PausableGuest for Stands {
+    fn pause(&self, pausing: Pausing) -> Result<PausedGuest, GuestError> {
+        Ok(pausing.paused(true))
+    }
+    fn resume(&self, _: PausedGuest) -> Result<(), GuestError> {
+        Ok(())
+    }
+}
+
 struct World {
     source: Source,
     pending: Arc<RamBitmap>,
@@ -57,6 +69,7 @@ struct World {
     hint: Arc<Hint>,
     now: Duration,
     owner: Owner,
+    lock: PauseLock,
     /// The destination said that it did not start the guest, in the state where that counts.
     not_started: bool,
     all_received: bool,
@@ -84,6 +97,7 @@ pub fn check(data: &[u8]) {
         hint,
         now: Duration::ZERO,
         owner: Owner::Source,
+        lock: PauseLock::default(),
         not_started: false,
         all_received: false,
         written: Vec::new(),
@@ -195,7 +209,7 @@ impl World {
                 Action::Pause => {
                     assert_eq!(self.owner, Owner::Source, "paused twice");
                     self.owner = Owner::Paused;
-                    self.source.paused(true);
+                    self.source.paused(self.lock.pause(&Stands).unwrap_or_else(|_| unreachable!("it stands")));
                 }
                 Action::Save => {
                     assert_eq!(self.owner, Owner::Paused);

@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::super::switchover::PausedGuest;
 use super::{Action, Drops, Source, State, SwitchoverMode};
-use crate::guest::Section;
+use crate::guest::{PausedGuest, Section};
 use crate::ram::PageIndex;
 use crate::wire::{Forward, MAX_RUN_PAGES, fragments};
 
@@ -53,9 +52,8 @@ impl Source {
         }
     }
 
-    /// The vCPUs stand still; `running`: they ran before.
-    pub fn paused(&mut self, running: bool) {
-        let door = PausedGuest::paused(running);
+    /// The vCPUs stand still.
+    pub fn paused(&mut self, door: PausedGuest) {
         match self.take() {
             State::Pausing(way) if self.limits.hold => self.state = State::PreSwitchover(way, door),
             State::Pausing(way) => self.save(way, door),

@@ -4,6 +4,7 @@
 use super::super::auto_converge::{AutoConverge, DirtyLimit, Window};
 use super::*;
 use crate::channel::ChannelError;
+use crate::guest::paused_for_test;
 use crate::ram::{PAGE_SIZE, PageRun};
 use crate::wire::Fragment;
 
@@ -47,7 +48,7 @@ fn link_broken() -> MigrationError {
 }
 
 fn state(name: &str) -> State {
-    let door = || PausedGuest::paused(true);
+    let door = || paused_for_test(true);
     let through = || door().hand_over();
     let departed = || through().departed();
     match name {
@@ -70,9 +71,14 @@ fn state(name: &str) -> State {
         "AwaitAllReceived" => State::AwaitAllReceived(SwitchoverMode::Postcopy, departed()),
         "Recovering" => State::Recovering(SwitchoverMode::Postcopy, AfterHandover::There(departed())),
         "Recovering in doubt" => State::Recovering(SwitchoverMode::Postcopy, AfterHandover::Doubt(through())),
-        "LinkLost" => State::LinkLost(SwitchoverMode::Postcopy, AfterHandover::There(departed()), link_broken()),
+        "LinkLost" => State::LinkLost(
+            SwitchoverMode::Postcopy,
+            AfterHandover::There(departed()),
+            link_broken(),
+            NextLink::Awaited,
+        ),
         "LinkLost in doubt" => {
-            State::LinkLost(SwitchoverMode::Postcopy, AfterHandover::Doubt(through()), link_broken())
+            State::LinkLost(SwitchoverMode::Postcopy, AfterHandover::Doubt(through()), link_broken(), NextLink::Awaited)
         }
         other => panic!("no state {other}"),
     }
@@ -123,8 +129,8 @@ fn describe(source: &Source) -> String {
         State::AwaitAllReceived(..) => "AwaitAllReceived".into(),
         State::Recovering(_, AfterHandover::There(_)) => "Recovering".into(),
         State::Recovering(_, AfterHandover::Doubt(_)) => "Recovering in doubt".into(),
-        State::LinkLost(_, AfterHandover::There(_), why) => format!("LinkLost: {}", error(why)),
-        State::LinkLost(_, AfterHandover::Doubt(_), why) => format!("LinkLost in doubt: {}", error(why)),
+        State::LinkLost(_, AfterHandover::There(_), why, _) => format!("LinkLost: {}", error(why)),
+        State::LinkLost(_, AfterHandover::Doubt(_), why, _) => format!("LinkLost in doubt: {}", error(why)),
         State::Ended(Outcome::Completed) => "Completed".into(),
         State::Ended(Outcome::Cancelled) => "Cancelled".into(),
         State::Ended(Outcome::Failed(why)) => format!("Failed: {}", error(why)),
@@ -258,7 +264,7 @@ fn ram_that_is_handed_over_leaves_nothing_to_send_or_to_log() {
     source.start_postcopy().unwrap();
     source.reply(Reply::BarrierAck(SHARED), Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Pause]);
-    source.paused(true);
+    source.paused(paused_for_test(true));
     assert_eq!(actions(&mut source), [Action::Save]);
     source.saved(Vec::new());
     assert_eq!(actions(&mut source), [Action::Send(Forward::State(Vec::new())), Action::Wait(None)]);
@@ -464,7 +470,7 @@ fn at_once_means_that_no_pass_runs_and_nothing_is_dropped() {
     assert_eq!(actions(&mut source), [Action::Send(Forward::Listen), Action::Wait(None)]);
     source.reply(Reply::Listening, Duration::ZERO);
     assert_eq!(actions(&mut source), [Action::Pause]);
-    source.paused(true);
+    source.paused(paused_for_test(true));
     assert_eq!(actions(&mut source), [Action::Save]);
     source.saved(Vec::new());
     let expected = [Action::ServeDemand, Action::Send(Forward::State(Vec::new())), Action::Wait(None)];
@@ -482,7 +488,7 @@ fn a_switchover_that_is_held_goes_on_when_told_to_and_only_then() {
     for (way, hold) in [SwitchoverMode::Precopy, SwitchoverMode::Postcopy].into_iter().zip([true, false]) {
         let mut source = source("Pausing");
         (source.state, source.limits.hold) = (State::Pausing(way), hold);
-        source.paused(true);
+        source.paused(paused_for_test(true));
         assert_eq!(source.status(), if hold { Status::PreSwitchover } else { Status::Device });
         assert_eq!(source.next(Duration::ZERO), if hold { Action::Wait(None) } else { Action::Save });
         assert_eq!(source.go_on(), hold);
@@ -538,8 +544,9 @@ fn a_precopy_that_is_joined_again_is_completed_or_says_what_is_missing() {
         let mut source = source("LinkLost in doubt");
         source.state = State::LinkLost(
             SwitchoverMode::Precopy,
-            AfterHandover::Doubt(PausedGuest::paused(true).hand_over()),
+            AfterHandover::Doubt(paused_for_test(true).hand_over()),
             link_broken(),
+            NextLink::Awaited,
         );
         assert!(source.recover());
         let words = vec![u64::MAX, received];
@@ -581,7 +588,7 @@ fn a_guest_is_throttled_only_while_it_is_at_work_here() {
     cancelled.cancel();
     assert!(cancelled.throttle().is_none());
     let mut switched = slowed("Pausing");
-    switched.paused(true);
+    switched.paused(paused_for_test(true));
     assert!(switched.throttle().is_none());
 }
 
