@@ -30,6 +30,7 @@ pub mod size;
 pub mod snapshots;
 pub mod state;
 pub mod stdio;
+mod sync;
 #[cfg(feature = "top")]
 pub mod top;
 pub mod vcpu;

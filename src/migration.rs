@@ -3,16 +3,22 @@
 mod active;
 mod background_snapshot;
 pub mod capabilities;
+mod control;
 mod error;
 mod file_kind;
 pub mod files;
+mod incoming;
 mod links;
+mod options;
+mod outgoing;
 pub mod parameters;
 pub mod reading;
 pub mod rules;
 pub mod setting;
+mod settings;
 pub mod streams;
 pub mod uri;
 
-pub use active::{Migration, MigrationEvent, OnFailure, Side};
+pub use active::Side;
+pub use control::{Migration, MigrationEvent};
 pub use error::CommandRefused;

@@ -1,28 +1,33 @@
 //! The monitor: one table of commands with two faces, and the loop that serves both.
 //!
-//! A line (HMP) or a JSON object (QMP) becomes a [`request::Request`] by the command [`table`], is
-//! executed once ([`execute`]) on a [`vm::Vm`], and its [`request::Reply`] is rendered by the face
-//! that asked. The faces ([`hmp`], [`qmp`]) take bytes and give bytes; sockets, signals and events
-//! meet in [`mainloop`].
+//! | file | what is in it |
+//! |---|---|
+//! | `mainloop` | the one thread that serves all clients: sockets, signals, events, the end |
+//! | `client`, `endpoint`, `outbox` | a client's socket, where clients come from, what waits for them |
+//! | `hmp`, `qmp` | the two faces: bytes in, a command with its arguments, bytes out |
+//! | `command` | what a row of the table is |
+//! | `table` | the commands: a command is one row of one file, with its handlers |
+//! | `vm` | whose method does what a handler asks for |
+//! | `notice`, `event` | what the machine and the migration tell, and how QMP's clients hear of it |
+//!
+//! A command's way: `mainloop`, `client`, the session of `hmp` or `qmp`, the row's handler in
+//! `table`, [`crate::migration::Migration`] (or the machine, or the snapshots), and the answer back.
 
 pub mod args;
-mod block;
 mod client;
-mod dirty;
+pub mod command;
 mod endpoint;
 pub mod error;
 pub mod event;
 mod event_rate_limit;
-pub mod execute;
 pub mod hmp;
 mod info_migrate;
 pub mod mainloop;
+pub mod notice;
 mod outbox;
 pub mod qmp;
 mod query_migrate;
-pub mod request;
 pub mod session;
-mod snapshots;
 mod splitter;
 pub mod table;
 pub mod vm;

@@ -10,7 +10,6 @@ use crate::machine::{Machine, MachineError};
 use crate::migration::parameters::Parameters;
 use crate::migration::streams::Streams;
 use crate::migration::{CommandRefused, Migration};
-use crate::monitor::vm::Vm;
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
 use crate::sandbox::{self, SandboxError};
 use crate::snapshots::{Identity, Snapshots};
@@ -57,16 +56,16 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         ..Parameters::default()
     };
     let streams = Streams::new(launcher.clone(), fds.clone());
-    let migration = Migration::new(machine.clone(), parameters, streams, events.migration());
+    let migration = Migration::new(machine.clone(), parameters, streams, config.exit_on_error, events.migration());
     let identity = Identity::of(&config.machine);
     let snapshots = Snapshots::new(config.snapshots.clone(), identity, launcher, migration.clone(), events.jobs());
     let name = config.machine.name.clone();
     // Everything that needs privilege is open, and all threads but the migrations' are locked in
     // already.
     sandbox::enter_main()?;
-    let vm = LiveVm::new(name, machine.clone(), migration.clone(), snapshots, fds, events, config.exit_on_error);
+    let vm = LiveVm { name, machine: machine.clone(), migration: migration.clone(), snapshots, fds, events };
 
-    let ending = begin(config, &vm).and_then(|()| Ok(main_loop.run(&vm)?));
+    let ending = begin(config, &machine, &migration).and_then(|()| Ok(main_loop.run(&vm)?));
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs
     // have ended.
     migration.abandon();
@@ -95,14 +94,14 @@ fn inherited(config: &RunConfig) -> Inherited {
 }
 
 /// Starts the guest, or waits for one.
-fn begin(config: &RunConfig, vm: &LiveVm) -> Result<(), RunError> {
+fn begin(config: &RunConfig, machine: &Machine, migration: &Migration) -> Result<(), RunError> {
     match &config.incoming {
         Some(Incoming::At(uri)) => {
-            vm.await_guest(uri)?;
+            migration.await_guest(uri)?;
         }
         Some(Incoming::Deferred) => log::info!("waiting for 'migrate_incoming'"),
         None if config.machine.paused => log::info!("paused: 'cont' starts the guest"),
-        None => vm.cont()?,
+        None => machine.cont()?,
     }
     Ok(())
 }

@@ -187,29 +187,34 @@ impl Snapshots {
     }
 
     /// Those that there are, also other machines', the oldest first.
-    pub fn list(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
+    pub fn list_snapshots(&self) -> Result<Vec<SnapshotInfo>, SnapshotError> {
         self.place()?.list(&self.identity)
     }
 
-    /// The jobs.
-    pub fn jobs(&self) -> &Jobs {
-        &self.jobs
+    /// All jobs, the internal ones, too.
+    pub fn jobs(&self) -> Vec<JobInfo> {
+        self.jobs.all()
+    }
+
+    /// `job-dismiss`: forgets a job that is over.
+    pub fn dismiss_job(&self, id: &str) -> Result<(), SnapshotError> {
+        self.jobs.dismiss(id)
     }
 
     /// Begins; gives the job's name. What can be told at once is refused at once.
-    pub fn begin(&self, act: &Operation) -> Result<String, SnapshotError> {
+    pub fn snapshot(&self, operation: &Operation) -> Result<String, SnapshotError> {
         let place = self.place()?;
-        let tag: Tag = match &act.tag {
+        let tag: Tag = match &operation.tag {
             Some(tag) => tag.parse()?,
             None => directory::tag_of_now()?,
         };
-        match act.kind {
-            Kind::Save if act.job.is_some() && place.has(&tag) => return Err(SnapshotError::Exists(tag)),
+        match operation.kind {
+            Kind::Save if operation.job.is_some() && place.has(&tag) => return Err(SnapshotError::Exists(tag)),
             Kind::Load | Kind::Delete if !place.has(&tag) => return Err(SnapshotError::Missing(tag)),
             Kind::Save | Kind::Load => self.migration.check_idle()?,
             Kind::Delete => {}
         }
-        let id = self.jobs.begin(act.job.as_deref(), act.kind)?;
+        let id = self.jobs.begin(operation.job.as_deref(), operation.kind)?;
         let work = work::Work {
             file: place.file(&tag),
             draft: place.draft(&tag),
@@ -218,7 +223,7 @@ impl Snapshots {
             launcher: self.launcher.clone(),
             migration: self.migration.clone(),
         };
-        let (jobs, kind, name) = (self.jobs.clone(), act.kind, id.clone());
+        let (jobs, kind, name) = (self.jobs.clone(), operation.kind, id.clone());
         let thread = std::thread::Builder::new().name("snap-job".into()).spawn(move || {
             let done = work.carry_out(kind);
             jobs.end(&name, work.progress(kind), done);

@@ -1,12 +1,17 @@
 //! Announcing the guest to the network.
 
 use super::{Machine, MachineError, RunState};
-use crate::net::{Network, Schedule};
+use crate::net::{InterfaceInfo, Network, Schedule};
 
 impl Machine {
     /// The network cards.
     pub fn network(&self) -> &Network {
         &self.network
+    }
+
+    /// What `info network` shows.
+    pub fn interfaces(&self) -> Vec<InterfaceInfo> {
+        self.network.info()
     }
 
     /// `announce_self`: announces the guest through the cards in `interfaces`, or through all if

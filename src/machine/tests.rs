@@ -660,7 +660,7 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
         let sender = Mutex::new(sender.clone());
         let tell = move |event| drop(sender.lock().unwrap().send(event));
         let streams = Streams::new(Arc::new(Launcher::none()), Arc::default());
-        Migration::new(rig.machine.clone(), Parameters::default(), streams, Arc::new(tell))
+        Migration::new(rig.machine.clone(), Parameters::default(), streams, true, Arc::new(tell))
     });
     // 4 MiB that differ, of which 3 are given back.
     let (start, bytes, given) = (8u64 << 20, 4u64 << 20, 3u64 << 20);
@@ -668,8 +668,8 @@ fn memory_that_was_given_back_is_sent_as_zero_pages() {
         source.machine.ram.memory().write_obj(at, GuestAddress(at)).unwrap();
     }
     source.machine.ram.discard(start, given).unwrap();
-    arriving.incoming(&uri, crate::migration::OnFailure::Exit).unwrap();
-    leaving.start(&uri).unwrap();
+    arriving.incoming(&uri, Some(true)).unwrap();
+    leaving.migrate(&uri).unwrap();
     let status = |migration: &Migration| migration.report().unwrap().1.status;
     while status(&leaving) != Status::Completed || status(&arriving) != Status::Completed {
         ended.recv_timeout(LIMIT).unwrap();

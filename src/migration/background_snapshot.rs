@@ -11,10 +11,12 @@ use whimbrel_postcopy::uffd::{Uffd, UffdError};
 use whimbrel_postcopy::wire::Features;
 
 use super::CommandRefused;
-use super::active::{Active, Migration, Side, Visible, lock};
+use super::active::{Active, Side, Visible};
 use super::capabilities::Capability;
+use super::control::Migration;
 use super::uri::Stream;
 use crate::machine::RunState;
+use crate::sync::lock;
 
 impl Migration {
     /// Whether guest RAM can be watched for writes.
@@ -31,16 +33,13 @@ impl Migration {
     }
 
     /// `migrate` of a guest that runs on here meanwhile and afterwards.
-    pub(super) fn stay(&self, active: &mut Active, stream: &Stream) -> Result<(), CommandRefused> {
+    pub(super) fn migrate_in_background(&self, active: &mut Active, stream: &Stream) -> Result<(), CommandRefused> {
         // What it writes to a disk after the moment that is saved would be on the disk.
         self.machine.check_disks()?;
         let bandwidth = lock(&self.settings).parameters.max_bandwidth;
         let way = SaveMode::Background { uffd: self.watch_writes()?, bandwidth };
         let sink = self.streams.sink(stream)?;
-        if let Active::Arriving(handle) = active {
-            // It has been here for long: whoever it came from has nothing more to hear.
-            handle.abandon();
-        }
+        active.disown_source();
         let saving =
             save(self.machine.clone(), sink, way, self.observer(Side::Source)).map_err(CommandRefused::Resource)?;
         *active = Active::Saving(saving, Visible::Yes);
@@ -76,9 +75,7 @@ impl Migration {
             true => SaveMode::Background { uffd: self.watch_writes()?, bandwidth: 0 },
             false => SaveMode::Paused,
         };
-        if let Active::Arriving(handle) = &mut *active {
-            handle.abandon();
-        }
+        active.disown_source();
         let saving = save(self.machine.clone(), sink, way, observer).map_err(CommandRefused::Resource)?;
         *active = Active::Saving(saving, Visible::No);
         Ok(())
@@ -97,9 +94,7 @@ impl Migration {
         self.machine.check_outline(&paging.outline())?;
         // Without it the guest could not be given its pages.
         Uffd::open().map_err(CommandRefused::NoDemand)?;
-        if let Active::Arriving(handle) = &mut *active {
-            handle.abandon();
-        }
+        active.disown_source();
         self.machine.reset_for_load()?;
         let options = Options { features: Features::POSTCOPY, listen_again: None };
         match destination::start_with(self.machine.clone(), Box::new(paging), observer, options) {

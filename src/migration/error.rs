@@ -107,3 +107,6 @@ pub enum CommandRefused {
     #[error("migrate-pause is currently only supported during postcopy-active or postcopy-recover state")]
     NotPostcopy,
 }
+
+/// A stream that is opened where only what answers will do.
+pub(super) const NO_WAY_TO_JOIN: CommandRefused = CommandRefused::NoWayBack("joining a postcopy again");

@@ -9,9 +9,11 @@ use whimbrel_postcopy::channel::{
 use whimbrel_postcopy::destination::ListenAgain;
 
 use super::CommandRefused;
-use super::active::{NO_WAY_TO_JOIN, Settings, lock};
+use super::error::NO_WAY_TO_JOIN;
+use super::options::Settings;
 use super::parameters::Parameters;
 use super::uri::Uri;
+use crate::sync::lock;
 
 /// With TLS the destination's certificate must be for `tls-hostname`, or for the host.
 pub(super) fn connector(uri: &Uri, parameters: &Parameters) -> Result<Arc<dyn Connector>, CommandRefused> {

@@ -7,7 +7,6 @@ use crate::migration::CommandRefused;
 use crate::migration::reading::ReadError;
 use crate::migration::setting::SettingError;
 use crate::migration::uri::UriError;
-use crate::monitor::table::hint_qmp;
 use crate::nearest::hint;
 use crate::size::SizeError;
 use crate::snapshots::SnapshotError;
@@ -69,8 +68,13 @@ pub enum CommandError {
     #[error("File descriptor named '{0}' not found")]
     UnknownFd(String),
     /// No such command.
-    #[error("The command {0} has not been found{hint}", hint = hint_qmp(.0))]
-    NotFound(String),
+    #[error("The command {name} has not been found{hint}")]
+    NotFound {
+        /// What was given.
+        name: String,
+        /// What it may have meant.
+        hint: String,
+    },
     /// A QMP command before negotiation.
     #[error("Expecting capabilities negotiation with 'qmp_capabilities'")]
     NotNegotiated,
@@ -179,7 +183,7 @@ impl CommandError {
     /// QMP's `class`.
     pub const fn class(&self) -> &'static str {
         match self {
-            Self::NotFound(_) | Self::NotNegotiated | Self::NegotiatedTwice => "CommandNotFound",
+            Self::NotFound { .. } | Self::NotNegotiated | Self::NegotiatedTwice => "CommandNotFound",
             Self::NothingToYank(_) => "DeviceNotFound",
             Self::Machine(MachineError::NoBalloon) => "DeviceNotActive",
             _ => "GenericError",

@@ -186,7 +186,7 @@ impl Vm for FakeVm {
         self.call(format!("announce {interfaces:?} {id:?} {numbers:?}"));
         Ok(())
     }
-    fn network(&self) -> Vec<InterfaceInfo> {
+    fn interfaces(&self) -> Vec<InterfaceInfo> {
         let card = |n: u8| InterfaceInfo {
             name: format!("net{n}"),
             tap: format!("tap{}", 7 + n),

@@ -15,9 +15,10 @@ use whimbrel_postcopy::stats::Status;
 
 use super::client::Client;
 use super::endpoint::{EndpointError, Listener, Wire};
-use super::event::{Event, EventSink, Notice};
+use super::event::Event;
 use super::event_rate_limit::EventRateLimit;
 use super::hmp::HmpSession;
+use super::notice::{EventSink, Notice};
 use super::qmp::QmpSession;
 use super::session::Session;
 use super::vm::Vm;

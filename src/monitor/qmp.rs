@@ -2,11 +2,8 @@
 
 mod command;
 mod quotes;
-mod render;
-mod schema;
 mod session;
 
-pub use render::version;
 pub use session::QmpSession;
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
-//! A line of text to a request.
+//! A line of text to a command and its arguments.
 
 use crate::monitor::args::{Args, Kind, Param};
-use crate::monitor::error::CommandError;
-use crate::monitor::request::Request;
-use crate::monitor::table::{Face, find_hmp, hint_hmp};
+use crate::monitor::command::{Face, HmpHandler};
+use crate::monitor::table::{find_hmp, hint_hmp};
 
 /// A line that is no command.
 #[derive(Debug, thiserror::Error)]
@@ -22,31 +21,27 @@ pub enum LineError {
     /// A quoted word without an end.
     #[error("a quoted word lacks its closing '\"'")]
     OpenQuote,
-    /// A command whose arguments make no sense.
-    #[error("Error: {0}")]
-    Command(#[from] CommandError),
 }
 
 /// Understands a line; `None` for an empty one.
-pub fn parse(line: &str) -> Result<Option<Request>, LineError> {
+pub fn parse(line: &str) -> Result<Option<(&'static Face<HmpHandler>, Args)>, LineError> {
     let words = words(line)?;
     let Some(first) = words.first() else {
         return Ok(None);
     };
-    let (name, used) = match (first.as_str(), words.get(1)) {
-        ("info", Some(second)) => (format!("info {second}"), 2),
-        // QEMU lists the subcommands too.
-        ("info", None) => return Ok(Some(Request::Help(Some("info".to_owned())))),
-        _ => (first.clone(), 1),
+    let (name, rest) = match (first.as_str(), words.get(1)) {
+        ("info", Some(second)) => (format!("info {second}"), &words[2..]),
+        // As QEMU does, alone it lists its subcommands.
+        ("info", None) => ("help".to_owned(), &words[..]),
+        _ => (first.clone(), &words[1..]),
     };
     let (_, face) = find_hmp(&name).ok_or(LineError::Unknown(name))?;
-    let args = arguments(face, &words[used..])?;
-    Ok(Some((face.build)(&args)?))
+    Ok(Some((face, arguments(face, rest)?)))
 }
 
 /// Matches the words after the name with what the command takes: first its switches, then the rest
 /// in order.
-fn arguments(face: &Face, words: &[String]) -> Result<Args, LineError> {
+fn arguments(face: &Face<HmpHandler>, words: &[String]) -> Result<Args, LineError> {
     let usage = |what: String| LineError::Usage { command: face.name, what };
     let mut args = Args::default();
     let mut rest = words.iter();

@@ -3,8 +3,9 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use super::{Awaited, run, with_carriage_returns};
+use super::{run, with_carriage_returns};
 use crate::fds::Handed;
+use crate::monitor::command::Awaited;
 use crate::monitor::event::Event;
 use crate::monitor::info_migrate::{progress_bar, progress_line};
 use crate::monitor::session::{Flow, Session};

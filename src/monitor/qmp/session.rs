@@ -5,22 +5,18 @@ use std::os::fd::OwnedFd;
 use serde_json::{Map, Value, json};
 
 use super::command::{EXEC_OOB, RawCommand, take_apart};
-use super::render::{render, version};
 use crate::fds::Handed;
-use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::args::Args;
+use crate::monitor::command::Context;
 use crate::monitor::error::CommandError;
 use crate::monitor::event::Event;
-use crate::monitor::execute::execute;
+use crate::monitor::hmp;
 use crate::monitor::session::{Flow, Session};
 use crate::monitor::splitter::{Piece, Splitter};
-use crate::monitor::table::find_qmp;
+use crate::monitor::table::{NEGOTIATE, NEGOTIATION, find_qmp, hint_qmp, version};
 use crate::monitor::vm::Vm;
 use crate::sentence::sentence;
 
-/// The command that is not in the table: what it does is the session's alone.
-pub const NEGOTIATE: &str = "qmp_capabilities";
-/// What it takes.
-pub const NEGOTIATION: &[Param] = &[Param::optional("enable", Kind::Array)];
 /// QMP's capability to use `exec-oob`.
 const OOB: &str = "oob";
 
@@ -68,13 +64,13 @@ impl QmpSession {
         if self.mode == Mode::Negotiating {
             return Err(CommandError::NotNegotiated);
         }
-        let face = find_qmp(&command.name).ok_or(CommandError::NotFound(command.name))?;
+        let not_found = || CommandError::NotFound { name: command.name.clone(), hint: hint_qmp(&command.name) };
+        let face = find_qmp(&command.name).ok_or_else(not_found)?;
         if command.out_of_band && !face.out_of_band {
             return Err(CommandError::NotOutOfBand(face.name));
         }
         let args = Args::check(face.params, command.arguments)?;
-        let reply = execute((face.build)(&args)?, vm, &mut self.handed)?;
-        Ok(render(&reply))
+        (face.handler)(&args, &mut Context { vm, handed: &mut self.handed, vcpu: 0, hmp: hmp::run_detached })
     }
 
     fn negotiate(&mut self, arguments: Map<String, Value>) -> Result<Value, CommandError> {

@@ -1,25 +1,32 @@
 //! Commands on descriptors that a client hands over.
 
-use super::{Command, face};
 use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::command::{Command, Context, done, hmp, qmp, quiet};
 use crate::monitor::error::CommandError;
-use crate::monitor::request::Request;
 
-const NAME: &[Param] = &[Param::required("fdname", Kind::Text)];
+const FDNAME: &str = "fdname";
+const NAME: &[Param] = &[Param::required(FDNAME, Kind::Text)];
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "name the file descriptor that comes with this command over a unix socket (SCM_RIGHTS)",
-        hmp: face("getfd", NAME, |args| name(args).map(Request::GetFd)),
-        qmp: face("getfd", NAME, |args| name(args).map(Request::GetFd)),
+        hmp: hmp("getfd", NAME, |args, cx| quiet(getfd(args, cx))),
+        qmp: qmp("getfd", NAME, |args, cx| done(getfd(args, cx))),
     },
     Command {
         help: "close a file descriptor that getfd named",
-        hmp: face("closefd", NAME, |args| name(args).map(Request::CloseFd)),
-        qmp: face("closefd", NAME, |args| name(args).map(Request::CloseFd)),
+        hmp: hmp("closefd", NAME, |args, cx| quiet(closefd(args, cx))),
+        qmp: qmp("closefd", NAME, |args, cx| done(closefd(args, cx))),
     },
 ];
 
-fn name(args: &Args) -> Result<String, CommandError> {
-    args.text("fdname").map(str::to_owned)
+fn getfd(args: &Args, cx: &mut Context<'_>) -> Result<(), CommandError> {
+    let name = args.text(FDNAME)?;
+    let fd = cx.handed.take().ok_or(CommandError::NoFd)?;
+    Ok(cx.vm.fds().keep(name, fd)?)
+}
+
+fn closefd(args: &Args, cx: &mut Context<'_>) -> Result<(), CommandError> {
+    let name = args.text(FDNAME)?;
+    cx.vm.fds().take(name).map(drop).ok_or_else(|| CommandError::UnknownFd(name.to_owned()))
 }

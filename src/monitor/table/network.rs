@@ -1,24 +1,23 @@
 //! Commands on the network cards.
 
-use super::{Command, face};
 use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::command::{Command, done, hmp, qmp, quiet, say};
 use crate::monitor::error::CommandError;
-use crate::monitor::request::Request;
-use crate::net::{Schedule, Timing};
+use crate::net::{InterfaceInfo, Schedule, Timing};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "announce the guest to the network as after a migration, through all cards or those in a list such as net0,net1",
-        hmp: face(
+        hmp: hmp(
             "announce_self",
             &[Param::optional("interfaces", Kind::Text), Param::optional("id", Kind::Text)],
-            |args| {
+            |args, cx| {
                 let names = args.optional_text("interfaces").unwrap_or_default();
-                let interfaces = names.split(',').filter(|it| !it.is_empty()).map(str::to_owned).collect();
-                Ok(announce(args, None, interfaces))
+                let interfaces: Vec<_> = names.split(',').filter(|it| !it.is_empty()).map(str::to_owned).collect();
+                quiet(cx.vm.announce(&interfaces, id(args), cx.vm.parameters().announce))
             },
         ),
-        qmp: face(
+        qmp: qmp(
             "announce-self",
             &[
                 Param::required(Timing::Initial.name(), Kind::Integer),
@@ -28,18 +27,22 @@ pub(super) const COMMANDS: &[Command] = &[
                 Param::optional("interfaces", Kind::Array),
                 Param::optional("id", Kind::Text),
             ],
-            |args| Ok(announce(args, Some(schedule(args)?), args.texts("interfaces")?)),
+            |args, cx| {
+                let schedule = schedule(args)?;
+                done(cx.vm.announce(&args.texts("interfaces")?, id(args), schedule))
+            },
         ),
     },
     Command {
         help: "show the network cards",
-        hmp: face("info network", &[], |_| Ok(Request::QueryNetwork)),
+        hmp: hmp("info network", &[], |_, cx| say(cx.vm.interfaces().iter().map(info_network).collect::<String>())),
         qmp: None,
     },
 ];
 
-fn announce(args: &Args, schedule: Option<Schedule>, interfaces: Vec<String>) -> Request {
-    Request::AnnounceSelf { schedule, interfaces, id: args.optional_text("id").unwrap_or_default().to_owned() }
+/// A name for the announcement, empty by default: a second one of the same name replaces the first.
+fn id(args: &Args) -> &str {
+    args.optional_text("id").unwrap_or_default()
 }
 
 fn schedule(args: &Args) -> Result<Schedule, CommandError> {
@@ -50,4 +53,8 @@ fn schedule(args: &Args) -> Result<Schedule, CommandError> {
         schedule.set(timing, value).map_err(refuse)?;
     }
     Ok(schedule)
+}
+
+fn info_network(card: &InterfaceInfo) -> String {
+    format!("{}: model=virtio-net,macaddr={}\n \\ type=tap,ifname={}\n", card.name, card.mac, card.tap)
 }

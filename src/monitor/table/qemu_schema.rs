@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use whimbrel_postcopy::stats::{Status, Throttling};
 
+use super::block::{query_block, sample};
 use super::compatibility::{DOCUMENT, cut};
 use super::find_qmp;
 use crate::machine::{MachineEvent, RunState, ShutdownCause};
 use crate::migration::{MigrationEvent, Side};
 use crate::monitor::args::Kind;
-use crate::monitor::block::{query_block, sample};
 use crate::monitor::event::Event;
 use crate::monitor::fake::{FakeVm, report};
 use crate::monitor::qmp::run;

@@ -1,25 +1,36 @@
 //! Looking at registers.
 
-use super::{Command, face};
-use crate::monitor::args::{Kind, Param};
+use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::command::{Command, Context, hmp, say};
 use crate::monitor::error::CommandError;
-use crate::monitor::request::{Request, Whose};
 
 const VCPU: &str = "vcpu";
 
 pub(super) const COMMANDS: &[Command] = &[Command {
     help: "show the registers of a virtual CPU, the first if none is named (-a: of all); a guest that runs stands still for that moment",
-    hmp: face(
+    hmp: hmp(
         "info registers",
         &[Param::optional("all", Kind::Switch('a')), Param::optional(VCPU, Kind::Text)],
-        |args| {
-            if args.flag("all") == Some(true) {
-                return Ok(Request::QueryRegisters(Whose::All));
+        |args, cx| {
+            let one = wanted(args, cx)?;
+            let mut all: Vec<_> = cx.vm.registers()?.into_iter().enumerate().collect();
+            if let Some(index) = one {
+                all.retain(|it| it.0 == index);
+                if all.is_empty() {
+                    return Err(CommandError::NoSuchVcpu(index));
+                }
             }
-            let Some(text) = args.optional_text(VCPU) else { return Ok(Request::QueryRegisters(Whose::Current)) };
-            let vcpu = text.parse().map_err(|_| CommandError::OutOfRange { name: VCPU, expected: "a number" })?;
-            Ok(Request::QueryRegisters(Whose::Of(vcpu)))
+            say(all.iter().map(|(index, text)| format!("CPU#{index}\n{text}")).collect::<Vec<_>>().join("\n"))
         },
     ),
     qmp: None,
 }];
+
+/// The vCPU whose registers are shown; `None`: all of them.
+fn wanted(args: &Args, cx: &Context<'_>) -> Result<Option<usize>, CommandError> {
+    if args.flag("all") == Some(true) {
+        return Ok(None);
+    }
+    let Some(text) = args.optional_text(VCPU) else { return Ok(Some(cx.vcpu)) };
+    text.parse().map(Some).map_err(|_| CommandError::OutOfRange { name: VCPU, expected: "a number" })
+}

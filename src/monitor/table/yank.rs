@@ -1,11 +1,10 @@
 //! Breaking what hangs.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Command, face, out_of_band};
 use crate::monitor::args::{Args, Kind, Param};
+use crate::monitor::command::{Command, out_of_band, qmp};
 use crate::monitor::error::CommandError;
-use crate::monitor::request::Request;
 
 const INSTANCES: &str = "instances";
 const MIGRATION: &str = "migration";
@@ -16,17 +15,27 @@ pub(super) const COMMANDS: &[Command] = &[
     Command {
         help: "break the migration's link, whatever it is at: before the hand-over it fails and the guest stays, then it pauses",
         hmp: None,
-        qmp: out_of_band(face("yank", &[Param::required(INSTANCES, Kind::Array)], yank)),
+        qmp: out_of_band(qmp("yank", &[Param::required(INSTANCES, Kind::Array)], |args, cx| {
+            match !names_migration(args)? || cx.vm.yank() {
+                true => Ok(json!({})),
+                false => Err(CommandError::NothingToYank(MIGRATION.to_owned())),
+            }
+        })),
     },
     Command {
         help: "list what yank can break",
         hmp: None,
-        qmp: out_of_band(face("query-yank", &[], |_| Ok(Request::QueryYank))),
+        qmp: out_of_band(qmp("query-yank", &[], |_, cx| {
+            Ok(match cx.vm.has_link() {
+                true => json!([{ "type": MIGRATION }]),
+                false => json!([]),
+            })
+        })),
     },
 ];
 
-/// `[{"type": "migration"}]`.
-fn yank(args: &Args) -> Result<Request, CommandError> {
+/// Whether the migration is among the instances: `[{"type": "migration"}]`.
+fn names_migration(args: &Args) -> Result<bool, CommandError> {
     let mut migration = false;
     for (n, instance) in args.array(INSTANCES).iter().enumerate() {
         match kind(n, instance)? {
@@ -34,7 +43,7 @@ fn yank(args: &Args) -> Result<Request, CommandError> {
             absent => return Err(CommandError::NothingToYank(absent.to_owned())),
         }
     }
-    Ok(Request::Yank { migration })
+    Ok(migration)
 }
 
 /// The type of the instance at `n`.

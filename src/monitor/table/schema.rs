@@ -6,10 +6,9 @@
 
 use serde_json::{Value, json};
 
-use super::session::{NEGOTIATE, NEGOTIATION};
+use super::{NEGOTIATE, NEGOTIATION, commands};
 use crate::monitor::args::{Kind, Param};
 use crate::monitor::event::Event;
-use crate::monitor::table;
 
 const ANY: &str = "any";
 const ARRAY_OF_ANY: &str = "[any]";
@@ -20,7 +19,7 @@ const STR_OR_NULL: &str = "StrOrNull";
 pub fn schema() -> Value {
     let mut entries = builtins();
     let negotiation = (NEGOTIATE, NEGOTIATION, false);
-    let faces = table::commands().filter_map(|it| it.qmp).map(|face| (face.name, face.params, face.out_of_band));
+    let faces = commands().filter_map(|it| it.qmp).map(|face| (face.name, face.params, face.out_of_band));
     for (name, params, out_of_band) in faces.chain([negotiation]) {
         let members: Vec<Value> = params.iter().filter_map(member).collect();
         let arguments = match members.is_empty() {
