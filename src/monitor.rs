@@ -3,15 +3,15 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `mainloop` | the one thread that serves all clients: sockets, signals, events, the end |
-//! | `client`, `endpoint`, `outbox` | a client's socket, where clients come from, what waits for them |
+//! | `client`, `endpoint`, `outbox` | a client's socket, where clients come from, unsent answers |
 //! | `hmp`, `qmp` | the two faces: bytes in, a command with its arguments, bytes out |
 //! | `command` | what a row of the table is |
 //! | `table` | the commands: a command is one row of one file, with its handlers |
 //! | `vm` | whose method does what a handler asks for |
-//! | `notice`, `event` | what the machine and the migration tell, and how QMP's clients hear of it |
+//! | `notice`, `event` | what machine and migration tell, and how QMP's clients hear of it |
 //!
 //! A command's way: `mainloop`, `client`, the session of `hmp` or `qmp`, the row's handler in
-//! `table`, [`crate::migration::Migration`] (or the machine, or the snapshots), and the answer back.
+//! `table`, [`crate::migration::Migration`] (or the machine, or the snapshots), and back.
 
 pub mod args;
 mod client;

@@ -1,4 +1,5 @@
-//! The commands of a destination: `migrate_incoming`, `migrate_recover`, and what follows a failure.
+//! The commands of a destination: `migrate_incoming`, `migrate_recover`, and what follows a
+//! failure.
 
 use whimbrel_postcopy::channel::Acceptor;
 use whimbrel_postcopy::destination::{self, Options};

@@ -18,11 +18,16 @@ mod schema;
 mod snapshots;
 mod yank;
 
+use super::args::{Kind, Param};
 use super::command::{Command, Face, HmpHandler, QmpHandler};
 use crate::nearest;
 
-pub use introspection::{NEGOTIATE, NEGOTIATION};
 pub use machine::version;
+
+/// QMP's command without a row: what it does is the session's alone.
+pub const NEGOTIATE: &str = "qmp_capabilities";
+/// What it takes.
+pub const NEGOTIATION: &[Param] = &[Param::optional("enable", Kind::Array)];
 
 /// All commands, in the order in which `help` shows them.
 pub fn commands() -> impl Iterator<Item = &'static Command> {

@@ -3,15 +3,10 @@
 use serde_json::{Value, json};
 
 use super::schema::schema;
-use super::{commands, find_hmp, hint_hmp};
+use super::{NEGOTIATE, commands, find_hmp, hint_hmp};
 use crate::monitor::args::{Kind, Param};
 use crate::monitor::command::{Command, Face, HmpHandler, aliased, hmp, qmp, say};
 use crate::monitor::error::CommandError;
-
-/// QMP's command without a row: what it does is the session's alone.
-pub const NEGOTIATE: &str = "qmp_capabilities";
-/// What it takes.
-pub const NEGOTIATION: &[Param] = &[Param::optional("enable", Kind::Array)];
 
 const VCPU: &str = "cpu-index";
 
