@@ -3,7 +3,7 @@
 
 use whimbrel_postcopy::channel::Acceptor;
 use whimbrel_postcopy::destination::{self, Options};
-use whimbrel_postcopy::error::sentence;
+
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
@@ -18,6 +18,7 @@ use super::options::{Settings, access};
 use super::rules::{self, Route};
 use super::uri::{Stream, Uri};
 use crate::machine::RunState;
+use crate::sentence::sentence;
 use crate::sync::lock;
 
 impl Migration {

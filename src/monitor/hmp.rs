@@ -3,14 +3,7 @@
 mod parse;
 mod session;
 
-<<<<<<< HEAD
-use super::execute::execute;
-use super::request::{Reply, Request, Whose};
-=======
-use whimbrel_postcopy::error::sentence;
-
 use super::command::{Answer, Awaited, Context};
->>>>>>> 72dfdf4 (monitor: a command is one row of one file, handlers included)
 use super::vm::Vm;
 use crate::fds::Handed;
 use crate::sentence::sentence;
