@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 #[cfg(not(feature = "top"))]
 use whimbrel::cli::NoTop;
 use whimbrel::cli::{Cli, Command};
-use whimbrel::sentence::sentence;
+use whimbrel::sentence::{self, sentence};
 use whimbrel::stdio::{OutputError, say};
 #[cfg(feature = "top")]
 use whimbrel::top;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,virtio_queue=off"))
         .format_timestamp_millis()
         .init();
+    sentence::install();
     match cli.command {
         Command::Launcher => exit(launcher::serve().map(|()| 0)),
         Command::Run(args) => match args.validate() {

@@ -38,7 +38,6 @@ pub use wake::Wake;
 use self::tls::Tls;
 use crate::host::{Descriptor, Instant, poll, socket};
 use crate::memory::RawSlice;
-use crate::stream::mapped::MappedError;
 use crate::wire::{DecodeError, HelloError};
 
 /// How long a silent peer is believed alive, unless it is said otherwise.
@@ -57,6 +56,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What can go wrong on a channel.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ChannelError {
     /// The peer ended the stream where no message begins or ends by agreement.
     #[error("the peer closed the connection{}", .0.map(|name| format!(" in the middle of message '{name}'")).unwrap_or_default())]
@@ -70,9 +70,9 @@ pub enum ChannelError {
     /// The first bytes are not ours.
     #[error("the channel was not opened")]
     Hello(#[from] HelloError),
-    /// A file with mapped RAM holds no guest that can be read.
+    /// A file that is read instead of a channel holds no guest that can be read.
     #[error(transparent)]
-    Mapped(#[from] MappedError),
+    File(Box<dyn std::error::Error + Send + Sync>),
     /// The peer refused, with its reason.
     #[error("the peer refused: {0}")]
     Refused(String),

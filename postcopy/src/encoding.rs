@@ -108,6 +108,7 @@ impl Codec {
 
 /// Contents that a destination cannot make pages of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum EncodingError {
     /// More than the run holds. Nothing behind that was unpacked.
     #[error("they unpack to more than their {0} bytes")]

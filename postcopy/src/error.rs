@@ -1,6 +1,12 @@
-//! Why a migration failed, paused or was refused: each text is a sentence for the user.
+//! Why a migration failed, paused or was refused.
+//!
+//! Errors are types to match on; their own words say what happened, and nothing of the monitor
+//! around the engine. The monitor says what its users can do about it: in its own output by
+//! matching, and where the engine itself puts an error into words by [`set_sentence`].
 
-use crate::advice::advice;
+use std::error::Error;
+use std::sync::OnceLock;
+
 use crate::channel::ChannelError;
 use crate::encoding::EncodingError;
 use crate::guest::GuestError;
@@ -9,6 +15,7 @@ use crate::uffd::UffdError;
 
 /// What ended or paused a migration.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MigrationError {
     /// No connection.
     #[error("cannot connect to the destination")]
@@ -38,23 +45,21 @@ pub enum MigrationError {
     #[error("the destination cannot do postcopy: userfaultfd is not available to it")]
     NoPostcopy,
     /// The destination knows no multifd channels.
-    #[error("the destination takes no multifd channels: switch capability multifd off and try again")]
+    #[error("the destination takes no multifd channels")]
     NoMultifd,
     /// The destination maps no RAM of another process.
     #[error(
-        "the destination cannot take this guest's RAM over: it needs a Whimbrel with --memory SIZE,shared=on that waits at a unix: address of this host without TLS"
+        "the destination cannot take this guest's RAM over: its own RAM must be shared memory, and the channel a unix socket without TLS"
     )]
     NoSharedRam,
     /// RAM that no other process can map.
-    #[error(
-        "this guest's RAM cannot be handed to another process: switch capability x-ignore-shared off, and its pages are sent"
-    )]
+    #[error("this guest's RAM cannot be handed to another process")]
     RamNotShared,
     /// Files that cannot be the guest's RAM.
     #[error("the source hands {0} over as this guest's RAM")]
     WrongFiles(String),
     /// The destination cannot say which pages it has while the guest runs there.
-    #[error("the destination does not tell which pages it has: switch capability release-ram off and try again")]
+    #[error("the destination does not tell which pages it has")]
     NoRelease,
     /// Pages that this side let go of on the destination's word.
     #[error(
@@ -62,13 +67,13 @@ pub enum MigrationError {
     )]
     PagesReleased(u64),
     /// The destination is of a time before compressed pages.
-    #[error("the destination takes no compressed pages: set parameter multifd-compression to none and try again")]
+    #[error("the destination takes no compressed pages")]
     NoCompression,
     /// The destination is of a time before deltas.
-    #[error("the destination takes no changes of pages: switch capability xbzrle off and try again")]
+    #[error("the destination takes no XBZRLE pages")]
     NoXbzrle,
     /// The host has no memory for what compresses.
-    #[error("pages cannot be compressed: set parameter multifd-compression to none and try again")]
+    #[error("pages cannot be compressed")]
     Compressor(#[source] std::io::Error),
     /// Contents that no pages can be made of.
     #[error("the peer sent {run} in a way that cannot be read")]
@@ -133,58 +138,67 @@ pub(crate) fn failed_to(doing: &'static str) -> impl Fn(GuestError) -> Migration
     move |source| MigrationError::Guest { doing, source }
 }
 
-/// An error with everything that caused it, in one sentence. What a peer said is a part of some: it
-/// gets no line of its own in a log, and no say over a terminal.
-pub fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Transparent wrappers say the same twice.
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    // The system's words say what is wrong, and not what to do about it.
-    if let Some(advice) = system_error(error).and_then(advice) {
-        text.push_str("; ");
-        text.push_str(advice);
-    }
+/// What the engine says of a migration that is paused, besides why.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PauseNote {
+    /// Source: the link broke, for this reason, before the destination said that the guest runs.
+    #[error("{0}; whether the guest runs on the destination is not known")]
+    InDoubt(String),
+    /// Destination: the migration is complete, and the source has not confirmed that it knows.
+    #[error("every page is here, but the source may not have heard of it")]
+    Unheard,
+    /// Destination: the guest was not started, for this reason, and the source does not know yet.
+    #[error("the guest has not started here and never will; the source, which keeps it, does not know yet: {0}")]
+    NeverStarted(String),
+    /// Destination: the address of this migration cannot be listened on again.
+    #[error("cannot listen for the source again: {0}")]
+    NotListening(std::io::Error),
+}
+
+/// Puts an error, with its causes, into one sentence.
+pub type Sentence = fn(&(dyn Error + 'static)) -> String;
+
+static SENTENCE: OnceLock<Sentence> = OnceLock::new();
+
+/// From now on the engine's log lines, the reasons in its statistics and those that it gives the
+/// other side are put into words by this. For the whole process; the first call wins. Without one
+/// an error is its own words and those of its causes.
+pub fn set_sentence(sentence: Sentence) {
+    let _ = SENTENCE.set(sentence);
+}
+
+/// An error with everything that caused it, in one sentence of one line.
+pub fn sentence(error: &(dyn Error + 'static)) -> String {
+    let text = SENTENCE.get().map_or_else(|| chain(error), |sentence| sentence(error));
+    // A part of some errors is what a peer sent: it gets no line of its own in a log.
     if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
-/// The last error of the system among the causes.
-fn system_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
-    std::iter::successors(Some(error), |error| error.source()).filter_map(|error| error.downcast_ref()).last()
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // Transparent wrappers say the same twice.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Fuzzing found that a RAM block's name, as the source gave it, put a line of its own into the
-    /// destination's log and monitor.
     #[test]
-    fn a_sentence_is_one_line_whatever_the_peer_said() {
+    fn an_error_is_its_words_and_those_of_its_causes_in_one_line() {
         let error = MigrationError::RamDiffers("block ram\nerror: all is well\x1b[2J".into());
         assert_eq!(sentence(&error), "RAM differs: block ram error: all is well [2J");
-    }
-
-    #[test]
-    fn causes_are_told_once_each() {
         let error = MigrationError::Connect(std::io::Error::other("no route"));
         assert_eq!(sentence(&error), "cannot connect to the destination: no route");
-    }
-
-    #[test]
-    fn what_the_system_says_is_followed_by_what_to_do() {
-        let error = MigrationError::Connect(std::io::Error::from_raw_os_error(111));
-        assert_eq!(
-            sentence(&error),
-            "cannot connect to the destination: Connection refused (os error 111); \
-             nobody listens there: start the other side first, and check the address"
-        );
     }
 }

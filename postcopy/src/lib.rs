@@ -51,7 +51,6 @@
 //! of stream is never success: a migration is complete when the destination has said that every
 //! page is in place.
 
-pub mod advice;
 pub mod bitmap;
 pub mod channel;
 pub mod destination;

@@ -26,6 +26,7 @@
 
 mod chunk;
 mod ear;
+mod error;
 mod index;
 pub mod mapped;
 mod multiplex;
@@ -39,7 +40,9 @@ mod words;
 mod write;
 mod write_protect;
 
+pub use error::StreamFileError;
 pub use index::Outline;
+pub use mapped::MappedError;
 pub use page::Paging;
 pub use play::Playing;
 pub use record::{Descriptor, Listening, Recording, Sink};

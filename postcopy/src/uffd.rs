@@ -25,6 +25,7 @@ use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 
 /// Why missing pages cannot be watched or filled.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UffdError {
     /// The kernel or its configuration does not allow it to this process.
     #[error(
@@ -39,7 +40,7 @@ pub enum UffdError {
     )]
     NoWriteProtection(#[source] io::Error),
     /// Memory that is shared cannot be watched for writes.
-    #[error("RAM block {0} is shared memory, which is not watched for writes; use --memory without shared=on")]
+    #[error("RAM block {0} is shared memory, which is not watched for writes")]
     SharedMemory(String),
     /// A page's protection cannot be changed.
     #[error("pages of RAM block {block} cannot be protected (is the host out of memory?)")]

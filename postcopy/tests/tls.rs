@@ -264,12 +264,12 @@ fn who_is_not_let_in_reads_why_and_the_destination_waits_on() {
     }
 
     let error = Leaving::by(Arc::new(dialer(&here, "example.org", port)), Limits::default(), 0).stays();
-    let told = "certificate is not for 'example.org' (the names in it: 127.0.0.1, localhost); set 'tls-hostname'";
+    let told = "certificate is not for 'example.org' (the names in it: 127.0.0.1, localhost)";
     assert!(error.contains(told), "{error}");
     assert!(logged("turned away: the source refused this side's certificate, server-cert.pem: the name that"));
 
     let error = Leaving::by(Arc::new(to(port)), Limits::default(), 0).stays();
-    let told = "the source does not use TLS and the destination does; set 'tls-creds' on both sides, or on neither";
+    let told = "the source does not use TLS and the destination does";
     assert!(error.contains(told), "{error}");
     assert!(logged(&format!("turned away: {told}")));
 
@@ -349,7 +349,7 @@ fn a_destination_with_a_bad_certificate_or_without_tls_gets_no_guest() {
         (Wanted { client: true, ..Wanted::default() }, "certificate is not made for TLS servers; make server-cert.pem"),
         (
             Wanted { names: Vec::new(), ..Wanted::default() },
-            "certificate is not for 'localhost' (the names in it: none); set",
+            "certificate is not for 'localhost' (the names in it: none)",
         ),
     ];
     for (wanted, told) in cases {
@@ -363,9 +363,9 @@ fn a_destination_with_a_bad_certificate_or_without_tls_gets_no_guest() {
     }
     let mut arriving = Arriving::at(None);
     let error = Leaving::by(Arc::new(dialer(&source, "localhost", arriving.port)), Limits::default(), 0).stays();
-    let told = "the destination does not use TLS and the source does; set 'tls-creds' on both sides, or on neither";
+    let told = "the destination does not use TLS and the source does";
     assert!(error.contains(told), "{error}");
-    assert!(logged("turned away: the channel was not opened: the source uses TLS and the destination does not; set"));
+    assert!(logged("turned away: the channel was not opened: the source uses TLS and the destination does not"));
     Leaving::by(Arc::new(to(arriving.port)), Limits::default(), 0).arrives(&mut arriving);
 }
 
@@ -380,14 +380,14 @@ fn files_that_cannot_be_used_are_named() {
     let error = |host: &str| SourceTls::load(directory.path(), host).unwrap_err();
     let text = |host: &str| whimbrel_postcopy::error::sentence(&error(host));
 
-    assert!(text("no name").starts_with("'no name' is no name or address that a certificate can have; set 'tls-"));
+    assert!(text("no name").starts_with("'no name' is no name or address that a certificate can have"));
     for name in ["ca-cert.pem", "client-cert.pem", "client-key.pem"] {
         let saved = std::fs::read(at(name)).unwrap();
         std::fs::write(at(name), "nothing").unwrap();
         assert!(text("localhost").contains(&format!("{name}' holds no ")), "{}", text("localhost"));
         std::fs::remove_file(at(name)).unwrap();
         let missing = text("localhost");
-        assert!(missing.contains(&format!("/{name}' (the directory is what 'tls-creds' names): No such")), "{missing}");
+        assert!(missing.contains(&format!("/{name}': No such")), "{missing}");
         std::fs::write(at(name), saved).unwrap();
     }
     std::fs::write(at("ca-crl.pem"), "nothing").unwrap();

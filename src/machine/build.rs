@@ -22,6 +22,7 @@ use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetCo
 use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
 use crate::net::Network;
 use crate::sandbox;
+use crate::sentence;
 use crate::vcpu::{self, CpuModel, GuestCpu, HostCaps, LongMode, MsrTable, Vcpu, VcpuGate, VcpuState, physical_bits};
 
 /// How long threads may take to start.
@@ -32,6 +33,7 @@ impl Machine {
     /// called from any thread and only takes note: a device that tells something may hold locks of
     /// the machine.
     pub fn build(config: &MachineConfig, events: Listener) -> Result<Arc<Self>, MachineError> {
+        sentence::install();
         install_kick_signal()?;
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);

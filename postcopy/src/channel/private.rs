@@ -19,6 +19,7 @@ const BACKLOG: i32 = 128;
 
 /// Why a path cannot be listened at. Whatever stands there is as it was.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListenError {
     /// Somebody answers there, or might.
     #[error("a running process already listens at '{}'; give another path, or end that process", .0.display())]

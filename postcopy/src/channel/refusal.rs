@@ -1,4 +1,4 @@
-//! [`TlsError`]: why TLS does not begin or go on, each a sentence that says what to do.
+//! [`TlsError`]: why TLS does not begin or go on.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,9 +7,10 @@ use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// What can go wrong with TLS.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TlsError {
     /// A file of the credentials is missing or must not be read.
-    #[error("cannot read '{}' (the directory is what 'tls-creds' names)", .path.display())]
+    #[error("cannot read '{}'", .path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -42,17 +43,13 @@ pub enum TlsError {
         certificate: PathBuf,
     },
     /// A host that no certificate can name.
-    #[error(
-        "'{0}' is no name or address that a certificate can have; set 'tls-hostname' to one that the destination's certificate has"
-    )]
+    #[error("'{0}' is no name or address that a certificate can have")]
     Name(String),
     /// An address without a host.
-    #[error(
-        "a unix: address names no host to look for in the destination's certificate; set 'tls-hostname', or clear 'tls-creds' to send in the clear"
-    )]
+    #[error("a unix: address names no host to look for in the destination's certificate")]
     NoName,
     /// The peer is a Whimbrel without TLS.
-    #[error("the {0} does not use TLS and the {other} does; set 'tls-creds' on both sides, or on neither", other = .0.other())]
+    #[error("the {0} does not use TLS and the {other} does", other = .0.other())]
     Plain(Peer),
     /// The peer is something else.
     #[error("the {peer} does not speak TLS (its first bytes are {first:02x?})")]
@@ -61,6 +58,24 @@ pub enum TlsError {
         peer: Peer,
         /// What it said first.
         first: Vec<u8>,
+    },
+    /// The peer's certificate is for other hosts than the one that this side connected to.
+    #[error("the {peer}'s certificate is not for '{expected}' (the names in it: {names})")]
+    OtherName {
+        /// Whose certificate.
+        peer: Peer,
+        /// The host's name or address.
+        expected: String,
+        /// The names in the certificate, separated by commas, or `none`.
+        names: String,
+        /// The peer's file with the certificate.
+        file: &'static str,
+    },
+    /// The source does not find the name that it looks for in this side's certificate.
+    #[error("the source refused this side's certificate, {file}: the name that the source looks for is not in it")]
+    NameRefused {
+        /// This side's file with the certificate.
+        file: &'static str,
     },
     /// The peer's certificate is not good enough for this side.
     #[error("{0}")]
@@ -127,11 +142,19 @@ impl TlsError {
     /// What the TLS library found wrong with what `peer` sent.
     pub(super) fn of(error: Error, peer: Peer) -> Self {
         match error {
+            Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented }) => {
+                let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+                let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+                Self::OtherName { peer, expected: expected.to_str().into_owned(), names, file: peer.certificates().0 }
+            }
             Error::InvalidCertificate(error) => Self::Rejected(rejected(&error, peer)),
             Error::NoCertificatesPresented => Self::Rejected(format!(
                 "the {peer} presented no certificate; it needs {} and its key",
                 peer.certificates().0
             )),
+            Error::AlertReceived(AlertDescription::BadCertificate) if peer == Peer::Source => {
+                Self::NameRefused { file: peer.certificates().1 }
+            }
             Error::AlertReceived(alert) => Self::Refused(refused(alert, peer)),
             Error::PeerIncompatible(why) => Self::Rejected(incompatible(&why, peer)),
             other => Self::Damaged { peer, why: other.to_string() },
@@ -179,15 +202,6 @@ fn rejected(error: &CertificateError, peer: Peer) -> String {
         E::Revoked => {
             format!("the {peer}'s certificate has been revoked by this side's ca-crl.pem; renew {theirs} there")
         }
-        E::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
-            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-            format!(
-                "the {peer}'s certificate is not for '{}' (the names in it: {has}); set 'tls-hostname' to a name that it has, \
-                 or give {theirs} this one as a subject alternative name",
-                expected.to_str()
-            )
-        }
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             let purpose = if peer == Peer::Source { "clients" } else { "servers" };
             format!("the {peer}'s certificate is not made for TLS {purpose}; make {theirs} with that purpose")
@@ -216,9 +230,6 @@ fn refused(alert: AlertDescription, peer: Peer) -> String {
         }
         A::CertificateRevoked => "it has been revoked by the ca-crl.pem there; renew it",
         A::CertificateRequired => "none was presented",
-        A::BadCertificate if peer == Peer::Source => {
-            "the name that the source looks for is not in it; see 'tls-hostname' on the source"
-        }
         A::UnsupportedCertificate => "it is not made for this purpose; make it anew",
         A::BadCertificate | A::CertificateUnknown | A::AccessDenied => "see the log there",
         A::ProtocolVersion => return too_old(peer),

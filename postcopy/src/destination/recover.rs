@@ -6,14 +6,11 @@ use super::connection::Connection;
 use super::driver::{Driver, Faults, INCOMING};
 use super::state::{Destination, GuestPlace};
 use crate::channel::Acceptor;
-use crate::error::{MigrationError, sentence};
+use crate::error::{MigrationError, PauseNote, sentence};
 use crate::panics::catch;
 use crate::stats::Status;
 use crate::uffd::UffdError;
 use crate::wire::{Reply, Token, fragments};
-
-/// What joins both sides again.
-const RECOVER: &str = "'migrate_recover' here and 'migrate -r' there";
 
 impl Driver {
     /// The link is gone, and the source has something to hear or to give: waits for a new link. A
@@ -63,7 +60,7 @@ impl Driver {
         match again() {
             Ok(acceptor) => Some(acceptor),
             Err(error) => {
-                log::error!("nobody can join again by itself, 'migrate_recover' says where else: {error}");
+                log::error!("{}", sentence(&PauseNote::NotListening(error)));
                 None
             }
         }
@@ -73,13 +70,9 @@ impl Driver {
         let text = destination.error().map(|error| sentence(error)).unwrap_or_default();
         match destination.status() {
             Status::Completed => {
-                return log::warn!(
-                    "every page is here, but the source may not have heard of it: it learns so by {RECOVER}"
-                );
+                return log::warn!("{}", sentence(&PauseNote::Unheard));
             }
-            _ if destination.never_ran() => log::error!(
-                "the guest has not started here and never will; the source, which keeps it, learns so by {RECOVER}: {text}"
-            ),
+            _ if destination.never_ran() => log::error!("{}", sentence(&PauseNote::NeverStarted(text.clone()))),
             _ => log::error!("the migration is paused, the guest goes on with the pages that are here: {text}"),
         }
         self.shared.progress.fail(text);

@@ -12,9 +12,10 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 /// Why a file cannot be RAM.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AdoptError {
     /// The block is private memory.
-    #[error("this side's RAM is not shared memory: give it --memory SIZE,shared=on")]
+    #[error("this side's RAM is not shared memory")]
     NotShared,
     /// Not memory, or of a kind that can run out when it is touched.
     #[error("it is not ordinary shared memory (a memfd)")]

@@ -7,13 +7,9 @@ use std::time::Duration;
 use super::connection::Connection;
 use super::driver::{Driver, SOURCE};
 use super::state::Source;
-use crate::error::{MigrationError, sentence};
+use crate::error::{MigrationError, PauseNote, sentence};
 use crate::panics::catch;
 use crate::wire::Token;
-
-/// What a user is told besides, where the link broke before the destination said that it runs.
-const IN_DOUBT: &str =
-    "; whether the guest runs on the destination is not known: 'migrate_recover' there and 'migrate -r' here find out";
 
 /// The pause before the first attempt; each one that fails doubles the next. A link that flaps is
 /// back after some of these.
@@ -61,9 +57,11 @@ impl Driver {
         self.outgoing.renew();
         let shared = self.shared.clone();
         let text = source.lost_because().map(|error| sentence(error)).unwrap_or_default();
-        let doubt = if source.is_in_doubt() { IN_DOUBT } else { "" };
-        log::error!("the migration is paused, the guest's pages are kept: {text}{doubt}");
-        shared.progress.fail(format!("{text}{doubt}"));
+        let in_doubt = source.is_in_doubt();
+        let with_doubt = |text: String| if in_doubt { sentence(&PauseNote::InDoubt(text)) } else { text };
+        let text = with_doubt(text);
+        log::error!("the migration is paused, the guest's pages are kept: {text}");
+        shared.progress.fail(text);
         let by_hand = matches!(source.lost_because(), Some(MigrationError::PausedByUser));
         let mut attempts = Attempts::begin(shared.progress.now());
         loop {
@@ -93,7 +91,7 @@ impl Driver {
                     Err(error) => {
                         let text = sentence(&error);
                         log::error!("the migration stays paused: {text}");
-                        shared.progress.fail(format!("{text}{doubt}"));
+                        shared.progress.fail(with_doubt(text));
                         attempts.failed(shared.progress.now());
                     }
                 }

@@ -4,9 +4,9 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-use super::BUFFER;
 use super::mapped::{Area, Layout};
 use super::page_table::PageTable;
+use super::{BUFFER, StreamFileError};
 use crate::channel::ChannelError;
 use crate::guest::{Configuration, Section};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -204,10 +204,7 @@ impl Index {
                 Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
                 message @ (Forward::Compressed { .. } | Forward::Xbzrle { .. }) => {
                     let name = tag::name(message.tag());
-                    let why = format!(
-                        "its pages are not whole ('{name}'), so that none can be read alone: read it without lazy=on"
-                    );
-                    return Err(ChannelError::Io(io::Error::other(why)));
+                    return Err(ChannelError::Io(io::Error::other(StreamFileError::NotWhole(name))));
                 }
                 message => {
                     return Err(damaged(format!("'{}' stands where no stream has it", tag::name(message.tag()))));

@@ -13,7 +13,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::ear::{Ear, welcome_in};
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
-use super::{BUFFER, receive, receive_all, set_nonblocking};
+use super::{BUFFER, StreamFileError, receive, receive_all, set_nonblocking};
 use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
 use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
@@ -156,7 +156,7 @@ impl Connector for Recording {
                 Ok(theirs)
             }
             Next::Demand(channel) => Ok(*channel),
-            Next::None => Err(io::Error::other("a stream cannot be opened again: give it anew with 'migrate -r'")),
+            Next::None => Err(io::Error::other(StreamFileError::Used)),
         }
     }
 

@@ -13,6 +13,7 @@ mod tests;
 
 /// Bytes that are no message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// A message of this direction has no such number.
     #[error("message number {0} is unknown here")]

@@ -106,9 +106,10 @@ pub enum Answer {
 
 /// First bytes that are not a hello of ours.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum HelloError {
     /// Ours, but encrypted.
-    #[error("the source uses TLS and the destination does not; set 'tls-creds' on both sides, or on neither")]
+    #[error("the source uses TLS and the destination does not")]
     Tls,
     /// Something else talks.
     #[error("the peer does not speak Whimbrel's migration protocol (its first bytes are {0:02x?})")]

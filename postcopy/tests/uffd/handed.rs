@@ -87,7 +87,7 @@ fn what_cannot_be_handed_over_is_refused_before_the_guest_stands_still() {
     let private = |running| TestGuest::new(&BLOCKS, running);
     for (options, tcp, source, destination, why) in [
         // A destination that offers nothing of the kind.
-        (Options::default(), false, shared(true), shared(false), "--memory SIZE,shared=on"),
+        (Options::default(), false, shared(true), shared(false), "must be shared memory"),
         // One that offers what it has not got.
         (able(), false, shared(true), private(false), "this side's RAM is not shared memory"),
         (able(), false, private(true), shared(false), "x-ignore-shared off"),

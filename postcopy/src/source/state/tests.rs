@@ -282,7 +282,7 @@ fn ram_that_is_handed_over_leaves_nothing_to_send_or_to_log() {
 fn a_destination_that_cannot_do_it_is_refused_before_the_guest_stands_still() {
     let handed = Limits { ignore_shared: true, ..Limits::default() };
     let released = Limits { release: true, ..Limits::default() };
-    for (limits, why) in [(handed, "shared=on"), (released, "release-ram off")] {
+    for (limits, why) in [(handed, "must be shared memory"), (released, "does not tell which pages it has")] {
         let mut source = with(limits, Features::POSTCOPY, "Describing");
         source.reply(Reply::Accepted, Duration::ZERO);
         assert!(describe(&source).contains(why), "{}", describe(&source));

@@ -32,6 +32,7 @@ const PIECE: usize = 64 * 1024;
 
 /// Why no guest can be read from a file with mapped RAM.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum MappedError {
     /// Whoever wrote it did not come to the end.
     #[error("the guest in it was not written to its end: the migration failed, was cancelled, or is still under way")]
@@ -54,13 +55,17 @@ pub enum MappedError {
     #[error("it cannot be read")]
     Read(#[source] io::Error),
     /// Its file system has no `O_DIRECT`.
-    #[error("its file system does not do direct I/O; switch direct-io off to read it")]
+    #[error("its file system does not do direct I/O")]
     NoDirect(#[source] io::Error),
     /// Its pages do not stand where a disk can be read directly.
-    #[error(
-        "its pages do not begin at multiples of {PAGE_SIZE} bytes, as direct-io needs it; switch direct-io off to read it"
-    )]
+    #[error("its pages do not begin at multiples of {PAGE_SIZE} bytes")]
     NotAligned,
+}
+
+impl From<MappedError> for ChannelError {
+    fn from(error: MappedError) -> Self {
+        Self::File(Box::new(error))
+    }
 }
 
 fn damaged(why: impl Into<String>) -> MappedError {

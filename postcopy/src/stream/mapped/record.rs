@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::super::StreamFileError;
 use super::Access;
 use super::store::Store;
 use crate::channel::{Channel, ChannelError, Connector, MessageReader, Wake};
@@ -42,14 +43,9 @@ impl MappedRecording {
     /// Whether [`MappedRecording::new`] takes the file. Changes nothing.
     pub fn check(file: &File, access: Access) -> io::Result<()> {
         if !file.metadata()?.is_file() {
-            return Err(io::Error::other("mapped-ram needs a regular file, in which any place can be written"));
+            return Err(io::Error::other(StreamFileError::NotRegular));
         }
-        access.check(file).map_err(|error| {
-            io::Error::new(
-                error.kind(),
-                format!("its file system does not do direct I/O, so switch direct-io off: {error}"),
-            )
-        })
+        access.check(file).map_err(|error| io::Error::new(error.kind(), StreamFileError::NoDirectIo(error)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{Error, ErrorKind};
 use nix::errno::Errno;
 
 /// What whoever reads the error may do; `None` where there is nothing to say that helps.
-pub fn advice(error: &Error) -> Option<&'static str> {
+pub(super) fn advice(error: &Error) -> Option<&'static str> {
     let by_number = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => "check the path: that file, or a directory on the way to it, does not exist",
         Some(Errno::EADDRINUSE) => "something listens there already: end it, or give another address",
