@@ -15,6 +15,7 @@
 //! virtio or of migration.
 
 mod chain;
+mod config;
 mod error;
 #[cfg(test)]
 mod fuse;
@@ -25,6 +26,7 @@ mod status;
 mod storage;
 mod tables;
 
+pub use config::{DiskConfig, ImageFormat};
 pub use error::BlockError;
 pub use image::{Image, Shape, Zeroes};
 pub use status::{DiskInfo, Opened, Status};

@@ -14,6 +14,7 @@
 //! | `layout`, `memory_map` | where everything is, and what the guest is told of that |
 
 pub mod acpi;
+mod config;
 mod elf;
 mod error;
 mod foreign;
@@ -27,6 +28,7 @@ mod pvh;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use config::{BootConfig, Kernel};
 pub use error::BootError;
 pub use image::KernelImage;
 pub use layout::{RAM_ABOVE_HOLE, ram_ranges};

@@ -14,6 +14,7 @@
 //! | `waker` | what wakes and ends it |
 //! | `terminal` | this process's terminal, raw and back again |
 
+mod config;
 mod open;
 mod output;
 mod terminal;
@@ -25,10 +26,10 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+pub use config::CharDevice;
 pub use output::Output;
 pub use waker::Waker;
 
-use crate::config::CharDevice;
 use crate::sandbox;
 use open::Endpoint;
 

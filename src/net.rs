@@ -10,6 +10,7 @@
 //! | `network` | all cards of a machine: announcing, listing |
 
 mod announce;
+mod config;
 mod interface;
 mod mac;
 mod network;
@@ -17,6 +18,7 @@ mod rarp;
 mod tap;
 
 pub use announce::{Announcement, Announcements, OutOfRange, Schedule, Timing, TooManyAnnouncements};
+pub use config::{NetConfig, TapSource};
 pub use interface::{Interface, InterfaceInfo};
 pub use mac::{MacAddr, MacError};
 pub use network::{Network, NetworkError};

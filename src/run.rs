@@ -1,9 +1,13 @@
 //! `whimbrel run`: builds the machine, its migration and its monitors, joins them, and serves until
 //! the end.
 
+mod config;
+
 use std::sync::Arc;
 
-use crate::config::{CharDevice, Incoming, MonitorEndpoint, RunConfig, TapSource};
+pub use config::{Incoming, RunConfig};
+
+use crate::config::{CharDevice, MonitorEndpoint, TapSource};
 use crate::fds::{Inherited, NamedFds};
 use crate::launcher::Launcher;
 use crate::machine::{Machine, MachineError};

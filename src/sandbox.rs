@@ -30,6 +30,7 @@
 //! | file | what is in it |
 //! |---|---|
 //! | `calls` | which kind of thread may make which calls |
+//! | `never` | the calls that nobody makes |
 //! | `requests` | the numbers of the `ioctl` requests on those lists |
 //! | `filter` | lists into programs for the kernel |
 //! | `privileges` | capabilities, core dumps |
@@ -37,6 +38,7 @@
 
 mod calls;
 mod filter;
+mod never;
 mod privileges;
 mod raw;
 mod requests;

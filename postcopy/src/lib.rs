@@ -36,8 +36,8 @@
 //!
 //! ```text
 //! source:       Describing -> Precopy (passes) -> Pausing -> AwaitReady -> AwaitRunning -> Pushing -> Completed
-//!                    \-> AwaitListening (postcopy at once) -^   |          |    ||                    ^ \-> LinkLost <-> Recovering
-//!                                                       v          v    || the one-way door
+//!                    \-> AwaitListening (at once) --^   |          |    ||                    ^
+//!                                                       v          v    || the one-way door   LinkLost <-> Recovering
 //!                                                 Failed, Cancelled: the guest runs on here
 //!
 //! destination:  Configuration -> Ram -> Precopy -> Listening -> Loading -> Loaded -> Running -> Finishing -> Completed
@@ -47,9 +47,9 @@
 //!
 //! The one-way door is a type: the source may resume the guest while it holds a
 //! [`guest::PausedGuest`]; handing over consumes it, and what is left, [`guest::HandedOver`],
-//! turns back into a `PausedGuest` only by the destination's word that it did not start the guest. An end
-//! of stream is never success: a migration is complete when the destination has said that every
-//! page is in place.
+//! turns back into a `PausedGuest` only by the destination's word that it did not start the guest.
+//! An end of stream is never success: a migration is complete when the destination has said that
+//! every page is in place.
 
 pub mod bitmap;
 pub mod channel;

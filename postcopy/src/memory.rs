@@ -6,15 +6,17 @@
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, PoisonError};
 
 use crate::host::{Mutex, MutexGuard, calls, touches};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
+mod anonymous;
 pub mod shared;
 mod zero;
 
+pub use anonymous::{AnonymousRam, SharedRam};
 pub use shared::AdoptError;
 
 /// Pages in a huge page of the host: the piece in which memory is given to a guest so that it keeps
@@ -376,70 +378,6 @@ impl Aside<'_> {
         self.room.memory.read(PageIndex(self.at.0 + page.0 - self.run.start.0), &mut bytes);
         self.shadow.write(page, 0, &bytes);
         self.room.pages += 1;
-    }
-}
-
-/// Shared memory with a [`RamBlock`] over it.
-pub struct SharedRam {
-    _room: AnonymousRam,
-}
-
-impl SharedRam {
-    /// `pages` pages that read as zero, and the file that they are a mapping of.
-    pub fn block(name: &str, pages: u64) -> io::Result<(RamBlock, OwnedFd)> {
-        let file = shared::create(name, pages * PAGE_SIZE as u64)?;
-        let (room, first) = AnonymousRam::reserve(pages)?;
-        let owner = Arc::new(Self { _room: room });
-        // SAFETY: from `first` on the mapping of `room` has at least `pages` pages and lives as
-        // long as `owner`; what `adopt` puts there next is shared.
-        let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Shared, owner) };
-        block.map_over(Some(file.as_fd()))?;
-        Ok((block, file))
-    }
-}
-
-/// Private anonymous memory with a [`RamBlock`] over it, beginning where a huge page may.
-pub struct AnonymousRam {
-    host: usize,
-    bytes: usize,
-}
-
-impl AnonymousRam {
-    /// Room for `pages` pages, and where a huge page may begin in it.
-    fn reserve(pages: u64) -> io::Result<(Self, *mut u8)> {
-        let bytes = pages as usize * PAGE_SIZE + HUGE_BYTES;
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let host = unsafe { calls::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0) };
-        if host == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first = (host as usize).next_multiple_of(HUGE_BYTES) as *mut u8;
-        Ok((Self { host: host as usize, bytes }, first))
-    }
-
-    /// `pages` pages that read as zero.
-    pub fn block(name: &str, pages: u64) -> io::Result<RamBlock> {
-        let (room, first) = Self::reserve(pages)?;
-        let owner = Arc::new(room);
-        // SAFETY: from `first` on the mapping above has at least `pages` pages, is private
-        // anonymous, and lives as long as `owner`.
-        let block = unsafe { RamBlock::new(name, 0, first, pages, Backing::Anonymous, owner) };
-        // A host without huge pages refuses, which makes it slower, and no error.
-        let _ = block.advise_raw(block.whole(), libc::MADV_HUGEPAGE);
-        // What a guest has in memory is not for a core file. An old kernel that cannot do this
-        // dumps it.
-        let _ = block.advise_raw(block.whole(), libc::MADV_DONTDUMP);
-        Ok(block)
-    }
-}
-
-impl Drop for AnonymousRam {
-    fn drop(&mut self) {
-        // SAFETY: the mapping made in `block`; every `RamBlock` over it is gone, for they own this
-        // value.
-        unsafe { calls::munmap(self.host as *mut _, self.bytes) };
     }
 }
 

@@ -36,6 +36,7 @@ mod play;
 mod record;
 mod save;
 mod scan;
+mod sink;
 mod words;
 mod write;
 mod write_protect;
@@ -45,8 +46,9 @@ pub use index::Outline;
 pub use mapped::MappedError;
 pub use page::Paging;
 pub use play::Playing;
-pub use record::{Descriptor, Listening, Recording, Sink};
+pub use record::{Listening, Recording};
 pub use save::{SaveMode, Saving, save};
+pub use sink::{Descriptor, Sink};
 pub(crate) use words::reading_fault;
 pub use words::stream_fault;
 

@@ -13,11 +13,11 @@ use imago::raw::Raw;
 use imago::{FormatAccess, StorageOpenOptions};
 
 use super::BlockError;
+use super::config::{DiskConfig, ImageFormat};
 use super::header::Header;
 use super::lock::{Access, Lock};
 use super::storage::{Guarded, Role};
 use super::tables::Tables;
-use crate::config::{DiskConfig, ImageFormat};
 
 /// An image and the files under it, open.
 #[derive(Debug)]

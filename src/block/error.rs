@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::ImageFormat;
+use super::config::ImageFormat;
 
 /// A disk image that cannot be used, or a request to it that failed.
 #[derive(Debug, thiserror::Error)]

@@ -8,9 +8,9 @@ use imago::{FormatAccess, Mapping, StorageExt};
 use nix::unistd::{AccessFlags, access};
 
 use super::chain::{Chain, refuse_no_disk};
+use super::config::{DiskConfig, ImageFormat};
 use super::storage::Guarded;
 use super::{BlockError, Opened, Status};
-use crate::config::{DiskConfig, ImageFormat};
 use crate::sentence::sentence;
 
 /// What a disk's capacity is counted in, in bytes, whatever the image's own units are.

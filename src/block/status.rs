@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::config::DiskConfig;
+use super::config::DiskConfig;
 
 /// What is known of an image only while it is open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::BootError;
+use super::config::Kernel;
 use super::elf::Fault;
 use super::foreign::{self, Foreign};
-use crate::config::Kernel;
 use crate::host::files;
 
 /// The test guest, built by `tests/guest/build.rs`.

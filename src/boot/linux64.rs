@@ -8,13 +8,13 @@
 use linux_loader::loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
+use super::config::BootConfig;
 use super::error::Misfit;
 use super::image::KernelImage;
 use super::layout::{ACPI, COMMAND_LINE, GDT, PAGE_TABLES, RAM_ABOVE_HOLE, ZERO_PAGE};
 use super::memory_map::memory_map;
 use super::place::{Initrd, load_initrd, place, write_command_line};
 use super::{BootError, EntryPoint};
-use crate::config::BootConfig;
 use crate::kvm::{GuestMemory, GuestRam};
 
 /// The descriptors: two that nobody uses, then flat 64-bit code (`__BOOT_CS`, 0x10) and flat data

@@ -1,9 +1,9 @@
 //! Loading everything that a boot needs into guest RAM.
 
 use super::acpi::{self, Inventory};
+use super::config::BootConfig;
 use super::image::{Format, KernelImage};
 use super::{BootError, EntryPoint, linux64, pvh};
-use crate::config::BootConfig;
 use crate::kvm::GuestRam;
 
 /// Loads everything that `boot` names into guest RAM, and tables that tell it of `inventory`. Used

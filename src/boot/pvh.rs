@@ -6,13 +6,13 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::config::BootConfig;
 use super::elf::{Elf, Fault, Segment};
 use super::image::KernelImage;
 use super::layout::{ACPI, COMMAND_LINE, COMMAND_LINE_LIMIT, HOLE, MEMORY_MAP, MODULES, START_INFO};
 use super::memory_map::memory_map;
 use super::place::{Initrd, load_initrd, place, write_command_line, zero};
 use super::{BootError, EntryPoint};
-use crate::config::BootConfig;
 use crate::kvm::GuestRam;
 
 /// The start info's magic number: "xEn3" with the top bit set.

@@ -13,9 +13,8 @@ use nix::pty::{OpenptyResult, openpty};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::terminal::RawTerminal;
-use super::{CharDeviceError, Output};
+use super::{CharDevice, CharDeviceError, Output};
 use crate::block::lock::{Access, Locked, lock};
-use crate::config::CharDevice;
 use crate::host::files::{self, FileKind};
 use crate::host::{PrivateListener, connect_private};
 use crate::sentence::sentence;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::run::{CliError, RunArgs};
-use crate::config::{Incoming, RunConfig};
 use crate::migration::uri::{Reading, Stream, Uri};
+use crate::run::{Incoming, RunConfig};
 
 const RESTORE_EXAMPLES: &str = "\
 EXAMPLES:

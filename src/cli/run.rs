@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use super::{cpu, disk, net, parse};
 use crate::config::{
-    BootConfig, CharDevice, DeviceConfig, DiskConfig, Incoming, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
-    MonitorEndpoint, MonitorFace, NetConfig, RunConfig,
+    BootConfig, CharDevice, DeviceConfig, DiskConfig, Kernel, MachineConfig, MemoryConfig, MonitorConfig,
+    MonitorEndpoint, MonitorFace, NetConfig,
 };
 use crate::migration::uri::{Stream, Uri, UriError};
+use crate::run::{Incoming, RunConfig};
 use crate::sandbox::{self, Mode, SandboxVariable};
 use crate::vcpu::CpuModel;
 

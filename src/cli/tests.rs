@@ -3,8 +3,9 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser};
 
 use super::*;
-use crate::config::{CharDevice, Incoming, Kernel, MemoryConfig, MonitorEndpoint, MonitorFace, RunConfig};
+use crate::config::{CharDevice, Kernel, MemoryConfig, MonitorEndpoint, MonitorFace};
 use crate::migration::uri::Uri;
+use crate::run::{Incoming, RunConfig};
 
 fn run_config(arguments: &str) -> Result<RunConfig, String> {
     let words = ["whimbrel", "run"].into_iter().chain(arguments.split_whitespace());

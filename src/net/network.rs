@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::config::NetConfig;
 use super::{Interface, InterfaceInfo, MacAddr, Schedule, Tap, TapError, TooManyAnnouncements};
-use crate::config::NetConfig;
 
 /// What the cards cannot do.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_nametoindex;
 
-use crate::config::TapSource;
+use super::config::TapSource;
 use crate::kvm::{
     TapMode, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header, set_tap_offload,
 };

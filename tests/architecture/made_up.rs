@@ -92,6 +92,10 @@ fn a_name_is_followed_to_where_it_stands() {
 #[test]
 fn the_engine_is_for_some() {
     assert_found("src/low/part.rs", "use whimbrel_postcopy::wire;\n", "engine: src/low/part.rs: wire");
+    let mut files = tree();
+    files.entry("src/middle.rs".to_owned()).or_default().push_str("pub use whimbrel_postcopy::wire;\n");
+    files.entry("src/high.rs".to_owned()).or_default().push_str("use crate::middle::wire::Frame;\n");
+    assert_eq!(entries(&files), [""; 0], "what a module passes on is its own");
 }
 
 #[test]
@@ -172,6 +176,21 @@ fn the_engine_does_not_speak_of_commands() {
     assert_eq!(engine("give it --memory"), ["monitor's word: postcopy/src/wire.rs: --memory"]);
     assert_eq!(engine("a file with lazy=on"), ["monitor's word: postcopy/src/wire.rs: lazy=on"]);
     assert_eq!(engine("it stops at max -- bandwidth"), [""; 0]);
+}
+
+#[test]
+fn other_workspaces_take_the_same_versions() {
+    let fuzz = |version: &str| {
+        let mut files = tree();
+        files.insert("Cargo.lock".to_owned(), "[[package]]\nname = \"a\"\nversion = \"1.0.0\"\n".to_owned());
+        let own = format!(
+            "[[package]]\nname = \"a\"\nversion = \"{version}\"\n[[package]]\nname = \"b\"\nversion = \"2.0.0\"\n"
+        );
+        files.insert("tests/fuzz/Cargo.lock".to_owned(), own);
+        entries(&files)
+    };
+    assert_eq!(fuzz("1.0.0"), [""; 0]);
+    assert_eq!(fuzz("1.0.1"), ["version: tests/fuzz/Cargo.lock: a 1.0.1"]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod paths;
 mod rules;
 mod table;
 mod tree;
+mod walk;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,6 +35,7 @@ fn findings(files: &Files) -> BTreeSet<Finding> {
         rules::sizes(&tree, files),
         rules::places(&tree, &tables),
         rules::words(&tree),
+        rules::versions(files),
         paths::paths(files),
         paths::links(files),
     ];

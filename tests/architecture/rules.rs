@@ -13,6 +13,9 @@ const MOST_COLUMNS: usize = 100;
 /// As for code.
 const MOST_COLUMNS_OF_A_PICTURE: usize = 120;
 
+/// Where commands, parameters and capabilities have their names.
+const NAMES: [&str; 3] = ["src/monitor/table", "src/migration/parameters", "src/migration/capabilities"];
+
 /// A place that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Finding {
@@ -190,11 +193,28 @@ fn restricted(mark: &Mark) -> Option<&'static str> {
     }
 }
 
+/// Workspaces beside the main one take the versions that it has: what is built for one is there for the others.
+/// After a change: `cp Cargo.lock tests/fuzz/ && cargo metadata --manifest-path tests/fuzz/Cargo.toml`.
+pub fn versions(files: &Files) -> Vec<Finding> {
+    let main = packages(files, "Cargo.lock");
+    let names: BTreeSet<_> = main.iter().map(|(name, _)| name).collect();
+    let file = "tests/fuzz/Cargo.lock";
+    let others = packages(files, file).into_iter().filter(|it| names.contains(&it.0) && !main.contains(it));
+    others.map(|(name, version)| Finding::new("version", file, format!("{name} {version}"), 0)).collect()
+}
+
+/// The packages of a lock file with their versions.
+fn packages<'a>(files: &'a Files, file: &str) -> BTreeSet<(&'a str, &'a str)> {
+    let lines: Vec<_> = files.get(file).map_or("", String::as_str).lines().collect();
+    let value = |line: &'a str, key: &str| line.strip_prefix(key)?.strip_suffix('"');
+    lines.windows(2).filter_map(|it| Some((value(it[0], "name = \"")?, value(it[1], "version = \"")?))).collect()
+}
+
 /// The engine speaks of no command line and of no monitor: it says what is wrong, and they say what to do about it.
 pub fn words(tree: &Tree) -> Vec<Finding> {
     let mut names = BTreeSet::new();
     for module in tree.modules.values() {
-        if module.file.starts_with("src/monitor/") || module.file.starts_with("src/migration/") {
+        if NAMES.iter().any(|names| module.file.starts_with(names)) {
             let texts = module.marks.iter().filter(|mark| mark.kind == Kind::Text).map(|mark| mark.word.as_str());
             names.extend(texts.filter(|text| is_name(text)));
         }

@@ -3,14 +3,13 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::record::Heard;
 use crate::channel::{Channel, ChannelError, Wake};
 use crate::wire::{Answer, Features};
 
@@ -18,6 +17,15 @@ use crate::wire::{Answer, Features};
 const READ: usize = 16 * 1024;
 /// So often a pipe is read that may be full.
 const LAST_READS: usize = 8;
+
+/// What is known of whoever reads the stream.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// A destination has answered.
+    pub answered: AtomicBool,
+    /// What it can do, once it was joined after the beginning.
+    pub joined: OnceLock<Features>,
+}
 
 /// Hears a way back.
 pub(super) struct Ear {

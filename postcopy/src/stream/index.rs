@@ -158,6 +158,52 @@ impl Walk {
     }
 }
 
+/// What a walk through a stream has found.
+#[derive(Default)]
+struct Found {
+    introduction: Vec<Forward>,
+    state: Option<Forward>,
+    running: Option<bool>,
+    /// For each block and page where its contents stand.
+    blocks: Vec<Vec<u64>>,
+}
+
+impl Found {
+    /// Notes a message, and goes behind the pages that follow it.
+    fn take(&mut self, message: Forward, walk: &mut Walk) -> Result<(), ChannelError> {
+        match message {
+            Forward::Ram { page_size, blocks } => {
+                self.blocks = room(&blocks.iter().map(|block| block.pages).collect::<Vec<_>>())?;
+                self.introduction.push(Forward::Ram { page_size, blocks });
+            }
+            message @ (Forward::Configuration(_) | Forward::Description(_)) => self.introduction.push(message),
+            Forward::Pages(run) => {
+                let at = walk.at;
+                let offsets = (0..).map(|page| at + page * PAGE_SIZE as u64);
+                pages(&mut self.blocks, run)?.iter_mut().zip(offsets).for_each(|(place, offset)| *place = offset);
+                walk.skip(run.bytes())?;
+            }
+            Forward::Zeros(all) => {
+                for run in all {
+                    pages(&mut self.blocks, run)?.fill(ZERO);
+                }
+            }
+            Forward::PassEnd(_) | Forward::Barrier(_) => {}
+            message @ Forward::State(_) => self.state = Some(message),
+            Forward::HandOver { running } => self.running = Some(running),
+            Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
+            message @ (Forward::Compressed { .. } | Forward::Xbzrle { .. }) => {
+                let name = tag::name(message.tag());
+                return Err(ChannelError::Io(io::Error::other(StreamFileError::NotWhole(name))));
+            }
+            message => {
+                return Err(damaged(format!("'{}' stands where no stream has it", tag::name(message.tag()))));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Index {
     /// Of the stream that begins where `file` stands. Errors: it is damaged, or was cut.
     pub fn of(mut file: File) -> Result<Self, ChannelError> {
@@ -170,53 +216,26 @@ impl Index {
         let label = table.as_mut().map(|table| std::mem::take(&mut table.label)).unwrap_or_default();
         let mut walk = Walk::of(file, begin);
         let hello = walk.hello()?;
-        let (mut introduction, mut state, mut runs) = (Vec::new(), None, None);
-        let mut blocks: Vec<Vec<u64>> = Vec::new();
+        let mut found = Found::default();
         loop {
             match walk.message()? {
-                Forward::Ram { page_size, blocks: described } => {
-                    blocks = room(&described.iter().map(|block| block.pages).collect::<Vec<_>>())?;
-                    introduction.push(Forward::Ram { page_size, blocks: described });
-                }
-                message @ (Forward::Configuration(_) | Forward::Description(_)) => introduction.push(message),
-                Forward::Pages(run) => {
-                    let at = walk.at;
-                    let offsets = (0..).map(|page| at + page * PAGE_SIZE as u64);
-                    pages(&mut blocks, run)?.iter_mut().zip(offsets).for_each(|(place, offset)| *place = offset);
-                    walk.skip(run.bytes())?;
-                }
-                Forward::Zeros(all) => {
-                    for run in all {
-                        pages(&mut blocks, run)?.fill(ZERO);
-                    }
-                }
                 Forward::PassBegin(_) => {
                     // Says what looking through all of it would.
                     if let Some(table) = table.take() {
-                        fill(&mut blocks, begin, &table)?;
+                        fill(&mut found.blocks, begin, &table)?;
                         walk.go_to(begin + table.state)?;
                     }
                 }
-                Forward::PassEnd(_) | Forward::Barrier(_) => {}
-                message @ Forward::State(_) => state = Some(message),
-                Forward::HandOver { running } => runs = Some(running),
                 Forward::Complete => break,
-                Forward::Cancel(why) => return Err(ChannelError::Refused(why)),
-                message @ (Forward::Compressed { .. } | Forward::Xbzrle { .. }) => {
-                    let name = tag::name(message.tag());
-                    return Err(ChannelError::Io(io::Error::other(StreamFileError::NotWhole(name))));
-                }
-                message => {
-                    return Err(damaged(format!("'{}' stands where no stream has it", tag::name(message.tag()))));
-                }
+                message => found.take(message, &mut walk)?,
             }
         }
-        // PageTable that are not all there would be missed only when the guest asks for them.
+        // Pages that are not all there would be missed only when the guest asks for them.
         let length = walk.file.get_ref().metadata()?.len();
-        match (state, runs) {
+        match (found.state, found.running) {
             (Some(state), Some(running)) if walk.at <= length => {
-                let blocks = blocks.into_iter().map(Places::Listed).collect();
-                Ok(Self { hello, introduction, state, running, label, blocks })
+                let blocks = found.blocks.into_iter().map(Places::Listed).collect();
+                Ok(Self { hello, introduction: found.introduction, state, running, label, blocks })
             }
             _ => Err(damaged("it has no guest's state".to_owned())),
         }

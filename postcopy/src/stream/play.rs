@@ -16,6 +16,9 @@ use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
 use crate::wire::{Answer, ChannelKind, Features, Forward, Header, Hello, tag};
 
+/// Why a stream with mapped RAM is not played.
+const MAPPED: &str = "it has mapped RAM, whose pages do not come in order: give the file itself, as file:PATH";
+
 /// Between the state and the end of the stream there is little; more is not waited with, in bytes.
 const MOST_HELD: usize = 64 * 1024;
 
@@ -320,14 +323,13 @@ impl Player {
             while at < bytes.len() {
                 if joins && !holds && self.scanner.inside().is_none() {
                     let rest = &bytes[at..];
-                    let (known, follows) = rest.split_at(rest.len().min(FRAMES.len()));
-                    if known == FRAMES {
+                    if let Some(follows) = rest.strip_prefix(&FRAMES[..]) {
                         self.send(&bytes[begin..at])?;
                         return Ok(Some(follows.to_vec()));
                     }
-                    if FRAMES.starts_with(known) {
+                    if FRAMES.starts_with(rest) {
                         // Whether they are, the next bytes tell.
-                        self.begin = known.to_vec();
+                        self.begin = rest.to_vec();
                         break;
                     }
                 }
@@ -343,11 +345,7 @@ impl Player {
                 at += count;
                 self.offset += count as u64;
                 match passed {
-                    Some(Passed { tag: tag::MAPPED, .. }) => {
-                        let why =
-                            "it has mapped RAM, whose pages do not come in order: give the file itself, as file:PATH";
-                        return self.cancel(why).map(|()| None);
-                    }
+                    Some(Passed { tag: tag::MAPPED, .. }) => return self.cancel(MAPPED).map(|()| None),
                     Some(Passed { tag: tag::STATE, .. }) => {
                         self.send(&bytes[begin..at])?;
                         (begin, holds) = (at, true);

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::ear::{Ear, welcome_in};
+use super::ear::{Ear, Heard, welcome_in};
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
+use super::sink::Sink;
 use super::{BUFFER, StreamFileError, receive, receive_all, set_nonblocking};
 use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
@@ -20,52 +21,6 @@ use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
 
 /// The source is gone: for so long what it said last is still written to who takes it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// Where a stream is written.
-pub trait Sink: Send {
-    /// What is polled and written to. Where it can block, it is in non-blocking mode.
-    fn fd(&self) -> BorrowedFd<'_>;
-
-    /// What is to be said of a guest that stays, behind its stream, where that is a file: for
-    /// whoever lists such files.
-    fn label(&self) -> &str {
-        ""
-    }
-
-    /// Why it takes no more, where more is known than the system's `error`.
-    fn unwritten(&mut self, error: io::Error) -> io::Error {
-        error
-    }
-
-    /// All of the stream was written: returns once it is as safe as it can be here. The guest is
-    /// given up after that; an error keeps it.
-    fn commit(self: Box<Self>) -> io::Result<()>;
-}
-
-/// A file, a pipe or a socket.
-pub struct Descriptor(OwnedFd);
-
-impl Descriptor {
-    /// Written to from where it stands. Errors: it cannot be put into non-blocking mode.
-    pub fn new(descriptor: OwnedFd) -> io::Result<Self> {
-        set_nonblocking(descriptor.as_fd())?;
-        Ok(Self(descriptor))
-    }
-}
-
-impl Sink for Descriptor {
-    fn fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn commit(self: Box<Self>) -> io::Result<()> {
-        match nix::unistd::fsync(&self.0) {
-            // Nothing that keeps what it is given: whoever reads it has the rest in hand.
-            Ok(()) | Err(Errno::EINVAL | Errno::EROFS | Errno::ENOTSUP) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
 
 /// Gives the channels of one migration, and writes what comes over them to a [`Sink`].
 ///
@@ -109,15 +64,6 @@ impl Listening {
             Self::Aside => Duration::ZERO,
         }
     }
-}
-
-/// What is known of whoever reads the stream.
-#[derive(Default)]
-pub(super) struct Heard {
-    /// A destination has answered.
-    pub answered: AtomicBool,
-    /// What it can do, once it was joined after the beginning.
-    joined: OnceLock<Features>,
 }
 
 impl Recording {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use super::chunk::Chunk;
-use super::record::Sink;
+use super::sink::Sink;
 use super::write::Writer;
 use super::write_protect::WriteProtect;
 use crate::bitmap::RamBitmap;

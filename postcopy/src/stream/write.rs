@@ -8,7 +8,8 @@ use nix::sys::stat::{SFlag, fstat};
 
 use super::chunk::Chunk;
 use super::page_table::PageTable;
-use super::record::{Sink, write_all};
+use super::record::write_all;
+use super::sink::Sink;
 use crate::channel::{ChannelError, Wake};
 use crate::error::MigrationError;
 use crate::wire::{ChannelKind, Features, Forward, Hello, Token, VERSION_MAX, tag};

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::boot::Kernel;
 use crate::boot::acpi::Inventory;
 use crate::boot::testing::bzimage;
 use crate::boot::{load as load_all, ram_ranges};
-use crate::config::Kernel;
 use linux_loader::loader::bootparam::XLF_CAN_BE_LOADED_ABOVE_4G;
 use std::io::Write;
 

@@ -1,11 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::boot::Kernel;
 use crate::boot::acpi::Inventory;
 use crate::boot::layout::HOLE;
 use crate::boot::testing::{ElfParts, note, pvh_elf, pvh_note};
 use crate::boot::{load as load_all, ram_ranges};
-use crate::config::Kernel;
 use std::io::Write;
 
 fn ram() -> GuestRam {

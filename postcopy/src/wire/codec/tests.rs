@@ -1,4 +1,7 @@
 use super::*;
+use crate::encoding::Codec;
+use crate::ram::{BlockId, PageIndex, PageRun};
+use crate::wire::Fragment;
 
 fn run(block: u16, start: u64, count: u32) -> PageRun {
     PageRun { block: BlockId(block), start: PageIndex(start), count }
