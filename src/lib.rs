@@ -24,6 +24,7 @@ pub mod nearest;
 pub mod net;
 pub mod run;
 pub mod sandbox;
+pub mod sd_notify;
 pub mod sentence;
 pub mod signals;
 pub mod size;

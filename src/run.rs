@@ -10,12 +10,13 @@ pub use config::{Incoming, RunConfig};
 use crate::config::{CharDevice, MonitorEndpoint, TapSource};
 use crate::fds::{Inherited, NamedFds};
 use crate::launcher::Launcher;
-use crate::machine::{Machine, MachineError};
+use crate::machine::{Machine, MachineError, MachineEvent};
 use crate::migration::parameters::Parameters;
 use crate::migration::streams::Streams;
-use crate::migration::{CommandRefused, Migration};
+use crate::migration::{CommandRefused, Migration, MigrationEvent};
 use crate::monitor::{Ending, LiveVm, MainLoop, MonitorError};
 use crate::sandbox::{self, SandboxError};
+use crate::sd_notify::ServiceManager;
 use crate::snapshots::{Identity, Snapshots};
 
 /// Why a machine could not be run.
@@ -50,17 +51,19 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
         false => Launcher::begin().map_err(RunError::Launcher)?,
     };
     let launcher = Arc::new(launcher);
+    let manager = Arc::new(ServiceManager::of_environment());
     sandbox::begin(config.sandbox)?;
     // Monitors first: a wrong place is refused before gigabytes are mapped.
     let (mut main_loop, events) = MainLoop::open(&config.monitors)?;
-    let machine = Machine::build(&config.machine, events.machine())?;
+    let machine = Machine::build(&config.machine, machine_events(events.machine(), &manager))?;
     let parameters = Parameters {
         postcopy_policy: config.postcopy_after.into(),
         tls_creds: config.tls_dir.clone(),
         ..Parameters::default()
     };
     let streams = Streams::new(launcher.clone(), fds.clone());
-    let migration = Migration::new(machine.clone(), parameters, streams, config.exit_on_error, events.migration());
+    let migration_events = migration_events(events.migration(), &manager);
+    let migration = Migration::new(machine.clone(), parameters, streams, config.exit_on_error, migration_events);
     let identity = Identity::of(&config.machine);
     let snapshots = Snapshots::new(config.snapshots.clone(), identity, launcher, migration.clone(), events.jobs());
     let name = config.machine.name.clone();
@@ -69,7 +72,11 @@ pub fn run(config: &RunConfig) -> Result<u8, RunError> {
     sandbox::enter_main()?;
     let vm = LiveVm { name, machine: machine.clone(), migration: migration.clone(), snapshots, fds, events };
 
-    let ending = begin(config, &machine, &migration).and_then(|()| Ok(main_loop.run(&vm)?));
+    let ending = begin(config, &machine, &migration).and_then(|at_first| {
+        manager.ready(at_first);
+        Ok(main_loop.run(&vm)?)
+    });
+    manager.stopping();
     // The link first, so that the peer learns of it at once; its handle lives on until the vCPUs
     // have ended.
     migration.abandon();
@@ -97,15 +104,50 @@ fn inherited(config: &RunConfig) -> Inherited {
     Inherited::take_over(&nets, stdio)
 }
 
-/// Starts the guest, or waits for one.
-fn begin(config: &RunConfig, machine: &Machine, migration: &Migration) -> Result<(), RunError> {
+type Listener<E> = Arc<dyn Fn(E) + Send + Sync>;
+
+/// For the monitors and for the service manager.
+fn machine_events(tell: Listener<MachineEvent>, manager: &Arc<ServiceManager>) -> Listener<MachineEvent> {
+    let manager = manager.clone();
+    Arc::new(move |event| {
+        match event {
+            MachineEvent::Resume => manager.guest("running"),
+            MachineEvent::Stop => manager.guest("paused"),
+            _ => {}
+        }
+        tell(event);
+    })
+}
+
+/// The same of its migrations.
+fn migration_events(tell: Listener<MigrationEvent>, manager: &Arc<ServiceManager>) -> Listener<MigrationEvent> {
+    let manager = manager.clone();
+    Arc::new(move |event| {
+        if let MigrationEvent::Status(status) = &event {
+            manager.migration(status.name());
+        }
+        tell(event);
+    })
+}
+
+/// Starts the guest, or waits for one; says what it does at first, for a service manager.
+fn begin(config: &RunConfig, machine: &Machine, migration: &Migration) -> Result<&'static str, RunError> {
     match &config.incoming {
         Some(Incoming::At(uri)) => {
             migration.await_guest(uri)?;
+            Ok("awaited")
         }
-        Some(Incoming::Deferred) => log::info!("waiting for 'migrate_incoming'"),
-        None if config.machine.paused => log::info!("paused: 'cont' starts the guest"),
-        None => machine.cont()?,
+        Some(Incoming::Deferred) => {
+            log::info!("waiting for 'migrate_incoming'");
+            Ok("awaited")
+        }
+        None if config.machine.paused => {
+            log::info!("paused: 'cont' starts the guest");
+            Ok("paused")
+        }
+        None => {
+            machine.cont()?;
+            Ok("running")
+        }
     }
-    Ok(())
 }

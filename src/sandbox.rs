@@ -36,6 +36,7 @@
 //! | `privileges` | capabilities, core dumps |
 //! | `raw` | the system calls that have no safe wrapper |
 
+mod backtrace;
 mod calls;
 mod filter;
 mod never;
@@ -194,6 +195,7 @@ pub fn begin(mode: Mode) -> Result<(), SandboxError> {
         privileges::hide_memory().map_err(SandboxError::Privileges)?;
     }
     let Some(filters) = filters else { return Ok(()) };
+    backtrace::by_addresses();
     filters.install_for_all().map_err(SandboxError::Install)
 }
 
@@ -220,16 +222,6 @@ fn look_up_beforehand() {
     let frees_much = || drop(std::hint::black_box((0..64).map(|_| vec![1u8; 32 << 10]).collect::<Vec<_>>()));
     if let Ok(thread) = std::thread::Builder::new().spawn(frees_much) {
         let _ = thread.join();
-    }
-    // Where functions are, for the backtrace of a panic, if there is to be one. That takes much
-    // memory, and the standard library waits for itself for ever where there is none: not with a
-    // limit.
-    if rustix::process::getrlimit(rustix::process::Resource::As).current.is_some() {
-        return;
-    }
-    let backtrace = std::backtrace::Backtrace::capture();
-    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
-        std::hint::black_box(backtrace.to_string());
     }
 }
 

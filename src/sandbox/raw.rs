@@ -1,8 +1,13 @@
-//! What has no safe wrapper: installing a filter, and a setting of the C library's allocator.
+//! What has no safe wrapper: installing a filter, a setting of the C library's allocator, and where
+//! the calling thread stands.
 
+use std::ffi::{c_int, c_void};
 use std::io;
 
 use seccompiler::BpfProgram;
+
+/// More functions than this do not stand in a backtrace.
+const MOST_FRAMES: usize = 128;
 
 /// Puts `program` before every system call of the calling thread, and of what it will start.
 /// Refusals are told in the kernel's log.
@@ -38,6 +43,33 @@ pub fn fix_number_of_arenas() {
         // at any time.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, (EACH * processors).min(1 << 16) as i32) };
     }
+}
+
+/// The code addresses that the calling thread's functions return to, innermost first, as offsets into
+/// the program's file. Asks the system nothing, so that it works in every thread that is locked in.
+pub fn return_addresses() -> Vec<usize> {
+    unsafe extern "C" {
+        /// Where the linker had the program begin.
+        static __executable_start: u8;
+        fn _Unwind_Backtrace(each: extern "C" fn(*mut c_void, *mut c_void) -> c_int, data: *mut c_void) -> c_int;
+        fn _Unwind_GetIP(context: *mut c_void) -> usize;
+    }
+    extern "C" fn note(context: *mut c_void, data: *mut c_void) -> c_int {
+        const GO_ON: c_int = 0;
+        const END: c_int = 5;
+        // SAFETY: `data` is the list below, which lives until `_Unwind_Backtrace` returns and is
+        // nobody else's meanwhile.
+        let found = unsafe { &mut *data.cast::<Vec<usize>>() };
+        // SAFETY: the unwinder calls this with a context that is valid for the call.
+        found.push(unsafe { _Unwind_GetIP(context) });
+        if found.len() < MOST_FRAMES { GO_ON } else { END }
+    }
+    let mut found: Vec<usize> = Vec::with_capacity(MOST_FRAMES);
+    // SAFETY: the C++ ABI's unwinder, which Rust's own panics use; `note` matches its type.
+    unsafe { _Unwind_Backtrace(note, (&raw mut found).cast()) };
+    let start = (&raw const __executable_start).addr();
+    // The instruction before the one that is returned to is the call.
+    found.into_iter().filter_map(|address| address.checked_sub(start + 1)).collect()
 }
 
 /// Any system call with up to three arguments, which must be such that it can do no harm if it is
