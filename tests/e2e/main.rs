@@ -24,6 +24,7 @@ mod output;
 mod paused;
 mod postcopy_break;
 mod security;
+mod service_manager;
 mod snapshots;
 mod streams;
 mod support;
