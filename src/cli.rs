@@ -37,7 +37,7 @@ pub use without_top::{NoTop, WithoutTop};
                   first, then the CPUs), by postcopy (the CPUs first; memory follows, touched pages before all \
                   others), or by both in turn.",
     after_long_help = "ENVIRONMENT:\n  RUST_LOG   what is logged to standard error: error, warn, info (default), debug, trace; \
-                       for one part only, such as whimbrel::monitor=debug\n  WHIMBREL_SECCOMP\n             what 'run' does at a system call that it does not need: refuse (default), or kill the process\n\n\
+                       for one part only, such as whimbrel::monitor=debug\n  WHIMBREL_SECCOMP\n             what 'run' does at a system call that it does not need: refuse (default), or kill the process\n  RUST_BACKTRACE\n             1: a panic of 'run' logs where it came from\n  NOTIFY_SOCKET\n             the service manager that 'run' tells when the machine is up, and what it does (sd_notify)\n\n\
                        EXIT STATUS:\n  0 when all went well; the guest's own code when it used the exit port; 1 on failure; \
                        2 when the command line is wrong. 'migrate' has more, which its own help lists.\n\n\
                        'whimbrel COMMAND --help' has the details and examples of each command."
