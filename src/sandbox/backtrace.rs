@@ -1,9 +1,9 @@
 //! The backtrace of a panic in a thread that is locked in.
 //!
-//! To name functions the standard library reads the program's debug information, which a thread that
-//! opens no files cannot do, and which would take 60 to 100 MiB of each machine if it were read
-//! before the threads are locked in. So a backtrace has the addresses, and the command that names
-//! them: whoever reads the log has the program's file.
+//! To name functions the standard library reads the program's debug information, which a thread
+//! that opens no files cannot do, and which would take 60 to 100 MiB of each machine if it were
+//! read before the threads are locked in. So a backtrace has the addresses, and the command that
+//! names them: whoever reads the log has the program's file.
 
 use std::fmt::Write;
 use std::panic::PanicHookInfo;

@@ -45,8 +45,9 @@ pub fn fix_number_of_arenas() {
     }
 }
 
-/// The code addresses that the calling thread's functions return to, innermost first, as offsets into
-/// the program's file. Asks the system nothing, so that it works in every thread that is locked in.
+/// The code addresses that the calling thread's functions return to, innermost first, as offsets
+/// into the program's file. Asks the system nothing, so that it works in every thread that is
+/// locked in.
 pub fn return_addresses() -> Vec<usize> {
     unsafe extern "C" {
         /// Where the linker had the program begin.

@@ -48,7 +48,7 @@ fn an_image_is_handed_over_at_the_switch_and_back_if_the_guest_stays() {
 
     source.cont().unwrap();
     source.prepare_pause();
-    let paused = pause(&source);
+    let paused = pause(source);
     assert!(!is_free(path));
     let sections = source.save().unwrap();
     assert!(source.disks()[0].opened.is_none() && is_free(path));
@@ -59,7 +59,7 @@ fn an_image_is_handed_over_at_the_switch_and_back_if_the_guest_stays() {
     assert_eq!(source.run_state(), RunState::Running);
     assert!(!is_free(path));
 
-    let paused = pause(&source);
+    let paused = pause(source);
     let sections = source.save().unwrap();
     destination.load(&sections).unwrap();
     destination.run(paused.running(), &|| {}).unwrap();
