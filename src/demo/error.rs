@@ -3,9 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use whimbrel_postcopy::uffd::UffdError;
-
 use crate::client::QmpError;
+use crate::host::UffdError;
 use crate::kvm::KvmError;
 use crate::stdio::OutputError;
 

@@ -7,10 +7,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use tempfile::TempDir;
-use whimbrel_postcopy::uffd::Uffd;
 
 use super::journey::{Context, Journey, travel};
 use super::{DemoError, Options, host, picture, table};
+use crate::host::Uffd;
 use crate::kvm::Hypervisor;
 use crate::signals::{ENDING, remember};
 use crate::size::format_size;
