@@ -53,6 +53,7 @@
 
 pub mod bitmap;
 pub mod channel;
+mod commands;
 pub mod destination;
 pub mod encoding;
 pub mod error;

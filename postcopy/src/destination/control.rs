@@ -8,6 +8,7 @@ use super::driver::Driver;
 use super::place::Place;
 use super::tracker::Tracker;
 use crate::channel::{Acceptor, Channel, Wake};
+use crate::commands::{Command, CommandQueue};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::host::Mutex;
@@ -16,16 +17,29 @@ use crate::progress::{Observer, Progress};
 use crate::stats::{PageMap, Report, Status};
 use crate::wire::Features;
 
+/// What the migration's thread is to do besides what it does. Taken while the link is lost, but for
+/// the first.
+pub(super) enum DestinationCommand {
+    /// Break the link of a postcopy on purpose.
+    BreakLink,
+    /// Listen anew for the source, and no more where this side listened before.
+    Recover(Box<dyn Acceptor>),
+    /// Whether a link that breaks is waited for without a user's word.
+    SetReconnects(bool),
+}
+
+impl Command for DestinationCommand {
+    fn ends_link(&self) -> bool {
+        matches!(self, Self::BreakLink)
+    }
+}
+
 /// What the migration's threads and the handle share.
 pub(super) struct Shared {
     pub wake: Arc<Wake>,
-    pub abandoned: AtomicBool,
-    pub break_link: AtomicBool,
-    recover: Mutex<Option<Box<dyn Acceptor>>>,
+    pub commands: CommandQueue<DestinationCommand>,
     /// Listens where the source has found this side before.
     pub listen_again: Option<ListenAgain>,
-    /// Whether it does so by itself.
-    pub reconnects: AtomicBool,
     /// Both sides know how it ended.
     pub over: AtomicBool,
     /// Somebody may join again: a place is listened on.
@@ -41,16 +55,12 @@ pub(super) struct Shared {
 impl Shared {
     /// Whether a thread that waits for the network should stop waiting.
     pub fn interrupted(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire)
-    }
-
-    pub fn take_recovery(&self) -> Option<Box<dyn Acceptor>> {
-        self.recover.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.commands.is_abandoned()
     }
 
     /// Whether somebody has said where else to listen.
     pub fn has_recovery(&self) -> bool {
-        self.recover.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.commands.any(|command| matches!(command, DestinationCommand::Recover(_)))
     }
 
     /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
@@ -58,7 +68,7 @@ impl Shared {
         if self.interrupted() {
             return Some(MigrationError::Abandoned);
         }
-        self.break_link.swap(false, Ordering::AcqRel).then_some(MigrationError::PausedByUser)
+        self.commands.take_end().then_some(MigrationError::PausedByUser)
     }
 
     /// The link's channels from now on.
@@ -124,13 +134,11 @@ pub fn start_with(
     options: Options,
 ) -> io::Result<DestinationHandle> {
     let tracker = Arc::new(Tracker::new(guest.ram()));
+    let wake = Arc::new(Wake::new()?);
     let shared = Arc::new(Shared {
-        wake: Arc::new(Wake::new()?),
-        abandoned: AtomicBool::new(false),
-        break_link: AtomicBool::new(false),
-        recover: Mutex::default(),
+        commands: CommandQueue::new(wake.clone()),
+        wake,
         listen_again: options.listen_again,
-        reconnects: AtomicBool::new(false),
         over: AtomicBool::new(false),
         listens: AtomicBool::new(false),
         channels: Mutex::default(),
@@ -148,7 +156,7 @@ pub fn start_with(
 impl DestinationHandle {
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.
     pub fn break_link(&self) {
-        self.shared.break_link.store(true, Ordering::Release);
+        self.shared.commands.push(DestinationCommand::BreakLink);
         self.shared.end_link();
     }
 
@@ -163,8 +171,7 @@ impl DestinationHandle {
 
     /// Listens anew for the source of a paused migration, and no more where it listened before.
     pub fn recover(&self, acceptor: Box<dyn Acceptor>) {
-        *self.shared.recover.lock().unwrap_or_else(PoisonError::into_inner) = Some(acceptor);
-        self.shared.wake.ring();
+        self.shared.commands.push(DestinationCommand::Recover(acceptor));
     }
 
     /// Whether this side listens for a source that joins again.
@@ -175,8 +182,7 @@ impl DestinationHandle {
     /// Whether a link that breaks is waited for by itself, by [`Options::listen_again`], from now
     /// on.
     pub fn set_reconnects(&self, yes: bool) {
-        self.shared.reconnects.store(yes, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.commands.push(DestinationCommand::SetReconnects(yes));
     }
 
     /// How it stands, with demand-page latency and blocktime.
@@ -227,7 +233,7 @@ impl DestinationHandle {
 
     /// The process ends: gives up the link and the threads.
     pub fn abandon(&mut self) {
-        self.shared.abandoned.store(true, Ordering::Release);
+        self.shared.commands.abandon();
         self.shared.end_link();
         self.join();
     }

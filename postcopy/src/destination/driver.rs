@@ -1,6 +1,7 @@
 //! The incoming migration's thread: takes the control channel's messages and carries out what
 //! [`Destination`] decides.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -59,12 +60,14 @@ pub(super) struct Driver {
     observer: Arc<dyn Observer>,
     offered: Features,
     intake: Arc<Intake>,
+    /// Whether a link that breaks is waited for without a user's word.
+    pub(super) reconnects: Cell<bool>,
 }
 
 impl Driver {
     pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>, offered: Features) -> Self {
         let intake = Intake::new(guest.clone(), shared.tracker.clone(), shared.progress.clone());
-        Self { guest, shared, observer, offered, intake: Arc::new(intake) }
+        Self { guest, shared, observer, offered, intake: Arc::new(intake), reconnects: Cell::new(false) }
     }
 
     /// The whole migration.

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::connection::Connection;
+use super::control::DestinationCommand;
 use super::driver::{Driver, Faults, INCOMING};
 use super::state::{Destination, GuestPlace};
 use crate::channel::Acceptor;
@@ -29,7 +30,7 @@ impl Driver {
             if self.shared.interrupted() {
                 return None;
             }
-            let given = self.shared.take_recovery();
+            let given = self.take_commands();
             if let Some(acceptor) = given.or_else(|| by_itself.then(|| self.listen_again()).flatten()) {
                 self.shared.listens.store(true, Ordering::Release);
                 let joined = catch(INCOMING, || self.recover(&*acceptor, destination, link.token, faults));
@@ -50,13 +51,26 @@ impl Driver {
                 }
             }
             self.shared.wake.wait();
-            self.shared.break_link.store(false, Ordering::Release);
         }
+    }
+
+    /// What users want while no link is there, which is not to break it. Gives where to listen, if
+    /// somebody has said so.
+    fn take_commands(&self) -> Option<Box<dyn Acceptor>> {
+        let mut given = None;
+        while let Some(command) = self.shared.commands.next() {
+            match command {
+                DestinationCommand::Recover(acceptor) => given = Some(acceptor),
+                DestinationCommand::SetReconnects(yes) => self.reconnects.set(yes),
+                DestinationCommand::BreakLink => {}
+            }
+        }
+        given
     }
 
     /// The place that the source knows already, if this side is to listen there by itself.
     fn listen_again(&self) -> Option<Box<dyn Acceptor>> {
-        let again = self.shared.listen_again.as_ref().filter(|_| self.shared.reconnects.load(Ordering::Acquire))?;
+        let again = self.shared.listen_again.as_ref().filter(|_| self.reconnects.get())?;
         match again() {
             Ok(acceptor) => Some(acceptor),
             Err(error) => {

@@ -42,13 +42,13 @@ impl Connection {
         guest: &Arc<dyn Guest>,
         shared: &Arc<Shared>,
         hint: &Arc<Hint>,
+        encoding: Encoding,
     ) -> Result<(Token, Features, Self), MigrationError> {
         let recover = paused.is_some();
         let token = paused.map_or_else(handshake::draw_token, Ok)?;
         let until = Until { wake: &shared.wake, give_up: &|| shared.interrupted() };
         let open = |kind| handshake::open(connector, kind, recover, token, &until);
         let (control, features) = open(ChannelKind::Control)?;
-        let encoding = shared.limits().encoding;
         match encoding.contents {
             PageEncoding::Compressed(_) if !features.contains(Features::COMPRESSED) => {
                 return Err(MigrationError::NoCompression);

@@ -1,18 +1,18 @@
 //! Starting, steering and watching a migration from other threads.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use super::convergence::Limits;
 use super::driver::Driver;
 use super::release::Released;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Connector, Wake};
+use crate::commands::{Command, CommandQueue};
 use crate::error::MigrationError;
 use crate::guest::Guest;
 use crate::host::thread::{Builder, JoinHandle};
-use crate::host::{Mutex, MutexGuard};
 use crate::progress::{Observer, Progress};
 use crate::stats::{PageMap, Report, Status};
 
@@ -21,7 +21,8 @@ use crate::stats::{PageMap, Report, Status};
 #[error("the guest was handed over to the destination already: the migration can no longer be cancelled")]
 pub struct TooLate;
 
-/// Who was first: the user who cancels or the driver that hands over.
+/// Who was first: the user who cancels or the driver that hands over. One compare-and-exchange of
+/// each decides it, whatever else waits in the queue of commands.
 const OPEN: u8 = 0;
 const CANCELLED: u8 = 1;
 const HANDED_OVER: u8 = 2;
@@ -36,19 +37,35 @@ pub struct Multifd {
     pub postcopy: bool,
 }
 
+/// What the migration's thread is to do besides what it does.
+pub(super) enum SourceCommand {
+    /// Switch to postcopy as soon as possible.
+    StartPostcopy,
+    /// Go on with a switchover that waits for it.
+    GoOn,
+    /// Break the link of a postcopy on purpose.
+    BreakLink,
+    /// Join again over a new connection, once the link is lost.
+    Recover(Arc<dyn Connector>),
+    /// New limits.
+    SetLimits(Limits),
+    /// The thread that answers page requests has ended.
+    DemandLost(MigrationError),
+}
+
+impl Command for SourceCommand {
+    fn ends_link(&self) -> bool {
+        matches!(self, Self::BreakLink)
+    }
+}
+
 /// What the migration's threads and the handle share.
 pub(super) struct Shared {
-    pub wake: Wake,
+    pub wake: Arc<Wake>,
+    pub commands: CommandQueue<SourceCommand>,
     door: AtomicU8,
-    pub start_postcopy: AtomicBool,
-    pub go_on: AtomicBool,
-    pub break_link: AtomicBool,
-    pub abandoned: AtomicBool,
     /// The destination said that it cannot do postcopy.
     pub no_postcopy: AtomicBool,
-    pub demand_lost: Mutex<Option<MigrationError>>,
-    recover: Mutex<Option<Arc<dyn Connector>>>,
-    limits: Mutex<Limits>,
     pub pending: Arc<RamBitmap>,
     pub progress: Arc<Progress>,
     /// Bytes sent on the demand channel, ever.
@@ -59,16 +76,7 @@ pub(super) struct Shared {
     pub released: Option<Arc<Released>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A poisoned lock guards plain values here: they are as good as before.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
-    pub fn limits(&self) -> Limits {
-        *lock(&self.limits)
-    }
-
     /// Closes the door behind the guest; false if the user cancelled before.
     pub fn close_door(&self) -> bool {
         self.door.compare_exchange(OPEN, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire) != Err(CANCELLED)
@@ -93,24 +101,15 @@ impl Shared {
     }
 
     fn must_stop(&self) -> bool {
-        self.abandoned.load(Ordering::Acquire) || self.break_link.load(Ordering::Acquire)
+        self.commands.ends_link()
     }
 
     /// Why this side itself wants the link to end, if it does. Breaking a link is asked for once.
     pub fn ended_here(&self) -> Option<MigrationError> {
-        if self.abandoned.load(Ordering::Acquire) {
+        if self.commands.is_abandoned() {
             return Some(MigrationError::Abandoned);
         }
-        self.break_link.swap(false, Ordering::AcqRel).then_some(MigrationError::PausedByUser)
-    }
-
-    pub fn take_recovery(&self) -> Option<Arc<dyn Connector>> {
-        lock(&self.recover).take()
-    }
-
-    pub fn lose_demand(&self, error: MigrationError) {
-        *lock(&self.demand_lost) = Some(error);
-        self.wake.ring();
+        self.commands.take_end().then_some(MigrationError::PausedByUser)
     }
 }
 
@@ -147,17 +146,12 @@ pub fn start_with(
     let released = limits.release.then(|| Arc::new(Released::new(guest.ram())));
     // Which pages have come is told of one channel at a time.
     let multifd = Multifd { postcopy: multifd.postcopy && released.is_none(), ..multifd };
+    let wake = Arc::new(Wake::new()?);
     let shared = Arc::new(Shared {
-        wake: Wake::new()?,
+        commands: CommandQueue::new(wake.clone()),
+        wake,
         door: AtomicU8::new(OPEN),
-        start_postcopy: AtomicBool::new(false),
-        go_on: AtomicBool::new(false),
-        break_link: AtomicBool::new(false),
-        abandoned: AtomicBool::new(false),
         no_postcopy: AtomicBool::new(false),
-        demand_lost: Mutex::new(None),
-        recover: Mutex::new(None),
-        limits: Mutex::new(limits),
         progress: Arc::new(Progress::new(pending.pages())),
         pending,
         demanded_bytes: AtomicU64::new(0),
@@ -166,7 +160,7 @@ pub fn start_with(
     });
     // Whoever asked for it hears of it before anything else that comes of it.
     observer.status(Status::Setup);
-    let driver = Driver::new(guest, shared.clone(), observer.clone(), connector);
+    let driver = Driver::new(guest, shared.clone(), observer.clone(), connector, limits);
     let thread = Builder::new().name("migration".into()).spawn(move || driver.run())?;
     Ok(SourceHandle { shared, observer, thread: Some(thread) })
 }
@@ -202,8 +196,7 @@ impl SourceHandle {
         if self.has_no_postcopy() {
             return Err(MigrationError::NoPostcopy);
         }
-        self.shared.start_postcopy.store(true, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.commands.push(SourceCommand::StartPostcopy);
         Ok(())
     }
 
@@ -211,28 +204,24 @@ impl SourceHandle {
     pub fn go_on(&self) -> bool {
         let held = self.report().status == Status::PreSwitchover;
         if held {
-            self.shared.go_on.store(true, Ordering::Release);
-            self.shared.wake.ring();
+            self.shared.commands.push(SourceCommand::GoOn);
         }
         held
     }
 
     /// Breaks the link of a postcopy on purpose: it pauses and can be joined again.
     pub fn break_link(&self) {
-        self.shared.break_link.store(true, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.commands.push(SourceCommand::BreakLink);
     }
 
     /// Joins a paused migration again over a new connection.
     pub fn recover(&self, connector: Arc<dyn Connector>) {
-        *lock(&self.shared.recover) = Some(connector);
-        self.shared.wake.ring();
+        self.shared.commands.push(SourceCommand::Recover(connector));
     }
 
     /// New limits, from now on.
     pub fn set_limits(&self, limits: Limits) {
-        *lock(&self.shared.limits) = limits;
-        self.shared.wake.ring();
+        self.shared.commands.push(SourceCommand::SetLimits(limits));
     }
 
     /// How it stands.
@@ -264,8 +253,7 @@ impl SourceHandle {
     /// The process ends: gives up the link and the threads. What this means for the guest is as for
     /// a broken link.
     pub fn abandon(&mut self) {
-        self.shared.abandoned.store(true, Ordering::Release);
-        self.shared.wake.ring();
+        self.shared.commands.abandon();
         self.join();
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::control::Shared;
+use super::control::{Shared, SourceCommand};
 use super::outgoing::Outgoing;
 use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
@@ -87,7 +87,7 @@ impl DemandServer {
         self.guest.thread_begins(EngineThread::DemandServer);
         raise_priority();
         if let Err(error) = catch("demand", || self.serve()) {
-            self.shared.lose_demand(error);
+            self.shared.commands.push(SourceCommand::DemandLost(error));
         }
     }
 

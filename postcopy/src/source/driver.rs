@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::action::{Action, MultifdThresholds, Outcome};
 use super::connection::Connection;
-use super::control::Shared;
+use super::control::{Shared, SourceCommand};
+use super::convergence::Limits;
 use super::dirty_rate::DirtyRateMeter;
 use super::multifd::{MANY_PAGES, Senders};
 use super::outgoing::{Outgoing, Sent};
@@ -54,6 +55,10 @@ pub(super) struct Driver {
     seen_pass: u32,
     /// Where to, now.
     pub(super) connector: Arc<dyn Connector>,
+    /// Where to after a link that breaks, if a user has said so.
+    pub(super) next_connector: Option<Arc<dyn Connector>>,
+    /// The user's, as far as they were heard.
+    pub(super) limits: Limits,
     /// Outside everything that may panic: what panics gives the right to resume the guest back.
     lock: PauseLock,
     releaser: Option<Releaser>,
@@ -65,9 +70,10 @@ impl Driver {
         shared: Arc<Shared>,
         observer: Arc<dyn Observer>,
         connector: Arc<dyn Connector>,
+        limits: Limits,
     ) -> Self {
         let releaser = shared.released.clone().map(Releaser::new);
-        let encoding = shared.limits().encoding;
+        let encoding = limits.encoding;
         Self {
             throttled: ThrottleGuard::new(guest.clone()),
             guest,
@@ -79,6 +85,8 @@ impl Driver {
             encoding,
             seen_pass: 0,
             connector,
+            next_connector: None,
+            limits,
             lock: PauseLock::default(),
             releaser,
         }
@@ -149,7 +157,7 @@ impl Driver {
         connector: &dyn Connector,
         recover: Option<Token>,
     ) -> Result<(Token, Features, Connection), MigrationError> {
-        Connection::open(connector, recover, &self.guest, &self.shared, &self.hint)
+        Connection::open(connector, recover, &self.guest, &self.shared, &self.hint, self.limits.encoding)
     }
 
     /// Resumes the guest if whoever held the right to do so dropped it; whether it was so.
@@ -171,7 +179,7 @@ impl Driver {
         // What has changed of a page is known to one thread only.
         let precopy = spread.filter(|_| self.outgoing.changed().is_none());
         let many = MultifdThresholds { precopy, postcopy: spread.filter(|_| shared.multifd.postcopy) };
-        let mut source = Source::new(introduction(&*self.guest), features, shared.limits(), pending, hint, many);
+        let mut source = Source::new(introduction(&*self.guest), features, self.limits, pending, hint, many);
         if let Some(released) = &shared.released {
             source = source.releasing(released.clone());
         }
@@ -516,30 +524,42 @@ impl Driver {
         if let Some(error) = shared.ended_here() {
             return Err(error);
         }
-        if shared.start_postcopy.swap(false, Ordering::AcqRel) {
-            // The handle refuses it; this was said before the destination told what it can do.
-            source.start_postcopy()?;
-        }
-        let limits = shared.limits();
+        let went_on = self.take_commands(source)?;
+        let limits = self.limits;
         if let (Some(changed), PageEncoding::Xbzrle { cache }) = (self.outgoing.changed(), limits.encoding.contents) {
             changed.resize(cache);
         }
         source.set_limits(limits);
-        if shared.go_on.swap(false, Ordering::AcqRel) && source.go_on() {
-            shared.progress.step("hold");
+        if went_on {
             return Ok(true);
-        }
-        let lost = shared.demand_lost.lock().ok().and_then(|mut lost| lost.take());
-        if let Some(error) = lost
-            && !source.awaits_last_word()
-        {
-            return Err(error);
         }
         let Some((header, fields)) = link.reader.try_message().map_err(lost_link)? else { return Ok(false) };
         let reply = decode_reply(header, fields).map_err(|error| lost_link(error.into()))?;
         self.note(&reply);
         source.reply(reply, shared.progress.now());
         Ok(true)
+    }
+
+    /// What users want, and the thread that answers page requests has to say. Whether a switchover
+    /// that waited goes on.
+    fn take_commands(&mut self, source: &mut Source) -> Result<bool, MigrationError> {
+        let mut went_on = false;
+        while let Some(command) = self.shared.commands.next() {
+            match command {
+                // The handle refuses it; this was said before the destination told what it can do.
+                SourceCommand::StartPostcopy => source.start_postcopy()?,
+                SourceCommand::GoOn if source.go_on() => {
+                    self.shared.progress.step("hold");
+                    went_on = true;
+                }
+                SourceCommand::SetLimits(limits) => self.limits = limits,
+                SourceCommand::Recover(connector) => self.next_connector = Some(connector),
+                SourceCommand::BreakLink => return Err(MigrationError::PausedByUser),
+                SourceCommand::DemandLost(error) if !source.awaits_last_word() => return Err(error),
+                SourceCommand::GoOn | SourceCommand::DemandLost(_) => {}
+            }
+        }
+        Ok(went_on)
     }
 
     fn note(&self, reply: &Reply) {

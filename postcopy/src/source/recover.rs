@@ -1,10 +1,10 @@
 //! A source without its destination: keeps the guest's pages and waits until both sides are joined
 //! again, or tries to by itself.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::connection::Connection;
+use super::control::SourceCommand;
 use super::driver::{Driver, SOURCE};
 use super::state::Source;
 use crate::error::{MigrationError, PauseNote, sentence};
@@ -65,15 +65,14 @@ impl Driver {
         let by_hand = matches!(source.lost_because(), Some(MigrationError::PausedByUser));
         let mut attempts = Attempts::begin(shared.progress.now());
         loop {
-            // The link's own end is no news.
-            let _ = shared.demand_lost.lock().map(|mut lost| lost.take());
+            self.take_commands_unlinked();
             self.tell(source);
-            if shared.abandoned.load(Ordering::Acquire) {
+            if shared.commands.is_abandoned() {
                 return None;
             }
-            let reconnect = if by_hand { Duration::ZERO } else { shared.limits().reconnect };
+            let reconnect = if by_hand { Duration::ZERO } else { self.limits.reconnect };
             let next = attempts.next(reconnect, shared.progress.now());
-            let given = shared.take_recovery();
+            let given = self.next_connector.take();
             if given.is_some() || next == Some(Duration::ZERO) {
                 if let Some(connector) = given {
                     self.connector = connector;
@@ -101,7 +100,21 @@ impl Driver {
                 Some(time) => shared.wake.wait_for(time),
                 None => shared.wake.wait(),
             }
-            shared.break_link.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl Driver {
+    /// While no link is there. Nothing of it can be broken, and its end is no news; nor can a guest
+    /// that was handed over switch.
+    fn take_commands_unlinked(&mut self) {
+        while let Some(command) = self.shared.commands.next() {
+            match command {
+                SourceCommand::SetLimits(limits) => self.limits = limits,
+                SourceCommand::Recover(connector) => self.next_connector = Some(connector),
+                SourceCommand::StartPostcopy | SourceCommand::GoOn => {}
+                SourceCommand::BreakLink | SourceCommand::DemandLost(_) => {}
+            }
         }
     }
 }
