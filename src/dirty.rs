@@ -23,7 +23,7 @@ pub use rate::{DirtyRate, Measuring, Mode, Plan, PlanError, TimeUnit};
 
 use limit::Limit;
 use rate::Measurement;
-use whimbrel_postcopy::guest::{Guest, GuestError};
+use whimbrel_postcopy::guest::{DirtyLog, GuestError};
 
 use crate::machine::{Machine, RunState};
 

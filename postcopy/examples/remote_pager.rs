@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::channel::{Listener, TcpAddress};
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
+use whimbrel_postcopy::guest::{
+    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest,
+    Pausing, Section, SnapshotGuest, SourceGuest,
+};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -89,20 +92,13 @@ impl PausableGuest for Adder {
     }
 }
 
-impl Guest for Adder {
+impl GuestRam for Adder {
     fn ram(&self) -> &[RamBlock] {
         &self.ram
     }
-    fn configuration(&self) -> Configuration {
-        vec![("program".into(), "remote_pager 1".into())]
-    }
-    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
-        if *source == self.configuration() {
-            Ok(())
-        } else {
-            Err(format!("this is another program: {source:?}").into())
-        }
-    }
+}
+
+impl DirtyLog for Adder {
     // Pages move only after the thread has stopped here, so that there is no dirty log to keep.
     fn start_dirty_log(&self) -> Result<(), GuestError> {
         Err("this program does not log its writes: it moves by postcopy at once".into())
@@ -116,10 +112,36 @@ impl Guest for Adder {
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(())
     }
+}
+
+impl OutgoingGuest for Adder {
+    fn configuration(&self) -> Configuration {
+        vec![("program".into(), "remote_pager 1".into())]
+    }
+}
+
+impl SourceGuest for Adder {
     fn save(&self) -> Result<Vec<Section>, GuestError> {
         let (count, sum) = self.state();
         let bytes = [count.to_le_bytes(), sum.to_le_bytes()].concat();
         Ok(vec![Section { name: "adder".into(), instance: 0, version: 1, bytes }])
+    }
+    fn handed_over(&self) {}
+}
+
+impl SnapshotGuest for Adder {
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.save()
+    }
+}
+
+impl DestinationGuest for Adder {
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        if *source == self.configuration() {
+            Ok(())
+        } else {
+            Err(format!("this is another program: {source:?}").into())
+        }
     }
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
         let [Section { version: 1, bytes, .. }] = sections else {
@@ -135,7 +157,6 @@ impl Guest for Adder {
         sure();
         Ok(self.run.send(())?)
     }
-    fn handed_over(&self) {}
     fn vcpu_of_thread(&self, _: i32) -> Option<usize> {
         Some(0)
     }

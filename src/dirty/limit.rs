@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use whimbrel_postcopy::guest::{Guest, GuestError};
+use whimbrel_postcopy::guest::{GuestError, SourceGuest};
 use whimbrel_postcopy::ram::PAGE_SIZE;
 use whimbrel_postcopy::source::{DirtyRateMeter, regulate};
 use whimbrel_postcopy::throttle::Throttle;

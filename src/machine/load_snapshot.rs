@@ -1,6 +1,6 @@
 //! Another guest, most often an earlier state of this one, takes this one's place.
 
-use whimbrel_postcopy::guest::{Guest, Section};
+use whimbrel_postcopy::guest::{DestinationGuest, Section};
 use whimbrel_postcopy::stream::Outline;
 
 use super::{Machine, MachineError, MachineEvent, RunState};

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryBackend;
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::guest::{
-    Configuration, EngineThread, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section, SectionLayout,
+    Configuration, DestinationGuest, DirtyLog, EngineThread, Guest, GuestError, GuestRam, OutgoingGuest, PausableGuest,
+    PausedGuest, Pausing, Section, SectionLayout, SnapshotGuest, SourceGuest,
 };
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
@@ -16,7 +17,7 @@ use whimbrel_postcopy::throttle::Throttle;
 
 use super::lifecycle::{Left, Operation};
 use super::{Machine, MachineError, MachineEvent, RunState};
-use crate::kvm::GuestRam;
+use crate::kvm;
 use crate::sandbox::{self, Thread};
 use crate::sentence::sentence;
 use crate::state::layout::{StateLayout, fields_json};
@@ -76,7 +77,7 @@ impl PausableGuest for Machine {
     }
 }
 
-impl Guest for Machine {
+impl GuestRam for Machine {
     fn thread_begins(&self, kind: EngineThread) {
         sandbox::enter(match kind {
             EngineThread::Source => Thread::Source,
@@ -94,15 +95,9 @@ impl Guest for Machine {
     fn ram(&self) -> &[RamBlock] {
         self.ram.blocks()
     }
+}
 
-    fn configuration(&self) -> Configuration {
-        self.describe()
-    }
-
-    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
-        Ok(self.compare(source)?)
-    }
-
+impl DirtyLog for Machine {
     fn start_dirty_log(&self) -> Result<(), GuestError> {
         own_writes(&self.ram, |_, bitmap| bitmap.reset());
         Ok(self.vm.map(&self.ram, true)?)
@@ -135,7 +130,24 @@ impl Guest for Machine {
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(self.vm.map(&self.ram, false)?)
     }
+}
 
+impl OutgoingGuest for Machine {
+    fn configuration(&self) -> Configuration {
+        self.describe()
+    }
+
+    fn describe_state(&self) -> Vec<SectionLayout> {
+        let opaque = |layout: StateLayout| SectionLayout {
+            name: layout.name.into(),
+            version: layout.version,
+            fields: fields_json(&layout.fields),
+        };
+        self.section_layouts().into_iter().map(opaque).collect()
+    }
+}
+
+impl SourceGuest for Machine {
     fn throttle(&self, throttle: Throttle) {
         let run = throttle.run();
         self.gate.throttle((!throttle.is_none()).then(|| DutyCycle { run, rest: throttle.rest(run) }));
@@ -143,13 +155,6 @@ impl Guest for Machine {
 
     fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
         self.ram.share()
-    }
-
-    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
-        self.operate(|_| match self.run_state() {
-            RunState::Inmigrate => Ok(self.ram.adopt(files)?),
-            state => Err(wrong_moment("taken over", state).into()),
-        })
     }
 
     fn leave_ram(&self) {
@@ -174,15 +179,37 @@ impl Guest for Machine {
         .map_err(Into::into)
     }
 
-    fn describe_state(&self) -> Vec<SectionLayout> {
-        let opaque = |layout: StateLayout| SectionLayout {
-            name: layout.name.into(),
-            version: layout.version,
-            fields: fields_json(&layout.fields),
-        };
-        self.section_layouts().into_iter().map(opaque).collect()
+    fn first_pages(&self) -> Vec<PageRun> {
+        Machine::first_pages(self)
     }
 
+    fn handed_over(&self) {
+        let result = self.operate(|operation| {
+            operation.before_migration = None;
+            self.network.left();
+            self.become_state(RunState::Postmigrate)?;
+            operation.guest = Left::ForAnotherHost;
+            Ok::<_, MachineError>(())
+        });
+        if let Err(error) = result {
+            log::error!("a guest was handed over that was not stopped for it: {error}");
+        }
+    }
+
+    fn written_down(&self) {
+        let result = self.operate(|operation| {
+            operation.before_migration = None;
+            self.become_state(RunState::Postmigrate)?;
+            operation.guest = Left::WrittenDown;
+            Ok::<_, MachineError>(())
+        });
+        if let Err(error) = result {
+            log::error!("a guest was written down that was not stopped for it: {error}");
+        }
+    }
+}
+
+impl SnapshotGuest for Machine {
     fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
         self.operate(|_| match self.run_state() {
             RunState::FinishMigrate => Ok(self.save_sections()?),
@@ -197,9 +224,18 @@ impl Guest for Machine {
             false => self.ram.all_here(),
         }
     }
+}
 
-    fn first_pages(&self) -> Vec<PageRun> {
-        Machine::first_pages(self)
+impl DestinationGuest for Machine {
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        Ok(self.compare(source)?)
+    }
+
+    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
+        self.operate(|_| match self.run_state() {
+            RunState::Inmigrate => Ok(self.ram.adopt(files)?),
+            state => Err(wrong_moment("taken over", state).into()),
+        })
     }
 
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
@@ -259,31 +295,6 @@ impl Guest for Machine {
         self.ram.all_here();
     }
 
-    fn handed_over(&self) {
-        let result = self.operate(|operation| {
-            operation.before_migration = None;
-            self.network.left();
-            self.become_state(RunState::Postmigrate)?;
-            operation.guest = Left::ForAnotherHost;
-            Ok::<_, MachineError>(())
-        });
-        if let Err(error) = result {
-            log::error!("a guest was handed over that was not stopped for it: {error}");
-        }
-    }
-
-    fn written_down(&self) {
-        let result = self.operate(|operation| {
-            operation.before_migration = None;
-            self.become_state(RunState::Postmigrate)?;
-            operation.guest = Left::WrittenDown;
-            Ok::<_, MachineError>(())
-        });
-        if let Err(error) = result {
-            log::error!("a guest was written down that was not stopped for it: {error}");
-        }
-    }
-
     fn vcpu_of_thread(&self, tid: i32) -> Option<usize> {
         self.vcpus.iter().position(|vcpu| vcpu.kick().thread() == tid)
     }
@@ -334,7 +345,7 @@ impl Machine {
 }
 
 /// Shows the bitmap of this process's own writes to each block, with the block's number.
-fn own_writes(ram: &GuestRam, mut each: impl FnMut(usize, &vm_memory::bitmap::AtomicBitmap)) {
+fn own_writes(ram: &kvm::GuestRam, mut each: impl FnMut(usize, &vm_memory::bitmap::AtomicBitmap)) {
     for (at, region) in ram.memory().iter().enumerate() {
         // The region's own method, not the trait's, which gives only a slice that cannot be reset.
         each(at, vm_memory::MmapRegion::bitmap(region));

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::{Guest, PausableGuest, PauseLock, PausedGuest, SectionLayout};
+use whimbrel_postcopy::guest::{
+    DestinationGuest, DirtyLog, GuestRam, OutgoingGuest, PausableGuest, PauseLock, PausedGuest, SectionLayout,
+    SourceGuest,
+};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
 
 use super::clock::Moment;

@@ -10,7 +10,7 @@ use super::tracker::Tracker;
 use crate::channel::{Acceptor, Channel, Wake};
 use crate::commands::{Command, CommandQueue};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::DestinationGuest;
 use crate::host::Mutex;
 use crate::host::thread::{Builder, JoinHandle};
 use crate::progress::{Observer, Progress};
@@ -119,7 +119,7 @@ pub struct DestinationHandle {
 /// Waits for a guest like `guest` to arrive by `acceptor`. Returns at once; failures come by the
 /// report and the observer.
 pub fn start(
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn DestinationGuest>,
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
 ) -> io::Result<DestinationHandle> {
@@ -128,7 +128,7 @@ pub fn start(
 
 /// The same, with these options.
 pub fn start_with(
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn DestinationGuest>,
     acceptor: Box<dyn Acceptor>,
     observer: Arc<dyn Observer>,
     options: Options,

@@ -17,7 +17,7 @@ use super::populate::Populate;
 use super::state::{Destination, Effect};
 use crate::channel::{Acceptor, ChannelError};
 use crate::error::{MigrationError, failed_to, sentence};
-use crate::guest::{EngineThread, Guest, Section};
+use crate::guest::{DestinationGuest, EngineThread, Section};
 use crate::handshake::Until;
 use crate::host::thread::{self, JoinHandle};
 use crate::panics::catch;
@@ -55,7 +55,7 @@ impl Drop for Faults {
 
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn DestinationGuest>,
     pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     offered: Features,
@@ -65,7 +65,12 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub fn new(guest: Arc<dyn Guest>, shared: Arc<Shared>, observer: Arc<dyn Observer>, offered: Features) -> Self {
+    pub fn new(
+        guest: Arc<dyn DestinationGuest>,
+        shared: Arc<Shared>,
+        observer: Arc<dyn Observer>,
+        offered: Features,
+    ) -> Self {
         let intake = Intake::new(guest.clone(), shared.tracker.clone(), shared.progress.clone());
         Self { guest, shared, observer, offered, intake: Arc::new(intake), reconnects: Cell::new(false) }
     }

@@ -14,7 +14,7 @@ use super::place::{PIECE, Place, Placed};
 use super::tracker::Touch;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
-use crate::guest::{EngineThread, Guest};
+use crate::guest::{DestinationGuest, EngineThread};
 use crate::host::{Instant, Mutex, poll};
 use crate::panics::catch;
 use crate::progress::{Phase, Progress};
@@ -129,7 +129,7 @@ impl FaultLoopShared {
 
 /// The loop's own.
 pub(super) struct FaultLoop {
-    pub guest: Arc<dyn Guest>,
+    pub guest: Arc<dyn DestinationGuest>,
     pub place: Arc<Place>,
     pub line: Arc<FaultLoopShared>,
     pub progress: Arc<Progress>,

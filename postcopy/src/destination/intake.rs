@@ -12,7 +12,7 @@ use super::tracker::Tracker;
 use crate::channel::MessageReader;
 use crate::encoding::{Decompressor, EncodingError, XbzrleDecoder};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::GuestRam;
 use crate::memory::HUGE_PAGES;
 use crate::progress::{Phase, Progress};
 use crate::ram::{PAGE_SIZE, PageRun};
@@ -23,7 +23,7 @@ pub(super) const MULTIFD_BUFFER: usize = 256 * 1024 + 4096;
 
 /// Where pages go.
 pub(super) struct Intake {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn GuestRam>,
     tracker: Arc<Tracker>,
     progress: Arc<Progress>,
     /// There if the host can watch RAM.
@@ -32,12 +32,12 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Whose pages they are.
-    pub fn guest(&self) -> &dyn Guest {
+    pub fn guest(&self) -> &dyn GuestRam {
         &*self.guest
     }
 
     /// For a host that cannot watch RAM, unless [`Self::place_by`] is called before the first page.
-    pub fn new(guest: Arc<dyn Guest>, tracker: Arc<Tracker>, progress: Arc<Progress>) -> Self {
+    pub fn new(guest: Arc<dyn GuestRam>, tracker: Arc<Tracker>, progress: Arc<Progress>) -> Self {
         Self { guest, tracker, progress, place: OnceLock::new() }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::groups;
 use super::place::Place;
-use crate::guest::{EngineThread, Guest};
+use crate::guest::{EngineThread, GuestRam};
 use crate::host::read_to_string;
 use crate::host::thread::{Builder, JoinHandle};
 use crate::ram::PageRun;
@@ -28,7 +28,7 @@ pub(super) struct Populate {
 
 impl Populate {
     /// Begins with the lowest addresses.
-    pub fn begin(guest: Arc<dyn Guest>, place: Arc<Place>) -> std::io::Result<Self> {
+    pub fn begin(guest: Arc<dyn GuestRam>, place: Arc<Place>) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = Builder::new().name("populate".into()).spawn(move || run(&*guest, &place, &stopped))?;
@@ -60,7 +60,7 @@ impl Drop for Populate {
     }
 }
 
-fn run(guest: &dyn Guest, place: &Place, stop: &AtomicBool) {
+fn run(guest: &dyn GuestRam, place: &Place, stop: &AtomicBool) {
     guest.thread_begins(EngineThread::Populate);
     lower_priority();
     for (number, chunk) in place.chunks().enumerate() {

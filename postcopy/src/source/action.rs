@@ -16,7 +16,7 @@ pub enum Action {
     /// Send a run's contents as they are now (zero pages as zeros), then call
     /// [`super::Source::sent`].
     SendRun(PageRun),
-    /// Hand RAM itself over, as [`crate::guest::Guest::shared_ram`] gives it.
+    /// Hand RAM itself over, as [`crate::guest::SourceGuest::shared_ram`] gives it.
     ShareRam,
     /// Begin logging writes.
     StartLog,

@@ -12,7 +12,7 @@ use super::scheduler::Hint;
 use crate::channel::{Channel, Connector, MessageReader};
 use crate::encoding::{Encoding, PageEncoding};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::SourceGuest;
 use crate::handshake::{self, Until};
 use crate::host::thread::{Builder, JoinHandle};
 use crate::wire::{ChannelKind, Features, Token};
@@ -39,7 +39,7 @@ impl Connection {
     pub fn open(
         connector: &dyn Connector,
         paused: Option<Token>,
-        guest: &Arc<dyn Guest>,
+        guest: &Arc<dyn SourceGuest>,
         shared: &Arc<Shared>,
         hint: &Arc<Hint>,
         encoding: Encoding,

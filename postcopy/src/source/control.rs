@@ -11,7 +11,7 @@ use crate::bitmap::RamBitmap;
 use crate::channel::{Connector, Wake};
 use crate::commands::{Command, CommandQueue};
 use crate::error::MigrationError;
-use crate::guest::Guest;
+use crate::guest::SourceGuest;
 use crate::host::thread::{Builder, JoinHandle};
 use crate::progress::{Observer, Progress};
 use crate::stats::{PageMap, Report, Status};
@@ -123,7 +123,7 @@ pub struct SourceHandle {
 /// Begins to migrate `guest` to where `connector` leads. Returns at once; failures come by the
 /// report and the observer.
 pub fn start(
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SourceGuest>,
     connector: Arc<dyn Connector>,
     limits: Limits,
     observer: Arc<dyn Observer>,
@@ -134,7 +134,7 @@ pub fn start(
 /// The same, with multifd channels beside the other two: many pages go on all of them at once. The
 /// destination has to take them.
 pub fn start_with(
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SourceGuest>,
     connector: Arc<dyn Connector>,
     limits: Limits,
     observer: Arc<dyn Observer>,

@@ -9,7 +9,7 @@ use super::scheduler::Hint;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
-use crate::guest::{EngineThread, Guest};
+use crate::guest::{EngineThread, SourceGuest};
 use crate::panics::catch;
 use crate::progress::Phase;
 use crate::ram::PageRun;
@@ -52,7 +52,7 @@ pub fn answer(
 
 /// Serves one demand channel until it ends.
 pub(super) struct DemandServer {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SourceGuest>,
     shared: Arc<Shared>,
     hint: Arc<Hint>,
     reader: MessageReader,
@@ -72,7 +72,7 @@ const READ_BUFFER: usize = 64 * 1024;
 
 impl DemandServer {
     pub fn new(
-        guest: Arc<dyn Guest>,
+        guest: Arc<dyn SourceGuest>,
         shared: Arc<Shared>,
         hint: Arc<Hint>,
         channel: Arc<Channel>,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use crate::bitmap::{PageBitmap, RamBitmap};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{DirtyLog, GuestError};
 use crate::ram::{BlockId, PageIndex, PageRun};
 
 /// The log is re-armed for so many pages at a time.
@@ -23,7 +23,7 @@ impl DirtyRateMeter {
     ///
     /// Whoever sends what `each` was shown afterwards loses no write: one that comes before the log
     /// is re-armed is in what is sent, one that comes after is in the log.
-    pub fn read(&self, guest: &dyn Guest, mut each: impl FnMut(BlockId, usize, u64)) -> Result<u64, GuestError> {
+    pub fn read(&self, guest: &dyn DirtyLog, mut each: impl FnMut(BlockId, usize, u64)) -> Result<u64, GuestError> {
         let seen = self.seen.get_or_init(|| RamBitmap::new(guest.ram()));
         let mut pages = 0;
         for (block, seen) in seen.blocks() {
@@ -42,7 +42,7 @@ impl DirtyRateMeter {
 }
 
 /// Re-arms the log for the pages that are set, and clears them.
-fn rearm(guest: &dyn Guest, block: BlockId, seen: &PageBitmap) -> Result<(), GuestError> {
+fn rearm(guest: &dyn DirtyLog, block: BlockId, seen: &PageBitmap) -> Result<(), GuestError> {
     let mut from = PageIndex(0);
     while let Some(next) = seen.next_set(from) {
         let start = next.0 / STRETCH * STRETCH;

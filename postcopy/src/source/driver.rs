@@ -20,7 +20,7 @@ use super::throttle_guard::ThrottleGuard;
 use crate::channel::{ChannelError, Connector};
 use crate::encoding::{Encoding, PageEncoding};
 use crate::error::{MigrationError, failed_to, sentence};
-use crate::guest::{EngineThread, Guest, PauseLock};
+use crate::guest::{EngineThread, OutgoingGuest, PauseLock, SourceGuest};
 use crate::host::scaled;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase};
@@ -43,7 +43,7 @@ pub(super) const SOURCE: &str = "source";
 
 /// Owns the guest's side of the migration.
 pub(super) struct Driver {
-    pub(super) guest: Arc<dyn Guest>,
+    pub(super) guest: Arc<dyn SourceGuest>,
     pub(super) shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     hint: Arc<Hint>,
@@ -66,7 +66,7 @@ pub(super) struct Driver {
 
 impl Driver {
     pub fn new(
-        guest: Arc<dyn Guest>,
+        guest: Arc<dyn SourceGuest>,
         shared: Arc<Shared>,
         observer: Arc<dyn Observer>,
         connector: Arc<dyn Connector>,
@@ -575,7 +575,7 @@ impl Driver {
 }
 
 /// What a guest's stream begins with.
-pub(crate) fn introduction(guest: &dyn Guest) -> Vec<Forward> {
+pub(crate) fn introduction(guest: &dyn OutgoingGuest) -> Vec<Forward> {
     let blocks = guest
         .ram()
         .iter()

@@ -16,7 +16,7 @@ use super::pacing::Pacer;
 use crate::channel::{Channel, ChannelError, Wake};
 use crate::encoding::Encoding;
 use crate::error::MigrationError;
-use crate::guest::{EngineThread, Guest};
+use crate::guest::{EngineThread, GuestRam, SourceGuest};
 use crate::host::thread::{self, JoinHandle};
 use crate::host::{Mutex, MutexGuard, next, scaled};
 use crate::ram::PageRun;
@@ -81,7 +81,7 @@ impl Senders {
     /// With a thread for each channel.
     pub fn begin(
         channels: Vec<Arc<Channel>>,
-        guest: &Arc<dyn Guest>,
+        guest: &Arc<dyn SourceGuest>,
         shared: &Arc<Shared>,
         pacer: &Arc<Pacer>,
         encoding: Encoding,
@@ -195,7 +195,7 @@ impl Drop for Senders {
 
 /// One channel's thread.
 struct JobSender {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn GuestRam>,
     shared: Arc<Shared>,
     pacer: Arc<Pacer>,
     channel: Arc<Channel>,

@@ -3,18 +3,18 @@
 
 use std::sync::Arc;
 
-use crate::guest::Guest;
+use crate::guest::SourceGuest;
 use crate::throttle::Throttle;
 
 /// See the module. Dropped, it lets the guest go.
 pub(super) struct ThrottleGuard {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SourceGuest>,
     throttle: Throttle,
 }
 
 impl ThrottleGuard {
     /// Not throttled yet.
-    pub fn new(guest: Arc<dyn Guest>) -> Self {
+    pub fn new(guest: Arc<dyn SourceGuest>) -> Self {
         Self { guest, throttle: Throttle::NONE }
     }
 

@@ -22,7 +22,7 @@ use super::write_protect::WriteProtect;
 use crate::bitmap::RamBitmap;
 use crate::channel::Wake;
 use crate::error::{MigrationError, failed_to, sentence};
-use crate::guest::{EngineThread, Guest, PauseLock, PausedGuest};
+use crate::guest::{EngineThread, PauseLock, PausedGuest, SnapshotGuest};
 use crate::memory::HUGE_PAGES;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase, Progress};
@@ -67,7 +67,7 @@ pub struct Saving {
 /// Begins to write `guest` into `sink`. Returns at once; the end comes by the report and the
 /// observer. However it ends the guest is here, and runs if it ran.
 pub fn save(
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SnapshotGuest>,
     sink: Box<dyn Sink>,
     way: SaveMode,
     observer: Arc<dyn Observer>,
@@ -122,7 +122,7 @@ impl Saving {
 
 /// The thread.
 struct Saver {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn SnapshotGuest>,
     shared: Arc<Shared>,
     observer: Arc<dyn Observer>,
     /// Gets the right to resume the guest back from whatever fails or panics meanwhile.

@@ -17,7 +17,7 @@ use super::chunk::Chunk;
 use crate::bitmap::{PageBitmap, RamBitmap};
 use crate::channel::Wake;
 use crate::error::MigrationError;
-use crate::guest::{EngineThread, Guest};
+use crate::guest::{EngineThread, GuestRam};
 use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::panics::catch;
 use crate::ram::{BlockId, PageIndex, PageRun};
@@ -36,7 +36,7 @@ pub(super) struct WriteProtect {
 }
 
 struct Shared {
-    guest: Arc<dyn Guest>,
+    guest: Arc<dyn GuestRam>,
     uffd: Uffd,
     /// Pages that are neither saved nor being copied.
     pending: Arc<RamBitmap>,
@@ -61,7 +61,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl WriteProtect {
     /// Gets everything ready while the guest runs. `pending`: all pages.
-    pub fn prepare(guest: Arc<dyn Guest>, uffd: Uffd, pending: Arc<RamBitmap>) -> Result<Self, MigrationError> {
+    pub fn prepare(guest: Arc<dyn GuestRam>, uffd: Uffd, pending: Arc<RamBitmap>) -> Result<Self, MigrationError> {
         for (number, block) in (0..).zip(guest.ram()) {
             // Page tables that have to be made only to protect nothing would be made in the pause.
             for piece in whole(BlockId(number), block).pieces(PIECE) {

@@ -6,7 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use whimbrel_postcopy::bitmap::{PageBitmap, RamBitmap};
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
+use whimbrel_postcopy::guest::{
+    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest,
+    Pausing, Section, SnapshotGuest, SourceGuest,
+};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock, SharedRam};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
@@ -175,19 +178,14 @@ impl PausableGuest for TestGuest {
     }
 }
 
-impl Guest for TestGuest {
+impl GuestRam for TestGuest {
     fn ram(&self) -> &[RamBlock] {
         self.called("ram");
         &self.ram
     }
-    fn configuration(&self) -> Configuration {
-        self.configuration.lock().unwrap().clone()
-    }
-    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
-        self.called("check_configuration");
-        let ours = self.configuration();
-        if *source == ours { Ok(()) } else { Err(format!("the source has {source:?}, this side {ours:?}").into()) }
-    }
+}
+
+impl DirtyLog for TestGuest {
     fn start_dirty_log(&self) -> Result<(), GuestError> {
         self.called("start_dirty_log");
         self.logging.store(true, Ordering::SeqCst);
@@ -216,10 +214,47 @@ impl Guest for TestGuest {
         self.called("stop_dirty_log");
         Ok(())
     }
+}
+
+impl OutgoingGuest for TestGuest {
+    fn configuration(&self) -> Configuration {
+        self.configuration.lock().unwrap().clone()
+    }
+}
+
+impl SourceGuest for TestGuest {
     fn save(&self) -> Result<Vec<Section>, GuestError> {
         self.called("save");
         let bytes = self.state.lock().unwrap().clone();
         Ok(vec![Section { name: "test".into(), instance: 0, version: 1, bytes }])
+    }
+    fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
+        Some(self.files.clone()).filter(|files| !files.is_empty())
+    }
+    fn leave_ram(&self) {
+        for (number, block) in (0..).map(BlockId).zip(&self.ram) {
+            let all = PageRun { block: number, start: PageIndex(0), count: block.pages() as u32 };
+            let left = if self.files.is_empty() { block.discard(all) } else { block.disown() };
+            left.unwrap();
+        }
+    }
+    fn handed_over(&self) {
+        self.handed_over.store(true, Ordering::SeqCst);
+        self.called("handed_over");
+    }
+}
+
+impl SnapshotGuest for TestGuest {
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.save()
+    }
+}
+
+impl DestinationGuest for TestGuest {
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        self.called("check_configuration");
+        let ours = self.configuration();
+        if *source == ours { Ok(()) } else { Err(format!("the source has {source:?}, this side {ours:?}").into()) }
     }
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
         self.called("load");
@@ -241,9 +276,6 @@ impl Guest for TestGuest {
         self.called("run");
         Ok(())
     }
-    fn shared_ram(&self) -> Option<Vec<Arc<OwnedFd>>> {
-        Some(self.files.clone()).filter(|files| !files.is_empty())
-    }
     fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
         self.called("adopt_ram");
         self.adopted.store(true, Ordering::SeqCst);
@@ -252,21 +284,10 @@ impl Guest for TestGuest {
         }
         Ok(())
     }
-    fn leave_ram(&self) {
-        for (number, block) in (0..).map(BlockId).zip(&self.ram) {
-            let all = PageRun { block: number, start: PageIndex(0), count: block.pages() as u32 };
-            let left = if self.files.is_empty() { block.discard(all) } else { block.disown() };
-            left.unwrap();
-        }
-    }
     fn not_started(&self) {
         if self.adopted.load(Ordering::SeqCst) && !self.files.is_empty() {
             self.leave_ram();
         }
-    }
-    fn handed_over(&self) {
-        self.handed_over.store(true, Ordering::SeqCst);
-        self.called("handed_over");
     }
     fn vcpu_of_thread(&self, _tid: i32) -> Option<usize> {
         self.called("vcpu_of_thread");

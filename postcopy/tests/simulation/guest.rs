@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use whimbrel_postcopy::bitmap::PageBitmap;
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
+use whimbrel_postcopy::guest::{
+    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest,
+    Pausing, Section, SnapshotGuest, SourceGuest,
+};
 use whimbrel_postcopy::host::{block, now, point, random, thread};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock, SharedRam};
 use whimbrel_postcopy::ram::{BlockId, PageIndex, PageRun};
@@ -216,21 +219,14 @@ impl PausableGuest for ModelGuest {
     }
 }
 
-impl Guest for ModelGuest {
+impl GuestRam for ModelGuest {
     fn ram(&self) -> &[RamBlock] {
         self.called("ram");
         &self.ram
     }
+}
 
-    fn configuration(&self) -> Configuration {
-        vec![("vcpus".into(), "2".into())]
-    }
-
-    fn check_configuration(&self, _source: &Configuration) -> Result<(), GuestError> {
-        self.called("check_configuration");
-        self.refuses(Refusal::Check)
-    }
-
+impl DirtyLog for ModelGuest {
     fn start_dirty_log(&self) -> Result<(), GuestError> {
         self.called("start_dirty_log");
         self.logging.store(true, SeqCst);
@@ -257,7 +253,15 @@ impl Guest for ModelGuest {
         self.logging.store(false, SeqCst);
         Ok(())
     }
+}
 
+impl OutgoingGuest for ModelGuest {
+    fn configuration(&self) -> Configuration {
+        vec![("vcpus".into(), "2".into())]
+    }
+}
+
+impl SourceGuest for ModelGuest {
     fn throttle(&self, throttle: Throttle) {
         self.throttled.store(throttle != Throttle::NONE, SeqCst);
     }
@@ -278,16 +282,6 @@ impl Guest for ModelGuest {
         Some(self.files.clone()).filter(|files| !files.is_empty())
     }
 
-    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
-        self.called("adopt_ram");
-        self.refuses(Refusal::Adopt)?;
-        self.adopted.store(true, SeqCst);
-        for (block, file) in self.ram.iter().zip(&files) {
-            block.adopt(file.as_fd())?;
-        }
-        Ok(())
-    }
-
     fn leave_ram(&self) {
         self.left.store(self.is_source, SeqCst);
         for (number, block) in (0..).map(BlockId).zip(&self.ram) {
@@ -301,6 +295,34 @@ impl Guest for ModelGuest {
         self.called("first_pages");
         let count = random(6);
         (0..count).map(|_| self.draw()).map(|(block, page)| PageRun::single(block, page)).collect()
+    }
+
+    fn handed_over(&self) {
+        self.common.require(self.common.has_run.load(SeqCst), "a guest is handed over that never ran there");
+        self.common.handed_over.store(true, SeqCst);
+    }
+}
+
+impl SnapshotGuest for ModelGuest {
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.save()
+    }
+}
+
+impl DestinationGuest for ModelGuest {
+    fn check_configuration(&self, _source: &Configuration) -> Result<(), GuestError> {
+        self.called("check_configuration");
+        self.refuses(Refusal::Check)
+    }
+
+    fn adopt_ram(&self, files: Vec<OwnedFd>) -> Result<(), GuestError> {
+        self.called("adopt_ram");
+        self.refuses(Refusal::Adopt)?;
+        self.adopted.store(true, SeqCst);
+        for (block, file) in self.ram.iter().zip(&files) {
+            block.adopt(file.as_fd())?;
+        }
+        Ok(())
     }
 
     fn load(&self, sections: &[Section]) -> Result<(), GuestError> {
@@ -349,11 +371,6 @@ impl Guest for ModelGuest {
 
     fn arrived(&self) {
         self.arrived.store(true, SeqCst);
-    }
-
-    fn handed_over(&self) {
-        self.common.require(self.common.has_run.load(SeqCst), "a guest is handed over that never ran there");
-        self.common.handed_over.store(true, SeqCst);
     }
 
     fn vcpu_of_thread(&self, tid: i32) -> Option<usize> {

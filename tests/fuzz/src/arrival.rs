@@ -14,7 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Wake};
 use whimbrel_postcopy::destination;
-use whimbrel_postcopy::guest::{Configuration, Guest, GuestError, PausableGuest, PausedGuest, Pausing, Section};
+use whimbrel_postcopy::guest::{
+    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest, Pausing, Section,
+    SnapshotGuest, SourceGuest,
+};
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
@@ -48,16 +51,13 @@ impl PausableGuest for Body {
     }
 }
 
-impl Guest for Body {
+impl GuestRam for Body {
     fn ram(&self) -> &[RamBlock] {
         &self.ram
     }
-    fn configuration(&self) -> Configuration {
-        vec![("vcpus".into(), "1".into())]
-    }
-    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
-        if *source == self.configuration() { Ok(()) } else { Err("another machine".into()) }
-    }
+}
+
+impl DirtyLog for Body {
     fn start_dirty_log(&self) -> Result<(), GuestError> {
         Ok(())
     }
@@ -70,8 +70,30 @@ impl Guest for Body {
     fn stop_dirty_log(&self) -> Result<(), GuestError> {
         Ok(())
     }
+}
+
+impl OutgoingGuest for Body {
+    fn configuration(&self) -> Configuration {
+        vec![("vcpus".into(), "1".into())]
+    }
+}
+
+impl SourceGuest for Body {
     fn save(&self) -> Result<Vec<Section>, GuestError> {
         Ok(Vec::new())
+    }
+    fn handed_over(&self) {}
+}
+
+impl SnapshotGuest for Body {
+    fn save_staying(&self) -> Result<Vec<Section>, GuestError> {
+        self.save()
+    }
+}
+
+impl DestinationGuest for Body {
+    fn check_configuration(&self, source: &Configuration) -> Result<(), GuestError> {
+        if *source == self.configuration() { Ok(()) } else { Err("another machine".into()) }
     }
     fn load(&self, _sections: &[Section]) -> Result<(), GuestError> {
         Ok(())
@@ -81,7 +103,6 @@ impl Guest for Body {
         self.running.store(true, Ordering::SeqCst);
         Ok(())
     }
-    fn handed_over(&self) {}
     fn vcpu_of_thread(&self, _tid: i32) -> Option<usize> {
         None
     }
