@@ -37,6 +37,7 @@ pub use wake::Wake;
 
 use self::tls::Tls;
 use crate::host::{Descriptor, Instant, poll, socket};
+use crate::logging as log;
 use crate::memory::RawSlice;
 use crate::wire::{DecodeError, HelloError};
 

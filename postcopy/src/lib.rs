@@ -65,6 +65,7 @@ mod host;
 #[cfg(feature = "simulation")]
 #[path = "../simulation/host.rs"]
 pub mod host;
+pub mod logging;
 pub mod memory;
 mod panics;
 pub mod progress;

@@ -63,6 +63,7 @@ pub struct Progress {
     zero: AtomicU64,
     skipped: AtomicU64,
     requests: AtomicU64,
+    migration: OnceLock<String>,
     marks: Mutex<Marks>,
 }
 
@@ -77,6 +78,7 @@ impl Progress {
             zero: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            migration: OnceLock::new(),
             marks: Mutex::new(Marks {
                 status: Status::Setup,
                 whereabouts: Whereabouts::There,
@@ -101,6 +103,16 @@ impl Progress {
     /// first call counts.
     pub fn begin(&self) {
         self.begun.get_or_init(Instant::now);
+    }
+
+    /// Both sides know which migration it is. Only the first call counts.
+    pub(crate) fn identify(&self, migration: String) {
+        self.migration.get_or_init(|| migration);
+    }
+
+    /// The migration's id in log lines.
+    pub(crate) fn migration(&self) -> Option<String> {
+        self.migration.get().cloned()
     }
 
     /// Time since the begin.

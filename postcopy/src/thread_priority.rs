@@ -7,6 +7,8 @@
 
 use std::io;
 
+use crate::logging as log;
+
 /// How much earlier, as a nice value.
 const EARLY: i32 = -10;
 

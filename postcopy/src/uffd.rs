@@ -20,6 +20,7 @@ use nix::errno::Errno;
 
 use crate::host::Descriptor;
 use crate::host::uffd::{calls, open, read};
+use crate::logging as log;
 use crate::memory::{AnonymousRam, Backing, RamBlock, RawSlice};
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 

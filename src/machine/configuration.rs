@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use kvm_bindings::kvm_cpuid_entry2;
 use whimbrel_postcopy::guest::Configuration;
+use whimbrel_postcopy::logging as log;
 use whimbrel_postcopy::ram::PAGE_SIZE;
 
 use super::machine::Processor;

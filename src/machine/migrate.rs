@@ -11,6 +11,7 @@ use whimbrel_postcopy::guest::{
     Configuration, DestinationGuest, DirtyLog, EngineThread, Guest, GuestError, GuestRam, OutgoingGuest, PausableGuest,
     PausedGuest, Pausing, Section, SectionLayout, SnapshotGuest, SourceGuest,
 };
+use whimbrel_postcopy::logging as log;
 use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
 use whimbrel_postcopy::throttle::Throttle;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use whimbrel_postcopy::guest::Section;
+use whimbrel_postcopy::logging as log;
 
 use super::Machine;
 use super::chipset::{self, Chipset};

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::pipe::{SpliceFlags, tee};
+use whimbrel_postcopy::logging as log;
 
 use crate::block::lock::{Access, Locked, lock, look};
 use crate::fds::FdsError;

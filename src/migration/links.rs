@@ -7,6 +7,7 @@ use whimbrel_postcopy::channel::{
     Acceptor, Connector, DestinationTls, Dialer, Listener, SourceTls, TcpAddress, TlsError, UnixAddress,
 };
 use whimbrel_postcopy::destination::ListenAgain;
+use whimbrel_postcopy::logging as log;
 
 use super::CommandRefused;
 use super::error::NO_WAY_TO_JOIN;

@@ -22,6 +22,7 @@ use rustls::{
 use super::private_key::{self, Keys, provider};
 use super::refusal::{Peer, TlsError};
 use super::tls::Tls;
+use crate::logging as log;
 
 /// The only version: whatever else a peer offers is refused.
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];

@@ -10,6 +10,7 @@ use crate::encoding::Decompressor;
 use crate::error::{MigrationError, sentence};
 use crate::handshake::{self, Until};
 use crate::host::Instant;
+use crate::logging as log;
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token};
 
 /// The control channel's read buffer, in bytes.

@@ -20,6 +20,7 @@ use crate::error::{MigrationError, failed_to, sentence};
 use crate::guest::{DestinationGuest, EngineThread, Section};
 use crate::handshake::Until;
 use crate::host::thread::{self, JoinHandle};
+use crate::logging as log;
 use crate::panics::catch;
 use crate::progress::Observer;
 use crate::stats::Status;
@@ -77,6 +78,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(self, acceptor: Box<dyn Acceptor>) {
+        log::enter(log::Side::Destination, &self.shared.progress);
         self.guest.thread_begins(EngineThread::Destination);
         use_short_slices();
         let mut destination = Destination::new(self.shared.tracker.clone());
@@ -134,8 +136,10 @@ impl Driver {
             line: line.clone(),
             progress: self.shared.progress.clone(),
         };
-        let thread =
-            thread::Builder::new().name("faults".into()).spawn(move || fault_loop.run()).map_err(UffdError::Read)?;
+        let thread = thread::Builder::new()
+            .name("faults".into())
+            .spawn(log::carried(move || fault_loop.run()))
+            .map_err(UffdError::Read)?;
         *self.shared.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place.clone());
         self.intake.place_by(place.clone());
         let populate = match self.offered.contains(Features::SHARED_RAM) {
@@ -162,7 +166,9 @@ impl Driver {
             give_up: &|| self.gives_up() || recover.is_some() && self.shared.has_recovery(),
         };
         let begin = |channels| Multifd::begin(channels, &self.intake, &self.shared.wake);
-        Connection::accept(acceptor, recover, features, &until, begin)
+        let link = Connection::accept(acceptor, recover, features, &until, begin)?;
+        self.shared.progress.identify(link.token.short());
+        Ok(link)
     }
 
     fn drive(&self, destination: &mut Destination, mut link: Connection, faults: &mut Result<Faults, UffdError>) {

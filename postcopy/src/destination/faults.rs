@@ -16,6 +16,7 @@ use crate::channel::{Channel, ChannelError, MessageReader, Wake};
 use crate::error::MigrationError;
 use crate::guest::{DestinationGuest, EngineThread};
 use crate::host::{Instant, Mutex, poll};
+use crate::logging as log;
 use crate::panics::catch;
 use crate::progress::{Phase, Progress};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};

@@ -16,6 +16,7 @@ use crate::channel::{Acceptor, Channel, ChannelError};
 use crate::error::sentence;
 use crate::handshake::{self, IncomingHandshake, Until};
 use crate::host::{Instant, poll};
+use crate::logging as log;
 use crate::wire::{Answer, Hello};
 
 /// For so long a connection may say nothing, or not enough.

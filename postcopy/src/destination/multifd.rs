@@ -93,7 +93,9 @@ impl Multifd {
                 ring: wake.clone(),
                 wake: Wake::new()?,
             };
-            let thread = thread::Builder::new().name(format!("in-fd-{number}")).spawn(move || receiver.run())?;
+            let thread = thread::Builder::new()
+                .name(format!("in-fd-{number}"))
+                .spawn(crate::logging::carried(move || receiver.run()))?;
             multifd.threads.push(thread);
         }
         Ok(multifd)

@@ -9,6 +9,7 @@ use super::staging::{Alone, InHand, Staging, by_chunk};
 use super::tracker::Tracker;
 use crate::error::MigrationError;
 use crate::host::Instant;
+use crate::logging as log;
 use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};

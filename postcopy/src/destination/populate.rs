@@ -12,6 +12,7 @@ use super::place::Place;
 use crate::guest::{EngineThread, GuestRam};
 use crate::host::read_to_string;
 use crate::host::thread::{Builder, JoinHandle};
+use crate::logging as log;
 use crate::ram::PageRun;
 use crate::thread_priority::lower_priority;
 
@@ -31,7 +32,8 @@ impl Populate {
     pub fn begin(guest: Arc<dyn GuestRam>, place: Arc<Place>) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = Builder::new().name("populate".into()).spawn(move || run(&*guest, &place, &stopped))?;
+        let thread =
+            Builder::new().name("populate".into()).spawn(log::carried(move || run(&*guest, &place, &stopped)))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

@@ -8,6 +8,7 @@ use super::driver::{Driver, Faults, INCOMING};
 use super::state::{Destination, GuestPlace};
 use crate::channel::Acceptor;
 use crate::error::{MigrationError, PauseNote, sentence};
+use crate::logging as log;
 use crate::panics::catch;
 use crate::stats::Status;
 use crate::uffd::UffdError;

@@ -33,6 +33,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::bitmap::PageBitmap;
 use crate::host::{Mutex, MutexGuard, scaled, thread};
+use crate::logging as log;
 use crate::memory::{HUGE_PAGES, HUGE_TOGETHER, RamBlock, Shadow};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};

@@ -180,9 +180,8 @@ impl AutoConverge {
         let left = 100u8.saturating_sub(now);
         let ideal = (u128::from(left) * u128::from(allowed) / u128::from(dirtied.max(1))) as u8;
         let more = if self.tailslow { self.increment.min(left.saturating_sub(ideal)) } else { self.increment };
-        // Whoever lowers the most does not speed the guest up again before the end, as little as
-        // the rest does.
-        now.saturating_add(more).min(self.most).max(now.min(self.most))
+        // If the user lowered the maximum meanwhile, the guest speeds up to that.
+        now.saturating_add(more).min(self.most)
     }
 }
 

@@ -85,7 +85,8 @@ impl Connection {
     /// Page requests are answered from now on.
     pub fn serve_demand(&mut self) -> std::io::Result<()> {
         if let Some(server) = self.server.take() {
-            self.serving = Some(Builder::new().name("mig-demand".into()).spawn(move || server.run())?);
+            self.serving =
+                Some(Builder::new().name("mig-demand".into()).spawn(crate::logging::carried(move || server.run()))?);
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ use crate::encoding::{Encoding, PageEncoding};
 use crate::error::{MigrationError, failed_to, sentence};
 use crate::guest::{EngineThread, OutgoingGuest, PauseLock, SourceGuest};
 use crate::host::scaled;
+use crate::logging as log;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase};
 use crate::ram::PAGE_SIZE;
@@ -94,6 +95,7 @@ impl Driver {
 
     /// The whole migration.
     pub fn run(mut self) {
+        log::enter(log::Side::Source, &self.shared.progress);
         self.guest.thread_begins(EngineThread::Source);
         self.shared.progress.begin();
         let outcome = catch(SOURCE, || Ok(self.migrate()));
@@ -157,7 +159,9 @@ impl Driver {
         connector: &dyn Connector,
         recover: Option<Token>,
     ) -> Result<(Token, Features, Connection), MigrationError> {
-        Connection::open(connector, recover, &self.guest, &self.shared, &self.hint, self.limits.encoding)
+        let opened = Connection::open(connector, recover, &self.guest, &self.shared, &self.hint, self.limits.encoding)?;
+        self.shared.progress.identify(opened.0.short());
+        Ok(opened)
     }
 
     /// Resumes the guest if whoever held the right to do so dropped it; whether it was so.

@@ -101,7 +101,9 @@ impl Senders {
                 wake: Wake::new()?,
             };
             let outgoing = Outgoing::new(encoding, guest.ram())?;
-            let thread = thread::Builder::new().name(format!("mig-fd-{number}")).spawn(move || sender.run(outgoing))?;
+            let thread = thread::Builder::new()
+                .name(format!("mig-fd-{number}"))
+                .spawn(crate::logging::carried(move || sender.run(outgoing)))?;
             senders.threads.push(thread);
         }
         Ok(senders)

@@ -9,6 +9,7 @@ use super::congestion::{CongestionControl, PacingRate, Sample};
 use super::control::Shared;
 use crate::channel::{Channel, Network};
 use crate::host::Mutex;
+use crate::logging as log;
 
 /// The background's channels, and how fast they may go together.
 pub(super) struct Pacer {

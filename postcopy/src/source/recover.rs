@@ -8,6 +8,7 @@ use super::control::SourceCommand;
 use super::driver::{Driver, SOURCE};
 use super::state::Source;
 use crate::error::{MigrationError, PauseNote, sentence};
+use crate::logging as log;
 use crate::panics::catch;
 use crate::wire::Token;
 

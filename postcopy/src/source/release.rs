@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::bitmap::RamBitmap;
 use crate::host::scaled;
+use crate::logging as log;
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::Fragment;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::guest::SourceGuest;
+use crate::logging as log;
 use crate::throttle::Throttle;
 
 /// See the module. Dropped, it lets the guest go.

@@ -11,6 +11,7 @@ use super::welcomed;
 use crate::bitmap::RamBitmap;
 use crate::channel::{Acceptor, Channel, ChannelError, MessageReader, Wake};
 use crate::error::{MigrationError, sentence};
+use crate::logging as log;
 use crate::ram::{PAGE_SIZE, PageIndex, PageRun};
 use crate::thread_priority::raise_priority;
 use crate::wire::{ChannelKind, Features, Forward, Hello, Reply, Request, decode_reply};
@@ -89,8 +90,8 @@ fn begin(file: File, index: Index) -> Result<(Channel, Channel), ChannelError> {
     let shelf = Arc::new(Shelf { file, index, pending });
     let server = Server { line: Line::new(shelf.clone(), asked)? };
     let pusher = Pusher { line: Line::new(shelf, ours)? };
-    std::thread::Builder::new().name("page-demand".into()).spawn(move || server.run())?;
-    std::thread::Builder::new().name("page-push".into()).spawn(move || pusher.run())?;
+    std::thread::Builder::new().name("page-demand".into()).spawn(log::carried(move || server.run()))?;
+    std::thread::Builder::new().name("page-push".into()).spawn(log::carried(move || pusher.run()))?;
     Ok((control, demand))
 }
 

@@ -14,6 +14,7 @@ use super::words::stream_fault;
 use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking, welcomed};
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
+use crate::logging as log;
 use crate::wire::{Answer, ChannelKind, Features, Forward, Header, Hello, tag};
 
 /// Why a stream with mapped RAM is not played.
@@ -140,7 +141,7 @@ fn play(stream: Stream, hello: Hello) -> io::Result<(Channel, Channel)> {
     };
     player.greet(&player.peer, Hello { kind: ChannelKind::Control, ..hello }).map_err(io::Error::other)?;
     let run = move || player.run(hello, asked, stream.back);
-    std::thread::Builder::new().name("mig-play".into()).spawn(run)?;
+    std::thread::Builder::new().name("mig-play".into()).spawn(log::carried(run))?;
     Ok((control, demand))
 }
 

@@ -17,6 +17,7 @@ use super::sink::Sink;
 use super::{BUFFER, StreamFileError, receive, receive_all, set_nonblocking};
 use crate::channel::{Channel, ChannelError, Connector, Wake};
 use crate::error::sentence;
+use crate::logging as log;
 use crate::wire::{Answer, Features, Hello, Reply, VERSION_MAX, tag};
 
 /// The source is gone: for so long what it said last is still written to who takes it.
@@ -97,7 +98,7 @@ impl Connector for Recording {
                     left_since: None,
                 };
                 let run = move || recorder.run(asked, listening);
-                std::thread::Builder::new().name("mig-record".into()).spawn(run)?;
+                std::thread::Builder::new().name("mig-record".into()).spawn(log::carried(run))?;
                 *next = Next::Demand(Box::new(demand));
                 Ok(theirs)
             }

@@ -23,6 +23,7 @@ use crate::bitmap::RamBitmap;
 use crate::channel::Wake;
 use crate::error::{MigrationError, failed_to, sentence};
 use crate::guest::{EngineThread, PauseLock, PausedGuest, SnapshotGuest};
+use crate::logging as log;
 use crate::memory::HUGE_PAGES;
 use crate::panics::catch;
 use crate::progress::{Observer, Phase, Progress};
@@ -53,7 +54,7 @@ pub enum SaveMode {
 struct Shared {
     wake: Wake,
     cancelled: AtomicBool,
-    progress: Progress,
+    progress: Arc<Progress>,
     pending: Arc<RamBitmap>,
 }
 
@@ -77,7 +78,7 @@ pub fn save(
     let shared = Arc::new(Shared {
         wake: Wake::new()?,
         cancelled: AtomicBool::new(false),
-        progress: Progress::new(pending.pages()),
+        progress: Arc::new(Progress::new(pending.pages())),
         pending,
     });
     observer.status(Status::Setup);
@@ -131,6 +132,7 @@ struct Saver {
 
 impl Saver {
     fn run(self, sink: Box<dyn Sink>, way: SaveMode) {
+        log::enter(log::Side::Snapshot, &self.shared.progress);
         self.guest.thread_begins(EngineThread::Snapshot);
         self.shared.progress.begin();
         let saved = catch(SNAPSHOT, || self.save(sink, way));

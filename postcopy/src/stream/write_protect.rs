@@ -18,6 +18,7 @@ use crate::bitmap::{PageBitmap, RamBitmap};
 use crate::channel::Wake;
 use crate::error::MigrationError;
 use crate::guest::{EngineThread, GuestRam};
+use crate::logging as log;
 use crate::memory::{HUGE_PAGES, RamBlock};
 use crate::panics::catch;
 use crate::ram::{BlockId, PageIndex, PageRun};
@@ -87,7 +88,8 @@ impl WriteProtect {
             shared.uffd.register_writes(block)?;
         }
         let thread = shared.clone();
-        let thread = std::thread::Builder::new().name("snap-writes".into()).spawn(move || thread.run())?;
+        let thread =
+            std::thread::Builder::new().name("snap-writes".into()).spawn(log::carried(move || thread.run()))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -19,6 +19,15 @@ const MAX_TEXT: usize = 1024;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token(pub [u8; 16]);
 
+impl Token {
+    /// A short id of the migration, the same on both sides: eight hexadecimal digits. It may be
+    /// logged: it is a hash (FNV-1a), which leaves 96 of the token's 128 bits unknown.
+    pub fn short(&self) -> String {
+        let hash = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        format!("{:08x}", self.0.iter().fold(0x811c_9dc5, hash))
+    }
+}
+
 impl fmt::Debug for Token {
     /// The token is a secret of the migration: it is never printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::convergence::{PassFigures, Verdict, bandwidth, decide, expected_downtime};
 use super::{Action, LIMITED_PAGES, Pass, Source, State, SwitchoverMode};
+use crate::logging as log;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::wire::{Forward, MAX_RUN_PAGES};
 

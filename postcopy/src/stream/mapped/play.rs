@@ -12,6 +12,7 @@ use super::layout::{Area, Layout, MappedError};
 use super::staging::Staging;
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;
+use crate::logging as log;
 use crate::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use crate::stream::{answer_for_source, await_end, welcomed};
 use crate::wire::{ChannelKind, Forward, Hello, MAX_RUN_PAGES};
@@ -99,7 +100,7 @@ fn play(stored: Stored) -> Result<(Channel, Channel), ChannelError> {
         waiting: Vec::new(),
         zeros: Vec::new(),
     };
-    std::thread::Builder::new().name("mig-play".into()).spawn(move || player.run())?;
+    std::thread::Builder::new().name("mig-play".into()).spawn(log::carried(move || player.run()))?;
     Ok((control, demand))
 }
 

@@ -10,6 +10,7 @@ use super::Access;
 use super::store::Store;
 use crate::channel::{Channel, ChannelError, Connector, MessageReader, Wake};
 use crate::error::sentence;
+use crate::logging as log;
 use crate::wire::{Answer, Features, Forward, Hello, Reply, VERSION_MAX, decode_forward, tag};
 
 /// What is read at once where contents are short, in bytes.
@@ -62,7 +63,7 @@ impl Connector for MappedRecording {
                 let peer = Arc::new(ours);
                 let reader = MessageReader::new(peer.clone(), BUFFER);
                 let recorder = Recorder { peer, reader, wake, stage: Stage::Introduced(opening, Vec::new()) };
-                std::thread::Builder::new().name("mig-record".into()).spawn(move || recorder.run())?;
+                std::thread::Builder::new().name("mig-record".into()).spawn(log::carried(move || recorder.run()))?;
                 *next = Next::Demand;
             }
             // Without postcopy nothing is asked for on it: nobody has to listen.
