@@ -90,8 +90,8 @@ fn what_cannot_be_handed_over_is_refused_before_the_guest_stands_still() {
         (Options::default(), false, shared(true), shared(false), "must be shared memory"),
         // One that offers what it has not got.
         (able(), false, shared(true), private(false), "this side's RAM is not shared memory"),
-        (able(), false, private(true), shared(false), "x-ignore-shared off"),
-        (able(), true, shared(true), shared(false), "x-ignore-shared off"),
+        (able(), false, private(true), shared(false), "cannot be handed to another process"),
+        (able(), true, shared(true), shared(false), "cannot be handed to another process"),
     ] {
         let pair = begin(options, tcp, source, destination);
         let source = pair.source.clone();
