@@ -25,8 +25,8 @@
 //! saved as the same stream by [`save`], which needs neither of the state machines.
 
 mod chunk;
-mod ear;
 mod error;
+mod fault_text;
 mod index;
 pub mod mapped;
 mod multiplex;
@@ -34,14 +34,16 @@ mod page;
 mod page_table;
 mod play;
 mod record;
+mod return_path;
 mod save;
 mod scan;
 mod sink;
-mod words;
 mod write;
 mod write_protect;
 
 pub use error::StreamFileError;
+pub(crate) use fault_text::reading_fault;
+pub use fault_text::stream_fault;
 pub use index::Outline;
 pub use mapped::MappedError;
 pub use page::Paging;
@@ -49,8 +51,6 @@ pub use play::Playing;
 pub use record::{Listening, Recording};
 pub use save::{SaveMode, Saving, save};
 pub use sink::{Descriptor, Sink};
-pub(crate) use words::reading_fault;
-pub use words::stream_fault;
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -4,10 +4,10 @@
 use whimbrel_postcopy::channel::Acceptor;
 use whimbrel_postcopy::destination::{self, Options};
 
+use whimbrel_postcopy::logging as log;
 use whimbrel_postcopy::stats::Status;
 use whimbrel_postcopy::stream::mapped::Access;
 use whimbrel_postcopy::wire::Features;
-use whimbrel_postcopy::logging as log;
 
 use super::CommandRefused;
 use super::active::{Active, Side};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::fault_text::stream_fault;
 use super::multiplex::{FRAMES, Multiplex};
 use super::scan::{Passed, Scanner};
-use super::words::stream_fault;
 use super::{BUFFER, answer_for_source, await_end, receive_all, set_nonblocking, welcomed};
 use crate::channel::{Acceptor, Channel, ChannelError, Wake};
 use crate::error::sentence;

@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::ear::{Ear, Heard, welcome_in};
 use super::multiplex::{FRAMES, Multiplex};
+use super::return_path::{Heard, ReturnPath, welcome_in};
 use super::scan::{Passed, Scanner};
 use super::sink::Sink;
 use super::{BUFFER, StreamFileError, receive, receive_all, set_nonblocking};
@@ -94,7 +94,7 @@ impl Connector for Recording {
                     wake: Wake::new()?,
                     sink: Some(sink),
                     scanner: Scanner::new(),
-                    ear: Ear::new(back, self.heard.clone()),
+                    return_path: ReturnPath::new(back, self.heard.clone()),
                     left_since: None,
                 };
                 let run = move || recorder.run(asked, listening);
@@ -125,7 +125,7 @@ struct Recorder {
     /// `None` once the stream is whole, or cannot be.
     sink: Option<Box<dyn Sink>>,
     scanner: Scanner,
-    ear: Ear,
+    return_path: ReturnPath,
     /// Since when the source has been gone, while something is still to be written.
     left_since: Option<Instant>,
 }
@@ -164,8 +164,8 @@ impl Recorder {
             return self.record().map(|_| ());
         }
         let listening = if hello.recover { Listening::Needed } else { listening };
-        self.ear.listen_until(Instant::now() + listening.time(), &self.peer)?;
-        if let Some(answer) = self.ear.take_answer() {
+        self.return_path.listen_until(Instant::now() + listening.time(), &self.peer)?;
+        if let Some(answer) = self.return_path.take_answer() {
             self.peer.send(&answer, &self.wake, &|| false)?;
             return self.multiplex(demand, &[]);
         }
@@ -205,14 +205,14 @@ impl Recorder {
     }
 
     fn heard(&self) -> &Heard {
-        &self.ear.heard
+        &self.return_path.heard
     }
 
     /// A destination is there: both channels go over the stream, this way and that. `rest` was read
     /// of the control channel already.
     fn multiplex(&mut self, demand: Channel, rest: &[u8]) -> Result<(), ChannelError> {
         self.keep(&FRAMES)?;
-        let (Some(sink), Some(back)) = (self.sink.take(), self.ear.back.take()) else { return Ok(()) };
+        let (Some(sink), Some(back)) = (self.sink.take(), self.return_path.back.take()) else { return Ok(()) };
         let control = std::mem::replace(&mut self.peer, Channel::pair()?.0);
         let ended = Multiplex::new(&back, sink.fd(), control, demand).with_control(rest).run();
         end_stream(sink.fd());
@@ -227,7 +227,7 @@ impl Recorder {
         let mut buffer = vec![0; BUFFER];
         loop {
             let mut fds = vec![PollFd::new(self.peer.as_fd(), PollFlags::POLLIN)];
-            fds.extend(self.ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
+            fds.extend(self.return_path.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(io::Error::from(error).into()),
@@ -235,7 +235,7 @@ impl Recorder {
             let (said, answers) =
                 (fds[0].any().unwrap_or(false), fds.get(1).is_some_and(|fd| fd.any().unwrap_or(false)));
             if answers {
-                self.ear.listen();
+                self.return_path.listen();
             }
             if said {
                 let count = receive(&self.peer, &mut buffer, &self.wake)?;
@@ -269,10 +269,10 @@ impl Recorder {
                     }
                     if ends {
                         // The guest stands still and goes the way on which it was sent.
-                        self.ear.joins = false;
-                    } else if self.ear.can_join() {
+                        self.return_path.joins = false;
+                    } else if self.return_path.can_join() {
                         self.keep(&bytes[written..at])?;
-                        if let Some(answer) = self.ear.take_answer().filter(|_| self.sink.is_some()) {
+                        if let Some(answer) = self.return_path.take_answer().filter(|_| self.sink.is_some()) {
                             return Ok(Then::Join(answer, at));
                         }
                         written = at;
@@ -306,7 +306,7 @@ impl Recorder {
     /// does not read either. [`io::ErrorKind::ConnectionAborted`] if this had to wait and the
     /// source is gone.
     fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let Self { sink: Some(sink), ear, peer, left_since, .. } = self else { return Ok(()) };
+        let Self { sink: Some(sink), return_path, peer, left_since, .. } = self else { return Ok(()) };
         while !bytes.is_empty() {
             match nix::unistd::write(sink.fd(), bytes) {
                 Ok(count) => bytes = &bytes[count..],
@@ -323,7 +323,7 @@ impl Recorder {
                     };
                     let mut fds = vec![PollFd::new(sink.fd(), PollFlags::POLLOUT)];
                     fds.extend(here.map(|peer| PollFd::new(peer, PollFlags::empty())));
-                    fds.extend(ear.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
+                    fds.extend(return_path.fd().map(|back| PollFd::new(back, PollFlags::POLLIN)));
                     match poll(&mut fds, timeout) {
                         Ok(_) | Err(Errno::EINTR) => {}
                         Err(error) => return Err(error.into()),
@@ -331,7 +331,7 @@ impl Recorder {
                     let happened = |at: usize| fds.get(at).is_some_and(|fd| fd.any().unwrap_or(false));
                     let gone = here.is_some() && happened(1);
                     if happened(1 + usize::from(here.is_some())) {
-                        ear.listen();
+                        return_path.listen();
                     }
                     if gone {
                         *left_since = Some(Instant::now());
@@ -359,8 +359,8 @@ impl Recorder {
             tag::COMPLETE => {
                 let Some(sink) = self.sink.take() else { return Ok(()) };
                 end_stream(sink.fd());
-                let committed = self.ear.listen_while(|| sink.commit());
-                self.ear.back = None;
+                let committed = self.return_path.listen_while(|| sink.commit());
+                self.return_path.back = None;
                 match committed {
                     Ok(()) => {
                         self.say(&Reply::Running)?;

@@ -1,5 +1,5 @@
-//! [`Ear`]: what is said on a stream's way back, where a destination may answer, a program prints,
-//! or nobody says anything.
+//! [`ReturnPath`]: what is said on a stream's way back, where a destination may answer, a program
+//! prints, or nobody says anything.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,8 +27,8 @@ pub(super) struct Heard {
     pub joined: OnceLock<Features>,
 }
 
-/// Hears a way back.
-pub(super) struct Ear {
+/// The way back of a stream.
+pub(super) struct ReturnPath {
     /// `None` once it has ended: non-blocking.
     pub back: Option<OwnedFd>,
     /// A destination that answers is joined.
@@ -50,7 +50,7 @@ enum Said {
     Nothing,
 }
 
-impl Ear {
+impl ReturnPath {
     pub fn new(back: Option<OwnedFd>, heard: Arc<Heard>) -> Self {
         Self { back, joins: true, awaits: true, heard, said: Said::Part(Vec::new()) }
     }
