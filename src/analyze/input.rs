@@ -34,7 +34,7 @@ pub struct Input {
 impl Input {
     /// Of a file, or of standard input for `-`, from `offset` on.
     pub fn open(path: &Path, offset: u64) -> io::Result<Self> {
-        let mut input = match path == "-" {
+        let mut input = match path.as_os_str() == "-" {
             true => Self::new(From::Pipe(Box::new(BufReader::with_capacity(PIECE, stdin()))), None),
             false => {
                 let file = File::open(path)?;
