@@ -19,6 +19,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::GuestError;
 use crate::host::{Mutex, MutexGuard};
+use crate::logging as log;
 
 /// A guest that can be stopped and started.
 pub trait PausableGuest: Send + Sync {
