@@ -7,6 +7,7 @@
 //! off a channel: the control channel or, on as many threads, those of `multifd`. `rejoin` is what
 //! `driver` does while the link is gone.
 
+mod chunk;
 mod connection;
 mod control;
 mod driver;

@@ -256,7 +256,7 @@ impl Driver {
             if self.shared.interrupted() {
                 return;
             }
-            thread::sleep(SETTLE_AGAIN);
+            self.await_end(SETTLE_AGAIN);
         }
         for block in self.guest.ram() {
             if let Err(error) = faults.place.uffd.unregister(block) {
@@ -266,6 +266,20 @@ impl Driver {
         faults.line.stop.store(true, Ordering::Release);
         faults.line.wake.ring();
         faults.place.release();
+    }
+
+    /// Waits for so long, or until the process ends.
+    fn await_end(&self, time: Duration) {
+        let until = self.shared.progress.now() + time;
+        while !self.shared.interrupted() {
+            let left = until.saturating_sub(self.shared.progress.now());
+            if left.is_zero() {
+                break;
+            }
+            self.shared.wake.wait_for(left);
+        }
+        // Whatever else rang meanwhile is looked at afterwards.
+        self.shared.wake.ring();
     }
 
     pub(super) fn reply(&self, link: &Connection, reply: &Reply) -> Result<(), MigrationError> {

@@ -27,21 +27,17 @@
 use std::io;
 use std::ops::Range;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::chunk::{Chunk, ChunkState};
 use crate::bitmap::PageBitmap;
 use crate::host::{Mutex, MutexGuard, scaled, thread};
 use crate::logging as log;
 use crate::memory::{HUGE_PAGES, HUGE_TOGETHER, RamBlock, Shadow};
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::uffd::{Uffd, UffdError};
-
-const HOME: u8 = 0;
-const AWAY: u8 = 1;
-const PLACING: u8 = 2;
-const GOING: u8 = 3;
 
 const CHUNK: u64 = HUGE_PAGES as u64;
 const GROUP: u64 = HUGE_TOGETHER as u64;
@@ -71,7 +67,7 @@ pub(super) enum Alone {
 pub(super) struct Staging {
     id: BlockId,
     shadow: Shadow,
-    chunks: Box<[AtomicU8]>,
+    chunks: Box<[Chunk]>,
     /// How many receivers have pages of the group in hand. Whoever moves pages between RAM and
     /// shadow has it locked meanwhile.
     groups: Box<[Mutex<u32>]>,
@@ -96,7 +92,7 @@ impl Staging {
         Ok(Some(Self {
             id,
             shadow,
-            chunks: (0..chunks).map(|_| AtomicU8::new(HOME)).collect(),
+            chunks: (0..chunks).map(|_| Chunk::default()).collect(),
             groups: (0..chunks.div_ceil(GROUP)).map(|_| Mutex::default()).collect(),
             whole: PageBitmap::new(block.pages()),
             alone: PageBitmap::new(block.pages()),
@@ -115,8 +111,8 @@ impl Staging {
     /// of its pages that are `received`. Nothing runs yet and nobody watches RAM.
     pub fn take(&self, block: &RamBlock, received: &PageBitmap, first: u64, count: u64) -> io::Result<()> {
         let mut chunk = first;
-        while let Some(begin) = (chunk..first + count).find(|chunk| self.at(*chunk, HOME)) {
-            let end = (begin..first + count).find(|chunk| !self.at(*chunk, HOME)).unwrap_or(first + count);
+        while let Some(begin) = (chunk..first + count).find(|chunk| self.at(*chunk, ChunkState::Home)) {
+            let end = (begin..first + count).find(|chunk| !self.at(*chunk, ChunkState::Home)).unwrap_or(first + count);
             self.take_run(block, received, begin, end)?;
             chunk = end;
         }
@@ -134,7 +130,7 @@ impl Staging {
                 self.whole.or_word(word, received.word(word));
             }
             for chunk in first..first + count {
-                self.chunks[chunk as usize].store(AWAY, Ordering::Release);
+                self.chunks[chunk as usize].enter(ChunkState::Away);
             }
         }
         Ok(())
@@ -153,9 +149,9 @@ impl Staging {
     /// Gives everything back to RAM. Nothing runs yet and nobody watches RAM.
     pub fn give_back(&self, block: &RamBlock) -> io::Result<()> {
         for (number, chunk) in (0..).zip(&self.chunks) {
-            if chunk.load(Ordering::Acquire) == AWAY {
+            if chunk.state() == ChunkState::Away {
                 self.shadow.give_back(block, self.pages_of(number..number + 1))?;
-                chunk.store(HOME, Ordering::Release);
+                chunk.enter(ChunkState::Home);
             }
         }
         Ok(())
@@ -163,7 +159,7 @@ impl Staging {
 
     /// Whether the page's chunk is not the guest's yet.
     pub fn is_away(&self, page: PageIndex) -> bool {
-        self.chunk(page).is_some_and(|chunk| chunk.load(Ordering::Acquire) != HOME)
+        self.chunk(page).is_some_and(|chunk| chunk.state() != ChunkState::Home)
     }
 
     /// A receiver takes pages of this one's group into its hands; `None` if the page's chunk is the
@@ -208,16 +204,16 @@ impl Staging {
     fn run_alone(&self, page: PageIndex, place: impl FnOnce() -> Result<bool, UffdError>) -> Result<Alone, UffdError> {
         let Some(chunk) = self.chunk(page) else { return Ok(Alone::Home) };
         loop {
-            match chunk.compare_exchange(AWAY, PLACING, Ordering::AcqRel, Ordering::Acquire) {
+            match chunk.leave_away(ChunkState::Placing) {
                 Ok(_) => break,
-                Err(HOME) => return Ok(Alone::Home),
-                Err(GOING) => return Ok(Alone::Comes),
+                Err(ChunkState::Home) => return Ok(Alone::Home),
+                Err(ChunkState::Going) => return Ok(Alone::Comes),
                 // The other thread has pages of the same chunk in hand.
                 Err(_) => thread::yield_now(),
             }
         }
         let placed = place();
-        chunk.store(AWAY, Ordering::Release);
+        chunk.enter(ChunkState::Away);
         let too_many = placed?;
         let group = group_of(page);
         if self.is_complete(group) {
@@ -313,9 +309,9 @@ impl Staging {
         if !self.is_away(page) || self.whole.next_set(run.start).is_some_and(|page| page < run.end()) {
             return Ok(false);
         }
-        self.seize(number, GOING);
+        self.seize(number, ChunkState::Going);
         self.none_alone(run);
-        self.chunks[number as usize].store(HOME, Ordering::Release);
+        self.chunks[number as usize].enter(ChunkState::Home);
         self.shadow.memory().discard(run)?;
         Ok(true)
     }
@@ -338,8 +334,8 @@ impl Staging {
     fn away_in(&self, group: u64) -> Vec<Range<u64>> {
         let Range { mut start, end } = self.chunks_of(group);
         let mut runs = Vec::new();
-        while let Some(first) = (start..end).find(|chunk| !self.at(*chunk, HOME)) {
-            let last = (first..end).find(|chunk| self.at(*chunk, HOME)).unwrap_or(end);
+        while let Some(first) = (start..end).find(|chunk| !self.at(*chunk, ChunkState::Home)) {
+            let last = (first..end).find(|chunk| self.at(*chunk, ChunkState::Home)).unwrap_or(end);
             runs.push(first..last);
             start = last;
         }
@@ -365,9 +361,9 @@ impl Staging {
             for chunks in self.away_in(group) {
                 // Not `Going`: a demanded page that comes meanwhile is not in the shadow, and has
                 // to be placed afterwards.
-                chunks.clone().for_each(|chunk| self.seize(chunk, PLACING));
+                chunks.clone().for_each(|chunk| self.seize(chunk, ChunkState::Placing));
                 let taken = self.collect(block, self.pages_of(chunks.clone()));
-                chunks.for_each(|chunk| self.chunks[chunk as usize].store(AWAY, Ordering::Release));
+                chunks.for_each(|chunk| self.chunks[chunk as usize].enter(ChunkState::Away));
                 taken?;
             }
         }
@@ -376,7 +372,7 @@ impl Staging {
 
     fn move_in_run(&self, uffd: &Uffd, block: &RamBlock, chunks: Range<u64>) -> Result<(), UffdError> {
         let run = self.pages_of(chunks.clone());
-        chunks.clone().for_each(|chunk| self.seize(chunk, GOING));
+        chunks.clone().for_each(|chunk| self.seize(chunk, ChunkState::Going));
         let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
         let result = match went {
             Ok(()) => Ok(()),
@@ -388,11 +384,11 @@ impl Staging {
             }
         };
         // What did not get in is still served from the shadow, a page at a time.
-        let home = if result.is_ok() { HOME } else { AWAY };
+        let home = if result.is_ok() { ChunkState::Home } else { ChunkState::Away };
         if result.is_ok() {
             self.none_alone(run);
         }
-        chunks.for_each(|chunk| self.chunks[chunk as usize].store(home, Ordering::Release));
+        chunks.for_each(|chunk| self.chunks[chunk as usize].enter(home));
         if result.is_err() {
             // Who touched a page meanwhile was told that it comes.
             let _ = uffd.wake(block, run);
@@ -422,9 +418,9 @@ impl Staging {
 
     /// Waits until the chunk is away and nobody has its pages in hand; from then on it is at
     /// `place`.
-    fn seize(&self, number: u64, place: u8) {
+    fn seize(&self, number: u64, place: ChunkState) {
         let chunk = &self.chunks[number as usize];
-        while chunk.compare_exchange_weak(AWAY, place, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        while chunk.leave_away(place).is_err() {
             thread::yield_now();
         }
     }
@@ -433,7 +429,7 @@ impl Staging {
     fn is_complete(&self, group: u64) -> bool {
         self.chunks_of(group).all(|chunk| {
             let words = (chunk * CHUNK / 64) as usize..((chunk + 1) * CHUNK / 64) as usize;
-            self.at(chunk, HOME)
+            self.at(chunk, ChunkState::Home)
                 || words.into_iter().all(|word| self.whole.word(word) | self.alone.word(word) == u64::MAX)
         })
     }
@@ -442,11 +438,11 @@ impl Staging {
         group * GROUP..((group + 1) * GROUP).min(self.chunks())
     }
 
-    fn at(&self, chunk: u64, place: u8) -> bool {
-        self.chunks[chunk as usize].load(Ordering::Acquire) == place
+    fn at(&self, chunk: u64, place: ChunkState) -> bool {
+        self.chunks[chunk as usize].state() == place
     }
 
-    fn chunk(&self, page: PageIndex) -> Option<&AtomicU8> {
+    fn chunk(&self, page: PageIndex) -> Option<&Chunk> {
         self.chunks.get((page.0 / CHUNK) as usize)
     }
 
