@@ -30,7 +30,7 @@ pub use dirty_log::DirtyLog;
 pub use error::KvmError;
 pub use hypervisor::Hypervisor;
 pub use kick::{Kick, ThreadId, install_kick_signal};
-pub use ram::{GuestMemory, GuestRam, RamRange};
+pub use ram::{GuestMemory, GuestRam, RamMode, RamRange};
 pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
 pub use tap::{
     TapMode, adopt_fd, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header,

@@ -6,12 +6,14 @@
 //! | `build` | putting it together |
 //! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
-//! | `turn` | operations one after the other, for which a monitor does not wait for ever |
+//! | `operation`, `timed_mutex` | operations one after the other, for which a monitor does not wait for ever |
+//! | `ownership` | the disks' locks: acquired before the guest runs here, released before it leaves |
+//! | `kernel` | loading the kernel that the guest boots |
 //! | `lifecycle` | stop, cont, reset, the power button, the guest's own requests, the end |
 //! | `event` | what it tells the world |
 //! | `saved` | its state as sections, and back |
 //! | `chipset`, `clock` | the parts of that state that KVM keeps for the whole VM |
-//! | `rewind` | a snapshot that takes the guest's place |
+//! | `load_snapshot` | a snapshot that takes the guest's place |
 //! | `balloon` | asking the guest for memory |
 //! | `registers` | looking at the vCPUs' registers |
 //! | `network` | announcing the guest to the network |
@@ -29,13 +31,16 @@ mod event;
 mod first_pages;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod kernel;
 mod lifecycle;
-// The struct has the room's name because it is what the room is about.
 mod load_snapshot;
+// The struct has the room's name because it is what the room is about.
 #[allow(clippy::module_inception)]
 mod machine;
 mod migrate;
 mod network;
+mod operation;
+mod ownership;
 mod peripherals;
 mod registers;
 mod run_state;
@@ -43,11 +48,10 @@ mod saved;
 mod timed_mutex;
 
 pub use configuration::ConfigurationError;
-pub use error::MachineError;
+pub use error::{MachineError, SavedStateError};
 pub use event::{MachineEvent, ShutdownCause, VcpuInfo};
 pub use machine::Machine;
 pub use run_state::RunState;
-pub use saved::SavedStateError;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -40,6 +40,19 @@ pub struct RamRange {
     pub bytes: u64,
 }
 
+/// What RAM is for. In all modes but the first, pages are kept: nothing is given back to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RamMode {
+    /// The guest is here whole, and nobody else reads its RAM.
+    Normal,
+    /// A guest arrives, and userfaultfd watches its RAM: a discarded page would be missing again
+    /// after it had come, and its source would not have it any more.
+    Arriving,
+    /// A snapshot of the guest is written while it runs: a discarded page would be missing there.
+    Snapshotting,
+}
+
 /// A mapping of ours, unmapped when dropped.
 struct Mapping {
     start: NonNull<c_void>,
@@ -64,8 +77,8 @@ pub struct GuestRam {
     ranges: Vec<RamRange>,
     blocks: Vec<RamBlock>,
     mappings: Vec<Arc<Mapping>>,
-    /// See [`GuestRam::keep_all`].
-    keeps_all: AtomicBool,
+    /// A [`RamMode`].
+    mode: AtomicU8,
     files: Mutex<Files>,
 }
 
@@ -114,7 +127,14 @@ impl GuestRam {
             source: io::Error::other(error),
         })?;
         let files = Mutex::new(if shared { Files::Own(files) } else { Files::None });
-        Ok(Self { memory, ranges: ranges.to_vec(), blocks, mappings, keeps_all: AtomicBool::new(false), files })
+        Ok(Self {
+            memory,
+            ranges: ranges.to_vec(),
+            blocks,
+            mappings,
+            mode: AtomicU8::new(RamMode::Normal as u8),
+            files,
+        })
     }
 
     /// The memory, for this process's own reads and writes.
@@ -137,28 +157,22 @@ impl GuestRam {
         self.ranges.iter().map(|range| range.bytes).sum()
     }
 
-    /// From here on nothing is discarded, until [`Self::all_here`]: a guest arrives. While
-    /// userfaultfd watches its RAM, a page that is discarded would be missing again after it had
-    /// come, and its source would not have it any more.
-    pub fn keep_all(&self) {
-        self.keeps_all.store(true, Ordering::SeqCst);
+    /// What RAM is for from here on.
+    pub fn set_mode(&self, mode: RamMode) {
+        self.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Whether a guest is still arriving: a touch of a page may wait for it.
-    pub fn keeps_all(&self) -> bool {
-        self.keeps_all.load(Ordering::SeqCst)
-    }
-
-    /// Every page of the guest that arrived is here.
-    pub fn all_here(&self) {
-        self.keeps_all.store(false, Ordering::SeqCst);
+    /// Whether a touch of a page may wait for somebody: for a page that has not arrived, or for one
+    /// that is not written to the snapshot yet.
+    pub fn touch_may_wait(&self) -> bool {
+        self.mode.load(Ordering::SeqCst) != RamMode::Normal as u8
     }
 
     /// Gives the whole pages of RAM in the `bytes` bytes from guest-physical `address` on back to
-    /// the host: they read as zero. What is not RAM is passed over. While a guest arrives nothing
-    /// happens.
+    /// the host: they read as zero. What is not RAM is passed over. Outside of
+    /// [`RamMode::Normal`] nothing happens.
     pub fn discard(&self, address: u64, bytes: u64) -> io::Result<()> {
-        if self.keeps_all() {
+        if self.touch_may_wait() {
             return Ok(());
         }
         let end = address.saturating_add(bytes);
@@ -430,10 +444,10 @@ mod tests {
     fn while_a_guest_arrives_nothing_is_discarded() {
         let ram = two(false);
         ram.memory().write_obj(7u8, GuestAddress(5)).unwrap();
-        ram.keep_all();
+        ram.set_mode(RamMode::Arriving);
         ram.discard(0, 0x1000).unwrap();
         assert_eq!(left(&ram), [0]);
-        ram.all_here();
+        ram.set_mode(RamMode::Normal);
         ram.discard(0, 0x1000).unwrap();
         assert_eq!(left(&ram), [0; 0]);
     }

@@ -9,21 +9,22 @@ use vm_memory::GuestMemoryBackend;
 
 use super::chipset::Chipset;
 use super::event::{Announcer, Listener};
-use super::lifecycle::{Hold, Operation};
+use super::kernel::enter;
 use super::machine::{Identity, Processor, SwitchedOn};
+use super::operation::{Operation, Ownership};
 use super::peripherals::Peripherals;
 use super::timed_mutex::TimedMutex;
 use super::{Machine, MachineError, RunState};
 use crate::boot::acpi::Inventory;
-use crate::boot::{self, EntryPoint, ram_ranges};
+use crate::boot::ram_ranges;
 use crate::chardev::{CharBackend, Output};
-use crate::config::{BootConfig, CharDevice, MachineConfig};
+use crate::config::{CharDevice, MachineConfig};
 use crate::devices::{Bus, ExitPort, KeyboardController, PowerManagement, ResetControl, Rtc, SavedDevice, Serial};
-use crate::kvm::{DirtyLog, GuestRam, Hypervisor, Vm, install_kick_signal};
+use crate::kvm::{DirtyLog, GuestRam, Hypervisor, RamMode, Vm, install_kick_signal};
 use crate::net::Network;
 use crate::sandbox;
 use crate::sentence;
-use crate::vcpu::{self, CpuModel, GuestCpu, HostCaps, LongMode, MsrTable, Vcpu, VcpuGate, VcpuState, physical_bits};
+use crate::vcpu::{self, CpuModel, GuestCpu, HostCaps, MsrTable, Vcpu, VcpuGate, VcpuState, physical_bits};
 
 /// How long threads may take to start.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ impl Machine {
         let hypervisor = Hypervisor::open()?;
         let ram = Arc::new(GuestRam::new(&ram_ranges(config.memory.size), config.memory.shared)?);
         if config.arriving {
-            ram.keep_all();
+            ram.set_mode(RamMode::Arriving);
         }
         let vm = Arc::new(hypervisor.create_vm()?);
         vm.map(&ram, false)?;
@@ -79,13 +80,13 @@ impl Machine {
             switched_on,
             processor,
             run_state: Mutex::new(if config.arriving { RunState::Inmigrate } else { RunState::Prelaunch }),
-            operation: TimedMutex::new(Operation::new(Hold::Released)),
+            operation: TimedMutex::new(Operation::new(Ownership::Released)),
             threads: Mutex::new(Vec::new()),
             announcer: Announcer::new(events),
         });
         machine.start_threads(&Arc::new(board.bus))?;
         if !config.arriving {
-            machine.operate(|operation| machine.take(operation))?;
+            machine.operate(|operation| machine.acquire(operation))?;
         }
         Ok(machine)
     }
@@ -123,29 +124,6 @@ impl Machine {
         self.peripherals.listen()?;
         Ok(())
     }
-}
-
-/// Loads the kernel and puts vCPU 0, which is in the state of a machine just switched on, at its
-/// entry.
-pub(super) fn enter(
-    boot: &BootConfig,
-    inventory: &Inventory,
-    ram: &GuestRam,
-    vcpus: &[Arc<Vcpu>],
-) -> Result<(), MachineError> {
-    let entry = boot::load(boot, ram, inventory)?;
-    let Some(first) = vcpus.first() else {
-        return Ok(());
-    };
-    let vcpu = first.lock();
-    match entry {
-        EntryPoint::Pvh { address, start_info } => vcpu::enter_pvh(&vcpu, address, start_info)?,
-        EntryPoint::Linux64 { address, zero_page, page_tables, gdt } => {
-            let tables = LongMode { page_tables, gdt, gdt_limit: boot::GDT_LIMIT };
-            vcpu::enter_linux64(&vcpu, address, zero_page, tables)?;
-        }
-    }
-    Ok(())
 }
 
 /// What the host can show the vCPUs of such a machine.

@@ -2,13 +2,14 @@
 
 use std::io;
 
-use super::{RunState, SavedStateError};
+use super::RunState;
 use crate::block::BlockError;
 use crate::boot::BootError;
 use crate::chardev::CharDeviceError;
 use crate::devices::virtio::VirtioError;
 use crate::kvm::KvmError;
 use crate::net::NetworkError;
+use crate::state::StateError;
 use crate::vcpu::{UnfitHost, VcpuStateError};
 
 /// A machine that cannot be built, or a command that cannot be carried out now.
@@ -106,4 +107,53 @@ pub enum MachineError {
     /// Guest RAM that went with its guest.
     #[error("the host gives no memory in the place of what the guest took along")]
     Memory(#[source] io::Error),
+}
+
+/// Why the machine's state cannot be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedStateError {
+    /// A section is not there.
+    #[error("the saved state of {name} {instance} is missing")]
+    Missing {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// A section for which there is no device.
+    #[error("there is saved state of {name} {instance}, but no such device here")]
+    Unknown {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// The same section twice.
+    #[error("the saved state of {name} {instance} comes twice")]
+    Twice {
+        /// Which device.
+        name: String,
+        /// Which of several alike.
+        instance: u32,
+    },
+    /// A guest that has run cannot be shown another processor.
+    #[error(
+        "its guest was shown another processor than this machine shows: run it in another process, with 'whimbrel restore'"
+    )]
+    OtherProcessor,
+    /// A section's bytes are wrong.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A vCPU refuses its state.
+    #[error("vCPU {index} cannot be saved or loaded")]
+    Vcpu {
+        /// Which.
+        index: u8,
+        /// Why.
+        #[source]
+        source: VcpuStateError,
+    },
+    /// KVM refuses.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
 }

@@ -7,16 +7,15 @@ use std::sync::{MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::build::enter;
+use super::kernel::enter;
+use super::operation::{Left, Operation};
 use super::timed_mutex::TimedMutexGuard;
 use super::{Machine, MachineError, MachineEvent, RunState, ShutdownCause};
-use crate::devices::SavedDevice;
-use crate::sentence::sentence;
 use crate::vcpu::{GuestRequest, LoadFor};
 
 /// For how long no vCPU may come out of the guest while some are in it. Far more than one ever
 /// needs, unless it waits for a page of a migration whose link is gone.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// The same while no page can be missing: then it is the host that holds a vCPU up, for want of
 /// memory or processors.
 const HOST_LIMIT: Duration = Duration::from_secs(10);
@@ -25,53 +24,6 @@ const HOST_LIMIT: Duration = Duration::from_secs(10);
 /// it waits for a page of a migration whose link is gone, or for the host: the monitor must then be
 /// free to recover the migration, or to quit.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// For how long the end of the process waits for an operation that waits for the host's disk.
-const LAST_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Whether this machine has what only one host may have, such as the locks on its disks' images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// It has.
-    Taken,
-    /// Another host has or may have it; the guest cannot run here.
-    Released,
-}
-
-/// Where a guest is that a migration took from here, in state `postmigrate`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// Another process has it and runs it, or may.
-    ForAnotherHost,
-    /// In a file, or wherever else it was written to; it stands still here.
-    WrittenDown,
-}
-
-/// What an operation carries from one to the next.
-pub(super) struct Operation {
-    /// How the machine stood before a migration stopped it.
-    pub before_migration: Option<RunState>,
-    /// Whether a guest that takes this one's place is to run, whatever it did when it was saved.
-    pub runs_again: Option<bool>,
-    /// See [`Hold`].
-    pub hold: Hold,
-    /// See [`Left`].
-    pub guest: Left,
-    /// That a reset waits for a vCPU or a device was said.
-    waits: bool,
-    events: Vec<MachineEvent>,
-}
-
-impl Operation {
-    pub(super) const fn new(hold: Hold) -> Self {
-        let guest = Left::ForAnotherHost;
-        Self { before_migration: None, runs_again: None, hold, guest, waits: false, events: Vec::new() }
-    }
-
-    pub(super) fn tell(&mut self, event: MachineEvent) {
-        self.events.push(event);
-    }
-}
-
 impl Machine {
     /// Runs one operation and then tells what happened.
     pub(super) fn operate<R>(&self, action: impl FnOnce(&mut Operation) -> R) -> R {
@@ -79,7 +31,7 @@ impl Machine {
     }
 
     /// The same for who cannot wait for ever; `None` if another operation is not done in time.
-    fn operate_within<R>(&self, patience: Duration, action: impl FnOnce(&mut Operation) -> R) -> Option<R> {
+    pub(super) fn operate_within<R>(&self, patience: Duration, action: impl FnOnce(&mut Operation) -> R) -> Option<R> {
         Some(self.carry_out(self.operation.lock_within(patience)?, action))
     }
 
@@ -142,7 +94,7 @@ impl Machine {
         }
         // A reset writes to RAM, where a page may still be missing: only the control thread may
         // wait for one.
-        if self.gate.request_is_reset() && self.ram.keeps_all() {
+        if self.gate.request_is_reset() && self.ram.touch_may_wait() {
             return Err(MachineError::Busy);
         }
         self.settle(operation);
@@ -152,7 +104,7 @@ impl Machine {
     /// Whether all vCPUs, whose gate is closed, and after them all devices come to stand still.
     /// Devices last: a vCPU may be waiting for one.
     fn stands_still(&self) -> bool {
-        let limit = if self.ram.keeps_all() { STOP_LIMIT } else { HOST_LIMIT };
+        let limit = if self.ram.touch_may_wait() { STOP_LIMIT } else { HOST_LIMIT };
         self.gate.await_parked(limit) && self.peripherals.freeze(limit)
     }
 
@@ -198,7 +150,7 @@ impl Machine {
         self.command(|operation| match self.run_state() {
             RunState::Running => Ok(()),
             RunState::Prelaunch | RunState::Paused => {
-                self.take(operation)?;
+                self.acquire(operation)?;
                 self.become_state(RunState::Running)?;
                 operation.tell(MachineEvent::Resume);
                 self.thaw();
@@ -208,7 +160,7 @@ impl Machine {
             RunState::Postmigrate if operation.guest == Left::WrittenDown => {
                 // Whoever has read it meanwhile and runs it has its disks, too: then it does not
                 // run here.
-                self.take(operation)?;
+                self.acquire(operation)?;
                 operation.guest = Left::ForAnotherHost;
                 self.go_on_after_writing();
                 self.become_state(RunState::Running)?;
@@ -232,7 +184,7 @@ impl Machine {
         self.command(|operation| match self.run_state() {
             // It writes to RAM, where a page may still be missing, and the monitor must not wait
             // for one.
-            RunState::Running | RunState::Paused | RunState::Prelaunch if self.ram.keeps_all() => {
+            RunState::Running | RunState::Paused | RunState::Prelaunch if self.ram.touch_may_wait() => {
                 if self.boot.is_none() {
                     return Err(MachineError::NoKernel);
                 }
@@ -387,49 +339,6 @@ impl Machine {
         }
     }
 
-    /// Takes what only one host may have. All or nothing. Nothing to do if this machine has it.
-    pub(super) fn take(&self, operation: &mut Operation) -> Result<(), MachineError> {
-        if operation.hold == Hold::Taken {
-            return Ok(());
-        }
-        for device in &self.devices {
-            if let Err(source) = device.acquire() {
-                self.let_go();
-                return Err(MachineError::Device { device: name(&**device), what: "taken over", source });
-            }
-        }
-        operation.hold = Hold::Taken;
-        Ok(())
-    }
-
-    /// Gives up what only one host may have, everything in it made durable. Nothing to do if this
-    /// machine has not got it. If one device fails the machine keeps it all.
-    pub(super) fn give_up(&self, operation: &mut Operation) -> Result<(), MachineError> {
-        if operation.hold == Hold::Released {
-            return Ok(());
-        }
-        for device in &self.devices {
-            if let Err(source) = device.release() {
-                operation.hold = Hold::Released;
-                if let Err(error) = self.take(operation) {
-                    log::error!("what was given up already cannot be taken back: {}", sentence(&error));
-                }
-                return Err(MachineError::Device { device: name(&**device), what: "given up", source });
-            }
-        }
-        operation.hold = Hold::Released;
-        Ok(())
-    }
-
-    /// Gives up what was taken of something that could not be had whole.
-    fn let_go(&self) {
-        for device in &self.devices {
-            if let Err(error) = device.release() {
-                log::warn!("{} cannot be given up: {}", name(&**device), sentence(&*error));
-            }
-        }
-    }
-
     /// Ends every thread and puts the terminal back; RAM goes with the last reference. Idempotent.
     pub fn shutdown(&self) {
         self.serial.set_receiving(false);
@@ -442,7 +351,7 @@ impl Machine {
         let threads = std::mem::take(&mut *self.lock_threads());
         // A vCPU may have waited for a device.
         let still = devices_done && (vcpus_out || self.gate.await_parked(STOP_LIMIT));
-        if still && self.finish_disks() {
+        if still && self.release_at_end() {
             let own = std::thread::current().id();
             for thread in threads {
                 // The last reference may be dropped by one of them.
@@ -457,24 +366,7 @@ impl Machine {
         self.peripherals.close();
     }
 
-    /// Gives up what only one host may have; `false` if that cannot be done because another
-    /// operation lasts.
-    fn finish_disks(&self) -> bool {
-        // The pages that it waits for, if any are missing, will not come any more.
-        let patience = if self.ram.keeps_all() { STOP_LIMIT } else { LAST_PATIENCE };
-        let given_up = self.operate_within(patience, |operation| self.give_up(operation));
-        if let Some(Err(error)) = &given_up {
-            log::error!("{}", sentence(error));
-        }
-        given_up.is_some()
-    }
-
     pub(super) fn lock_threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A device as messages call it.
-fn name(device: &dyn SavedDevice) -> String {
-    format!("{} {}", device.name(), device.instance())
 }

@@ -4,6 +4,7 @@ use whimbrel_postcopy::guest::{DestinationGuest, Section};
 use whimbrel_postcopy::stream::Outline;
 
 use super::{Machine, MachineError, MachineEvent, RunState};
+use crate::kvm::RamMode;
 
 impl Machine {
     /// Whether what a stream holds can run here, as far as that can be told without loading it.
@@ -57,7 +58,7 @@ impl Machine {
             }
             operation.runs_again = Some(before == RunState::Running);
             self.devices.iter().for_each(|device| device.reset());
-            self.ram.keep_all();
+            self.ram.set_mode(RamMode::Arriving);
             self.ram.clear().map_err(|error| MachineError::Refused(format!("its memory cannot be given up: {error}")))
         })
     }
@@ -66,7 +67,7 @@ impl Machine {
     pub fn stays_vacant(&self) {
         self.operate(|operation| {
             operation.runs_again = None;
-            self.ram.all_here();
+            self.ram.set_mode(RamMode::Normal);
             if self.run_state() == RunState::Inmigrate
                 && let Err(error) = self.become_state(RunState::InternalError)
             {
@@ -85,10 +86,10 @@ impl Machine {
                 return Err(MachineError::Refused(format!("no other guest can be waited for: it is {}", state.name())));
             }
             self.ram.leave().map_err(MachineError::Memory)?;
-            self.give_up(operation)?;
+            self.release(operation)?;
             operation.runs_again = None;
             self.switch_on()?;
-            self.ram.keep_all();
+            self.ram.set_mode(RamMode::Arriving);
             self.ram.clear().map_err(MachineError::Memory)
         })
     }

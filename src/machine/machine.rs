@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::chipset::Chipset;
 use super::event::Announcer;
-use super::lifecycle::Operation;
+use super::operation::Operation;
 use super::peripherals::Peripherals;
 use super::timed_mutex::TimedMutex;
 use super::{RunState, VcpuInfo};
@@ -131,7 +131,7 @@ impl Machine {
 
     /// Whether pages of a guest that runs here are still missing: a touch of one may wait.
     pub fn is_arriving(&self) -> bool {
-        self.ram.keeps_all()
+        self.ram.touch_may_wait()
     }
 
     /// Guest RAM in bytes.

@@ -16,9 +16,9 @@ use whimbrel_postcopy::memory::RamBlock;
 use whimbrel_postcopy::ram::{BlockId, PageRun};
 use whimbrel_postcopy::throttle::Throttle;
 
-use super::lifecycle::{Left, Operation};
+use super::operation::{Left, Operation};
 use super::{Machine, MachineError, MachineEvent, RunState};
-use crate::kvm;
+use crate::kvm::{self, RamMode};
 use crate::sandbox::{self, Thread};
 use crate::sentence::sentence;
 use crate::state::layout::{StateLayout, fields_json};
@@ -62,7 +62,7 @@ impl PausableGuest for Machine {
                 None if guest.running() => RunState::Running,
                 None => RunState::Paused,
             };
-            if let Err(error) = self.take(operation) {
+            if let Err(error) = self.acquire(operation) {
                 // Its disks are another's by now: it stands still, and `cont` tries again.
                 self.become_state(if next == RunState::Running { RunState::Paused } else { next })?;
                 return Err(error);
@@ -174,7 +174,7 @@ impl SourceGuest for Machine {
     fn save(&self) -> Result<Vec<Section>, GuestError> {
         self.operate(|operation| match self.run_state() {
             // The destination takes the disks as soon as it has loaded the state.
-            RunState::FinishMigrate => self.give_up(operation).and_then(|()| Ok(self.save_sections()?)),
+            RunState::FinishMigrate => self.release(operation).and_then(|()| Ok(self.save_sections()?)),
             state => Err(wrong_moment("saved", state)),
         })
         .map_err(Into::into)
@@ -220,10 +220,7 @@ impl SnapshotGuest for Machine {
     }
 
     fn keep_memory(&self, yes: bool) {
-        match yes {
-            true => self.ram.keep_all(),
-            false => self.ram.all_here(),
-        }
+        self.ram.set_mode(if yes { RamMode::Snapshotting } else { RamMode::Normal });
     }
 }
 
@@ -245,7 +242,7 @@ impl DestinationGuest for Machine {
                 self.load_sections(sections)?;
                 match self.takes_late.load(Ordering::Relaxed) {
                     true => Ok(()),
-                    false => self.take(operation),
+                    false => self.acquire(operation),
                 }
             }
             state => Err(wrong_moment("loaded", state)),
@@ -266,7 +263,7 @@ impl DestinationGuest for Machine {
             }
             // Here with its state already, unless that was to be late. Where it is not to be had
             // the guest goes on at the source.
-            self.take(operation)?;
+            self.acquire(operation)?;
             self.network.arrived();
             self.become_state(RunState::Running)?;
             sure();
@@ -283,7 +280,7 @@ impl DestinationGuest for Machine {
             RunState::Inmigrate => {
                 // The guest runs on in it elsewhere.
                 self.leave();
-                self.give_up(operation)
+                self.release(operation)
             }
             _ => Ok(()),
         });
@@ -293,7 +290,7 @@ impl DestinationGuest for Machine {
     }
 
     fn arrived(&self) {
-        self.ram.all_here();
+        self.ram.set_mode(RamMode::Normal);
     }
 
     fn vcpu_of_thread(&self, tid: i32) -> Option<usize> {
@@ -335,7 +332,7 @@ impl Machine {
     /// others from the machine.
     fn take_back(&self) {
         let deadline = Instant::now() + TAKE_BACK_LIMIT;
-        while let Err(error) = self.operate(|operation| self.take(operation)) {
+        while let Err(error) = self.operate(|operation| self.acquire(operation)) {
             if Instant::now() >= deadline {
                 return;
             }

@@ -14,11 +14,10 @@ use std::sync::atomic::Ordering;
 use whimbrel_postcopy::guest::Section;
 use whimbrel_postcopy::logging as log;
 
-use super::Machine;
 use super::chipset::{self, Chipset};
 use super::clock::{self, HostTsc, Moment};
-use crate::kvm::{KvmError, VcpuHandle};
-use crate::state::StateError;
+use super::{Machine, SavedStateError};
+use crate::kvm::VcpuHandle;
 use crate::state::layout::StateLayout;
 use crate::vcpu::{LoadFor, TscStart, Vcpu, VcpuState, VcpuStateError};
 
@@ -26,55 +25,6 @@ const VCPU: &str = "vcpu";
 /// How far two TSC frequencies may lie apart and still count as one, in parts per million: what NTP
 /// corrects.
 const TSC_TOLERANCE: u64 = 250;
-
-/// Why the machine's state cannot be saved or loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum SavedStateError {
-    /// A section is not there.
-    #[error("the saved state of {name} {instance} is missing")]
-    Missing {
-        /// Which device.
-        name: String,
-        /// Which of several alike.
-        instance: u32,
-    },
-    /// A section for which there is no device.
-    #[error("there is saved state of {name} {instance}, but no such device here")]
-    Unknown {
-        /// Which device.
-        name: String,
-        /// Which of several alike.
-        instance: u32,
-    },
-    /// The same section twice.
-    #[error("the saved state of {name} {instance} comes twice")]
-    Twice {
-        /// Which device.
-        name: String,
-        /// Which of several alike.
-        instance: u32,
-    },
-    /// A guest that has run cannot be shown another processor.
-    #[error(
-        "its guest was shown another processor than this machine shows: run it in another process, with 'whimbrel restore'"
-    )]
-    OtherProcessor,
-    /// A section's bytes are wrong.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A vCPU refuses its state.
-    #[error("vCPU {index} cannot be saved or loaded")]
-    Vcpu {
-        /// Which.
-        index: u8,
-        /// Why.
-        #[source]
-        source: VcpuStateError,
-    },
-    /// KVM refuses.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-}
 
 impl Machine {
     /// Everything but RAM; the guest stands still.

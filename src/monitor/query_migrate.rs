@@ -36,17 +36,28 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
     if !has_figures(*side, report.status) {
         return Value::Object(fields);
     }
+    figures(&mut set, *side, report);
+    details(&mut set, report);
+    Value::Object(fields)
+}
+
+/// Times, and what is on its way.
+fn figures(set: &mut impl FnMut(&str, Value), side: Side, report: &Report) {
     set("total-time", ms(report.total_time));
     set("setup-time", ms(report.setup_time));
     match (shows_downtime(report.status), report.downtime, report.expected_downtime) {
         (true, Some(time), _) => set("downtime", ms(time)),
-        (false, _, Some(time)) if *side == Side::Source => set("expected-downtime", ms(time)),
+        (false, _, Some(time)) if side == Side::Source => set("expected-downtime", ms(time)),
         _ => {}
     }
     set("ram", ram(&report.ram));
-    if shows_remaining(*side, report.status) {
+    if shows_remaining(side, report.status) {
         set("remaining", report.ram.remaining.into());
     }
+}
+
+/// What capabilities add, and what is ours.
+fn details(set: &mut impl FnMut(&str, Value), report: &Report) {
     match report.throttling {
         Some(Throttling::AutoConverge(percent)) => set("cpu-throttle-percentage", percent.into()),
         Some(Throttling::DirtyLimit(rest)) => set("dirty-limit-throttle-time-per-round", integer(rest.as_micros())),
@@ -77,7 +88,6 @@ pub fn query_migrate(report: Option<&(Side, Report)>, listening: Option<&Uri>) -
             steps.map(|step| json!({"name": step.name, "at-us": integer(step.at.as_micros())})).collect();
         set("x-switchover-steps", steps.into());
     }
-    Value::Object(fields)
 }
 
 /// Whether a source may still come to where this side listens.

@@ -20,7 +20,7 @@ fn waiting(missing: &[u64]) -> Option<(Rig, Uffd)> {
     };
     let rig = rig(config(1), Some(COUNT));
     let machine = &rig.machine;
-    machine.ram.keep_all();
+    machine.ram.set_mode(crate::kvm::RamMode::Arriving);
     let block = &machine.ram.blocks()[0];
     for page in missing {
         block.discard(PageRun { block: BlockId(0), start: PageIndex(*page), count: 1 }).unwrap();

@@ -145,11 +145,11 @@ fn a_reported_range_outside_ram_needs_a_reset_and_nothing_worse() {
 fn while_a_guest_arrives_requests_are_answered_and_nothing_is_given_back() {
     let mut rig = rig(ALL);
     rig.fill(3);
-    rig.driver.ram.keep_all();
+    rig.driver.ram.set_mode(crate::kvm::RamMode::Snapshotting);
     rig.send(INFLATE, &[frame(0)]);
     rig.report(&[(SPARE + PAGE, PAGE as u32)]);
     assert_eq!(rig.left(3), [0, 1, 2]);
-    rig.driver.ram.all_here();
+    rig.driver.ram.set_mode(crate::kvm::RamMode::Normal);
     rig.report(&[(SPARE + PAGE, PAGE as u32)]);
     assert_eq!(rig.left(3), [0, 2]);
 }
