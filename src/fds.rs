@@ -8,7 +8,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::kvm::{adopt_fd, duplicate_fd};
+use crate::os::{adopt_fd, duplicate_fd};
 
 /// How many names there can be: a client that forgets to close must not use up what the machine
 /// itself needs.

@@ -1,4 +1,4 @@
-//! KVM: every ioctl and all unsafe code of the virtual machine monitor.
+//! KVM: every ioctl of it, and guest RAM.
 //!
 //! | file | what is in it |
 //! |---|---|
@@ -11,7 +11,6 @@
 //! | `ram` | guest RAM's mappings |
 //! | `layouts` | what those consist of, for tools |
 //! | `raw` | kernel structures as bytes |
-//! | `tap` | network taps: not KVM's, but here is where unsafe calls are |
 
 mod capabilities;
 mod dirty_log;
@@ -21,7 +20,6 @@ mod kick;
 pub mod layouts;
 mod ram;
 mod raw;
-mod tap;
 mod vcpu;
 mod vm;
 
@@ -32,10 +30,6 @@ pub use hypervisor::Hypervisor;
 pub use kick::{Kick, ThreadId, install_kick_signal};
 pub use ram::{GuestMemory, GuestRam, RamMode, RamRange};
 pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
-pub use tap::{
-    TapMode, adopt_fd, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header,
-    set_tap_offload,
-};
 pub use vcpu::{Exit, VcpuHandle};
 pub use vm::Vm;
 pub use whimbrel_postcopy::ram::PAGE_SIZE;

@@ -22,6 +22,7 @@ pub mod migration;
 pub mod monitor;
 pub mod nearest;
 pub mod net;
+pub mod os;
 pub mod run;
 pub mod sandbox;
 pub mod sd_notify;
@@ -36,6 +37,7 @@ mod sync;
 pub mod top;
 pub mod vcpu;
 
+// One text for all tests that skip, unit tests and end-to-end tests alike.
 #[cfg(test)]
 #[path = "../tests/e2e/support/skip.rs"]
 mod skip;

@@ -7,13 +7,15 @@
 //! | `place` | the directory: names, lists |
 //! | `identity` | which machine a snapshot is of |
 //! | `jobs` | what is under way and what became of it, by QEMU's names |
-//! | `work` | the jobs' work, each on a thread of its own |
+//! | `work` | the jobs' work, each on a thread of its own; `save` and `load` are the long ones |
 //!
 //! A file is the stream that `migrate file:` writes, so that `whimbrel restore` runs it, too.
 
 mod directory;
 mod identity;
 mod jobs;
+mod load;
+mod save;
 mod tag;
 mod work;
 
@@ -211,7 +213,7 @@ impl Snapshots {
         match operation.kind {
             Kind::Save if operation.job.is_some() && place.has(&tag) => return Err(SnapshotError::Exists(tag)),
             Kind::Load | Kind::Delete if !place.has(&tag) => return Err(SnapshotError::Missing(tag)),
-            Kind::Save | Kind::Load => self.migration.check_idle()?,
+            Kind::Save | Kind::Load => drop(self.migration.idle()?),
             Kind::Delete => {}
         }
         let id = self.jobs.begin(operation.job.as_deref(), operation.kind)?;

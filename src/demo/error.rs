@@ -4,19 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::client::QmpError;
-use crate::host::UffdError;
-use crate::kvm::KvmError;
+use crate::migration::HostUnfit;
 use crate::stdio::OutputError;
 
 /// Why a demo ended early, or ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// No KVM.
+    /// No KVM, or no userfaultfd.
     #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// No userfaultfd.
-    #[error(transparent)]
-    Uffd(#[from] UffdError),
+    Host(#[from] HostUnfit),
     /// The picture has nowhere to go.
     #[error("the directory of '{}' does not exist; create it, or name another place with --out", .0.display())]
     NoDirectory(PathBuf),

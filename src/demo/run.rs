@@ -10,8 +10,7 @@ use tempfile::TempDir;
 
 use super::journey::{Context, Journey, travel};
 use super::{DemoError, Options, host, picture, table};
-use crate::host::Uffd;
-use crate::kvm::Hypervisor;
+use crate::migration::check_host as check_kernel;
 use crate::signals::{ENDING, remember};
 use crate::size::format_size;
 use crate::stdio::{Answer, say};
@@ -52,8 +51,7 @@ pub fn demo(options: &Options) -> Result<(), DemoError> {
 
 /// Everything that can be known to be missing before anything is started.
 fn check_host(options: &Options) -> Result<(), DemoError> {
-    Hypervisor::open()?;
-    Uffd::open()?;
+    check_kernel()?;
     match options.out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() && !parent.is_dir() => {
             Err(DemoError::NoDirectory(options.out.clone()))

@@ -12,7 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::net::if_::if_nametoindex;
 
 use super::config::TapSource;
-use crate::kvm::{
+use crate::os::{
     TapMode, attach_tap, duplicate_fd, identify_tap, interface_is_up, set_interface_up, set_tap_header, set_tap_offload,
 };
 

@@ -1,4 +1,5 @@
-//! Taps: the kernel's calls, each as it is. What to do with them is decided in [`crate::net`].
+//! Taps and descriptors: the kernel's calls, each as it is. What to do with them is decided in
+//! [`crate::net`] and [`crate::fds`].
 
 use std::fs::File;
 use std::io;
