@@ -6,5 +6,3 @@
 
 pub use whimbrel_postcopy::channel::{ListenError, PrivateListener, connect_private};
 pub use whimbrel_postcopy::files;
-/// Whether the host has userfaultfd, for who has to know before anything is started.
-pub use whimbrel_postcopy::uffd::{Uffd, UffdError};

@@ -8,7 +8,7 @@
 //! | `dirty_log` | the log of written pages, with manual protect or without |
 //! | `vcpu` | one vCPU: running it, its exits, its registers |
 //! | `kick` | the signal and the flag that take a vCPU out of the guest |
-//! | `ram` | guest RAM's mappings |
+//! | `ram`, `ram_mode` | guest RAM's mappings, and what they are for |
 //! | `layouts` | what those consist of, for tools |
 //! | `raw` | kernel structures as bytes |
 
@@ -19,6 +19,7 @@ mod hypervisor;
 mod kick;
 pub mod layouts;
 mod ram;
+mod ram_mode;
 mod raw;
 mod vcpu;
 mod vm;
@@ -28,7 +29,8 @@ pub use dirty_log::DirtyLog;
 pub use error::KvmError;
 pub use hypervisor::Hypervisor;
 pub use kick::{Kick, ThreadId, install_kick_signal};
-pub use ram::{GuestMemory, GuestRam, RamMode, RamRange};
+pub use ram::{GuestMemory, GuestRam, RamRange};
+pub use ram_mode::RamMode;
 pub use raw::{KernelStruct, as_bytes, from_bytes, zeroed};
 pub use vcpu::{Exit, VcpuHandle};
 pub use vm::Vm;

@@ -6,8 +6,8 @@
 //! | `build` | putting it together |
 //! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
-//! | `operation`, `timed_mutex` | operations one after the other, for which a monitor does not wait for ever |
-//! | `ownership` | the disks' locks: acquired before the guest runs here, released before it leaves |
+//! | `operation`, `timed_mutex` | operations one after the other; a monitor does not wait for ever |
+//! | `ownership` | the disks' locks: acquired to run the guest here, released before it leaves |
 //! | `kernel` | loading the kernel that the guest boots |
 //! | `lifecycle` | stop, cont, reset, the power button, the guest's own requests, the end |
 //! | `event` | what it tells the world |

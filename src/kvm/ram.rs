@@ -19,7 +19,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, bitmap::NewBitma
 use whimbrel_postcopy::memory::{AdoptError, Backing, RamBlock, shared};
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 
-use super::KvmError;
+use super::{KvmError, RamMode};
 
 /// Guest memory that notes which pages this process writes through it: KVM's log does not see
 /// those.
@@ -38,19 +38,6 @@ pub struct RamRange {
     pub guest_address: u64,
     /// Its length in bytes.
     pub bytes: u64,
-}
-
-/// What RAM is for. In all modes but the first, pages are kept: nothing is given back to the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum RamMode {
-    /// The guest is here whole, and nobody else reads its RAM.
-    Normal,
-    /// A guest arrives, and userfaultfd watches its RAM: a discarded page would be missing again
-    /// after it had come, and its source would not have it any more.
-    Arriving,
-    /// A snapshot of the guest is written while it runs: a discarded page would be missing there.
-    Snapshotting,
 }
 
 /// A mapping of ours, unmapped when dropped.
