@@ -6,7 +6,7 @@
 //! | `build` | putting it together |
 //! | `peripherals` | its virtio devices, and how they stand still and go on together |
 //! | `run_state` | how it stands, and what may follow what |
-//! | `operation`, `timed_mutex` | operations one after the other; a monitor does not wait for ever |
+//! | `operation`, `timed_mutex` | operations, one after the other; no monitor waits for ever |
 //! | `ownership` | the disks' locks: acquired to run the guest here, released before it leaves |
 //! | `kernel` | loading the kernel that the guest boots |
 //! | `lifecycle` | stop, cont, reset, the power button, the guest's own requests, the end |
