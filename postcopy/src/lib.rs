@@ -35,14 +35,19 @@
 //! huge pages has them again.
 //!
 //! ```text
-//! source:       Describing -> Precopy (passes) -> Pausing -> AwaitReady -> AwaitRunning -> Pushing -> Completed
-//!                    \-> AwaitListening (at once) --^   |          |    ||                    ^
-//!                                                       v          v    || the one-way door   LinkLost <-> Recovering
-//!                                                 Failed, Cancelled: the guest runs on here
+//! source:       Describing -> Precopy (passes) -> Pausing -> AwaitReady => AwaitRunning -> Pushing
+//!                    \-> AwaitListening (at once) --^ |           |   the one-way door
+//!                                                    v           v
+//!                                      Failed, Cancelled: the guest runs on here
 //!
-//! destination:  Configuration -> Ram -> Precopy -> Listening -> Loading -> Loaded -> Running -> Finishing -> Completed
-//!                                          \-- every page here --^       |         \-> LinkLost <-> Recovering
-//!                                                                        \-> NeverRan: the source is told when it asks
+//!               Pushing -> Completed; its link lost: LinkLost <-> Recovering
+//!
+//! destination:  Configuration -> Ram -> Precopy -> Listening -> Loading -> Loaded -> Running
+//!                                          \-- every page here ---^          |
+//!                                                                            v
+//!                                               NeverRan: the source is told when it asks
+//!
+//!               Running -> Finishing -> Completed; its link lost: LinkLost <-> Recovering
 //! ```
 //!
 //! The one-way door is a type: the source may resume the guest while it holds a

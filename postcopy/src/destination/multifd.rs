@@ -7,9 +7,11 @@
 //! follows `gather` is not looked at before every channel has come as far.
 //!
 //! ```text
-//!   control    ... spread ─────────────── gather │ ...        the gate:  Shut ──spread──> Open ──gather, once all are there──> Shut
-//!   multifd 0         pages pages ... gather ────│
-//!   multifd 1         pages ... gather ──────────│
+//! control    ... multifd start ──────────── multifd flush │ ...
+//! multifd 0         pages pages ... multifd flush ────────│
+//! multifd 1         pages ... multifd flush ──────────────│
+//!
+//! the threads' gate:  Shut ──start──> Open ──flush, once every channel has come to its own──> Shut
 //! ```
 
 use std::sync::{Arc, PoisonError};

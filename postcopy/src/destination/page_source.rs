@@ -31,7 +31,7 @@ impl PageSource for MessageReader {
     }
 }
 
-/// PageSource that are in memory.
+/// Contents that are in memory.
 pub(super) struct InMemory<'a>(pub &'a [u8]);
 
 impl PageSource for InMemory<'_> {

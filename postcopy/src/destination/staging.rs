@@ -9,12 +9,15 @@
 //! background (the incoming thread and those of multifd channels), and the fault loop.
 //!
 //! ```text
-//!            take (nothing runs yet)           its group is here
-//!   Home ─────────────────────────────> Away ────────────────────────> Going ───> Home, for good
-//!                                       │  ^                          (a receiver: what was placed alone is taken aside
-//!                                       v  │                           and copied back, then the whole chunk is moved in)
-//!                                     Placing   (any of them: pages are placed alone, or taken back)
+//!         take (nothing runs yet)         its group is here
+//! Home ────────────────────────────> Away ─────────────────> Going ───> Home, for good
+//!                                    │  ^
+//!                                    v  │
+//!                                   Placing
 //! ```
+//!
+//! In `Placing` any of the threads places pages alone, or takes them back. In `Going` a receiver
+//! takes aside what was placed alone, copies it back, and moves the whole chunk in.
 //!
 //! The fault loop does not wait for a chunk that is `Going`: it will be there in a moment, and
 //! moving it in wakes who waits. Any thread waits for another's `Placing`, which lasts some copied

@@ -1,15 +1,20 @@
 //! The destination's state machine: what each message means. No I/O, no clock, no thread.
 //!
 //! ```text
-//!  Configuration -> Ram -> Precopy --arm--> Listening --state--> Loading -> Loaded --hand over--> Starting -> Running --complete--> Finishing
-//!                             \----------state (every page here)--^                              |                     |
-//!                                                                                          LinkLost <-> (rejoin)   Completed --goodbye--> (told)
+//! Configuration -> Ram -> Precopy --listen--> Listening --state--> Loading -> Loaded --+
+//!                            |                                        ^                |
+//!                            +----- state, with every page here ------+                | hand over
+//!                            +-- shared-ram --> Adopted --state-------+                v
+//!                                                                                   Starting
+//!     (the source knows) <--goodbye-- Completed <-- Finishing <--complete-- Running <--+
+//!                                                                            |  ^
+//!                                                          link lost         v  |  recovered
+//!                                                                          LinkLost
 //!
-//!  RAM that is the source's own: Precopy --shared-ram--> Adopted --state--> Loading
-//!
-//!  lost before `ready` was said: Failed. The source has the guest, and knows it.
-//!  lost in Loaded or Starting:   NeverRan, for good: the source may have handed the guest over, and is told when it asks --cancel--> Failed
-//!  lost in Completed:            Completed. The source, which may not have heard of it, is told when it asks.
+//! lost before `ready` was said:  Failed. The source has the guest, and knows it.
+//! lost in Loaded or Starting:    NeverRan, for good. The source may have handed the guest over:
+//!                                it is told when it asks, and a cancel makes this Failed.
+//! lost in Completed:             Completed. The source, which may not know, is told when it asks.
 //! ```
 
 use std::sync::Arc;

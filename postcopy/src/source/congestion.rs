@@ -7,11 +7,14 @@
 //! a little below what the link carries: the queue stays empty, and the link nearly full.
 //!
 //! ```text
-//!            a queue stands              it should be gone            long enough without one
-//!   Free -------------------> Draining -----------------> Cruising -------------------------> Probing --+
-//!     ^                          ^  ^----- a queue stands ----+  <-- it carries no more than before --+   | it carries more
-//!     |                          +------------------------------------- a queue stands ------------------+ <---+
-//!     +---------------------------------------------- faster than any pace is good for -----------------+
+//! Free      -- a queue stands ----------------------------> Draining
+//! Draining  -- the queue should be gone ------------------> Cruising
+//! Cruising  -- a queue stands ----------------------------> Draining
+//!           -- long enough without a queue ---------------> Probing
+//! Probing   -- it carries more ---------------------------> Probing, faster
+//!           -- it carries no more than before ------------> Cruising
+//!           -- a queue stands ----------------------------> Draining
+//! Draining, Cruising, Probing -- faster than any pace is good for --> Free
 //! ```
 //!
 //! What speaks for a queue is the round trip: longer than the shortest known, twice in a row. Where

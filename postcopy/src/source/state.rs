@@ -2,22 +2,27 @@
 //! thread.
 //!
 //! ```text
-//!  Describing --accepted--> Precopy --decide/pass--> Precopy
-//!      |                      |  \--switch--> Dropping (hybrid) --+
-//!      | at once              |                                   |
-//!      +--> AwaitListening --armed----+--------> Pausing --saved--> AwaitReady --ready--> AwaitRunning
-//!                                           |  ^                         (one-way door)  |
-//!                                 if wanted v  | go on                                   |
-//!                                     PreSwitchover                                      |
-//!        Ended(Completed) <--all received-- AwaitAllReceived <--none pending-- Pushing <-+
+//! Describing --accepted--> Precopy --decide, pass--> Precopy
+//!     |                      |  \--switch--> Dropping (hybrid) --+
+//!     | at once              v                                  |
+//!     +--> AwaitListening -> Pausing <--------------------------+
+//!                            |    ^
+//!                  if wanted v    | go on
+//!                         PreSwitchover
+//! Pausing --saved--> AwaitReady --ready--> AwaitRunning --running--> Pushing
+//!                           the one-way door: ^                        | none pending
+//! Ended(Completed) <--all received-- AwaitAllReceived <----------------+
 //!
-//!  RAM that the destination maps: Describing --accepted--> Sharing --reached--> Pausing, and nothing is pending
+//! RAM that the destination maps:  Describing --accepted--> Sharing --acknowledged--> Pausing,
+//!                                 and nothing is pending
 //!
-//!  before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed | Cancelled)
-//!  after it:        lost                     --> LinkLost: nothing is dropped, nothing resumes --rejoined--> Recovering
+//! before the door: lost, refused, cancelled --> the guest resumes --> Ended(Failed or Cancelled)
+//! after it:  lost --> LinkLost: nothing is dropped, nothing resumes --connected--> Recovering
 //!
-//!  Recovering: the destination says what it has, so it runs --> Pushing (or, after a precopy, AwaitAllReceived)
-//!             it says that it never ran, which only one that has not said `running` may --> the guest resumes --> Ended(Failed)
+//! Recovering: the destination says which pages it has, so it runs there
+//!                 --> Pushing (after a precopy: AwaitAllReceived)
+//!             it says that it never ran, which only one that did not say `running` may
+//!                 --> the guest resumes --> Ended(Failed)
 //! ```
 
 use std::collections::VecDeque;
