@@ -7,6 +7,7 @@
 //! When there is no such moment, the schedule has found a deadlock.
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
+pub mod atomic;
 mod descriptors;
 mod fibers;
 mod locks;

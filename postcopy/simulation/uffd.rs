@@ -119,6 +119,7 @@ fn fill(
     number: RawFd,
     start: usize,
     bytes: usize,
+    wakes: bool,
     mut fill: impl FnMut(usize, usize) -> Result<(), Errno>,
 ) -> (nix::Result<i32>, i64) {
     point();
@@ -135,7 +136,9 @@ fn fill(
         };
         done += if failed.is_none() { PAGE } else { 0 };
     }
-    let _ = with(number, |it| it.wake(start, done));
+    if wakes {
+        let _ = with(number, |it| it.wake(start, done));
+    }
     match failed {
         None => (Ok(0), done as i64),
         Some(_) if done > 0 => (Err(Errno::EAGAIN), done as i64),
@@ -199,7 +202,7 @@ pub mod calls {
     pub unsafe fn copy(number: RawFd, order: *mut sys::uffdio_copy) -> nix::Result<i32> {
         // SAFETY: the caller's.
         let order = unsafe { &mut *order };
-        let (result, done) = fill(number, order.dst as usize, order.len as usize, |at, done| {
+        let (result, done) = fill(number, order.dst as usize, order.len as usize, order.mode & 1 == 0, |at, done| {
             let from = (order.src as usize + done) as *const u8;
             // SAFETY: the caller's; the two do not overlap.
             come(at, |to| unsafe { std::ptr::copy_nonoverlapping(from, to, PAGE) })
@@ -211,10 +214,11 @@ pub mod calls {
     pub unsafe fn zeropage(number: RawFd, order: *mut sys::uffdio_zeropage) -> nix::Result<i32> {
         // SAFETY: the caller's.
         let order = unsafe { &mut *order };
-        let (result, done) = fill(number, order.range.start as usize, order.range.len as usize, |at, _| {
-            // SAFETY: the caller's.
-            come(at, |to| unsafe { std::ptr::write_bytes(to, 0, PAGE) })
-        });
+        let (result, done) =
+            fill(number, order.range.start as usize, order.range.len as usize, order.mode & 1 == 0, |at, _| {
+                // SAFETY: the caller's.
+                come(at, |to| unsafe { std::ptr::write_bytes(to, 0, PAGE) })
+            });
         order.zeropage = done;
         result
     }
@@ -222,7 +226,7 @@ pub mod calls {
     pub unsafe fn move_pages(number: RawFd, order: *mut sys::uffdio_move) -> nix::Result<i32> {
         // SAFETY: the caller's.
         let order = unsafe { &mut *order };
-        let (result, done) = fill(number, order.dst as usize, order.len as usize, |at, done| {
+        let (result, done) = fill(number, order.dst as usize, order.len as usize, order.mode & 1 == 0, |at, done| {
             let from = order.src as usize + done;
             match is_present(from) {
                 false if is_present(at) => Err(Errno::EEXIST),

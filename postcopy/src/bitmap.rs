@@ -1,8 +1,7 @@
 //! [`PageBitmap`]: one bit a page, shared between threads without locks; [`RamBitmap`]: one of them
 //! a RAM block.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::host::atomic::{AtomicU64, Ordering};
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageIndex, PageRun};
 

@@ -7,6 +7,7 @@
 
 pub use std::fs::read_to_string;
 pub use std::os::fd::OwnedFd as Descriptor;
+pub use std::sync::atomic;
 pub use std::sync::{Condvar, Mutex, MutexGuard};
 pub use std::thread;
 pub use std::time::Instant;

@@ -241,8 +241,9 @@ impl Uffd {
 
     /// Moves what stands in the same run of `from` into the block, and wakes who waits for it: a
     /// whole huge page in one piece, if none of its pages is there. Pages that are there already
-    /// make it fail.
-    pub(crate) fn move_in(&self, block: &RamBlock, run: PageRun, from: &RamBlock) -> io::Result<()> {
+    /// make it fail: so many pages before them, which the error tells as well, have gone in, or are
+    /// missing on both sides.
+    pub(crate) fn move_in(&self, block: &RamBlock, run: PageRun, from: &RamBlock) -> Result<(), (u32, io::Error)> {
         let (target, source) = (block.raw(run), from.raw(run));
         let mut done = 0;
         while done < target.len() {
@@ -261,7 +262,7 @@ impl Uffd {
             done += usize::try_from(order.move_).unwrap_or(0);
             match result {
                 Ok(_) | Err(Errno::EAGAIN) => {}
-                Err(errno) => return Err(errno.into()),
+                Err(errno) => return Err(((done / PAGE_SIZE) as u32, errno.into())),
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! [`Chunk`]: where a huge page's worth of guest pages is, see `staging.rs`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use crate::host::atomic::{AtomicU8, Ordering};
 
 /// Where a chunk's pages are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -242,7 +242,7 @@ impl Place {
     /// Fills the run, wakes who waits, and only then counts it as received.
     pub fn contents(&self, ram: &[RamBlock], run: PageRun, contents: &[u8]) -> Result<Placed, UffdError> {
         let block = &ram[usize::from(run.block.0)];
-        self.demanded(run, |part| {
+        self.demanded(block, run, |part| {
             let at = (part.start.0 - run.start.0) as usize * PAGE_SIZE;
             self.uffd.copy(block, part, &contents[at..at + part.bytes()])
         })
@@ -251,14 +251,19 @@ impl Place {
     /// The same with zeros.
     pub fn zeros(&self, ram: &[RamBlock], run: PageRun) -> Result<Placed, UffdError> {
         let block = &ram[usize::from(run.block.0)];
-        self.demanded(run, |part| self.uffd.zero(block, part))
+        self.demanded(block, run, |part| self.uffd.zero(block, part))
     }
 
-    fn demanded(&self, run: PageRun, place: impl Fn(PageRun) -> Result<(), UffdError>) -> Result<Placed, UffdError> {
+    fn demanded(
+        &self,
+        block: &RamBlock,
+        run: PageRun,
+        place: impl Fn(PageRun) -> Result<(), UffdError>,
+    ) -> Result<Placed, UffdError> {
         let mut placed = Placed::Some;
         for part in by_chunk(run) {
             let alone = match self.staging(run.block) {
-                Some(staging) => staging.alone(part, || place(part))?,
+                Some(staging) => staging.alone(&self.uffd, block, part, &place)?,
                 None => Alone::Home,
             };
             match alone {

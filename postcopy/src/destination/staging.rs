@@ -30,12 +30,12 @@
 use std::io;
 use std::ops::Range;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::chunk::{Chunk, ChunkState};
 use crate::bitmap::PageBitmap;
+use crate::host::atomic::{AtomicU64, Ordering};
 use crate::host::{Mutex, MutexGuard, scaled, thread};
 use crate::logging as log;
 use crate::memory::{HUGE_PAGES, HUGE_TOGETHER, RamBlock, Shadow};
@@ -187,11 +187,29 @@ impl Staging {
         self.whole.set_range(run.start, u64::from(run.count));
     }
 
-    /// Places a run, which lies in one chunk, by `place` if that is away.
-    pub fn alone(&self, run: PageRun, place: impl FnOnce() -> Result<(), UffdError>) -> Result<Alone, UffdError> {
+    /// Places a run, which lies in one chunk, by `place` if that is away. A page that stands in the
+    /// shadow only comes from there: it may have been in RAM, written by the guest and taken back
+    /// since it was asked for, and what was asked for is older.
+    pub fn alone(
+        &self,
+        uffd: &Uffd,
+        block: &RamBlock,
+        run: PageRun,
+        place: impl Fn(PageRun) -> Result<(), UffdError>,
+    ) -> Result<Alone, UffdError> {
+        let in_shadow = |page: PageIndex| self.whole.test(page) && !self.alone.test(page);
         self.run_alone(run.start, || {
-            place()?;
-            Ok(self.note_alone(run))
+            if !run.pages().any(in_shadow) {
+                place(run)?;
+                return Ok(self.note_alone(run));
+            }
+            run.pieces(1).try_fold(false, |too_many, page| {
+                match in_shadow(page.start) {
+                    true => uffd.copy_from(block, page, self.memory())?,
+                    false => place(page)?,
+                }
+                Ok(too_many | self.note_alone(page))
+            })
         })
     }
 
@@ -232,7 +250,8 @@ impl Staging {
     pub fn alone_from_shadow(&self, uffd: &Uffd, block: &RamBlock, page: PageIndex) -> Result<Alone, UffdError> {
         self.run_alone(page, || {
             if self.alone.test(page) {
-                uffd.wake(block, PageRun::single(self.id, page))?;
+                // It is in RAM, which wakes who waits, or zero and in neither place.
+                uffd.zero(block, PageRun::single(self.id, page))?;
                 return Ok(false);
             }
             // Who waits goes on before its neighbours are placed. Each page is noted by itself: one
@@ -376,14 +395,15 @@ impl Staging {
     fn move_in_run(&self, uffd: &Uffd, block: &RamBlock, chunks: Range<u64>) -> Result<(), UffdError> {
         let run = self.pages_of(chunks.clone());
         chunks.clone().for_each(|chunk| self.seize(chunk, ChunkState::Going));
-        let went = self.collect(block, run).and_then(|()| uffd.move_in(block, run, self.memory()));
-        let result = match went {
+        let collected = self.collect(block, run).map_err(|error| (0, error));
+        let result = match collected.and_then(|()| uffd.move_in(block, run, self.memory())) {
             Ok(()) => Ok(()),
             // Whatever the reason: what is in the shadow can still be copied, and pages that are
             // there stay.
-            Err(error) => {
+            Err((moved, error)) => {
                 log::debug!("{run} is copied, not moved: {error}");
-                uffd.copy_from(block, run, self.memory())
+                self.note_alone(PageRun { count: moved, ..run });
+                self.copy_in(uffd, block, run)
             }
         };
         // What did not get in is still served from the shadow, a page at a time.
@@ -397,6 +417,16 @@ impl Staging {
             let _ = uffd.wake(block, run);
         }
         result
+    }
+
+    /// Copies the run in. Each page is noted by itself: where the host has no memory for all of
+    /// them, those that are in RAM must not be lost when they are taken aside.
+    fn copy_in(&self, uffd: &Uffd, block: &RamBlock, run: PageRun) -> Result<(), UffdError> {
+        run.pieces(1).try_for_each(|page| {
+            uffd.copy_from(block, page, self.memory())?;
+            self.note_alone(page);
+            Ok(())
+        })
     }
 
     /// What was placed alone, and may have been written since, goes back into the shadow.

@@ -2,9 +2,8 @@
 //! the one that takes demand pages, without locks: a page's bits only ever go from missing to
 //! received once the guest may run.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-
 use crate::bitmap::RamBitmap;
+use crate::host::atomic::{AtomicU64, Ordering, fence};
 use crate::memory::RamBlock;
 use crate::ram::{BlockId, PageIndex, PageRun};
 use crate::wire::Fragment;

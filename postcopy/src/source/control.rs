@@ -116,7 +116,6 @@ impl Shared {
 /// A migration under way. Dropping it does not end the migration.
 pub struct SourceHandle {
     shared: Arc<Shared>,
-    observer: Arc<dyn Observer>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -160,9 +159,9 @@ pub fn start_with(
     });
     // Whoever asked for it hears of it before anything else that comes of it.
     observer.status(Status::Setup);
-    let driver = Driver::new(guest, shared.clone(), observer.clone(), connector, limits);
+    let driver = Driver::new(guest, shared.clone(), observer, connector, limits);
     let thread = Builder::new().name("migration".into()).spawn(move || driver.run())?;
-    Ok(SourceHandle { shared, observer, thread: Some(thread) })
+    Ok(SourceHandle { shared, thread: Some(thread) })
 }
 
 impl SourceHandle {
@@ -171,9 +170,6 @@ impl SourceHandle {
         match self.shared.door.compare_exchange(OPEN, CANCELLED, Ordering::AcqRel, Ordering::Acquire) {
             Err(HANDED_OVER) => Err(TooLate),
             _ => {
-                if !self.report().status.is_ended() && self.shared.progress.enter(Status::Cancelling) {
-                    self.observer.status(Status::Cancelling);
-                }
                 self.shared.wake.ring();
                 Ok(())
             }
@@ -226,7 +222,13 @@ impl SourceHandle {
 
     /// How it stands.
     pub fn report(&self) -> Report {
-        self.shared.progress.report(self.shared.pending.count())
+        let mut report = self.shared.progress.report(self.shared.pending.count());
+        // A cancel that was accepted shows at once. Only the driver enters the status and tells the
+        // observer, so that neither comes after the end.
+        if self.shared.cancelled() && !report.status.is_ended() {
+            report.status = Status::Cancelling;
+        }
+        report
     }
 
     /// Which pages need not be sent (any more), in so many parts of guest RAM: none of a migration

@@ -139,7 +139,10 @@ impl Driver {
                 self.outgoing = outgoing;
                 self.drive(token, features, link)
             }
-            Err(_) if self.shared.cancelled() => Some(Outcome::Cancelled),
+            Err(_) if self.shared.cancelled() => {
+                self.enter(Status::Cancelling);
+                Some(Outcome::Cancelled)
+            }
             Err(error) => {
                 self.enter(Status::Failing);
                 Some(Outcome::Failed(error))

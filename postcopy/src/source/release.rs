@@ -9,9 +9,9 @@
 //! later.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::bitmap::RamBitmap;
+use crate::host::atomic::{AtomicU64, Ordering, fence};
 use crate::host::scaled;
 use crate::logging as log;
 use crate::memory::RamBlock;

@@ -90,7 +90,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn draw(random: &mut Random) -> Self {
-        let large = random.percent(2);
+        let large = random.percent(3);
         let shared = random.percent(12);
         let ignore_shared = shared && random.percent(70);
         let blocks = match (large, random.below(3)) {
@@ -115,7 +115,7 @@ impl Plan {
         ];
         let refusal = if random.percent(20) { random.pick(&refusals) } else { Refusal::Nothing };
         let reconnect = random.pick(&[Duration::ZERO, Duration::ZERO, Duration::from_secs(2)]);
-        let calm = Duration::from_micros(200 + random.spread(18));
+        let calm = Duration::from_micros(500 + random.spread(20));
         Self {
             blocks,
             running: !random.percent(10),
@@ -240,9 +240,10 @@ fn events(random: &mut Random) -> Vec<Planned> {
         PostcopyActive,
         PostcopyActive,
         PostcopyActive,
+        PostcopyActive,
         PostcopyRecover,
     ];
-    for _ in 0..random.pick(&[0, 0, 0, 1, 2, 3]) {
+    for _ in 0..random.pick(&[0, 0, 1, 1, 2, 3]) {
         let time = Duration::from_micros(random.spread(20));
         let event = random.pick(&[
             Event::Cut(Cut::All),
@@ -269,7 +270,6 @@ fn events(random: &mut Random) -> Vec<Planned> {
             (false, "incoming", "load"),
             (false, "incoming", "run"),
             (false, "incoming", "adopt_ram"),
-            (false, "faults", "ram"),
             (false, "faults", "vcpu_of_thread"),
             (false, "in-fd", "ram"),
         ];

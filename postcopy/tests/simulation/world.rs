@@ -216,15 +216,19 @@ impl World {
         self.network.refuse(plan.refused_connects);
         let (guest, dial) = (self.source.clone(), Arc::new(Dial(self.network.clone())));
         let mut leaving = source::start_with(guest, dial, plan.limits, self.leaving.clone(), plan.multifd).unwrap();
-        let mut user = User { world: self, seen: 0, due: Vec::new(), events: plan.events, recovered: 0, late: 0 };
+        let mut user =
+            User { world: self, seen: 0, due: Vec::new(), events: plan.events, recovered: 0, late: 0, lost: false };
         user.live(&leaving, &mut arriving);
-        let (recovered, asked_late) = (user.recovered, user.late);
+        let (recovered, asked_late, lost) = (user.recovered, user.late, user.lost);
         // Whoever waits for a source that has ended waits for nothing.
         let until = now() + Duration::from_secs(120);
         block(Some(until), &|| self.arriving.has(Status::Completed) || self.arriving.has(Status::Failed));
         thread::sleep(Duration::from_secs(120));
-        let end = self.end(&leaving);
+        let end = if lost { End::Lost } else { self.end(&leaving) };
         self.common.stop.store(true, SeqCst);
+        if lost {
+            leaving.abandon();
+        }
         leaving.join();
         arriving.abandon();
         vcpus.into_iter().for_each(|vcpu| drop(vcpu.join()));
@@ -304,6 +308,8 @@ struct User<'a> {
     events: Vec<Planned>,
     recovered: u64,
     late: u64,
+    /// The destination's process ended with the guest in it.
+    lost: bool,
 }
 
 impl User<'_> {
@@ -317,6 +323,9 @@ impl User<'_> {
             }
             self.seen = all.len();
             if all.last().is_some_and(|it| matches!(it, Status::Completed | Status::Failed | Status::Cancelled)) {
+                return;
+            }
+            if self.lost {
                 return;
             }
             assert!(now() < LONGEST, "no end is reached: {}", world.describe());
@@ -385,7 +394,11 @@ impl User<'_> {
                 }
             }
             Event::AbandonDestination if world.common.has_run.load(SeqCst) => {}
-            Event::AbandonDestination => arriving.abandon(),
+            Event::AbandonDestination => {
+                arriving.abandon();
+                // The source may have given the guest away meanwhile, and nobody tells it more.
+                self.lost = leaving.is_handed_over();
+            }
         }
     }
 
