@@ -6,7 +6,7 @@ use std::time::Duration;
 use nix::poll::PollFlags;
 
 use crate::channel::{Channel, ChannelError, Connector, Handshake, Peer, TlsError, Wake};
-use crate::error::MigrationError;
+use crate::error::{MigrationError, sentence};
 use crate::host::Instant;
 use crate::wire::{Answer, ChannelKind, Features, Hello, Token, VERSION_MAX, VERSION_MIN, is_hello};
 
@@ -143,8 +143,8 @@ impl IncomingHandshake {
                 Err(error) => {
                     let error = cut_in(error.into(), "TLS handshake");
                     if let ChannelError::Tls(TlsError::Plain(_)) = error {
-                        // Nothing else could it read.
-                        let why = TlsError::Plain(Peer::Source).to_string();
+                        // A plaintext peer cannot read a TLS alert, so answer in the clear.
+                        let why = sentence(&TlsError::Plain(Peer::Source));
                         channel.say_in_clear(&Answer::Refused(why).encode());
                     }
                     return Err(error);

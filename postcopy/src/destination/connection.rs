@@ -67,7 +67,7 @@ impl Connection {
             let party = at.map(|at| &parties[at]);
             let other = |party: &Party| party.control.peer_certificate() != channel.peer_certificate();
             if party.is_some_and(other) {
-                lobby.turn_away(&channel, &TlsError::OtherCertificate.to_string());
+                lobby.turn_away(&channel, &sentence(&TlsError::OtherCertificate));
                 continue;
             }
             if let Err(why) = fits(&hello, party, recover, parties.is_empty()) {
