@@ -1,12 +1,13 @@
-//! userfaultfd as the kernel has it: opening one, and the calls on it.
+//! userfaultfd as the kernel has it: opening one, which the crate userfaultfd does, and the calls on
+//! it. Of these the crate lacks UFFDIO_MOVE and the count of a partial zeropage.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use linux_raw_sys::general::{UFFD_API, uffdio_api};
 use nix::errno::Errno;
 pub use nix::unistd::read;
+use userfaultfd::{Error, FeatureFlags, UffdBuilder};
 
 /// The calls of linux/userfaultfd.h, which answer with 0 or an error; what else they have to say
 /// stands in their argument.
@@ -23,44 +24,41 @@ pub mod calls {
     nix::ioctl_readwrite!(zeropage, UFFDIO, sys::_UFFDIO_ZEROPAGE, sys::uffdio_zeropage);
     nix::ioctl_readwrite!(move_pages, UFFDIO, sys::_UFFDIO_MOVE, sys::uffdio_move);
     nix::ioctl_readwrite!(write_protect, UFFDIO, sys::_UFFDIO_WRITEPROTECT, sys::uffdio_writeprotect);
-    // On /dev/userfaultfd: a new userfaultfd, with the flags that the system call takes.
-    nix::ioctl_write_int_bad!(new, nix::request_code_none!(UFFDIO, 0));
 }
 
-/// A new userfaultfd with these features. `EINVAL` is a feature that the kernel lacks.
+/// A new userfaultfd with these features, from /dev/userfaultfd or by the system call. It also
+/// reports faults in the kernel, which KVM's are. `EINVAL` is a feature that the kernel lacks.
 pub fn open(features: u32) -> io::Result<OwnedFd> {
-    match File::options().read(true).write(true).open("/dev/userfaultfd") {
-        Ok(device) => new_descriptor(Some(&device)).and_then(|fd| handshake(fd, features)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            new_descriptor(None).and_then(|fd| handshake(fd, features))
-        }
+    let builder = || {
+        let mut builder = UffdBuilder::new();
+        builder.close_on_exec(true).non_blocking(true).user_mode_only(false);
+        builder.require_features(FeatureFlags::from_bits_retain(features.into()));
+        builder
+    };
+    match builder().create() {
+        // SAFETY: the descriptor is the crate's alone, which gives it away here.
+        Ok(uffd) => Ok(unsafe { OwnedFd::from_raw_fd(uffd.into_raw_fd()) }),
         // Report the device's error if the system call is denied, too, unless it says EINVAL (a
         // missing kernel feature).
-        Err(denied) => {
-            new_descriptor(None).and_then(|fd| handshake(fd, features)).map_err(|error| match error.raw_os_error() {
+        Err(Error::OpenDevUserfaultfd(denied)) => {
+            by_system_call(features).map_err(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => error,
                 _ => denied,
             })
         }
+        Err(Error::SystemError(errno)) => Err(io::Error::from_raw_os_error(errno as i32)),
+        Err(other) => Err(io::Error::other(other)),
     }
 }
 
-/// From the device, or else by the system call. Without the flag UFFD_USER_MODE_ONLY it also
-/// reports faults in the kernel, which KVM's are.
-fn new_descriptor(device: Option<&File>) -> io::Result<OwnedFd> {
+/// The device is there and denied, and the crate asks nobody else then: the system call may still
+/// be allowed.
+fn by_system_call(features: u32) -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
-    let fd = match device {
-        // SAFETY: the call takes flags only and returns a new descriptor or an error.
-        Some(device) => unsafe { calls::new(device.as_raw_fd(), flags) }?,
-        // SAFETY: as above, by the system call.
-        None => Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32,
-    };
+    // SAFETY: the call takes flags only and returns a new descriptor or an error.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })? as i32;
     // SAFETY: the descriptor is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// What each userfaultfd needs before anything else.
-fn handshake(fd: OwnedFd, features: u32) -> io::Result<OwnedFd> {
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     let mut api = uffdio_api { api: UFFD_API.into(), features: features.into(), ioctls: 0 };
     // SAFETY: `api` is the call's structure and outlives it.
     unsafe { calls::api(fd.as_raw_fd(), &mut api) }?;
