@@ -1,7 +1,7 @@
 //! Errors as sentences for users.
 //!
-//! The migration engine's errors say what happened. [`engine`] says the same in the words of the
-//! command line and of the monitor, and what to do about it; [`advice`] says what to do about an
+//! The migration engine's errors say what happened. `engine` says the same in the words of the
+//! command line and of the monitor, and what to do about it; `advice` says what to do about an
 //! error of the system.
 
 mod advice;

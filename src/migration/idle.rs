@@ -71,7 +71,7 @@ impl Idle<'_> {
         })
     }
 
-    /// See [`Active::disown_source`].
+    /// See `Active::disown_source`.
     pub fn disown_source(&mut self) {
         self.active.disown_source();
     }

@@ -1,8 +1,9 @@
-//! userfaultfd as the kernel has it: opening one, which the crate userfaultfd does, and the calls on
-//! it. Of these the crate lacks UFFDIO_MOVE and the count of a partial zeropage.
+//! userfaultfd as the kernel has it: opening one, which the crate userfaultfd does, and the calls
+//! on it. Of these the crate lacks UFFDIO_MOVE and the count of a partial zeropage.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use linux_raw_sys::general::{UFFD_API, uffdio_api};
 use nix::errno::Errno;
@@ -36,8 +37,9 @@ pub fn open(features: u32) -> io::Result<OwnedFd> {
         builder
     };
     match builder().create() {
-        // SAFETY: the descriptor is the crate's alone, which gives it away here.
-        Ok(uffd) => Ok(unsafe { OwnedFd::from_raw_fd(uffd.into_raw_fd()) }),
+        // Not `into_raw_fd`: that of userfaultfd 0.9 closes the descriptor that it returns.
+        // SAFETY: nobody else has the descriptor, as the crate's owner of it is never dropped.
+        Ok(uffd) => Ok(unsafe { OwnedFd::from_raw_fd(ManuallyDrop::new(uffd).as_raw_fd()) }),
         // Report the device's error if the system call is denied, too, unless it says EINVAL (a
         // missing kernel feature).
         Err(Error::OpenDevUserfaultfd(denied)) => {

@@ -15,8 +15,8 @@ use whimbrel_postcopy::bitmap::PageBitmap;
 use whimbrel_postcopy::channel::{Acceptor, Channel, ChannelError, Wake};
 use whimbrel_postcopy::destination;
 use whimbrel_postcopy::guest::{
-    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest, Pausing, Section,
-    SnapshotGuest, SourceGuest,
+    Configuration, DestinationGuest, DirtyLog, GuestError, GuestRam, OutgoingGuest, PausableGuest, PausedGuest,
+    Pausing, Section, SnapshotGuest, SourceGuest,
 };
 use whimbrel_postcopy::memory::{AnonymousRam, RamBlock};
 use whimbrel_postcopy::progress::Observer;

@@ -4,7 +4,7 @@
 //! direction.
 
 use whimbrel_postcopy::bitmap::RamBitmap;
-use whimbrel_postcopy::encoding::{Codec, Compressor, Compression};
+use whimbrel_postcopy::encoding::{Codec, Compression, Compressor};
 use whimbrel_postcopy::memory::AnonymousRam;
 use whimbrel_postcopy::ram::{BlockId, PAGE_SIZE, PageIndex, PageRun};
 use whimbrel_postcopy::wire::{

@@ -88,7 +88,11 @@ pub fn check(data: &[u8]) {
         ..Limits::default()
     };
     let features = if setup & 8 == 0 { Features::POSTCOPY } else { Features::default() };
-    let many = if setup & 16 == 0 { MultifdThresholds::default() } else { MultifdThresholds { precopy: Some(8), postcopy: Some(8) } };
+    let many = if setup & 16 == 0 {
+        MultifdThresholds::default()
+    } else {
+        MultifdThresholds { precopy: Some(8), postcopy: Some(8) }
+    };
     let introduction = vec![Forward::Configuration(Vec::new())];
     let mut world = World {
         source: Source::new(introduction, features, limits, pending.clone(), hint.clone(), many),
