@@ -199,8 +199,8 @@ impl Driver {
             self.tell(&source);
             if action == Action::End {
                 // The last word (a cancel, most often) still has to go; a link that is broken does
-                // not need it.
-                if let Err(error) = self.send(&mut source, &link) {
+                // not need it. How the migration ended is decided: a panic does not change it.
+                if let Err(error) = catch(SOURCE, || self.send(&mut source, &link)) {
                     log::debug!("after the end: {}", sentence(&error));
                 }
                 link.channel.finish();
