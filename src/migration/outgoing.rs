@@ -48,6 +48,10 @@ impl Migration {
             _ => (connector(uri, &settings.parameters)?, multifd(&settings)),
         };
         active.disown_source();
+        if let Active::Outgoing(before, _) = &mut *active {
+            // It has ended, and its last event comes before this one's first.
+            before.join();
+        }
         let handle = source::start_with(self.machine.clone(), connector, limits, self.observer(Side::Source), multifd)
             .map_err(CommandRefused::Resource)?;
         *active = Active::Outgoing(handle, route);

@@ -53,6 +53,8 @@ fn fail(source: Vm, chance: &mut Chance, runs: bool) -> (Vm, &'static str) {
             let mut journey = Journey::prepare(Machine::new(MACHINE), source, None);
             journey.source.set(json!({"max-bandwidth": 16 << 20}));
             journey.begin(Mode::Precopy, chance.below(2) == 0);
+            // What was said of the attempt before may not have been heard yet.
+            while journey.source.qmp.await_event("MIGRATION")["status"] != "setup" {}
             journey.source.qmp.await_migration("active");
             for _ in 0..chance.below(30) {
                 if runs {
