@@ -9,6 +9,7 @@ use whimbrel::monitor::fake::FakeVm;
 use whimbrel::monitor::hmp::{self, HmpSession};
 use whimbrel::monitor::qmp::QmpSession;
 use whimbrel::monitor::session::{Flow, Session};
+use whimbrel::snapshots::JobStatus;
 use whimbrel_postcopy::stats::Status;
 
 use crate::{Seed, memory};
@@ -46,6 +47,11 @@ struct Conversation {
     told: String,
 }
 
+/// A session that waits for a job waits until it is over, and nobody else ends those of a model.
+fn end_jobs(vm: &FakeVm) {
+    vm.jobs.borrow_mut().iter_mut().for_each(|job| job.status = JobStatus::Concluded);
+}
+
 fn conversation(qmp: bool, said: &[u8], piece: usize) -> Conversation {
     let vm = FakeVm::new();
     vm.set_status(Side::Source, Status::Completed, Some("a \"quoted\" error"));
@@ -56,6 +62,7 @@ fn conversation(qmp: bool, said: &[u8], piece: usize) -> Conversation {
     for part in said.chunks(piece) {
         // A client that waits for a migration is not read from until it is over.
         while flow == Flow::Continue && !session.wants_input() {
+            end_jobs(&vm);
             flow = session.tick(&vm, &mut out);
         }
         if flow == Flow::Continue {
@@ -63,6 +70,7 @@ fn conversation(qmp: bool, said: &[u8], piece: usize) -> Conversation {
         }
     }
     while flow == Flow::Continue && !session.wants_input() {
+        end_jobs(&vm);
         flow = session.tick(&vm, &mut out);
     }
     Conversation { out, told: vm.told() }
