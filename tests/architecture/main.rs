@@ -1,8 +1,10 @@
-//! Holds the code to the rules of docs/architecture.md: which module may import which, what stands only in some places,
-//! how long files and functions are, and that documentation names no path that does not exist.
+//! Holds the code to the rules of docs/architecture.md: which module may import which, what stands
+//! only in some places, how long files and functions are, and that documentation names no path that
+//! does not exist.
 //!
-//! `known_violations` lists what broke a rule before the rule was written. The test fails for a violation that is not in
-//! the list, and for one in the list that is mended: so the list only shrinks. `PRUNE=1` takes the mended ones out.
+//! `known_violations` lists what broke a rule before the rule was written. The test fails for a
+//! violation that is not in the list, and for one in the list that is mended: so the list only
+//! shrinks. `PRUNE=1` takes the mended ones out.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod comments;

@@ -99,7 +99,8 @@ fn spelled_out(path: &str) -> Vec<String> {
     }
 }
 
-/// Whether there is such a file or folder: in the repository, or somewhere in it under a longer name.
+/// Whether there is such a file or folder: in the repository, or somewhere in it under a longer
+/// name.
 fn is_there(files: &Files, path: &str) -> bool {
     let path = path.trim_end_matches('/').replace("**/", "*");
     let (before, after) = path.split_once('*').unwrap_or((&path, ""));

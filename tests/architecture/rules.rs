@@ -193,8 +193,9 @@ fn restricted(mark: &Mark) -> Option<&'static str> {
     }
 }
 
-/// Workspaces beside the main one take the versions that it has: what is built for one is there for the others.
-/// After a change: `cp Cargo.lock tests/fuzz/ && cargo metadata --manifest-path tests/fuzz/Cargo.toml`.
+/// Workspaces beside the main one take the versions that it has: what is built for one is there for
+/// the others. After a change: `cp Cargo.lock tests/fuzz/ && cargo metadata --manifest-path
+/// tests/fuzz/Cargo.toml`.
 pub fn versions(files: &Files) -> Vec<Finding> {
     let main = packages(files, "Cargo.lock");
     let names: BTreeSet<_> = main.iter().map(|(name, _)| name).collect();
@@ -210,7 +211,8 @@ fn packages<'a>(files: &'a Files, file: &str) -> BTreeSet<(&'a str, &'a str)> {
     lines.windows(2).filter_map(|it| Some((value(it[0], "name = \"")?, value(it[1], "version = \"")?))).collect()
 }
 
-/// The engine speaks of no command line and of no monitor: it says what is wrong, and they say what to do about it.
+/// The engine speaks of no command line and of no monitor: it says what is wrong, and they say what
+/// to do about it.
 pub fn words(tree: &Tree) -> Vec<Finding> {
     let mut names = BTreeSet::new();
     for module in tree.modules.values() {

@@ -1,4 +1,5 @@
-//! The production code of both crates as a tree of modules: who imports whom, how long functions are, which words stand where.
+//! The production code of both crates as a tree of modules: who imports whom, how long functions
+//! are, which words stand where.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,8 @@ use super::walk::walk;
 /// The files of a repository, by their paths in it.
 pub type Files = BTreeMap<String, String>;
 
-/// The roots of the crates, and the name that other crates import each by. Nobody imports a program.
+/// The roots of the crates, and the name that other crates import each by. Nobody imports a
+/// program.
 const CRATES: [(&str, &str); 3] =
     [("src/lib.rs", "whimbrel"), ("src/main.rs", "(program)"), ("postcopy/src/lib.rs", "whimbrel_postcopy")];
 
@@ -135,7 +137,8 @@ impl Tree {
         path
     }
 
-    /// The module where that stands what a path in this module names; nothing if it is of another crate.
+    /// The module where that stands what a path in this module names; nothing if it is of another
+    /// crate.
     fn resolve(&self, from: &[String], path: &[String], depth: usize) -> Option<ModulePath> {
         let (first, rest) = path.split_first()?;
         let up = |from: &[String]| from[..from.len().saturating_sub(1).max(1)].to_vec();

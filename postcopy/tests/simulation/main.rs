@@ -1,6 +1,6 @@
-//! Both sides of a migration as they ship, under a virtual clock: threads are fibers that take turns
-//! as a seed says, sockets, userfaultfd and missing pages are modelled (`simulation/`), and so is
-//! the guest.
+//! Both sides of a migration as they ship, under a virtual clock: threads are fibers that take
+//! turns as a seed says, sockets, userfaultfd and missing pages are modelled (`simulation/`), and
+//! so is the guest.
 //!
 //! Each schedule is drawn from a seed: when the guest writes, what the user does, where the link is
 //! cut, what the destination refuses, which thread dies. A failed schedule prints its seed;

@@ -69,8 +69,8 @@ impl Proxy {
         Self { address, shared }
     }
 
-    /// Demanded pages go on slowly, until [`Self::hurry`]: a guest that touches all of its memory at
-    /// once does not end a postcopy before the test has had its say. Not for a link with TLS.
+    /// Demanded pages go on slowly, until [`Self::hurry`]: a guest that touches all of its memory
+    /// at once does not end a postcopy before the test has had its say. Not for a link with TLS.
     pub fn slow(self) -> Self {
         self.shared.slow.store(true, Ordering::Relaxed);
         self
